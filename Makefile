@@ -1,0 +1,39 @@
+# `make train` and `make test` work on a fresh checkout; the environment is built once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# uv does not read pip's settings; an extra folder of wheels is handed on.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: train test install lint format check download-data clean
+
+train: $(READY)
+	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	touch $@
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint
+
+download-data: $(READY)
+	$(BIN)/python -m deepfm download-data
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

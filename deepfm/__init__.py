@@ -1,0 +1,1 @@
+"""Click-through-rate prediction and ranking over tabular data."""

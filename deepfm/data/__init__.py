@@ -1,0 +1,1 @@
+"""Raw columns to encoded batches: schema, transforms, splits, sampling, datasets, adapters."""

@@ -1,0 +1,52 @@
+"""What a model sees (`Inputs`) and what a training step sees (`Batch`), after encoding."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """Encoded features of B rows; fields stand in schema order within their type.
+
+    Attributes:
+        sparse: Ids of the sparse fields, (B, F_sparse) int64.
+        dense: Values of the dense fields, (B, F_dense) float32.
+        sequence_ids: Per sequence field the padded ids, (B, L) int64.
+        sequence_lengths: Per sequence field the number of valid ids, (B,) int64.
+    """
+
+    sparse: Tensor
+    dense: Tensor
+    sequence_ids: tuple[Tensor, ...]
+    sequence_lengths: tuple[Tensor, ...]
+
+    @property
+    def num_rows(self) -> int:
+        return self.sparse.shape[0]
+
+    def select(self, rows: Tensor | slice) -> "Inputs":
+        """The given rows, as a whole-array operation."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, function) -> "Inputs":
+        """Apply a function to each tensor."""
+        return Inputs(
+            function(self.sparse),
+            function(self.dense),
+            tuple(function(ids) for ids in self.sequence_ids),
+            tuple(function(lengths) for lengths in self.sequence_lengths),
+        )
+
+
+class Batch(NamedTuple):
+    """Inputs with their labels, (B,) float32."""
+
+    inputs: Inputs
+    label: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.inputs.to(device), self.label.to(device))

@@ -1,0 +1,1 @@
+"""Scoring, metrics, the ranking protocol and reference recommenders."""

@@ -1,0 +1,1 @@
+"""Leaves: seeding, logging and file helpers. They import nothing of the package but errors."""
