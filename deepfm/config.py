@@ -69,13 +69,10 @@ class FeatureConfig:
     """The embedding layer."""
 
     fm_embedding_dim: int = _limited(16, at_least=1)
-    embedding_dims: dict[str, int] = _limited(None, at_least=1)
+    embedding_dims: dict[str, int] = field(default_factory=dict, metadata={"at_least": 1})
     init: str = "xavier_uniform"
     embedding_l2_reg: float = _limited(1e-5, at_least=0)
     embedding_l2_scope: Literal["batch", "table"] = "batch"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "embedding_dims", self.embedding_dims or {})
 
 
 @dataclass(frozen=True, kw_only=True)

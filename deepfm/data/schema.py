@@ -7,7 +7,9 @@ these two; a field's name is written nowhere else but in an adapter or a config 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from deepfm.errors import ConfigError, nearest
 
@@ -154,6 +156,22 @@ class DatasetSchema:
     def from_dict(cls, plain: Mapping[str, Any]) -> "DatasetSchema":
         fields = {f["name"]: FieldSchema(**f) for f in plain["fields"]}
         return cls(**{**plain, "fields": fields})
+
+
+class RawTables(NamedTuple):
+    """The raw columns of a data set, as an adapter gives them.
+
+    Attributes:
+        interactions: One row per event, in file order: user, item, label and time columns, and
+            context columns.
+        users, items: One row per user and per item, with their raw feature columns; the item
+            table is the catalogue that negatives and candidates are drawn from. None where the
+            interactions carry all columns.
+    """
+
+    interactions: pa.Table
+    users: pa.Table | None = None
+    items: pa.Table | None = None
 
 
 def _plain_field(item: FieldSchema) -> dict[str, Any]:
