@@ -27,6 +27,10 @@ class DataError(DeepFMError):
     exit_code = 2
 
 
+class MissingDataError(DataError):
+    """The data is not there, and it may not be downloaded."""
+
+
 class CheckpointError(DeepFMError):
     """A checkpoint that is missing, damaged, of another schema, or that carries code."""
 

@@ -5,13 +5,14 @@ these two; a field's name is written nowhere else but in an adapter or a config 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError, DataError, nearest
 
 
 class FeatureType(StrEnum):
@@ -26,7 +27,7 @@ COMBINERS = ("mean", "sum", "max")
 GROUPS = ("user", "item", "context")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FieldSchema:
     """One input field of a model.
 
@@ -54,6 +55,7 @@ class FieldSchema:
 
     name: str
     feature_type: FeatureType
+    _: KW_ONLY
     column: str = ""
     transform: str | None = None
     vocabulary_size: int = 0
@@ -65,10 +67,14 @@ class FieldSchema:
     dense_embedding: str = "none"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "feature_type", FeatureType(self.feature_type))
         object.__setattr__(self, "column", self.column or self.name)
         if not self.name or "." in self.name:
             raise ConfigError(f"field name {self.name!r}: expected a non-empty name without '.'")
+        if self.feature_type not in list(FeatureType):
+            hint = nearest(self.feature_type, FeatureType)
+            kind = str(self.feature_type)
+            raise ConfigError(f"field {self.name}: unknown feature_type {kind!r}; {hint}")
+        object.__setattr__(self, "feature_type", FeatureType(self.feature_type))
         if self.embedding_dim < 1:
             raise ConfigError(f"field {self.name}: embedding_dim {self.embedding_dim} is below 1")
         if self.feature_type is FeatureType.SEQUENCE and self.max_length < 1:
@@ -164,14 +170,50 @@ class RawTables(NamedTuple):
     Attributes:
         interactions: One row per event, in file order: user, item, label and time columns, and
             context columns.
-        users, items: One row per user and per item, with their raw feature columns; the item
-            table is the catalogue that negatives and candidates are drawn from. None where the
-            interactions carry all columns.
+        users, items: One row per user and per item, with their raw feature columns. The item
+            table is the catalogue that negatives and candidates are drawn from.
     """
 
     interactions: pa.Table
-    users: pa.Table | None = None
-    items: pa.Table | None = None
+    users: pa.Table
+    items: pa.Table
+
+    def positions(self, schema: DatasetSchema, columns: pa.Table, group: str) -> pa.Array:
+        """Row of the `user` or `item` table for each row of `columns`; null where unknown.
+
+        Raises:
+            DataError: The id column is missing.
+        """
+        field = schema.fields[schema.user_field if group == "user" else schema.item_field]
+        if field.column not in columns.column_names:
+            hint = nearest(field.column, columns.column_names)
+            raise DataError(f"no column {field.column!r}, which identifies the {group}; {hint}")
+        table = self.users if group == "user" else self.items
+        ids, wanted = table[field.column], columns[field.column]
+        if wanted.type != ids.type:
+            try:
+                wanted = wanted.cast(ids.type)
+            except pa.ArrowInvalid:  # some id is no number: compare all as text
+                ids, wanted = ids.cast(pa.string()), wanted.cast(pa.string())
+        return pc.index_in(wanted, value_set=ids.combine_chunks(), skip_nulls=True).combine_chunks()
+
+    def complete(self, schema: DatasetSchema, columns: pa.Table) -> pa.Table:
+        """Look up, by id, the user and item columns that the rows do not bring along.
+
+        Columns that are there stay as they are; an unknown id gives nulls.
+        """
+        for group, table in (("user", self.users), ("item", self.items)):
+            present = columns.column_names
+            missing = [
+                field.column
+                for field in schema.fields.values()
+                if field.group == group and field.column not in present
+            ]
+            if missing := [name for name in dict.fromkeys(missing) if name in table.column_names]:
+                found = table.take(self.positions(schema, columns, group))
+                for name in missing:
+                    columns = columns.append_column(name, found[name])
+        return columns
 
 
 def _plain_field(item: FieldSchema) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+"""Encoded rows as whole arrays: batches, epochs with fresh negatives, the ranking task."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfm.data.batch import Batch, Inputs
+from deepfm.data.sampling import Interactions, draw_negatives
+from deepfm.data.schema import DatasetSchema, FeatureType
+from deepfm.errors import DataError
+from deepfm.utils.seeding import generator
+
+
+class Catalogue(NamedTuple):
+    """The encoded features of all items, and where they stand in the inputs of a full row.
+
+    Attributes:
+        inputs: The fields of group `item`, one row per item.
+        sparse, dense: Columns of those fields in a full row's `sparse` and `dense`.
+        sequences: Their positions among a full row's sequence fields.
+    """
+
+    inputs: Inputs
+    sparse: Tensor
+    dense: Tensor
+    sequences: tuple[int, ...]
+
+    @classmethod
+    def of(cls, schema: DatasetSchema, inputs: Inputs) -> "Catalogue":
+        def positions(fields: tuple) -> list[int]:
+            return [k for k, field in enumerate(fields) if field.group == "item"]
+
+        return cls(
+            inputs,
+            torch.tensor(positions(schema.sparse_fields), dtype=torch.int64),
+            torch.tensor(positions(schema.dense_fields), dtype=torch.int64),
+            tuple(positions(schema.sequence_fields)),
+        )
+
+    def place(self, inputs: Inputs, rows: Tensor, items: Tensor) -> None:
+        """Overwrite, in place, the item features of some rows with those of the given items."""
+        inputs.sparse[rows[:, None], self.sparse] = self.inputs.sparse[items]
+        inputs.dense[rows[:, None], self.dense] = self.inputs.dense[items]
+        for own, position in enumerate(self.sequences):
+            inputs.sequence_ids[position][rows] = self.inputs.sequence_ids[own][items]
+            inputs.sequence_lengths[position][rows] = self.inputs.sequence_lengths[own][items]
+
+
+class NegativeSampling(NamedTuple):
+    """How a training epoch is completed with sampled negatives.
+
+    Attributes:
+        count: Negatives per positive row.
+        user: User position of each row, (N,).
+        excluded: Pairs that are never drawn.
+        catalogue: The items to draw from.
+    """
+
+    count: int
+    user: np.ndarray
+    excluded: Interactions
+    catalogue: Catalogue
+
+
+class RankingTask(NamedTuple):
+    """Held-out positives that are ranked among sampled candidates.
+
+    Attributes:
+        rows: Rows of the data set that hold a positive, (U,).
+        items: Item positions, (U, 1 + C) int64: the positive first, then its candidates in the
+            order they were drawn; -1 where a user has fewer.
+        num_negatives: How many of the candidates the main protocol uses; there may be more.
+        catalogue: The items.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    num_negatives: int
+    catalogue: Catalogue
+
+
+class TabularDataset(torch.utils.data.Dataset):
+    """Encoded rows with labels; indexing takes a row number, a slice or an index tensor.
+
+    Attributes:
+        schema: The fitted schema of the rows.
+        inputs: All rows, encoded.
+        label: (N,) float32.
+        row: Row number of each row in the raw table, (N,); 0 … N-1 by default.
+    """
+
+    def __init__(
+        self,
+        schema: DatasetSchema,
+        inputs: Inputs,
+        label: Tensor,
+        *,
+        row: np.ndarray | None = None,
+        negatives: NegativeSampling | None = None,
+        ranking: RankingTask | None = None,
+    ) -> None:
+        if len(label) != inputs.num_rows:
+            raise DataError(f"{inputs.num_rows} encoded rows, but {len(label)} labels")
+        self.schema = schema
+        self.inputs = inputs
+        self.label = label
+        self.row = np.arange(len(label)) if row is None else row
+        self.negatives = negatives
+        self.ranking = ranking
+
+    @classmethod
+    def from_arrays(
+        cls, schema: DatasetSchema, columns: Mapping[str, Any], label: Any
+    ) -> "TabularDataset":
+        """Build from arrays that are encoded already, one per field.
+
+        Args:
+            schema: With vocabulary sizes.
+            columns: By field name: ids (N,) for sparse fields, numbers (N,) for dense ones, and
+                (ids (N, L), lengths (N,)) for sequences.
+            label: 0 or 1 per row, (N,).
+
+        Raises:
+            DataError: A field is missing, or an id lies outside its vocabulary.
+        """
+        by_type: dict[FeatureType, list] = {kind: [] for kind in FeatureType}
+        for field in schema.fields.values():
+            if field.name not in columns:
+                raise DataError(f"field {field.name}: no array of that name")
+            values = columns[field.name]
+            kind = field.feature_type
+            if kind is FeatureType.SEQUENCE:
+                ids, lengths = (torch.as_tensor(part, dtype=torch.int64) for part in values)
+                by_type[kind].append((ids, lengths))
+            else:
+                dtype = torch.float32 if kind is FeatureType.DENSE else torch.int64
+                ids = torch.as_tensor(values, dtype=dtype)
+                by_type[kind].append(ids)
+            _check_ids(ids, field)
+        label = torch.as_tensor(label, dtype=torch.float32)
+        sequences = by_type[FeatureType.SEQUENCE]
+        inputs = Inputs(
+            _columns(by_type[FeatureType.SPARSE], len(label), torch.int64),
+            _columns(by_type[FeatureType.DENSE], len(label), torch.float32),
+            tuple(ids for ids, _ in sequences),
+            tuple(lengths for _, lengths in sequences),
+        )
+        return cls(schema, inputs, label)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Batch:
+        return Batch(self.inputs.select(index), self.label[index])
+
+    def epoch(self, batch_size: int, *, seed: int, epoch: int) -> "Epoch":
+        """All rows in the order of one training epoch, with its negatives."""
+        return Epoch(self, batch_size, seed, epoch)
+
+
+class Epoch:
+    """The batches of one training epoch, a pure function of (data set, seed, epoch).
+
+    Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
+    one and whose label is 0. A last batch of one row, which batch normalisation cannot train
+    on, joins the batch before.
+    """
+
+    def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
+        self._dataset = dataset
+        rows, items = np.arange(len(dataset)), None
+        if dataset.negatives is not None and dataset.negatives.count:
+            positive = np.flatnonzero(dataset.label.numpy() > 0)
+            drawn = draw_negatives(
+                dataset.negatives.user[positive],
+                dataset.negatives.count,
+                dataset.negatives.excluded,
+                generator(seed, "negatives", epoch),
+            )
+            items = np.concatenate([np.full(len(rows), -1), drawn.ravel()])
+            rows = np.concatenate([rows, np.repeat(positive, dataset.negatives.count)])
+        order = generator(seed, "order", epoch).permutation(len(rows))
+        self._rows = torch.from_numpy(rows[order])
+        self._items = None if items is None else torch.from_numpy(items[order])
+        starts = list(range(0, len(rows), batch_size))
+        if len(starts) > 1 and starts[-1] == len(rows) - 1:
+            starts.pop()
+        self._bounds = list(zip(starts, [*starts[1:], len(rows)], strict=True))
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """The batches from number `first` on; the ones before cost nothing."""
+        for start, end in self._bounds[first:]:
+            batch = self._dataset[self._rows[start:end]]
+            if self._items is not None:
+                items = self._items[start:end]
+                sampled = torch.nonzero(items >= 0).squeeze(1)
+                self._dataset.negatives.catalogue.place(batch.inputs, sampled, items[sampled])
+                batch.label[sampled] = 0.0
+            yield batch
+
+
+def _check_ids(ids: Tensor, field) -> None:
+    if field.feature_type is FeatureType.DENSE or not ids.numel():
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= field.vocabulary_size:
+        bad = low if low < 0 else high
+        size = field.vocabulary_size
+        raise DataError(f"field {field.name}: id {bad} is outside its vocabulary of {size} rows")
+
+
+def _columns(arrays: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
+    return torch.stack(arrays, dim=1) if arrays else torch.zeros(rows, 0, dtype=dtype)

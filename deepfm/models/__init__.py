@@ -1,0 +1,44 @@
+"""The models by name; `build_model` makes one from a schema and a config."""
+
+import torch
+
+from deepfm.config import ExperimentConfig
+from deepfm.data.schema import DatasetSchema
+from deepfm.errors import ConfigError, nearest
+from deepfm.models.attention_deepfm import AttentionDeepFM
+from deepfm.models.base import BaseCTRModel
+from deepfm.models.deepfm import DeepFM
+from deepfm.models.wide_and_deep import WideAndDeep
+from deepfm.models.xdeepfm import XDeepFM
+
+MODELS: dict[str, type[BaseCTRModel]] = {
+    "deepfm": DeepFM,
+    "xdeepfm": XDeepFM,
+    "attention_deepfm": AttentionDeepFM,
+    "wide_and_deep": WideAndDeep,
+}
+
+
+def build_model(schema: DatasetSchema, config: ExperimentConfig) -> BaseCTRModel:
+    """The model that `config.model_name` names, on the CPU, with its initial weights.
+
+    The weights are a function of schema, config and `config.seed`; torch's global random state
+    is neither read nor changed.
+
+    Raises:
+        ConfigError: The name is unknown, or a value of the config or schema cannot be used.
+
+    Example:
+        >>> from deepfm.data.schema import FieldSchema
+        >>> city = FieldSchema(name="city", feature_type="sparse", vocabulary_size=10)
+        >>> schema = DatasetSchema(fields={"city": city}, label_field="click")
+        >>> type(build_model(schema, ExperimentConfig(model_name="deepfm"))).__name__
+        'DeepFM'
+    """
+    if config.model_name not in MODELS:
+        hint = nearest(config.model_name, MODELS)
+        raise ConfigError(f"model_name: unknown model {config.model_name!r}; {hint}")
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the accelerators' generators as well.
+        torch.default_generator.manual_seed(config.seed)
+        return MODELS[config.model_name](schema, config)

@@ -1,0 +1,36 @@
+"""Wide & Deep: a linear model and a DNN, trained together."""
+
+from torch import Tensor
+
+from deepfm.models.base import BaseCTRModel, dnn_branch
+
+
+class WideAndDeep(BaseCTRModel):
+    """logit = bias + <w, x> + DNN(flat embeddings).
+
+    The wide part is always there, whatever the `fm` section says: without it this is a DNN.
+
+    Source: H.-T. Cheng et al., "Wide & Deep Learning for Recommender Systems", DLRS 2016,
+    arXiv:1606.07792, Eq. (3).
+
+    NOTE[DIFF]: The wide part reads every field and no cross-product features φ(x); declare a
+    crossed column as a field of its own.
+    NOTE[DIFF]: The paper trains the wide part by FTRL and the deep part by AdaGrad; here
+    both follow the training configuration.
+    """
+
+    @property
+    def uses_first_order(self) -> bool:
+        return True
+
+    @property
+    def uses_field_embeddings(self) -> bool:
+        return False
+
+    def _build_components(self) -> None:
+        self.dnn = dnn_branch(self.embedding.total_dim, self.config.dnn)
+
+    def _forward_components(
+        self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
+    ) -> Tensor:
+        return (first_order + self.dnn(flat_embeddings)).squeeze(1)  # (B,)

@@ -1,0 +1,246 @@
+"""The training loop: epochs, early stopping on a validation metric, exact resume.
+
+All randomness of a step is a function of (seed, epoch, step), so a `TrainingState` needs weights,
+optimizer state and counters only, and a run that was killed ends bit by bit where an
+uninterrupted one does (on the CPU, at a fixed number of threads).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from deepfm.config import TrainingConfig
+from deepfm.data.dataset import TabularDataset
+from deepfm.errors import ConfigError, DeepFMError
+from deepfm.evaluation.scoring import evaluate_metric, has_ranking
+from deepfm.models.base import BaseCTRModel
+from deepfm.training.optimizers import build_optimizers, build_schedulers
+from deepfm.utils.logging import ProgressBar
+from deepfm.utils.seeding import derive_seed
+
+
+class Interrupted(Exception):
+    """Training stopped on request, after its state was saved; `reason` is the signal's number."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class TrainingState:
+    """Everything that a run needs to go on, as tensors and plain data.
+
+    Attributes:
+        epoch, step: The next epoch and the number of its steps that are done, both from 0.
+        losses: Loss of each of those steps.
+        best_value: Best validation metric so far, of epoch `best_epoch`; None before the first.
+        stale_epochs: Epochs since then.
+        history: One entry per finished epoch.
+        model, best_model: Current and best weights.
+        optimizers, schedulers: Their states.
+        seconds: Time spent on the finished steps of the current epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best_value: float | None = None
+    best_epoch: int = 0
+    stale_epochs: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    model: dict[str, Tensor] = field(default_factory=dict)
+    best_model: dict[str, Tensor] = field(default_factory=dict)
+    optimizers: list[dict[str, Any]] = field(default_factory=list)
+    schedulers: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Fits a model to a training split and keeps the weights that validate best.
+
+    Args:
+        config: The `training` section.
+        seed: Of row order, negatives and dropout.
+        device: Where the model is trained; the data stays where it is.
+        eval_batch_size: Rows per scoring batch.
+
+    Example:
+        >>> state = Trainer(config.training).fit(model, train, valid)  # doctest: +SKIP
+        >>> state.history[-1]["auc"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        seed: int = 42,
+        device: torch.device | str = "cpu",
+        eval_batch_size: int = 16384,
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.device = torch.device(device)
+        self.eval_batch_size = eval_batch_size
+        self.maximize = config.metric != "logloss"
+
+    def fit(
+        self,
+        model: BaseCTRModel,
+        train: TabularDataset,
+        valid: TabularDataset,
+        *,
+        state: TrainingState | None = None,
+        save: Callable[[TrainingState, bool], None] = lambda state, is_best: None,
+        should_stop: Callable[[], int] = lambda: 0,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> TrainingState:
+        """Train until the metric stalls or the epochs end; the model keeps its best weights.
+
+        Args:
+            model: Trained in place.
+            train, valid: Encoded splits; negatives are drawn where `train` says so.
+            state: Where an earlier call stopped.
+            save: Called with the state at each epoch's end, every `checkpoint_every_steps`
+                steps and on interruption; `is_best` tells that `best_model` has just changed.
+            should_stop: Asked after each step; any number but 0 saves the state and raises
+                `Interrupted` with it.
+            log: Receives one line per epoch.
+
+        Raises:
+            ConfigError: The metric cannot be computed on `valid`.
+            DeepFMError: The loss is not finite; nothing is saved after that.
+            Interrupted: `should_stop` said so.
+        """
+        self._check_metric(valid)
+        model.to(self.device)
+        optimizers = build_optimizers(model, self.config)
+        schedulers = build_schedulers(optimizers, self.config, maximize=self.maximize)
+        state = state or TrainingState()
+        if state.model:
+            model.load_state_dict(state.model)
+            saved = state.optimizers + state.schedulers
+            for own, before in zip(optimizers + schedulers, saved, strict=True):
+                own.load_state_dict(before)
+
+        def checkpoint(is_best: bool) -> None:
+            state.model = model.state_dict()
+            state.optimizers = [optimizer.state_dict() for optimizer in optimizers]
+            state.schedulers = [scheduler.state_dict() for scheduler in schedulers]
+            save(state, is_best)
+
+        with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
+            while state.epoch < self.config.epochs and not self._stalled(state):
+                rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+                self._run_epoch(model, train, optimizers, state, checkpoint, should_stop)
+                is_best = self._finish_epoch(model, valid, schedulers, rates, state, log)
+                checkpoint(is_best)
+        if state.best_model:
+            model.load_state_dict(state.best_model)
+        return state
+
+    def _stalled(self, state: TrainingState) -> bool:
+        return state.stale_epochs >= self.config.early_stopping_patience
+
+    def _check_metric(self, valid: TabularDataset) -> None:
+        metric = self.config.metric
+        if metric in ("auc", "logloss"):
+            if metric == "auc" and len(torch.unique(valid.label)) < 2:
+                raise ConfigError(
+                    "training.metric: the validation split holds one class only, so its AUC is "
+                    "undefined; choose logloss"
+                )
+        elif not has_ranking(valid):
+            raise ConfigError(
+                f"training.metric: {metric} needs a ranking task, and the validation split has "
+                "none; choose auc or logloss"
+            )
+
+    def _run_epoch(self, model, train, optimizers, state, checkpoint, should_stop) -> None:
+        """The steps of one epoch, from `state.step` on."""
+        epoch = train.epoch(self.config.batch_size, seed=self.seed, epoch=state.epoch)
+        pending: list[Tensor] = []  # losses still on the device
+
+        def collect() -> float:
+            state.losses += torch.stack(pending).cpu().double().tolist() if pending else []
+            pending.clear()
+            for step, loss in enumerate(state.losses, start=1):
+                if not math.isfinite(loss):
+                    raise DeepFMError(
+                        f"the loss became {loss} in epoch {state.epoch + 1}, step {step}; lower "
+                        "training.lr or set training.gradient_clip_norm"
+                    )
+            return state.losses[-1]
+
+        model.train()
+        every = self.config.checkpoint_every_steps
+        before, start = state.seconds, time.perf_counter()
+        title = f"epoch {state.epoch + 1}/{self.config.epochs}"
+        with ProgressBar(title, total=len(epoch), done=state.step) as bar:
+            for batch in epoch.batches(first=state.step):
+                torch.manual_seed(derive_seed(self.seed, "dropout", state.epoch, state.step))
+                pending.append(self._step(model, batch.to(self.device), optimizers))
+                state.step += 1
+                state.seconds = before + time.perf_counter() - start
+                stop = should_stop()
+                save_now = stop or (every and state.step % every == 0)
+                if save_now or bar.due() or state.step == len(epoch):
+                    speed = epoch.num_rows * state.step / len(epoch) / state.seconds
+                    bar.show(state.step, f"loss {collect():.4f}, {speed:,.0f} rows/s")
+                if save_now:
+                    checkpoint(False)
+                if stop:
+                    raise Interrupted(stop)
+
+    def _step(self, model, batch, optimizers) -> Tensor:
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss = binary_cross_entropy_with_logits(model(batch.inputs), batch.label)
+        (loss + model.get_l2_reg_loss(batch.inputs)).backward()
+        if self.config.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.gradient_clip_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+        return loss.detach()
+
+    def _finish_epoch(self, model, valid, schedulers, rates, state, log) -> bool:
+        """Validate, record, and move the state to the next epoch; True for a new best."""
+        metric = self.config.metric
+        metrics = evaluate_metric(model, valid, metric, batch_size=self.eval_batch_size)
+        value = metrics[metric]
+        best = state.best_value
+        is_best = best is None or (value > best if self.maximize else value < best)
+        for scheduler in schedulers:
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(value)
+            else:
+                scheduler.step()
+        entry = {
+            "epoch": state.epoch + 1,
+            "train_loss": math.fsum(state.losses) / len(state.losses),
+            "lr": rates[0],
+            **metrics,
+            "seconds": round(state.seconds, 3),
+        }
+        state.history.append(entry)
+        state.epoch, state.step, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
+        state.stale_epochs += 1
+        if is_best:
+            state.best_value, state.best_epoch, state.stale_epochs = value, state.epoch, 0
+            state.best_model = _copy(model.state_dict())
+        log(
+            f"epoch {entry['epoch']}/{self.config.epochs}  loss {entry['train_loss']:.4f}  "
+            f"{metric} {value:.4f}{' (best)' if is_best else ''}  lr {rates[0]:.2g}  "
+            f"{entry['seconds']:.1f} s"
+        )
+        return is_best
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}

@@ -1,0 +1,71 @@
+"""Files that are whole or absent, and checksums.
+
+A reader never meets half a file, whatever interrupts the writer: the bytes go to a temporary name
+in the same directory, reach the disk, and only then take the final name.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from deepfm.errors import DeepFMError
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the name `path` when the block ends, and never if it fails.
+
+    What stood under `path` before stays until it is replaced. The directory must exist. A killed
+    process can leave a `.<name>.<random>.tmp` behind, nothing else.
+
+    Raises:
+        DeepFMError: The disk refuses; any other error of the block passes unchanged.
+    """
+    # Random, so that two processes that write the same file do not share a temporary one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch.save turns the OSError of a full disk into a RuntimeError about a position.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise DeepFMError(f"cannot write {path}: {cause.strerror or cause}") from error
+    finally:
+        with contextlib.suppress(OSError):  # absent after success
+            temporary.unlink()
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file through `atomic_writer`."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 digest in hexadecimal.
+
+    Example:
+        >>> sha256(b"")[:16]
+        'e3b0c44298fc1c14'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes a rename survive a power cut, where the file system can sync a directory."""
+    with contextlib.suppress(OSError):  # Windows and some network mounts cannot
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,108 @@
+"""A schema with every kind of field, inputs for it, and a small config."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from deepfm.config import (
+    AttentionConfig,
+    CINConfig,
+    DNNConfig,
+    ExperimentConfig,
+    FeatureConfig,
+)
+from deepfm.data.batch import Inputs
+from deepfm.data.schema import DatasetSchema, FieldSchema
+
+
+@pytest.fixture
+def schema() -> DatasetSchema:
+    """All kinds of fields, interleaved; dims below, at and above D = 4; names of torch methods."""
+    fields = [
+        FieldSchema(name="user", feature_type="sparse", vocabulary_size=12, embedding_dim=4),
+        FieldSchema(name="price", feature_type="dense"),
+        FieldSchema(
+            name="items", feature_type="sequence", vocabulary_size=9, embedding_dim=4, max_length=5
+        ),
+        FieldSchema(name="type", feature_type="sparse", vocabulary_size=7, embedding_dim=3),
+        FieldSchema(
+            name="age of user", feature_type="dense", embedding_dim=6, dense_embedding="linear"
+        ),
+        FieldSchema(
+            name="tags",
+            feature_type="sequence",
+            vocabulary_size=8,
+            embedding_dim=2,
+            max_length=3,
+            combiner="max",
+        ),
+        FieldSchema(name="distance", feature_type="dense"),
+        FieldSchema(
+            name="children",
+            feature_type="sparse",
+            vocabulary_size=5,
+            embedding_dim=4,
+            padding_idx=None,
+        ),
+        FieldSchema(
+            name="keys",
+            feature_type="sequence",
+            vocabulary_size=6,
+            embedding_dim=5,
+            max_length=4,
+            combiner="sum",
+            padding_idx=None,
+        ),
+        FieldSchema(
+            name="training", feature_type="dense", embedding_dim=4, dense_embedding="linear"
+        ),
+    ]
+    return DatasetSchema(fields={field.name: field for field in fields}, label_field="label")
+
+
+@pytest.fixture
+def inputs(schema) -> Inputs:
+    return random_inputs(schema, 4)
+
+
+@pytest.fixture
+def config() -> ExperimentConfig:
+    """Small branches, no dropout, batch norm; `feature.fm_embedding_dim` is 4."""
+    return ExperimentConfig(
+        feature=FeatureConfig(fm_embedding_dim=4, embedding_l2_reg=0.1),
+        dnn=DNNConfig(hidden_units=(16, 8), dropout=0.0),
+        cin=CINConfig(layer_sizes=(5, 4, 3)),
+        attention=AttentionConfig(num_heads=2, attention_dim=6, num_layers=2),
+    )
+
+
+def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs:
+    """Rows in which unknown ids, padding inside a sequence and empty sequences occur.
+
+    Beyond a sequence's length stand arbitrary ids, which must not count.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(high, shape, generator=generator)
+
+    sparse = [draw(field.vocabulary_size, num_rows) for field in schema.sparse_fields]
+    lengths = [draw(field.max_length + 1, num_rows) for field in schema.sequence_fields]
+    if num_rows > 1:
+        for length, field in zip(lengths, schema.sequence_fields, strict=True):
+            length[0], length[1] = 0, field.max_length
+    return Inputs(
+        sparse=torch.stack(sparse, 1) if sparse else torch.zeros(num_rows, 0, dtype=torch.int64),
+        dense=torch.randn(num_rows, len(schema.dense_fields), generator=generator),
+        sequence_ids=tuple(
+            draw(field.vocabulary_size, num_rows, field.max_length)
+            for field in schema.sequence_fields
+        ),
+        sequence_lengths=tuple(lengths),
+    )
+
+
+def changed(config: ExperimentConfig, section: str, **values) -> ExperimentConfig:
+    """A copy of a config with some values of one section replaced."""
+    return replace(config, **{section: replace(getattr(config, section), **values)})

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+
+from deepfm.models.layers.attention import FieldSelfAttention
+from tests import reference
+from tests.models.oracle import attention_layers
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    arguments = {"num_heads": 2, "attention_dim": 6, "num_layers": 1, "use_residual": True}
+    layer = FieldSelfAttention(4, **(arguments | changes))
+    for norm in (module.norm for module in layer.layers):  # affine values other than 1 and 0
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.bias)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_heads": 1}, {"num_heads": 6}, {"num_layers": 3}, {"use_residual": False}]
+)
+def test_equals_loops(changes):
+    layer = build(**changes)
+    fields = torch.randn(2, 5, 4)
+    expected = [
+        reference.field_self_attention(row, attention_layers(layer), changes.get("num_heads", 2))
+        for row in fields.double().numpy()
+    ]
+    actual = layer(fields)
+    assert actual.shape == (2, 5, layer.output_dim) == (2, 5, 6)
+    np.testing.assert_allclose(actual.detach(), np.stack(expected), atol=1e-5)
+
+
+def test_permuted_fields_give_permuted_outputs():
+    layer, fields, order = build(num_layers=2), torch.randn(2, 5, 4), [3, 1, 4, 0, 2]
+    torch.testing.assert_close(layer(fields[:, order]), layer(fields)[:, order])
+
+
+def test_residual_weights_exist_only_with_the_residual():
+    assert any("residual" in name for name, _ in build().named_parameters())
+    assert not any("residual" in name for name, _ in build(use_residual=False).named_parameters())
+
+
+def test_heads_must_divide_the_attention_dim():
+    with pytest.raises(ValueError, match=r"^num_heads: 4 does not divide attention_dim 6$"):
+        build(num_heads=4)

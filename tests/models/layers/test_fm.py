@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+import torch
+
+from deepfm.models.layers.fm import FactorizationMachine
+from tests import reference
+
+
+@pytest.mark.parametrize("num_fields", [1, 2, 5])
+def test_equals_the_sum_over_pairs(num_fields):
+    fields = torch.randn(3, num_fields, 4, generator=torch.Generator().manual_seed(0))
+    expected = [reference.factorization_machine(row) for row in fields.double().numpy()]
+    np.testing.assert_allclose(FactorizationMachine()(fields), np.stack(expected), atol=1e-5)
+
+
+def test_one_field_has_no_pair():
+    assert FactorizationMachine()(torch.ones(2, 1, 3)).abs().max() == 0
+
+
+def test_flat_embeddings_are_refused():
+    with pytest.raises(ValueError, match=r"expected embeddings \(B, F, D\), got \(2, 12\)"):
+        FactorizationMachine()(torch.zeros(2, 12))

@@ -1,0 +1,186 @@
+"""What every model owes, for each entry of `MODELS`."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deepfm.config import config_from_dict
+from deepfm.data.batch import Inputs
+from deepfm.errors import ConfigError
+from deepfm.models import MODELS, build_model
+from tests.models.conftest import changed, random_inputs
+
+# Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
+ON_MPS = set(
+    """
+    _softmax _softmax_backward_data _to_copy _unique2 _unsafe_view add add_ amax arange bernoulli_
+    binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone detach div div_
+    embedding embedding_dense_backward empty empty_like eq expand index lt masked_fill mm mul
+    native_batch_norm native_batch_norm_backward native_layer_norm native_layer_norm_backward ne
+    neg new_zeros ones_like permute pow relu select sigmoid slice slice_backward split_with_sizes
+    squeeze stack sub sum t threshold_backward transpose unbind unsqueeze view
+    """.split()  # noqa: SIM905
+)
+
+
+@pytest.fixture(params=MODELS)
+def config(request, config):
+    return replace(config, model_name=request.param)
+
+
+@pytest.fixture
+def model(schema, config):
+    return build_model(schema, config)
+
+
+def labels(num_rows: int) -> torch.Tensor:
+    return (torch.arange(num_rows) % 3 == 0).float()
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_one_finite_logit_per_row(model, schema, num_rows):
+    logits = model.eval()(random_inputs(schema, num_rows))
+    assert logits.shape == (num_rows,)
+    assert logits.isfinite().all()
+
+
+def test_one_finite_logit_per_row_in_training(model, schema):
+    logits = model.train()(random_inputs(schema, 4))
+    assert logits.shape == (4,)
+    assert logits.isfinite().all()
+
+
+def test_rows_do_not_influence_each_other(model, schema):
+    model.eval()
+    inputs = random_inputs(schema, 16)
+    alone = torch.cat([model(inputs.select(slice(b, b + 1))) for b in range(16)])
+    torch.testing.assert_close(model(inputs), alone)
+    assert len(set(alone.tolist())) == 16
+
+
+def test_every_parameter_gets_a_gradient(model, schema):
+    inputs = random_inputs(schema, 64)
+    F.binary_cross_entropy_with_logits(model(inputs), labels(64)).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+    for field in (*schema.sparse_fields, *schema.sequence_fields):
+        if field.padding_idx is not None:
+            assert not model.embedding.tables[field.name].grad[field.padding_idx].any()
+
+
+def test_a_row_of_unknown_ids_scores(model, schema):
+    inputs = random_inputs(schema, 3).map(torch.zeros_like)
+    logits = model.eval()(inputs)
+    assert logits.isfinite().all()
+    assert logits.unique().numel() == 1
+
+
+def test_state_dict_round_trip(model, schema, config):
+    inputs = random_inputs(schema, 8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+        model(inputs)  # moves the batch norm statistics
+    copy = build_model(schema, replace(config, seed=7))
+    assert not torch.equal(copy.predict(inputs), model.predict(inputs))
+    copy.load_state_dict(model.state_dict())
+    assert torch.equal(copy.predict(inputs), model.predict(inputs))
+
+
+def test_the_seed_alone_decides_the_weights(schema, config):
+    torch.manual_seed(1)
+    first = build_model(schema, config)
+    state = torch.get_rng_state()
+    second = build_model(schema, config)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = build_model(schema, replace(config, seed=config.seed + 1))
+    tensors = list(zip(*(m.state_dict().values() for m in (first, second, other)), strict=True))
+    assert all(torch.equal(a, b) for a, b, _ in tensors)
+    assert any(not torch.equal(a, c) for a, _, c in tensors)
+
+
+def test_overfits_32_rows(model, schema):
+    inputs, label = random_inputs(schema, 32), labels(32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(inputs), label).backward()
+        optimizer.step()
+    assert F.binary_cross_entropy(model.predict(inputs), label) < 0.05
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_gives_the_same_logits_at_any_batch_size(model, schema, strict):
+    model.eval()
+    batch = torch.export.Dim("batch")
+    rows = {0: batch}
+    shapes = Inputs(rows, rows, *[(rows,) * len(schema.sequence_fields)] * 2)
+    program = torch.export.export(
+        model, (random_inputs(schema, 4),), dynamic_shapes=(shapes,), strict=strict
+    )
+    for num_rows in (4, 9):
+        inputs = random_inputs(schema, num_rows, seed=1)
+        torch.testing.assert_close(program.module()(inputs), model(inputs))
+
+
+def test_predict_gives_probabilities_and_restores_every_mode(model, schema):
+    inputs = random_inputs(schema, 8)
+    model.train()
+    model.embedding.eval()
+    modes = [module.training for module in model.modules()]
+    probability = model.predict(inputs)
+    assert [module.training for module in model.modules()] == modes
+    assert not probability.requires_grad
+    assert torch.equal(probability, model.eval()(inputs).sigmoid())
+    assert torch.equal(model.predict(inputs), probability)
+
+
+def test_the_bias_moves_every_logit(model, schema):
+    model.eval()
+    inputs = random_inputs(schema, 4)
+    before = model(inputs)
+    with torch.no_grad():
+        model.bias += 2.0
+    torch.testing.assert_close(model(inputs), before + 2.0)
+
+
+def test_misspelt_parameters_are_errors_with_a_hint(schema, config):
+    name = config.model_name
+    with pytest.raises(ConfigError, match=f"^model_name: unknown model .*mean '{name}'"):
+        build_model(schema, replace(config, model_name=name[:-1]))
+    with pytest.raises(ConfigError, match=r"hiden_units.*did you mean 'hidden_units'"):
+        config_from_dict({"model_name": name, "dnn": {"hiden_units": [4]}})
+    with pytest.raises(ConfigError, match=r"^dnn\.activation: .*'rleu'; did you mean 'relu'\?$"):
+        build_model(schema, changed(config, "dnn", activation="rleu"))
+    with pytest.raises(ConfigError, match=r"^feature\.init: .*did you mean 'xavier_uniform'\?$"):
+        build_model(schema, changed(config, "feature", init="xavier_unifrom"))
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operators, self.dtypes = set(), set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.operators.add(function.overloadpacket.__name__)
+        tensors = torch.utils._pytree.tree_leaves((args, kwargs, result))
+        self.dtypes |= {t.dtype for t in tensors if isinstance(t, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize("scope", ["batch", "table"])
+def test_a_training_step_uses_nothing_that_mps_lacks(schema, config, scope):
+    config = changed(config, "feature", embedding_l2_scope=scope)
+    model = build_model(schema, changed(config, "dnn", dropout=0.1))
+    inputs, label = random_inputs(schema, 8), labels(8)
+    with _Recorder() as recorder:
+        loss = F.binary_cross_entropy_with_logits(model(inputs), label)
+        (loss + model.get_l2_reg_loss(inputs)).backward()
+        model.predict(inputs)
+    assert torch.float64 not in recorder.dtypes
+    assert recorder.operators - ON_MPS == set()
+    assert "embedding_dense_backward" in recorder.operators  # the backward pass was recorded

@@ -1,0 +1,264 @@
+"""Oracles: slow, obvious loops in float64, written from the papers, that tests compare with."""
+
+import itertools
+import math
+
+import numpy as np
+
+# --- evaluation: ranking with ties, AUC, reference recommenders --------------------------------
+
+
+def pairwise_auc(label, score):
+    """Share of (positive, negative) pairs in the right order; an equal pair counts one half."""
+    wins = [
+        (p > n) + 0.5 * (p == n)
+        for p, is_positive in zip(score, label, strict=True)
+        if is_positive
+        for n, other_is_positive in zip(score, label, strict=True)
+        if not other_is_positive
+    ]
+    return sum(wins) / len(wins)
+
+
+def mean_ranking_over_orders(scores, valid, k):
+    """Mean HR@k and NDCG@k of item 0 over every list whose scores never increase."""
+    items = [i for i in range(len(scores)) if i == 0 or valid[i]]
+    hits, gains, ideal = [], [], 1 / math.log2(2)
+    for order in itertools.permutations(items):
+        if any(scores[a] < scores[b] for a, b in itertools.pairwise(order)):
+            continue
+        relevance = [1 if item == 0 else 0 for item in order[:k]]
+        dcg = sum(rel / math.log2(place + 2) for place, rel in enumerate(relevance))
+        hits.append(sum(relevance))
+        gains.append(dcg / ideal)
+    return sum(hits) / len(hits), sum(gains) / len(gains)
+
+
+def least_squares(design, target, l2):
+    """argmin |target - design w|^2 + l2 |w|^2, as ordinary least squares on an extended system."""
+    rows = np.vstack([design, math.sqrt(l2) * np.eye(design.shape[1])])
+    return np.linalg.lstsq(rows, np.r_[target, np.zeros(design.shape[1])], rcond=None)[0]
+
+
+def ease_scores(positives, l2):
+    """EASE item by item: ridge regression of a column on all the others (no closed form)."""
+    scores = np.zeros(positives.shape)
+    for j in range(positives.shape[1]):
+        others = [i for i in range(positives.shape[1]) if i != j]
+        scores[:, j] = positives[:, others] @ least_squares(
+            positives[:, others], positives[:, j], l2
+        )
+    return scores
+
+
+def bias_scores(user, item, rating, num_users, num_items, l2):
+    """User and item biases by least squares on one-hot columns, one row per rating."""
+    design = np.zeros((len(rating), num_users + num_items))
+    for n in range(len(rating)):
+        design[n, user[n]] = 1
+        design[n, num_users + item[n]] = 1
+    mean = sum(rating) / len(rating)
+    bias = least_squares(design, np.asarray(rating) - mean, l2)
+    return [
+        [mean + bias[u] + bias[num_users + i] for i in range(num_items)] for u in range(num_users)
+    ]
+
+
+def item_knn_scores(users_of, num_users, neighbours, shrinkage):
+    """ItemKNN over sets: `users_of[i]` is the set of users with a positive interaction with i."""
+
+    def similarity(i, j):
+        norm = math.sqrt(len(users_of[i]) * len(users_of[j])) + shrinkage
+        return len(users_of[i] & users_of[j]) / norm if norm else 0.0
+
+    items = range(len(users_of))
+    scores = np.zeros((num_users, len(users_of)))
+    for j in items:
+        others = sorted((i for i in items if i != j), key=lambda i: (-similarity(i, j), i))
+        for i in others[:neighbours]:
+            for u in users_of[i]:
+                scores[u, j] += similarity(i, j)
+    return scores
+
+
+# --- models: views of a batch, layers, logits --------------------------------------------------
+
+
+def pooled(rows, combiner, dim):
+    """Mean, sum or maximum of a list of vectors, component by component; zero for no vectors."""
+    if not rows:
+        return np.zeros(dim)
+    totals = [sum(row[d] for row in rows) for d in range(dim)]
+    if combiner == "mean":
+        return np.array([total / len(rows) for total in totals])
+    return np.array(totals if combiner == "sum" else [max(r[d] for r in rows) for d in range(dim)])
+
+
+def row_ids(field, sparse_ids, sequences):
+    """The table rows that one example refers to in one field; padding refers to none.
+
+    `sparse_ids` gives a sparse field's id, `sequences` a sequence's padded ids and its length.
+    """
+    if field.feature_type == "sparse":
+        ids = [sparse_ids[field.name]]
+    else:
+        padded, length = sequences[field.name]
+        ids = padded[:length]
+    return [i for i in ids if field.padding_idx is None or i != field.padding_idx]
+
+
+def examples(schema, inputs):
+    """One (sparse ids, dense values, sequences) per row of `inputs`, each a dict by field name."""
+    for b in range(len(inputs.sparse)):
+        yield (
+            {f.name: int(inputs.sparse[b, k]) for k, f in enumerate(schema.sparse_fields)},
+            {f.name: float(inputs.dense[b, k]) for k, f in enumerate(schema.dense_fields)},
+            {
+                f.name: (inputs.sequence_ids[k][b].tolist(), int(inputs.sequence_lengths[k][b]))
+                for k, f in enumerate(schema.sequence_fields)
+            },
+        )
+
+
+def feature_views(schema, inputs, weights, fm_embedding_dim):
+    """first_order (B,), field_embeddings (B, F, D) and flat_embeddings (B, total), row by row.
+
+    `weights` has float64 arrays: `<table>` (rows, dim), `<table>_wide` (rows, 1),
+    `vector of <field>` (dim,), `projection of <field>` (D, dim), `dense_first_order` (F_dense,).
+    """
+    first_order, field_embeddings, flat_embeddings = [], [], []
+    for sparse_ids, values, sequences in examples(schema, inputs):
+        linear, aligned, own, raw = 0.0, [], [], []
+        for field in schema.fields.values():
+            if field.feature_type == "dense":
+                place = [f.name for f in schema.dense_fields].index(field.name)
+                linear += weights["dense_first_order"][place] * values[field.name]
+                if field.dense_embedding == "none":
+                    raw.append(values[field.name])
+                    continue
+                vector = values[field.name] * weights[f"vector of {field.name}"]
+            else:
+                ids = row_ids(field, sparse_ids, sequences)
+                combiner = "sum" if field.feature_type == "sparse" else field.combiner
+                table, wide = weights[field.name], weights[f"{field.name}_wide"]
+                vector = pooled([table[i] for i in ids], combiner, field.embedding_dim)
+                linear += pooled([wide[i] for i in ids], combiner, 1)[0]
+            own.extend(vector)
+            if field.embedding_dim != fm_embedding_dim:
+                vector = weights[f"projection of {field.name}"] @ vector
+            aligned.append(vector)
+        first_order.append(linear)
+        field_embeddings.append(aligned)
+        flat_embeddings.append([*own, *raw])
+    return np.array(first_order), np.array(field_embeddings), np.array(flat_embeddings)
+
+
+def l2_of_batch(schema, inputs, weights, rate):
+    """rate / 2 * |row|^2 over the distinct rows that a batch refers to, first-order rows too."""
+    touched = set()
+    for sparse_ids, _, sequences in examples(schema, inputs):
+        for field in (*schema.sparse_fields, *schema.sequence_fields):
+            for i in row_ids(field, sparse_ids, sequences):
+                touched |= {(field.name, i), (f"{field.name}_wide", i)}
+    return rate / 2 * sum(sum(x * x for x in weights[table][i]) for table, i in touched)
+
+
+def factorization_machine(fields):
+    """All pairs of one row's field vectors (F, D), multiplied per dimension and added, (D,)."""
+    return np.array(
+        [
+            sum(a[d] * b[d] for a, b in itertools.combinations(fields, 2))
+            for d in range(len(fields[0]))
+        ]
+    )
+
+
+def cin(fields, filters, split_half):
+    """CIN of one row's field vectors (F, D); `filters[k][h][i][j]` weighs map i with field j."""
+    fields = np.asarray(fields)
+    dims, maps, output = range(fields.shape[1]), fields, []
+    for k, layer in enumerate(filters):
+        new = np.zeros((len(layer), fields.shape[1]))
+        for h in range(len(layer)):
+            for i in range(len(maps)):
+                for j in range(len(fields)):
+                    for d in dims:
+                        new[h, d] += layer[h][i][j] * maps[i][d] * fields[j][d]
+        maps = kept = list(new)
+        if split_half and k < len(filters) - 1:
+            maps, kept = kept[: len(kept) // 2], kept[len(kept) // 2 :]
+        output += [sum(row[d] for d in dims) for row in kept]
+    return np.array(output)
+
+
+ACTIVATIONS = {
+    "relu": lambda x: max(x, 0.0),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "tanh": math.tanh,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "none": lambda x: x,
+}
+
+
+def layer_norm(x, scale, shift, eps=1e-5):
+    """Mean 0 and (biased) variance 1 over one vector, then scale and shift."""
+    mean = sum(x) / len(x)
+    variance = sum((value - mean) ** 2 for value in x) / len(x)
+    return [
+        (value - mean) / math.sqrt(variance + eps) * a + b
+        for value, a, b in zip(x, scale, shift, strict=True)
+    ]
+
+
+def mlp(x, layers, activation):
+    """One row through layers of {weight, bias?, batch_norm?, layer_norm?}, in evaluation mode.
+
+    `batch_norm` is (mean, variance, scale, shift), `layer_norm` (scale, shift).
+    """
+    for layer in layers:
+        bias = layer.get("bias", np.zeros(len(layer["weight"])))
+        x = [
+            sum(w * value for w, value in zip(row, x, strict=True)) + b
+            for row, b in zip(layer["weight"], bias, strict=True)
+        ]
+        if "batch_norm" in layer:
+            x = [
+                (value - mean) / math.sqrt(variance + 1e-5) * scale + shift
+                for value, mean, variance, scale, shift in zip(x, *layer["batch_norm"], strict=True)
+            ]
+        if "layer_norm" in layer:
+            x = layer_norm(x, *layer["layer_norm"])
+        x = [ACTIVATIONS[activation](value) for value in x]
+    return np.array(x)
+
+
+def field_self_attention(fields, layers, num_heads):
+    """One row's field vectors (F, D) through layers of {query, key, value, residual?, norm}."""
+    for layer in layers:
+        attention_dim = len(layer["query"])
+        size = attention_dim // num_heads
+        new = []
+        for m in range(len(fields)):
+            heads = []
+            for h in range(num_heads):
+                rows = range(h * size, (h + 1) * size)
+                query = [layer["query"][r] @ fields[m] for r in rows]
+                scores = []
+                for other in fields:
+                    key = [layer["key"][r] @ other for r in rows]
+                    scores.append(sum(q * k for q, k in zip(query, key, strict=True)))
+                exps = [math.exp(score / math.sqrt(size)) for score in scores]
+                for r in rows:
+                    heads.append(
+                        sum(
+                            e / sum(exps) * (layer["value"][r] @ other)
+                            for e, other in zip(exps, fields, strict=True)
+                        )
+                    )
+            if "residual" in layer:
+                heads = [x + layer["residual"][r] @ fields[m] for r, x in enumerate(heads)]
+            new.append(np.array(layer_norm([max(x, 0.0) for x in heads], *layer["norm"])))
+        fields = new
+    return np.array(fields)

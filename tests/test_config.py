@@ -1,0 +1,137 @@
+"""The configuration: defaults, strictness, and errors that say what to do."""
+
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepfm.config import (
+    ExperimentConfig,
+    TrainingConfig,
+    config_from_dict,
+    load_config,
+    metric_names,
+)
+from deepfm.errors import ConfigError
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    def write(text: str):
+        path = tmp_path / "my_run.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_empty_file_gives_the_defaults_and_an_output_dir_of_its_name(config_file):
+    config = load_config(config_file(""))
+    assert config == dataclasses.replace(ExperimentConfig(), output_dir="outputs/my_run")
+    assert (config.training.lr, config.dnn.hidden_units) == (1e-3, (256, 128, 64))
+
+
+def test_scientific_notation_is_a_number(config_file):
+    config = load_config(config_file("training: {lr: 1e-3}\nfeature: {embedding_l2_reg: 2E+0}"))
+    assert config.training.lr == 0.001
+    assert config.feature.embedding_l2_reg == 2.0
+
+
+def test_overrides_replace_values_and_reach_into_mappings(config_file):
+    path = config_file("training: {lr: 0.5}")
+    overrides = ["training.lr=1e-2", "dnn.hidden_units=[4, 2]", "feature.embedding_dims.genres=3"]
+    config = load_config(path, overrides)
+    assert config.training.lr == 0.01
+    assert config.dnn.hidden_units == (4, 2)
+    assert config.feature.embedding_dims == {"genres": 3}
+
+
+def test_the_effective_config_spells_out_every_default_and_reads_back_equal(config_file):
+    config = load_config(config_file("training: {optimizer: {name: sgd, momentum: 0.9}}"))
+    plain = config.to_dict()
+    assert plain["training"]["optimizer"] == {
+        "name": "sgd",
+        "lr": None,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 0.0,
+    }
+    assert plain["attention"]["num_layers"] == 1
+    assert config_from_dict(yaml.safe_load(yaml.safe_dump(plain))) == config
+
+
+@given(
+    lr=st.floats(1e-9, 10, allow_nan=False),
+    units=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    metric=st.sampled_from(metric_names()),
+    clip=st.none() | st.floats(0.1, 5),
+)
+def test_any_valid_config_survives_yaml(lr, units, metric, clip):
+    raw = {
+        "training": {"lr": lr, "metric": metric, "gradient_clip_norm": clip},
+        "dnn": {"hidden_units": units},
+    }
+    config = config_from_dict(raw)
+    assert config_from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainig: {lr: 1}", "my_run.yaml:1: unknown key 'trainig'; did you mean 'training'?"),
+        ("seed: 1\ntraining:\n  learning: 1", "my_run.yaml:3: unknown key 'training.learning'"),
+        ("training: {lr: fast}", "training.lr: expected a number, found 'fast'"),
+        ("training: {lr: 0}", "training.lr: expected above 0, found 0.0"),
+        ("training: {lr: .nan}", "training.lr: nan is not finite"),
+        ("training: {epochs: true}", "training.epochs: expected a whole number, found true"),
+        ("training: {epochs: 1.5}", "training.epochs: expected a whole number, found 1.5"),
+        ("training: {scheduler: cosin}", "did you mean 'cosine'?"),
+        ("training: {metric: ndgc@10}", "did you mean 'ndcg@10'?"),
+        ("training: {optimizer: adm}", "unknown optimizer 'adm'; did you mean 'adam'?"),
+        ("training: {optimizer: {name: adam, momentum: 1}}", "adam has no option 'momentum'"),
+        ("training: {optimizer: {name: adam, betas: 1}}", "expected two numbers in [0, 1)"),
+        ("training: {sparse_optimizer: 3}", "a text or a mapping with a name and options or null"),
+        ("dnn: {hidden_units: [8, 0]}", "dnn.hidden_units: expected at least 1, found 0"),
+        ("dnn: {dropout: 1}", "dnn.dropout: expected below 1, found 1.0"),
+        ("dnn: 5", "dnn: expected keys below it, found 5"),
+        ("feature: {embedding_dims: {genres: x}}", "a mapping of names to whole numbers"),
+        ("format_version: 9", "format_version 9: this release reads version 1"),
+        ("seed: 1\nseed: 2", "my_run.yaml:2: key 'seed' is given twice"),
+        ("seed: [", "my_run.yaml:1: "),
+        ("- 1", "expected sections with keys, found list"),
+        ("seed: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_place(config_file, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file(text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.lrr=1", "--override unknown key 'training.lrr'; did you mean 'lr'?"),
+        ("training.lr=x", "--override training.lr: expected a number, found 'x'"),
+        ("training.lr", "expected section.key=value"),
+        ("training.lr=: a: b", "is no YAML value"),
+    ],
+)
+def test_a_wrong_override_says_so(config_file, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file(""), [override])
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nope\.yaml: cannot read the config"):
+        load_config(tmp_path / "nope.yaml")
+
+
+def test_the_python_api_checks_optimizers_too():
+    assert TrainingConfig(optimizer="adamw").optimizer["weight_decay"] == 0.01
+    with pytest.raises(ConfigError, match="unknown optimizer"):
+        TrainingConfig(optimizer="rmsprop")
