@@ -9,7 +9,13 @@ import os
 import sys
 from pathlib import Path
 
+from deepfm import comparison, experiment
+from deepfm.config import DataConfig, load_config
+from deepfm.data import ADAPTERS
+from deepfm.data.files import check_ending, read_table, write_table
 from deepfm.errors import ConfigError, DataError, DeepFMError
+from deepfm.prediction import Predictor
+from deepfm.training.trainer import Interrupted
 from deepfm.utils.logging import LOGGER, configure_logging
 
 _PROBABILITY = "probability"
@@ -19,8 +25,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     configure_logging()
     parsed = _parser().parse_args(arguments)
-    from deepfm.training.trainer import Interrupted  # torch loads only once a command runs
-
     try:
         parsed.run(parsed)
         sys.stdout.flush()
@@ -28,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         LOGGER.error(" ".join(str(error).splitlines()))
         return error.exit_code
     except Interrupted as stop:
-        LOGGER.warning("stopped; the same command with --resume instead of --overwrite continues")
+        LOGGER.warning("stopped; the same command with --resume continues it")
         return 128 + stop.reason
     except KeyboardInterrupt:
         return 130
@@ -39,9 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _download_data(arguments: argparse.Namespace) -> None:
-    from deepfm.config import DataConfig
-    from deepfm.data import ADAPTERS
-
     defaults = DataConfig()
     folder = Path(arguments.data_dir or defaults.data_dir)
     ADAPTERS[defaults.dataset_name].download(folder)
@@ -49,17 +50,11 @@ def _download_data(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from deepfm import experiment
-    from deepfm.config import load_config
-
     config = load_config(arguments.config, arguments.override)
     experiment.train(config, resume=arguments.resume, overwrite=arguments.overwrite)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from deepfm import experiment
-    from deepfm.config import load_config
-
     config = load_config(arguments.config) if arguments.config else None
     metrics = experiment.evaluate_checkpoint(
         arguments.checkpoint, config=config, split=arguments.split
@@ -69,9 +64,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from deepfm.data.files import check_ending, read_table, write_table
-    from deepfm.prediction import Predictor
-
     check_ending(Path(arguments.output))
     rows = read_table(arguments.input)
     if _PROBABILITY in rows.column_names:
@@ -85,8 +77,6 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
-    from deepfm.prediction import Predictor
-
     if arguments.top < 1:
         raise ConfigError(f"--top: expected at least 1, found {arguments.top}")
     predictor = Predictor(arguments.checkpoint)
@@ -98,8 +88,6 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from deepfm import comparison
-
     for line in comparison.compare(
         arguments.configs,
         seeds=arguments.seeds,

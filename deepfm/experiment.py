@@ -179,7 +179,8 @@ def train(
         )
         metrics = {"valid": valid.metrics, "test": test.metrics}
         run.write_table(run.predictions, _predictions(data.test, test))
-        run.write_table(run.ranks, _ranks(data.test, test))
+        if test.counts is not None:
+            run.write_table(run.ranks, _ranks(data.test, test))
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)

@@ -77,11 +77,11 @@ class Predictor:
         if context := [field.name for field in fields if field.group == "context"]:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
         item_field = self.schema.fields[self.schema.item_field]
-        row = self._tables.complete(self.schema, self._user_row(user))
-        for field in fields:
-            if field.group == "item" and field.column not in row.column_names:
-                kind = self._tables.items.schema.field(field.column).type
-                row = row.append_column(field.column, pa.nulls(1, kind))
+        row = self._user_row(user)
+        for column in {field.column for field in fields if field.group == "item"}:
+            any_item = self._tables.items[column].slice(0, 1)  # each item replaces it by its own
+            row = row.append_column(column, any_item)
+        row = self._tables.complete(self.schema, row)
         items = np.arange(len(self._tables.items))
         if (position := self._position(user)) is not None:
             items = np.setdiff1d(items, self._history.items_of(position))

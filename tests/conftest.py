@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from deepfm.config import load_config
 from deepfm.data import movielens
+from deepfm.experiment import load_data
+from tests import tiny
+
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,17 @@ def movielens_dir() -> Path:
     data_dir = Path(__file__).parents[1] / "data" / "ml-100k"
     movielens.download(data_dir)
     return data_dir
+
+
+@pytest.fixture
+def tiny_config(tmp_path, monkeypatch):
+    """Writes a config for the small data set of `tests.tiny`; dotted keys with `__` for the dot."""
+    monkeypatch.setattr("deepfm.data.ADAPTERS", {"tiny": tiny})
+    monkeypatch.setattr("deepfm.experiment.ADAPTERS", {"tiny": tiny})
+    return lambda name="tiny", **changes: tiny.write_config(tmp_path, name, **changes)
+
+
+@pytest.fixture
+def tiny_data(tiny_config):
+    """The encoded splits of the small data set."""
+    return load_data(load_config(tiny_config()))

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import log_loss, roc_auc_score
 
 from deepfm.errors import DataError, DeepFMError
 
@@ -33,6 +32,8 @@ def classification_metrics(label: ArrayLike, probability: ArrayLike) -> dict[str
         DataError: There are no rows, the shapes differ, or a label is neither 0 nor 1.
         DeepFMError: A probability is NaN or outside [0, 1].
     """
+    from sklearn.metrics import log_loss, roc_auc_score  # takes longer to import than to predict
+
     label, probability = np.asarray(label), np.asarray(probability, dtype=np.float64)
     _check_rows(label, probability.shape)
     if nan := np.isnan(probability).sum():

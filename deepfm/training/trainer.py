@@ -7,6 +7,7 @@ uninterrupted one does (on the CPU, at a fixed number of threads).
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -216,11 +217,14 @@ class Trainer:
         value = metrics[metric]
         best = state.best_value
         is_best = best is None or (value > best if self.maximize else value < best)
-        for scheduler in schedulers:
-            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                scheduler.step(value)
-            else:
-                scheduler.step()
+        with warnings.catch_warnings():
+            # A run resumed right after an epoch's last step has made no optimizer step yet.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            for scheduler in schedulers:
+                if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                    scheduler.step(value)
+                else:
+                    scheduler.step()
         entry = {
             "epoch": state.epoch + 1,
             "train_loss": math.fsum(state.losses) / len(state.losses),

@@ -1,0 +1,185 @@
+"""Epochs, negatives, catalogues, and data sets from encoded arrays."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepfm.config import load_config
+from deepfm.data.dataset import TabularDataset
+from deepfm.data.schema import DatasetSchema, FieldSchema
+from deepfm.errors import ConfigError, DataError
+from deepfm.experiment import load_data
+from tests import tiny
+
+
+def rows_of(batches) -> torch.Tensor:
+    return torch.cat([batch.inputs.sparse for batch in batches])
+
+
+def test_an_epoch_holds_every_row_once_and_its_negatives(tiny_data):
+    train = tiny_data.train
+    epoch = train.epoch(100, seed=1, epoch=0)
+    batches = list(epoch.batches())
+    label = torch.cat([batch.label for batch in batches])
+    assert epoch.num_rows == len(label) == 5 * len(train)
+    assert int(label.sum()) == len(train)  # the tiny config trains on positives only
+    positives = rows_of(batches)[label > 0]
+    assert sorted(positives.tolist()) == sorted(train.inputs.sparse.tolist())
+
+
+def test_negatives_take_the_users_features_and_all_features_of_another_item(tiny_data, tmp_path):
+    schema = tiny_data.encoders.schema
+    tables = tiny.load(tmp_path, False)
+    items = tiny_data.encoders.encode(tables.items, group="item")
+    features = {  # of an item, by its encoded id
+        int(items.sparse[k, 0]): (
+            items.dense[k].tolist(),
+            items.sequence_ids[0][k].tolist(),
+            int(items.sequence_lengths[0][k]),
+        )
+        for k in range(tiny.NUM_ITEMS)
+    }
+    users = {tuple(row) for row in tiny_data.train.inputs.sparse[:, :2].tolist()}
+    assert [field.name for field in schema.sparse_fields] == ["user", "age", "item"]
+    assert [field.name for field in schema.dense_fields] == ["income", "price"]
+    train_rows = tiny_data.events.split.train
+    known = set(
+        zip(tiny_data.events.user[train_rows], tiny_data.events.item[train_rows], strict=True)
+    )
+    negatives = 0
+    for batch in tiny_data.train.epoch(64, seed=1, epoch=3).batches():
+        for k in range(len(batch.label)):
+            user, age, item = batch.inputs.sparse[k].tolist()
+            assert (user, age) in users
+            found = (
+                [float(batch.inputs.dense[k, 1])],
+                batch.inputs.sequence_ids[0][k].tolist(),
+                int(batch.inputs.sequence_lengths[0][k]),
+            )
+            assert found == features[item]
+            if batch.label[k] == 0:
+                negatives += 1
+                # ids are positions + 1 here: every user and item occurs in the training split
+                assert (user - 1, item - 1) not in known
+    assert negatives == 4 * len(tiny_data.train)
+
+
+def test_the_source_rows_are_not_changed_by_negatives(tiny_data):
+    before = tiny_data.train.inputs.sparse.clone()
+    list(tiny_data.train.epoch(64, seed=1, epoch=0).batches())
+    assert (tiny_data.train.inputs.sparse == before).all()
+
+
+def test_an_epoch_is_a_function_of_seed_and_number(tiny_data):
+    def rows(seed, number):
+        return rows_of(tiny_data.train.epoch(64, seed=seed, epoch=number).batches())
+
+    assert (rows(1, 0) == rows(1, 0)).all()
+    assert not (rows(1, 0) == rows(1, 1)).all()
+    assert not (rows(1, 0) == rows(2, 0)).all()
+
+
+def test_an_epoch_can_begin_in_its_middle(tiny_data):
+    epoch = tiny_data.train.epoch(64, seed=1, epoch=0)
+    whole = list(epoch.batches())
+    rest = list(epoch.batches(first=3))
+    assert len(rest) == len(whole) - 3
+    assert (rows_of(rest) == rows_of(whole[3:])).all()
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (1, [1])])
+def test_a_single_last_row_joins_the_batch_before(count, sizes):
+    data = encoded(count)
+    assert [len(b.label) for b in data.epoch(4, seed=0, epoch=0).batches()] == sizes
+
+
+@pytest.mark.parametrize("exclusion", ["train", "all"])
+def test_negative_exclusion_decides_about_held_out_items(tiny_config, exclusion):
+    config = load_config(tiny_config(data__negative_exclusion=exclusion))
+    data = load_data(config)
+    held_out = {
+        (int(data.events.user[row]), int(data.events.item[row]))
+        for rows in data.events.split[1:]
+        for row in rows
+    }
+    drawn = set()
+    for epoch in range(5):
+        for batch in data.train.epoch(512, seed=0, epoch=epoch).batches():
+            sparse = batch.inputs.sparse[batch.label == 0]
+            drawn |= {(user - 1, item - 1) for user, _, item in sparse.tolist()}
+    assert bool(drawn & held_out) == (exclusion == "train")
+
+
+def test_explicit_negatives_are_trained_on_if_asked(tiny_config):
+    data = load_data(load_config(tiny_config(data__explicit_negatives=True)))
+    assert len(data.train) == len(data.events.split.train)
+    epoch = data.train.epoch(512, seed=0, epoch=0)
+    assert epoch.num_rows == len(data.train) + 4 * int(data.train.label.sum())
+
+
+def test_training_without_any_negative_is_refused(tiny_config):
+    with pytest.raises(ConfigError, match="training would see no negative"):
+        load_data(load_config(tiny_config(data__num_neg_train=0)))
+
+
+def test_candidates_depend_on_the_candidate_seed_alone(tiny_config):
+    def items(**changes):
+        return load_data(load_config(tiny_config(**changes))).test.ranking.items
+
+    first = items()
+    assert (items(seed=7, model_name="xdeepfm", data__negative_exclusion="all") == first).all()
+    assert not (items(evaluation__candidate_seed=1) == first).all()
+
+
+def test_candidates_are_items_the_user_never_met_and_the_positive_comes_first(tiny_data):
+    events, task = tiny_data.events, tiny_data.test.ranking
+    rows = tiny_data.test.row[task.rows]
+    assert (events.label[rows] == 1).all()
+    assert (task.items[:, 0] == events.item[rows]).all()
+    for row, items in zip(rows, task.items[:, 1:], strict=True):
+        met = set(events.item[events.user == events.user[row]])
+        given = [item for item in items if item >= 0]
+        assert set(given) == set(range(tiny.NUM_ITEMS)) - met  # fewer than 99: all of them
+        assert len(given) == len(set(given))
+
+
+def encoded(count: int) -> TabularDataset:
+    schema = DatasetSchema(
+        fields={
+            "city": FieldSchema("city", "sparse", vocabulary_size=5),
+            "size": FieldSchema("size", "dense"),
+            "tags": FieldSchema("tags", "sequence", vocabulary_size=4, max_length=2),
+        },
+        label_field="click",
+    )
+    columns = {
+        "city": np.arange(count) % 5,
+        "size": np.linspace(0, 1, count),
+        "tags": (np.ones((count, 2), int), np.full(count, 2)),
+    }
+    return TabularDataset.from_arrays(schema, columns, np.arange(count) % 2)
+
+
+def test_a_dataset_from_arrays_gives_batches():
+    batch = encoded(6)[torch.tensor([5, 0])]
+    assert batch.inputs.sparse.tolist() == [[0], [0]]
+    assert batch.inputs.dense.tolist() == [[1.0], [0.0]]
+    assert batch.inputs.sequence_ids[0].tolist() == [[1, 1], [1, 1]]
+    assert batch.label.tolist() == [1.0, 0.0]
+    assert batch.label.dtype is torch.float32
+
+
+@pytest.mark.parametrize(("bad", "found"), [(5, "id 5"), (-1, "id -1")])
+def test_an_id_outside_the_vocabulary_is_refused(bad, found):
+    data = encoded(3)
+    columns = {"city": [0, bad, 1], "size": [0.0] * 3, "tags": (np.ones((3, 2)), np.ones(3))}
+    with pytest.raises(DataError, match=f"field city: {found} is outside its vocabulary of 5 rows"):
+        TabularDataset.from_arrays(data.schema, columns, [0, 1, 0])
+
+
+def test_missing_arrays_and_other_lengths_are_refused():
+    data = encoded(3)
+    with pytest.raises(DataError, match="field city: no array of that name"):
+        TabularDataset.from_arrays(data.schema, {}, [0, 1])
+    with pytest.raises(DataError, match="3 encoded rows, but 2 labels"):
+        TabularDataset(data.schema, data.inputs, torch.zeros(2))

@@ -1,0 +1,100 @@
+"""The structure that the README draws: which part may import which, and what is public."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import deepfm
+
+ROOT = Path(deepfm.__file__).parent
+
+# Each part of the package with the parts it may import; the longest matching name counts.
+# Everything points down, so the list reads from the leaves to the command line.
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "utils": {"errors", "utils"},
+    "data": {"errors", "utils", "data"},
+    "data.movielens": {"errors", "utils", "data.schema", "data.download"},
+    "models.layers": {"models.layers"},
+    "models": {"errors", "config", "data.schema", "data.batch", "models"},
+    "evaluation": {"errors", "config", "data", "models", "evaluation"},
+    "training": {"errors", "config", "utils", "data", "models", "evaluation", "training"},
+    "checkpoint": {"errors", "config", "utils", "data", "models"},
+    "prediction": {"errors", "data", "evaluation", "checkpoint"},
+    "experiment": {
+        "errors", "config", "utils", "data", "models", "evaluation", "training", "checkpoint",
+    },
+    "comparison": {
+        "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
+    },
+    "cli": {
+        "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
+    },
+    "__main__": {"cli"},
+}  # fmt: skip
+
+
+def part_of(module: str, parts) -> str | None:
+    """The longest of the dotted names that the module is or lies below."""
+    below = [part for part in parts if module == part or module.startswith(f"{part}.")]
+    return max(below, key=len, default=None)
+
+
+def imports(path: Path) -> list[str]:
+    """Modules of the package that a file imports, without the leading `deepfm.`."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module
+            is_package = module.startswith("deepfm") and (
+                ROOT.parent / module.replace(".", "/")
+            ).is_dir()
+            names = [alias.name for alias in node.names]
+            found += [f"{module}.{name}" if is_package else module for name in names]
+    return [name.removeprefix("deepfm.") for name in found if name.startswith("deepfm.")]
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    part = part_of(module, MAY_IMPORT)
+    assert part is not None, f"{module} has no place in the architecture"
+    if module == "data":  # the package's own file only lists the adapters
+        return
+    for name in imports(path):
+        assert part_of(name, MAY_IMPORT[part]), f"{module} must not import {name}"
+
+
+def test_layers_need_torch_and_nothing_else():
+    allowed = {"torch", "math", "re", "collections", "typing"}
+    for path in (ROOT / "models" / "layers").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert {name.split(".")[0] for name in names} <= allowed, path
+
+
+def test_the_public_names_are_there():
+    assert set(deepfm.__all__) >= {
+        "FieldSchema", "DatasetSchema", "TabularDataset", "FeatureEmbedding",
+        "FactorizationMachine", "MLP", "CIN", "FieldSelfAttention", "BaseCTRModel", "DeepFM",
+        "XDeepFM", "AttentionDeepFM", "WideAndDeep", "build_model", "ExperimentConfig",
+        "load_config", "Trainer",
+    }  # fmt: skip
+    assert all(hasattr(deepfm, name) for name in deepfm.__all__)
+    assert (ROOT / "py.typed").exists()
+
+
+def test_no_field_name_stands_outside_an_adapter():
+    names = ("movie_id", "user_id", "zip_code", "genres", "timestamp", "occupation")
+    for path in FILES:
+        if path.name != "movielens.py":
+            assert not [name for name in names if name in path.read_text()], path

@@ -1,0 +1,285 @@
+"""The command line on the small data set: outputs, exit codes, signals, one-line errors."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet
+import pytest
+import yaml
+
+from deepfm.cli import main
+from tests import tiny
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def trained(tiny_config, capsys, tmp_path):
+    code, _, errors = run(capsys, "train", "--config", tiny_config())
+    assert (code, errors) == (0, "")
+    return tmp_path / "run"
+
+
+def test_a_run_leaves_every_file(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "config.yaml",
+        "train.log",
+        "history.jsonl",
+        "metrics.json",
+        "predictions.parquet",
+        "ranks.parquet",
+        "best_model.pt",
+        "last.pt",
+    }
+    assert yaml.safe_load((trained / "config.yaml").read_text())["dnn"]["dropout"] == 0.1
+    history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    predictions = pyarrow.parquet.read_table(trained / "predictions.parquet")
+    assert predictions.column_names == ["row", "label", "probability"]
+    assert len(predictions) == tiny.NUM_USERS
+
+
+def test_metrics_have_the_promised_keys_and_no_times(trained):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    ranking = {f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)}
+    assert set(metrics) == {"valid", "test"}
+    for split in metrics.values():
+        assert set(split) == {"auc", "logloss", "ranking_users", "ranking_99"} | ranking
+        assert set(split["ranking_99"]) == ranking
+
+
+def test_two_equal_runs_give_equal_files(tiny_config, capsys, tmp_path):
+    for name in ("one", "two"):
+        path = tiny_config(output_dir=str(tmp_path / name))
+        assert run(capsys, "train", "--config", path)[0] == 0
+    for name in ("metrics.json", "predictions.parquet", "ranks.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_log_file_holds_the_printed_lines(tiny_config, capsys, tmp_path):
+    _, printed, _ = run(capsys, "train", "--config", tiny_config())
+    logged = (tmp_path / "run" / "train.log").read_text().splitlines()
+    assert [line.split(" ", 3)[3] for line in logged] == printed.splitlines()
+    assert "epoch 1/3  loss " in printed
+    assert "ranking_99.ndcg@20" in printed
+    assert "\r" not in printed
+
+
+def test_evaluate_gives_the_metrics_of_the_run(trained, capsys):
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for split in ("valid", "test"):
+        code, printed, _ = run(
+            capsys, "evaluate", "--checkpoint", trained / "best_model.pt", "--split", split
+        )
+        assert code == 0
+        rows = dict(line.split() for line in printed.splitlines() if len(line.split()) == 2)
+        assert rows["auc"] == f"{metrics[split]['auc']:.4f}"
+        assert rows["ranking_99.ndcg@10"] == f"{metrics[split]['ranking_99']['ndcg@10']:.4f}"
+
+
+def test_evaluate_takes_other_evaluation_settings_but_no_other_model(trained, capsys, tiny_config):
+    checkpoint = trained / "best_model.pt"
+    other = tiny_config(evaluation__candidate_seed=3, data__num_neg_eval=5)
+    assert run(capsys, "evaluate", "--checkpoint", checkpoint, "--config", other)[0] == 0
+    other = tiny_config(dnn__dropout=0.5)
+    code, _, errors = run(capsys, "evaluate", "--checkpoint", checkpoint, "--config", other)
+    assert code == 2
+    assert "it also changes dnn" in errors
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_predict_writes_the_rows_with_their_probability(trained, capsys, tmp_path, ending):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("item,user,note\n3,1,x\n4,2,\n")
+    output = tmp_path / f"scores.{ending}"
+    checkpoint = trained / "best_model.pt"
+    code, printed, errors = run(
+        capsys, "predict", "--checkpoint", checkpoint, "--input", rows, "--output", output
+    )
+    assert (code, printed, errors) == (0, f"2 rows scored into {output}\n", "")
+    if ending == "parquet":
+        table = pyarrow.parquet.read_table(output)
+        assert table.column_names == ["item", "user", "note", "probability"]
+        assert all(0 < p < 1 for p in table["probability"].to_pylist())
+
+
+def test_recommend_prints_a_ranked_list_with_titles(trained, capsys):
+    code, printed, errors = run(
+        capsys, "recommend", "--checkpoint", trained / "best_model.pt", "--user", 5, "--top", 4
+    )
+    assert (code, errors) == (0, "")
+    rows = [line.split(maxsplit=3) for line in printed.splitlines()]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    assert all(row[3] == f"Item {row[2]}" for row in rows)
+    probabilities = [float(row[1]) for row in rows]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    configs = [
+        tiny_config("one", training__epochs=1),
+        tiny_config("two", training__epochs=1, model_name="wide_and_deep"),
+        tiny_config("absent", data__data_dir="nowhere"),
+    ]
+    arguments = ["compare", *configs, "--seeds", "2", "--references"]
+    code, first, errors = run(capsys, *arguments)
+    assert code == 0
+    assert errors == "warning: absent is skipped: data_dir nowhere is not there\n"
+    table = [line for line in first.splitlines() if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2::2]] == [
+        "one",
+        "two",
+        "popularity",
+        "user_item_bias",
+        "item_knn",
+        "ease",
+    ]
+    assert {path.name for path in (tmp_path / "outputs" / "compare").iterdir()} == {
+        "one-42",
+        "one-43",
+        "two-42",
+        "two-43",
+        "table.md",
+    }
+    code, second, _ = run(capsys, *arguments)
+    assert second.count("finished earlier") == 4
+    assert [line for line in second.splitlines() if line.startswith("|")] == table
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_name": "deepmf"}, "model_name: unknown model 'deepmf'; did you mean 'deepfm'?"),
+        (
+            {"data__dataset_name": "tny"},
+            "data.dataset_name: unknown name 'tny'; did you mean 'tiny'?",
+        ),
+        ({"device": "cuda9"}, "device: unknown device 'cuda9'; did you mean 'cuda'?"),
+        ({"feature__embedding_dims": {"usr": 4}}, "no field 'usr'; did you mean 'user'?"),
+        ({"dnn__activation": "rleu"}, "dnn.activation: unknown activation 'rleu'"),
+        ({"attention__num_heads": 3, "model_name": "attention_deepfm"}, "attention.num_heads: 3"),
+        ({"feature__init": "normal(x)"}, "feature.init: unknown initializer"),
+        ({"data__data_dir": "nowhere"}, "data_dir nowhere is not there"),
+        ({"training__lr": "quick"}, "training.lr: expected a number, found 'quick'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    tiny_config, capsys, tmp_path, changes, message
+):
+    code, _, errors = run(capsys, "train", "--config", tiny_config(**changes))
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diverging_run_is_one_line_and_exit_code_1(tiny_config, capsys, tmp_path):
+    sgd = {"training__optimizer": "sgd", "training__lr": 1e30, "training__gradient_clip_norm": None}
+    code, _, errors = run(capsys, "train", "--config", tiny_config(**sgd))
+    assert code == 1
+    assert "lower training.lr or set training.gradient_clip_norm" in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("user,item\n1\n", "rows.csv:2: expected 2 columns, found 1"),
+        ("usr,item\n1,2\n", "no column 'user', which identifies the user; did you mean 'usr'?"),
+        (
+            "user,item,age\n1,2,old\n",
+            "field age, column age: row 1: expected a number, found 'old'",
+        ),
+        ("user,item,probability\n1,2,3\n", "has a column 'probability' already"),
+    ],
+)
+def test_bad_rows_are_one_line(trained, capsys, tmp_path, content, message):
+    rows, output = tmp_path / "rows.csv", tmp_path / "scores.csv"
+    rows.write_text(content)
+    checkpoint = trained / "best_model.pt"
+    code, _, errors = run(
+        capsys, "predict", "--checkpoint", checkpoint, "--input", rows, "--output", output
+    )
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not output.exists()
+
+
+def spawn(config, *flags):
+    command = [sys.executable, "-m", "tests.tiny", "train", "--config", str(config), *flags]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def wait_for(path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+LONG = {"training__epochs": 12, "training__checkpoint_every_steps": 2, "training__batch_size": 16}
+
+
+@pytest.fixture
+def uninterrupted(tiny_config, capsys, tmp_path):
+    config = tiny_config("whole", output_dir=str(tmp_path / "whole"), **LONG)
+    assert run(capsys, "train", "--config", config)[0] == 0
+    return tmp_path / "whole"
+
+
+def assert_same_result(one, other):
+    for name in ("metrics.json", "predictions.parquet"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    histories = [
+        [
+            json.loads(line) | {"seconds": 0}
+            for line in (folder / "history.jsonl").read_text().splitlines()
+        ]
+        for folder in (one, other)
+    ]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_that_resume_continues(
+    tiny_config, tmp_path, uninterrupted, capsys, number, code
+):
+    config = tiny_config(**LONG)
+    child = spawn(config)
+    wait_for(tmp_path / "run" / "last.pt")
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == code
+    assert errors == "warning: stopped; the same command with --resume continues it\n"
+    assert run(capsys, "train", "--config", config, "--resume")[0] == 0
+    assert_same_result(tmp_path / "run", uninterrupted)
+
+
+def test_a_run_killed_again_and_again_ends_the_same(tiny_config, tmp_path, uninterrupted, capsys):
+    config, rng = tiny_config(**LONG), random.Random(3)
+    for _ in range(4):
+        last = tmp_path / "run" / "last.pt"
+        before = last.stat().st_mtime_ns if last.exists() else None
+        child = spawn(config, "--resume")
+        while child.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        child.kill()
+        child.communicate()
+    assert run(capsys, "train", "--config", config, "--resume")[0] == 0
+    assert_same_result(tmp_path / "run", uninterrupted)

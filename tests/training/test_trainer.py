@@ -1,0 +1,207 @@
+"""The training loop: what a step does, when it stops, and that resuming changes nothing."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from deepfm.config import config_from_dict
+from deepfm.errors import ConfigError, DeepFMError
+from deepfm.evaluation.scoring import evaluate_metric
+from deepfm.models import build_model
+from deepfm.training.trainer import Interrupted, Trainer, TrainingState
+from deepfm.utils.seeding import derive_seed
+
+
+def make(data, **training):
+    config = config_from_dict(
+        {
+            "dnn": {"hidden_units": [8], "dropout": 0.3},
+            "feature": {"embedding_l2_reg": 0.01},
+            "training": {"epochs": 3, "batch_size": 200, "metric": "ndcg@10"} | training,
+        }
+    )
+    return build_model(data.encoders.schema, config), Trainer(config.training, seed=5)
+
+
+def same_weights(one, other) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+def comparable(history):
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_steps_equal_a_plain_loop(tiny_data, optimizer):
+    """Loss, L2, clipping and update, step by step, in the order that the seed gives."""
+    model, trainer = make(tiny_data, epochs=1, optimizer=optimizer, gradient_clip_norm=0.05)
+    plain = copy.deepcopy(model)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+
+    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    update = classes[optimizer](plain.parameters(), lr=1e-3)
+    epoch = tiny_data.train.epoch(200, seed=5, epoch=0)
+    with torch.random.fork_rng():
+        for step, (inputs, label) in enumerate(epoch.batches()):
+            torch.manual_seed(derive_seed(5, "dropout", 0, step))
+            loss = binary_cross_entropy_with_logits(plain(inputs), label)
+            for name, weight in plain.named_parameters():
+                if name.startswith("embedding.tables"):
+                    field = name.split(".")[-1].removesuffix("_weight").removesuffix("_wide")
+                    rows = used_rows(tiny_data.encoders.schema, inputs, field)
+                    loss = loss + 0.01 / 2 * weight[rows].square().sum()
+            update.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.05)
+            update.step()
+    for (name, weight), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, msg=name, rtol=1e-4, atol=1e-6)
+
+
+def used_rows(schema, inputs, field):
+    names = [item.name for item in schema.sparse_fields]
+    if field in names:
+        return inputs.sparse[:, names.index(field)].unique()
+    return inputs.sequence_ids[0].unique()[1:]  # tags: every id but the padding
+
+
+def test_a_sparse_optimizer_takes_the_tables_and_only_them(tiny_data):
+    frozen = {"name": "sgd", "lr": 1e-30}
+    model, trainer = make(tiny_data, epochs=1, sparse_optimizer=frozen)
+    before = copy.deepcopy(model.state_dict())
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]) == name.startswith("embedding.tables."), name
+
+
+def test_two_runs_are_equal_bit_by_bit_and_another_seed_is_not(tiny_data):
+    results = []
+    for seed in (5, 5, 6):
+        model, trainer = make(tiny_data)
+        trainer.seed = seed
+        state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+        results.append((model.state_dict(), comparable(state.history)))
+    (first, history), (second, same_history), (third, _) = results
+    assert same_weights(first, second)
+    assert history == same_history
+    assert not same_weights(first, third)
+
+
+def test_the_callers_random_state_is_left_alone(tiny_data):
+    model, trainer = make(tiny_data, epochs=1)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert torch.rand(1) == expected
+
+
+def test_the_model_ends_with_the_weights_that_validated_best(tiny_data):
+    model, trainer = make(tiny_data, epochs=8, lr=0.05, early_stopping_patience=8)
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    values = [entry["ndcg@10"] for entry in state.history]
+    assert state.best_value == max(values)
+    assert state.best_epoch == values.index(max(values)) + 1
+    again = evaluate_metric(model, tiny_data.valid, "ndcg@10", batch_size=1000)
+    assert again["ndcg@10"] == max(values)
+    assert same_weights(model.state_dict(), state.best_model)
+
+
+def test_training_stops_when_the_metric_stalls(tiny_data):
+    model, trainer = make(tiny_data, epochs=50, lr=1e-12, early_stopping_patience=3)
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert len(state.history) == state.best_epoch + 3
+
+
+@pytest.mark.parametrize("metric", ["auc", "logloss", "hr@5", "ranking_99.ndcg@20"])
+def test_every_kind_of_metric_can_be_watched(tiny_data, metric):
+    model, trainer = make(tiny_data, epochs=2, metric=metric)
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    values = [entry[metric] for entry in state.history]
+    assert state.best_value == (min(values) if metric == "logloss" else max(values))
+
+
+def test_only_the_metrics_of_the_watched_kind_are_computed(tiny_data):
+    for metric, absent in (
+        ("auc", "ndcg@10"),
+        ("ndcg@10", "auc"),
+        ("ndcg@10", "ranking_99.ndcg@10"),
+    ):
+        model, trainer = make(tiny_data, epochs=1, metric=metric)
+        state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+        assert absent not in state.history[0]
+
+
+def test_the_rate_falls_on_a_plateau_and_along_a_cosine(tiny_data):
+    stalled = {"lr": 1e-12, "epochs": 4, "scheduler_patience": 0, "scheduler_factor": 0.5}
+    model, trainer = make(tiny_data, **stalled)
+    rates = [entry["lr"] for entry in trainer.fit(model, tiny_data.train, tiny_data.valid).history]
+    torch.testing.assert_close(rates, [1e-12, 1e-12, 5e-13, 2.5e-13])
+    model, trainer = make(tiny_data, lr=1.0, epochs=4, scheduler="cosine")
+    rates = [entry["lr"] for entry in trainer.fit(model, tiny_data.train, tiny_data.valid).history]
+    torch.testing.assert_close(rates, [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+
+
+def stopped_and_resumed(data, stop_at: int, **training):
+    """Weights and history of a run that is interrupted once, after `stop_at` steps in all."""
+    saved = []
+    count = itertools.count(1)
+
+    def save(state, is_best):
+        saved.append(copy.deepcopy(vars(state)))
+
+    model, trainer = make(data, **training)
+    with pytest.raises(Interrupted):
+        trainer.fit(
+            model, data.train, data.valid, save=save, should_stop=lambda: next(count) == stop_at
+        )
+    fresh, trainer = make(data, **training)
+    state = trainer.fit(fresh, data.train, data.valid, state=TrainingState(**saved[-1]))
+    return fresh.state_dict(), comparable(state.history)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 11, 12, 13, 30])
+@pytest.mark.parametrize("extra", [{}, {"sparse_optimizer": "sgd", "scheduler": "cosine"}])
+def test_a_resumed_run_ends_bit_by_bit_like_an_uninterrupted_one(tiny_data, stop_at, extra):
+    model, trainer = make(tiny_data, **extra)
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    weights, history = stopped_and_resumed(tiny_data, stop_at, **extra)
+    assert history == comparable(state.history)
+    assert same_weights(weights, model.state_dict())
+
+
+def test_checkpoints_come_every_few_steps_and_at_each_epochs_end(tiny_data):
+    model, trainer = make(tiny_data, epochs=2, checkpoint_every_steps=3)
+    steps = len(tiny_data.train.epoch(200, seed=5, epoch=0))
+    places = []
+    trainer.fit(
+        model,
+        tiny_data.train,
+        tiny_data.valid,
+        save=lambda state, is_best: places.append((state.epoch, state.step)),
+    )
+    inside = list(range(3, steps + 1, 3))
+    assert places == [(0, s) for s in inside] + [(1, 0)] + [(1, s) for s in inside] + [(2, 0)]
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_saves_nothing(tiny_data):
+    model, trainer = make(tiny_data, checkpoint_every_steps=1)
+    with torch.no_grad():
+        model.bias.fill_(float("nan"))
+    saved = []
+    with pytest.raises(DeepFMError, match="the loss became nan in epoch 1, step 1; lower"):
+        trainer.fit(model, tiny_data.train, tiny_data.valid, save=lambda *call: saved.append(call))
+    assert saved == []
+
+
+def test_a_metric_that_the_data_cannot_give_is_refused(tiny_data):
+    ones = tiny_data.valid.inputs.select(tiny_data.valid.label > 0)
+    label = torch.ones(ones.num_rows)
+    valid = type(tiny_data.valid)(tiny_data.valid.schema, ones, label)
+    for metric, message in (("auc", "holds one class only"), ("ndcg@10", "needs a ranking task")):
+        model, trainer = make(tiny_data, metric=metric)
+        with pytest.raises(ConfigError, match=message):
+            trainer.fit(model, tiny_data.train, valid)
