@@ -95,6 +95,8 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
         items = np.column_stack([item[ranked], candidates[user[ranked]]])
         return dataset(rows, ranking=RankingTask(positive, items, data.num_neg_eval, catalogue))
 
+    if data.train_threshold is not None:
+        label[split.train] = events.rating[split.train] >= data.train_threshold
     trained = split.train
     if not data.explicit_negatives:
         trained = trained[label[trained] > 0]

@@ -51,9 +51,9 @@ def imports(path: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = node.module
-            is_package = module.startswith("deepfm") and (
-                ROOT.parent / module.replace(".", "/")
-            ).is_dir()
+            is_package = (
+                module.startswith("deepfm") and (ROOT.parent / module.replace(".", "/")).is_dir()
+            )
             names = [alias.name for alias in node.names]
             found += [f"{module}.{name}" if is_package else module for name in names]
     return [name.removeprefix("deepfm.") for name in found if name.startswith("deepfm.")]

@@ -28,7 +28,7 @@ REQUIREMENTS = {
     "fuxictr": [TORCH, "fuxictr==2.3.10", "polars<2"],
     "torchfm": [TORCH, "torchfm==0.7.0", "numpy<2.5", "scikit-learn", "tqdm"],
     "fbgemm": [TORCH, "fbgemm-gpu-cpu==1.8.0", "numpy<2.5"],
-    "recbole": [TORCH, "recbole==1.2.1", "numpy<2"],
+    "recbole": [TORCH, "recbole==1.2.1", "numpy<2", "pandas<3"],
     "torch-rechub": [TORCH, "torch-rechub==0.9.0"],
     "pytorch-widedeep": [TORCH, "pytorch-widedeep==1.7.0"],
 }

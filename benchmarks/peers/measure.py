@@ -88,7 +88,7 @@ class StepClock:
 
 
 def run(peer: str, package: str, prepare: Callable[[Task], Prepared]) -> None:
-    """Runs one peer on one workload and prints a line of JSON, the last line of stdout."""
+    """Runs one peer on one workload and prints its figures as a line of JSON on stdout."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
