@@ -15,7 +15,7 @@ from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out
 from deepfm.data.transforms import Encoders
-from deepfm.errors import CheckpointError, ConfigError, nearest
+from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
 from deepfm.training.trainer import Trainer, TrainingState
@@ -95,11 +95,14 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
         items = np.column_stack([item[ranked], candidates[user[ranked]]])
         return dataset(rows, ranking=RankingTask(positive, items, data.num_neg_eval, catalogue))
 
-    if data.train_threshold is not None:
-        label[split.train] = events.rating[split.train] >= data.train_threshold
     trained = split.train
     if not data.explicit_negatives:
         trained = trained[label[trained] > 0]
+    if not len(trained):
+        raise DataError(
+            f"no training row has {schema.label_field} >= {data.label_threshold}: nothing to "
+            "train on; lower data.label_threshold"
+        )
     known = history
     if data.negative_exclusion == "train":
         known = Interactions(user[split.train], item[split.train], **size)

@@ -170,6 +170,7 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
         ({"dnn__activation": "rleu"}, "dnn.activation: unknown activation 'rleu'"),
         ({"attention__num_heads": 3, "model_name": "attention_deepfm"}, "attention.num_heads: 3"),
         ({"feature__init": "normal(x)"}, "feature.init: unknown initializer"),
+        ({"data__label_threshold": 6}, "no training row has stars >= 6.0: nothing to train on"),
         ({"data__data_dir": "nowhere"}, "data_dir nowhere is not there"),
         ({"training__lr": "quick"}, "training.lr: expected a number, found 'quick'"),
     ],
@@ -265,7 +266,7 @@ def test_a_signal_leaves_a_checkpoint_that_resume_continues(
     child.send_signal(number)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == code
-    assert errors == "warning: stopped; the same command with --resume continues it\n"
+    assert errors == "warning: stopped and saved; train goes on with --resume, compare by itself\n"
     assert run(capsys, "train", "--config", config, "--resume")[0] == 0
     assert_same_result(tmp_path / "run", uninterrupted)
 
