@@ -213,7 +213,8 @@ def evaluate_checkpoint(
         _refuse_other_changes(used, config)
         used = config
     data = load_data(used, checkpoint.encoders)
-    model = checkpoint.build_model().to(resolve_device(used.device))
+    device = resolve_device("auto" if config is None else config.device)
+    model = checkpoint.build_model().to(device)
     result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
