@@ -89,12 +89,12 @@ def test_evaluate_gives_the_metrics_of_the_run(trained, capsys):
 
 def test_evaluate_takes_other_evaluation_settings_but_no_other_model(trained, capsys, tiny_config):
     checkpoint = trained / "best_model.pt"
-    other = tiny_config(evaluation__candidate_seed=3, data__num_neg_eval=5)
+    other = tiny_config(evaluation__candidate_seed=3, data__data_dir=str(trained))
     assert run(capsys, "evaluate", "--checkpoint", checkpoint, "--config", other)[0] == 0
     other = tiny_config(dnn__dropout=0.5)
     code, _, errors = run(capsys, "evaluate", "--checkpoint", checkpoint, "--config", other)
     assert code == 2
-    assert "it also changes dnn" in errors
+    assert "it also changes dnn.dropout (0.1 -> 0.5)" in errors
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -284,3 +284,4 @@ def test_a_run_killed_again_and_again_ends_the_same(tiny_config, tmp_path, unint
         child.communicate()
     assert run(capsys, "train", "--config", config, "--resume")[0] == 0
     assert_same_result(tmp_path / "run", uninterrupted)
+    assert not list((tmp_path / "run").glob(".*"))
