@@ -26,7 +26,13 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
     "sgd": {"lr": None, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
 }
-
+# For the embedding tables only: they update the rows that a batch touches, and no other row.
+SPARSE_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "lazy_adam": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8},
+    "lazy_sgd": {"lr": None},
+    "adagrad": {"lr": None, "eps": 1e-10},
+    "rowwise_adagrad": {"lr": None, "eps": 1e-10},
+}
 
 _TYPE_NAMES = {
     int: "a whole number",
@@ -114,7 +120,10 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The training loop. `sparse_optimizer: null`: the embedding tables share `optimizer`."""
+    """The training loop. `sparse_optimizer: null`: the embedding tables share `optimizer`.
+
+    `optimizer` is one of `OPTIMIZERS`; `sparse_optimizer` may be one of `SPARSE_OPTIMIZERS` too.
+    """
 
     epochs: int = _limited(50, at_least=1)
     batch_size: int = _limited(4096, at_least=1)
@@ -134,7 +143,9 @@ class TrainingConfig:
         for key in ("optimizer", "sparse_optimizer"):
             spec = getattr(self, key)
             if spec is not None or key == "optimizer":
-                object.__setattr__(self, key, _optimizer_options(spec, f"training.{key}"))
+                known = OPTIMIZERS | (SPARSE_OPTIMIZERS if key == "sparse_optimizer" else {})
+                options = _optimizer_options(spec, known, f"training.{key}")
+                object.__setattr__(self, key, options)
         if self.metric not in (known := metric_names()):
             raise ConfigError(
                 f"training.metric: unknown metric {self.metric!r}; {nearest(self.metric, known)}"
@@ -355,13 +366,15 @@ def _check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
                     )
 
 
-def _optimizer_options(spec: str | dict[str, Any] | None, key: str) -> dict[str, Any]:
+def _optimizer_options(
+    spec: str | dict[str, Any] | None, optimizers: dict[str, dict[str, Any]], key: str
+) -> dict[str, Any]:
     """The full mapping of an optimizer given by name or by name and some options."""
     given = {"name": spec} if isinstance(spec, str) else dict(spec or {})
     name = given.pop("name", None)
-    if name not in OPTIMIZERS:
-        raise ConfigError(f"{key}: unknown optimizer {name!r}; {nearest(name, OPTIMIZERS)}")
-    known = OPTIMIZERS[name]
+    if name not in optimizers:
+        raise ConfigError(f"{key}: unknown optimizer {name!r}; {nearest(name, optimizers)}")
+    known = optimizers[name]
     for option, value in given.items():
         if option not in known:
             raise ConfigError(f"{key}: {name} has no option {option!r}; {nearest(option, known)}")

@@ -17,13 +17,8 @@ from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.layers.dnn import ACTIVATIONS, MLP
-from deepfm.models.layers.embedding import (
-    INITIALIZERS,
-    DenseSpec,
-    FeatureEmbedding,
-    TableSpec,
-    initializer_from,
-)
+from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding
+from deepfm.models.layers.storage import INITIALIZERS, TableSpec, initializer_from
 
 
 class BaseCTRModel(nn.Module, ABC):

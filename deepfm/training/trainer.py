@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -21,7 +22,13 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.scoring import evaluate_metric, has_ranking
 from deepfm.models.base import BaseCTRModel
-from deepfm.training.optimizers import build_optimizers, build_schedulers
+from deepfm.training.optimizers import (
+    SparseOptimizer,
+    build_optimizers,
+    build_schedulers,
+    load_optimizer_state,
+    optimizer_state,
+)
 from deepfm.utils.logging import ProgressBar
 from deepfm.utils.seeding import derive_seed
 
@@ -126,19 +133,23 @@ class Trainer:
         state = state or TrainingState()
         if state.model:
             model.load_state_dict(state.model)
-            saved = state.optimizers + state.schedulers
-            for own, before in zip(optimizers + schedulers, saved, strict=True):
-                own.load_state_dict(before)
+            for optimizer, saved in zip(optimizers, state.optimizers, strict=True):
+                load_optimizer_state(optimizer, model, saved)
+            for scheduler, saved in zip(schedulers, state.schedulers, strict=True):
+                scheduler.load_state_dict(saved)
 
         def checkpoint(is_best: bool) -> None:
             state.model = model.state_dict()
             if not all(torch.isfinite(tensor).all() for tensor in state.model.values()):
                 _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
-            state.optimizers = [optimizer.state_dict() for optimizer in optimizers]
+            state.optimizers = [optimizer_state(optimizer, model) for optimizer in optimizers]
             state.schedulers = [scheduler.state_dict() for scheduler in schedulers]
             save(state, is_best)
 
-        with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
+        with (
+            torch.random.fork_rng(devices=[]),  # the caller's generator is left as it was
+            _gradient_mode(model, optimizers),
+        ):
             while state.epoch < self.config.epochs and not self._stalled(state):
                 rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
                 epoch = train.epoch(self.config.batch_size, seed=self.seed, epoch=state.epoch)
@@ -206,9 +217,18 @@ class Trainer:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss = binary_cross_entropy_with_logits(model(batch.inputs), batch.label)
-        (loss + model.get_l2_reg_loss(batch.inputs)).backward()
+        tables = model.embedding.tables
+        if tables.is_compact:
+            loss.backward()
+            rows = [touched.values for touched in tables.touched()]
+            for values in rows:  # the gradient of the penalty, without autograd
+                values.grad.add_(values.detach(), alpha=model.config.feature.embedding_l2_reg)
+        else:
+            (loss + model.get_l2_reg_loss(batch.inputs)).backward()
+            rows = []
         if self.config.gradient_clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.gradient_clip_norm)
+            trained = [*model.parameters(), *rows]
+            torch.nn.utils.clip_grad_norm_(trained, self.config.gradient_clip_norm)
         for optimizer in optimizers:
             optimizer.step()
         return loss.detach()
@@ -255,6 +275,14 @@ def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
         f"the {what} in epoch {epoch + 1}, step {step}; lower training.lr or set "
         "training.gradient_clip_norm"
     )
+
+
+def _gradient_mode(model, optimizers) -> AbstractContextManager[None]:
+    """Compact mode of the embedding tables if an optimizer needs it."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, SparseOptimizer):
+            return model.embedding.tables.compact_mode(optimizer)
+    return nullcontext()
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:

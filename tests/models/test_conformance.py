@@ -20,8 +20,9 @@ ON_MPS = set(
     binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone detach div div_
     embedding embedding_dense_backward empty empty_like eq expand index lt masked_fill mm mul
     native_batch_norm native_batch_norm_backward native_layer_norm native_layer_norm_backward ne
-    neg new_zeros ones_like permute pow relu select sigmoid slice slice_backward split_with_sizes
-    squeeze stack sub sum t threshold_backward transpose unbind unsqueeze view
+    neg new_zeros ones_like permute pow relu select select_backward sigmoid slice
+    slice_backward split_with_sizes squeeze stack sub sum t threshold_backward transpose unbind
+    unsqueeze view
     """.split()  # noqa: SIM905
 )
 

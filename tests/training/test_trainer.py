@@ -13,6 +13,7 @@ from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
 from deepfm.utils.seeding import derive_seed
+from tests.models.plain import PlainEmbedding
 
 
 def make(data, **training):
@@ -34,42 +35,62 @@ def comparable(history):
     return [{k: v for k, v in entry.items() if k != "seconds"} for entry in history]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+DENSE = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+@pytest.mark.parametrize("optimizer", DENSE)
 def test_steps_equal_a_plain_loop(tiny_data, optimizer):
     """Loss, L2, clipping and update, step by step, in the order that the seed gives."""
     model, trainer = make(tiny_data, epochs=1, optimizer=optimizer, gradient_clip_norm=0.05)
-    plain = copy.deepcopy(model)
+    plain = with_plain_tables(model)
+    update = DENSE[optimizer](plain.parameters(), lr=1e-3)
+    plain_epoch(plain, tiny_data, [update])
     trainer.fit(model, tiny_data.train, tiny_data.valid)
+    expected = plain.state_dict()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], msg=name, rtol=1e-4, atol=1e-6)
 
-    classes = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    update = classes[optimizer](plain.parameters(), lr=1e-3)
-    epoch = tiny_data.train.epoch(200, seed=5, epoch=0)
+
+@pytest.mark.parametrize("optimizer", ["lazy_sgd", "adagrad"])
+def test_steps_of_an_exact_sparse_optimizer_equal_a_plain_loop(tiny_data, optimizer):
+    """These two need no rows but the touched ones, so the dense update is their textbook."""
+    options = {"name": optimizer, "lr": 0.05}
+    model, trainer = make(tiny_data, epochs=1, sparse_optimizer=options, gradient_clip_norm=0.05)
+    plain = with_plain_tables(model)
+    tables = list(plain.embedding.tables.parameters())
+    others = [p for p in plain.parameters() if not any(p is table for table in tables)]
+    classes = {"lazy_sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}
+    updates = [torch.optim.Adam(others, lr=1e-3), classes[optimizer](tables, lr=0.05)]
+    plain_epoch(plain, tiny_data, updates)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    expected = plain.state_dict()
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], msg=name, rtol=1e-4, atol=1e-5)
+
+
+def with_plain_tables(model):
+    """A copy of a model with one parameter per logical table, looked up field by field."""
+    plain = copy.deepcopy(model)
+    plain.embedding = PlainEmbedding(plain.embedding)
+    return plain
+
+
+def plain_epoch(plain, data, optimizers) -> None:
+    epoch = data.train.epoch(200, seed=5, epoch=0)
     with torch.random.fork_rng():
         for step, (inputs, label) in enumerate(epoch.batches()):
             torch.manual_seed(derive_seed(5, "dropout", 0, step))
             loss = binary_cross_entropy_with_logits(plain(inputs), label)
-            for name, weight in plain.named_parameters():
-                if name.startswith("embedding.tables"):
-                    field = name.split(".")[-1].removesuffix("_weight").removesuffix("_wide")
-                    rows = used_rows(tiny_data.encoders.schema, inputs, field)
-                    loss = loss + 0.01 / 2 * weight[rows].square().sum()
-            update.zero_grad()
-            loss.backward()
+            plain.zero_grad()
+            (loss + plain.embedding.l2_reg(*inputs, rate=0.01)).backward()
             torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.05)
-            update.step()
-    for (name, weight), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(weight, expected, msg=name, rtol=1e-4, atol=1e-6)
+            for optimizer in optimizers:
+                optimizer.step()
 
 
-def used_rows(schema, inputs, field):
-    names = [item.name for item in schema.sparse_fields]
-    if field in names:
-        return inputs.sparse[:, names.index(field)].unique()
-    return inputs.sequence_ids[0].unique()[1:]  # tags: every id but the padding
-
-
-def test_a_sparse_optimizer_takes_the_tables_and_only_them(tiny_data):
-    frozen = {"name": "sgd", "lr": 1e-30}
+@pytest.mark.parametrize("optimizer", ["sgd", "lazy_sgd"])
+def test_a_sparse_optimizer_takes_the_tables_and_only_them(tiny_data, optimizer):
+    frozen = {"name": optimizer, "lr": 1e-30}
     model, trainer = make(tiny_data, epochs=1, sparse_optimizer=frozen)
     before = copy.deepcopy(model.state_dict())
     trainer.fit(model, tiny_data.train, tiny_data.valid)
@@ -145,6 +166,19 @@ def test_the_rate_falls_on_a_plateau_and_along_a_cosine(tiny_data):
     torch.testing.assert_close(rates, [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
 
 
+def test_the_gradient_mode_is_restored_when_training_ends_or_fails(tiny_data):
+    model, trainer = make(tiny_data, epochs=1, sparse_optimizer="lazy_adam")
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert not model.embedding.tables.is_compact
+    with torch.no_grad():
+        model.bias.fill_(float("nan"))
+    with pytest.raises(DeepFMError, match="the loss became nan"):
+        trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert not model.embedding.tables.is_compact
+    model(tiny_data.train.inputs).sum().backward()
+    assert model.embedding.tables["user"].grad.any()
+
+
 def stopped_and_resumed(data, stop_at: int, **training):
     """Weights and history of a run that is interrupted once, after `stop_at` steps in all."""
     saved = []
@@ -164,7 +198,15 @@ def stopped_and_resumed(data, stop_at: int, **training):
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 11, 12, 13, 30])
-@pytest.mark.parametrize("extra", [{}, {"sparse_optimizer": "sgd", "scheduler": "cosine"}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"sparse_optimizer": "sgd", "scheduler": "cosine"},
+        {"sparse_optimizer": "lazy_adam"},
+        {"sparse_optimizer": "rowwise_adagrad"},
+    ],
+)
 def test_a_resumed_run_ends_bit_by_bit_like_an_uninterrupted_one(tiny_data, stop_at, extra):
     model, trainer = make(tiny_data, **extra)
     state = trainer.fit(model, tiny_data.train, tiny_data.valid)

@@ -1,40 +1,20 @@
 """Embedding tables, and the three views of a batch that all models are made of.
 
-Decided here: what a logical table is (`<name>`, and `<name>_wide` for the first-order term), how
-sequences are pooled, which fields are projected, and how every one of these weights begins.
-Only `PlainTables` knows how the tables are stored.
+Decided here: how sequences are pooled, which fields are projected, and how the weights that are
+no table begin. Only `storage` knows how the tables are stored.
 """
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)")
+from deepfm.models.layers.storage import PackedTables, TableSpec
+
 COMBINERS = ("mean", "sum", "max")
-
-
-class TableSpec(NamedTuple):
-    """A categorical field.
-
-    Attributes:
-        name: Name of the field and of its table.
-        rows, dim: Shape of the table.
-        padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
-        combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
-        initializer: One of `INITIALIZERS`, with a number in the place of STD.
-    """
-
-    name: str
-    rows: int
-    dim: int
-    padding_idx: int | None
-    combiner: str | None
-    initializer: str
 
 
 class DenseSpec(NamedTuple):
@@ -119,12 +99,20 @@ class FeatureEmbedding(nn.Module):
         self.num_fields = len(dims)
         self.dense_tail_dim = sum(field.dim is None for field in dense)
         self.total_dim = sum(dims.values()) + self.dense_tail_dim
-        self._num_sparse = sum(table.combiner is None for table in tables)
-        self._num_sequences = len(tables) - self._num_sparse
-        self._num_dense = len(dense)
+        self._dense = dense
+        self._sparse = [table for table in tables if table.combiner is None]
+        self._sequences = [table for table in tables if table.combiner is not None]
+        self._groups = [
+            _Group(
+                dim,
+                [k for k, table in enumerate(self._sparse) if table.dim == dim],
+                [k for k, table in enumerate(self._sequences) if table.dim == dim],
+            )
+            for dim in dict.fromkeys(table.dim for table in tables)
+        ]
+        self._runs = _runs(self.fields)
 
-        wide = [table._replace(name=_wide(table.name), dim=1) for table in tables]
-        self.tables = PlainTables([*tables, *wide] if first_order else tables)
+        self.tables = PackedTables(tables, wide=first_order)
         self.dense_vectors = NamedWeights(
             {field.name: (1, field.dim) for field in dense if field.dim is not None}
         )
@@ -158,25 +146,20 @@ class FeatureEmbedding(nn.Module):
     ) -> Views:
         """Views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         self._check_shapes(sparse, dense, sequence_ids)
-        values = dict(zip(self._dense_names(), dense.unbind(1), strict=True))
-        ids = dict(self._table_ids(sparse, sequence_ids, sequence_lengths))
-        vectors, raw = {}, []
-        first_order = dense.new_zeros(dense.shape[0], 1)  # (B, 1)
-        for field in self.fields:
-            if isinstance(field, TableSpec):
-                vectors[field.name] = self._pooled(field, field.name, *ids[field.name])  # (B, d)
-                if self.first_order:
-                    wide = self._pooled(field, _wide(field.name), *ids[field.name])  # (B, 1)
-                    first_order = first_order + wide
-            elif field.dim is not None:
-                value = values[field.name].unsqueeze(1)
-                vectors[field.name] = value * self.dense_vectors[field.name]  # (B, d)
-            else:
-                raw.append(values[field.name].unsqueeze(1))  # (B, 1)
+        vectors: dict[str, Tensor] = {}  # by the first field of a run, (B, fields, d)
+        first_order = [dense.new_zeros(dense.shape[0], 1)]  # terms, (B, 1)
+        bags = self._bags(sequence_ids, sequence_lengths)
+        for group, rows in self._located(sparse, bags):
+            self._add_group(group, rows, bags, vectors, first_order)
+        for k, field in enumerate(self._dense):
+            if field.dim is not None:
+                vector = dense[:, k : k + 1] * self.dense_vectors[field.name]  # (B, d)
+                vectors[field.name] = vector.unsqueeze(1)
         if self.dense_first_order is not None:
-            first_order = first_order + (dense * self.dense_first_order).sum(1, keepdim=True)
-        flat = torch.cat([dense[:, :0], *vectors.values(), *raw], dim=1)  # (B, total)
-        return Views(first_order, self._aligned(vectors, dense), flat)
+            first_order.append((dense * self.dense_first_order).sum(1, keepdim=True))
+        parts = [vectors[run[0]] for run in self._runs]
+        flat = torch.cat([*(part.flatten(1) for part in parts), self._raw(dense)], dim=1)
+        return Views(sum(first_order), self._aligned(parts, dense), flat)
 
     def l2_reg(
         self,
@@ -201,66 +184,130 @@ class FeatureEmbedding(nn.Module):
             for weight in self.tables.parameters():
                 total = total + weight.square().sum()
             return rate / 2 * total
-        specs = {field.name: field for field in self.fields}
-        for name, (ids, valid) in self._table_ids(sparse, sequence_ids, sequence_lengths):
-            padding_idx = specs[name].padding_idx
-            if valid is not None:
-                ids = ids[valid]
-            elif padding_idx is not None:
-                ids = ids[ids != padding_idx]
-            rows = torch.unique(ids)
-            for table in (name, _wide(name)) if self.first_order else (name,):
-                total = total + self.tables.lookup(table, rows).square().sum()
+        bags = self._bags(sequence_ids, sequence_lengths)
+        for group, rows in self._located(sparse, bags):
+            total = total + self.tables.squared_norm(group.dim, rows)
         return rate / 2 * total
 
-    def _dense_names(self) -> Iterator[str]:
-        return (field.name for field in self.fields if isinstance(field, DenseSpec))
+    def _bags(
+        self, sequence_ids: Sequence[Tensor], sequence_lengths: Sequence[Tensor]
+    ) -> "list[_Bag]":
+        bags = []
+        for table, ids, lengths in zip(
+            self._sequences, sequence_ids, sequence_lengths, strict=True
+        ):
+            position = torch.arange(ids.shape[1], device=ids.device)
+            valid = position < lengths.unsqueeze(1)  # (B, L)
+            if table.padding_idx is not None:
+                valid = valid & (ids != table.padding_idx)
+            bags.append(_Bag(table, ids, valid))
+        return bags
 
-    def _table_ids(
-        self, sparse: Tensor, sequence_ids: Sequence[Tensor], sequence_lengths: Sequence[Tensor]
-    ) -> Iterator[tuple[str, tuple[Tensor, Tensor | None]]]:
-        """Per table its ids with the mask of valid positions: (B,) and None, or twice (B, L)."""
-        columns = iter(sparse.unbind(1))
-        bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
-        for field in self.fields:
-            if isinstance(field, DenseSpec):
-                continue
-            if field.combiner is None:
-                yield field.name, (next(columns), None)
-            else:
-                ids, lengths = next(bags)
-                position = torch.arange(ids.shape[1], device=ids.device)
-                valid = position < lengths.unsqueeze(1)  # (B, L)
-                if field.padding_idx is not None:
-                    valid = valid & (ids != field.padding_idx)
-                yield field.name, (ids, valid)
+    def _located(self, sparse: Tensor, bags: "Sequence[_Bag]") -> "Iterator[tuple[_Group, Tensor]]":
+        """Where the rows of each group lie, (B, C): sparse fields first, then sequences."""
+        for group in self._groups:
+            ids = sparse
+            if len(group.sparse) < sparse.shape[1]:
+                ids = torch.cat([sparse[:, :0], *(sparse[:, k : k + 1] for k in group.sparse)], 1)
+            own = [(bags[k].table.name, bags[k].ids, bags[k].valid) for k in group.sequences]
+            yield group, self.tables.locate(group.dim, ids, own)
 
-    def _pooled(self, spec: TableSpec, table: str, ids: Tensor, valid: Tensor | None) -> Tensor:
-        rows = self.tables.lookup(table, ids)  # (B, d) or (B, L, d)
-        return rows if valid is None else pool(rows, valid, spec.combiner)
+    def _add_group(
+        self,
+        group: "_Group",
+        rows: Tensor,
+        bags: "Sequence[_Bag]",
+        vectors: dict[str, Tensor],
+        first_order: list[Tensor],
+    ) -> None:
+        """Look up the tables of one dim and pool their sequences."""
+        embeddings, wide = self.tables.lookup(group.dim, rows)  # (B, C, d) and (B, C)
+        names = {self._sparse[k].name for k in group.sparse}
+        runs = [run for run in self._runs if run[0] in names]
+        own = [bags[k] for k in group.sequences]
+        lengths = [bag.ids.shape[1] for bag in own]
+        parts = embeddings.split([*map(len, runs), *lengths], dim=1)
+        for run, part in zip(runs, parts, strict=False):
+            vectors[run[0]] = part  # (B, fields of the run, d)
+        for bag, part in zip(own, parts[len(runs) :], strict=True):
+            vectors[bag.table.name] = pool(part, bag.valid, bag.table.combiner).unsqueeze(1)
+        if wide is not None:
+            single, *parts = wide.split([len(group.sparse), *lengths], dim=1)
+            first_order.append(single.sum(1, keepdim=True))  # (B, 1)
+            for bag, part in zip(own, parts, strict=True):
+                first_order.append(pool(part.unsqueeze(2), bag.valid, bag.table.combiner))
 
-    def _aligned(self, vectors: Mapping[str, Tensor], dense: Tensor) -> Tensor | None:
+    def _raw(self, dense: Tensor) -> Tensor:
+        """The raw columns, (B, dense_tail_dim)."""
+        if self.dense_tail_dim == len(self._dense):
+            return dense
+        raw = [dense[:, k : k + 1] for k, field in enumerate(self._dense) if field.dim is None]
+        return torch.cat([dense[:, :0], *raw], dim=1)
+
+    def _aligned(self, parts: Sequence[Tensor], dense: Tensor) -> Tensor | None:
         if self.fm_embedding_dim is None:
             return None
-        if not vectors:
-            return dense.new_zeros(dense.shape[0], 0, self.fm_embedding_dim)
         aligned = [
-            F.linear(vector, self.projections[name]) if name in self.projections else vector
-            for name, vector in vectors.items()
+            torch.stack(
+                [
+                    F.linear(vector, self.projections[name])
+                    for name, vector in zip(run, part.unbind(1), strict=True)
+                ],
+                dim=1,
+            )
+            if run[0] in self.projections
+            else part
+            for run, part in zip(self._runs, parts, strict=True)
         ]
-        return torch.stack(aligned, dim=1)  # (B, F, D)
+        if len(aligned) == 1:
+            return aligned[0]
+        return torch.cat(
+            [dense.new_zeros(dense.shape[0], 0, self.fm_embedding_dim), *aligned], dim=1
+        )
 
     def _check_shapes(self, sparse: Tensor, dense: Tensor, sequence_ids: Sequence[Tensor]) -> None:
         for what, tensor, width in (
-            ("sparse ids", sparse, self._num_sparse),
-            ("dense values", dense, self._num_dense),
+            ("sparse ids", sparse, len(self._sparse)),
+            ("dense values", dense, len(self._dense)),
         ):
             if tensor.dim() != 2 or tensor.shape[1] != width:
                 raise ValueError(f"expected {what} (B, {width}), got {tuple(tensor.shape)}")
-        if len(sequence_ids) != self._num_sequences:
+        if len(sequence_ids) != len(self._sequences):
             raise ValueError(
-                f"expected ids of {self._num_sequences} sequence fields, got {len(sequence_ids)}"
+                f"expected ids of {len(self._sequences)} sequence fields, got {len(sequence_ids)}"
             )
+
+
+class _Group(NamedTuple):
+    """The fields whose tables have one dim, as positions among sparse and sequence fields."""
+
+    dim: int
+    sparse: list[int]
+    sequences: list[int]
+
+
+class _Bag(NamedTuple):
+    """A sequence field of a batch: ids and which of them count, both (B, L)."""
+
+    table: TableSpec
+    ids: Tensor
+    valid: Tensor
+
+
+def _runs(fields: Sequence[TableSpec | DenseSpec]) -> list[tuple[str, ...]]:
+    """The embedded fields in order; sparse neighbours of one dim, looked up together, are one."""
+    runs: list[tuple[str, ...]] = []
+    before = None  # the dim of the run, if it may go on
+    for field in fields:
+        if field.dim is None:
+            continue
+        dim = field.dim if isinstance(field, TableSpec) and field.combiner is None else None
+        if runs and dim is not None and dim == before:
+            runs[-1] += (field.name,)
+        else:
+            runs.append((field.name,))
+        before = dim
+    return runs
 
 
 class NamedWeights(nn.Module):
@@ -307,29 +354,6 @@ class NamedWeights(nn.Module):
         unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
 
 
-class PlainTables(NamedWeights):
-    """Storage of logical tables: one parameter each, gradients by autograd.
-
-    Callers see names, rows and vectors only, so that another storage can take its place.
-    """
-
-    def __init__(self, specs: Sequence[TableSpec]) -> None:
-        super().__init__({spec.name: (spec.rows, spec.dim) for spec in specs})
-        self._specs = {spec.name: spec for spec in specs}
-
-    def reset_parameters(self) -> None:
-        """Initialize each table by its own shape; the padding row is zero."""
-        for name, spec in self._specs.items():
-            weight = self[name].detach()
-            initializer_from(spec.initializer)(weight)
-            if spec.padding_idx is not None:
-                weight[spec.padding_idx] = 0.0
-
-    def lookup(self, name: str, ids: Tensor) -> Tensor:
-        """Rows of a table, (..., dim) for ids (...); the padding row receives no gradient."""
-        return F.embedding(ids, self[name], self._specs[name].padding_idx)
-
-
 def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:
     """One vector per bag, (B, d), from vectors (B, L, d) and the mask (B, L) of those that count.
 
@@ -350,37 +374,3 @@ def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:
         return vectors.amax(1).masked_fill(count == 0, 0.0)
     total = vectors.sum(1)  # (B, d)
     return total / count.clamp(min=1) if combiner == "mean" else total
-
-
-def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
-    """The in-place initializer that a text names.
-
-    `xavier_uniform`: uniform in ±sqrt(6 / (rows + dim)), X. Glorot and Y. Bengio, AISTATS 2010.
-    `uniform_rows`: uniform in ±1 / sqrt(rows). `normal(STD)`: mean 0, deviation STD.
-
-    Raises:
-        ValueError: The text is none of these, or STD is not a number above 0.
-
-    Example:
-        >>> torch.all(initializer_from("uniform_rows")(torch.empty(4, 3)).abs() <= 0.5)
-        tensor(True)
-    """
-    if text == "xavier_uniform":
-        return nn.init.xavier_uniform_
-    if text == "uniform_rows":
-        return lambda weight: nn.init.uniform_(
-            weight, -(weight.shape[0] ** -0.5), weight.shape[0] ** -0.5
-        )
-    if match := re.fullmatch(r"normal\(([0-9.eE+-]+)\)", text):
-        try:
-            std = float(match[1])
-        except ValueError:
-            std = math.nan
-        if 0 < std < math.inf:
-            return lambda weight: nn.init.normal_(weight, 0.0, std)
-    raise ValueError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {text!r}")
-
-
-def _wide(name: str) -> str:
-    """Name of the table with a field's first-order weights."""
-    return f"{name}_wide"

@@ -8,10 +8,9 @@ from deepfm.models.layers.embedding import (
     DenseSpec,
     FeatureEmbedding,
     NamedWeights,
-    TableSpec,
-    initializer_from,
     pool,
 )
+from deepfm.models.layers.storage import TableSpec, initializer_from
 from tests import reference
 from tests.models.conftest import random_inputs
 from tests.models.oracle import embedding_weights

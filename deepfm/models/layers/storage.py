@@ -1,0 +1,353 @@
+"""How embedding tables are stored: many logical tables packed into a few physical ones.
+
+Decided here: the layout, what a lookup costs, and the two ways in which gradients arrive. Outside,
+only logical tables are visible: `<name>`, and `<name>_wide` for the first-order weights.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)")
+
+
+class TableSpec(NamedTuple):
+    """A categorical field.
+
+    Attributes:
+        name: Name of the field and of its table.
+        rows, dim: Shape of the table.
+        padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
+        combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
+        initializer: One of `INITIALIZERS`, with a number in the place of STD.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    padding_idx: int | None
+    combiner: str | None
+    initializer: str
+
+
+class Place(NamedTuple):
+    """Where a logical table lies: a rectangle of a physical one."""
+
+    parameter: str
+    rows: slice
+    columns: slice
+
+
+class Capabilities(NamedTuple):
+    """What a storage can do in compact mode; anything else is refused before training.
+
+    Attributes:
+        optimizers: Names of the sparse optimizers that can update it.
+        global_clipping: Whether its gradients count in a global norm.
+        table_l2: Whether rows that no id refers to can be decayed.
+    """
+
+    optimizers: tuple[str, ...]
+    global_clipping: bool
+    table_l2: bool
+
+
+class PackedTables(nn.Module):
+    """Embedding tables, those of equal dim end to end in one parameter.
+
+    A row holds the embedding and, in one more column, the first-order weight, so that a batch
+    costs one lookup per dim. `state_dict` has an entry per logical table, `<name>.weight` and
+    `<name>_wide.weight`, whatever the layout; `tables[name]` is a view of one.
+
+    Every id that means "nothing" (padding, or a position beyond the length of its sequence)
+    reads one null row per dim: the padding row of the first table that has one, otherwise an
+    extra row at the end.
+
+    Gradients: by default autograd fills `.grad` of the parameters, so any optimizer works, at
+    a cost that grows with the tables. In `compact_mode` a lookup reads a copy of the distinct
+    rows of its batch, and the gradient arrives on that copy: see `touched`.
+
+    Args:
+        specs: The tables, one per field.
+        wide: Whether there are first-order weights.
+
+    Attributes:
+        capabilities: Of compact mode.
+
+    Example:
+        >>> tables = PackedTables(
+        ...     [TableSpec(name, 10, 4, 0, None, "uniform_rows") for name in "ab"], wide=True
+        ... )
+        >>> [tuple(parameter.shape) for parameter in tables.parameters()]
+        [(20, 5)]
+        >>> list(tables.state_dict())
+        ['a.weight', 'b.weight', 'a_wide.weight', 'b_wide.weight']
+    """
+
+    capabilities = Capabilities(
+        optimizers=("lazy_adam", "lazy_sgd", "adagrad", "rowwise_adagrad"),
+        global_clipping=True,
+        table_l2=False,
+    )
+
+    def __init__(self, specs: Sequence[TableSpec], *, wide: bool) -> None:
+        super().__init__()
+        self._specs = {spec.name: spec for spec in specs}
+        self._wide = wide
+        self._null: dict[int, int] = {}
+        self._batches: list[CompactRows] | None = None  # a list in compact mode
+        places = {}
+        for dim in dict.fromkeys(spec.dim for spec in specs):
+            parameter, start, offsets, padding = f"packed_{dim}", 0, {}, {}
+            for spec in (spec for spec in specs if spec.dim == dim):
+                rows = slice(start, start + spec.rows)
+                places[spec.name] = Place(parameter, rows, slice(0, dim))
+                places[wide_name(spec.name)] = Place(parameter, rows, slice(dim, dim + 1))
+                offsets[spec.name], start = start, start + spec.rows
+                if spec.padding_idx is not None:
+                    padding[spec.name] = spec.padding_idx
+            first = next(iter(padding), None)
+            self._null[dim] = start if first is None else offsets[first] + padding[first]
+            self.register_parameter(
+                parameter, nn.Parameter(torch.zeros(start + (first is None), dim + wide))
+            )
+            sparse = [name for name in offsets if self._specs[name].combiner is None]
+            for what, values in (
+                ("offsets", [offsets[name] for name in sparse]),
+                ("padding", [padding.get(name, -1) for name in sparse]),
+            ):
+                numbers = torch.tensor(values, dtype=torch.int64)
+                self.register_buffer(f"{what}_{dim}", numbers, persistent=False)
+        names = [spec.name for spec in specs]
+        names += [wide_name(name) for name in names] if wide else []
+        self.places: Mapping[str, Place] = {name: places[name] for name in names}
+
+    def reset_parameters(self) -> None:
+        """Initialize each logical table by its own shape; the padding row is zero."""
+        for name in self.places:
+            spec = self._specs.get(name) or self._specs[name.removesuffix("_wide")]
+            view = self._view(name)
+            weight = torch.empty_like(view, memory_format=torch.contiguous_format)
+            initializer_from(spec.initializer)(weight)
+            if spec.padding_idx is not None:
+                weight[spec.padding_idx] = 0.0
+            view.copy_(weight)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A logical table, (rows, dim): a view, so writing to it changes the table.
+
+        Its `.grad` is the view of the gradient that autograd left in default mode, or None.
+        """
+        parameter, rows, columns = self.places[name]
+        view, gradient = self._view(name), getattr(self, parameter).grad
+        if gradient is not None:
+            view.grad = gradient[rows, columns]
+        return view
+
+    def _view(self, name: str) -> Tensor:
+        parameter, rows, columns = self.places[name]
+        return getattr(self, parameter).detach()[rows, columns]
+
+    def locate(self, dim: int, sparse: Tensor, bags: Sequence[tuple[str, Tensor, Tensor]]):
+        """Physical rows of the ids of all tables of one dim, (B, C).
+
+        Args:
+            dim: Dim of the tables.
+            sparse: Ids of the tables without a combiner, (B, n), in the order of the tables.
+            bags: Name, ids (B, L) and mask of valid ids (B, L) of the others.
+        """
+        null = self._null[dim]
+        offsets, padding = getattr(self, f"offsets_{dim}"), getattr(self, f"padding_{dim}")
+        parts = [(sparse + offsets).masked_fill(sparse == padding, null)]
+        for name, ids, valid in bags:
+            located = ids + self.places[name].rows.start
+            parts.append(located.masked_fill(~valid, null))
+        return torch.cat(parts, dim=1) if bags else parts[0]
+
+    def lookup(self, dim: int, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (B, C, dim) and first-order weights (B, C) of located rows (B, C).
+
+        The null row receives no gradient.
+        """
+        weight, null = getattr(self, f"packed_{dim}"), self._null[dim]
+        if self._batches is None or not torch.is_grad_enabled():
+            found = F.embedding(rows, weight, padding_idx=null)  # (B, C, dim + wide)
+            return found[..., :dim], found[..., dim] if self._wide else None
+        distinct, inverse = distinct_rows(rows.flatten(), null)
+        values = weight.detach().index_select(0, distinct).requires_grad_()  # (U, dim + wide)
+        self._batches.append(CompactRows(weight, distinct, values))
+        trained = values.masked_fill((distinct == null).unsqueeze(1), 0.0)
+        # Separate gathers: index_add_, their backward pass, is 2 to 4 times slower on odd widths.
+        embeddings = trained[:, :dim].index_select(0, inverse).view(*rows.shape, dim)
+        if not self._wide:
+            return embeddings, None
+        return embeddings, trained[:, dim].index_select(0, inverse).view(rows.shape)
+
+    def squared_norm(self, dim: int, rows: Tensor) -> Tensor:
+        """Sum of squares of the distinct located rows, each counted once, without the null row."""
+        distinct = torch.unique(rows)
+        distinct = distinct[distinct != self._null[dim]]
+        return F.embedding(distinct, getattr(self, f"packed_{dim}")).square().sum()
+
+    def blocks(self, weight: Tensor) -> list[int]:
+        """Widths of the logical tables that share a row of a physical table, in column order."""
+        stride = weight.shape[1]
+        return [stride - 1, 1] if self._wide else [stride]
+
+    @contextmanager
+    def compact_mode(self, optimizer: Optimizer) -> Iterator[None]:
+        """While it lasts, gradients arrive on compact rows, which `optimizer` must apply.
+
+        Any other optimizer that holds these tables would find no gradient and do nothing, so a
+        step of one is a RuntimeError.
+        """
+        own = {id(parameter) for parameter in self.parameters()}
+
+        def refuse_others(stepping: Optimizer, args: tuple, kwargs: dict) -> None:
+            held = (p for group in stepping.param_groups for p in group["params"])
+            if stepping is not optimizer and any(id(parameter) in own for parameter in held):
+                raise RuntimeError(
+                    f"{type(stepping).__name__} holds embedding tables, which are in compact mode "
+                    f"for {type(optimizer).__name__}: their gradients are not in .grad"
+                )
+
+        before, self._batches = self._batches, []
+        hook = register_optimizer_step_pre_hook(refuse_others)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._batches = before
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether compact mode is on."""
+        return self._batches is not None
+
+    def touched(self) -> "list[CompactRows]":
+        """The rows that lookups since `forget_touched` read and backward passes reached.
+
+        At most one entry per parameter: the gradients of several batches are added up.
+        """
+        reached = [batch for batch in self._batches or () if batch.values.grad is not None]
+        merged = []
+        for weight in self.parameters():
+            batches = [batch for batch in reached if batch.weight is weight]
+            merged += [_merged(batches)] if len(batches) > 1 else batches
+        if self._batches:
+            self._batches[:] = merged
+        return merged
+
+    def forget_touched(self) -> None:
+        """Drop the rows and gradients of all batches so far."""
+        if self._batches:
+            self._batches.clear()
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        for name in self.places:
+            destination[f"{prefix}{name}.weight"] = self._view(name)
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
+        known = {f"{prefix}{name}.weight": self._view(name) for name in self.places}
+        missing_keys += [key for key in known if key not in state_dict]
+        unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
+        for key, table in known.items():
+            saved = state_dict.get(key, table)
+            if saved.shape != table.shape:
+                error_msgs.append(
+                    f"size mismatch for {key}: {tuple(saved.shape)} was saved, the table has "
+                    f"{tuple(table.shape)}"
+                )
+            else:
+                table.copy_(saved)
+
+
+class CompactRows(NamedTuple):
+    """The rows of a physical table that a batch touched.
+
+    Attributes:
+        weight: The physical table, (R, stride).
+        rows: Their numbers, (U,), distinct; where the number of distinct rows is not known
+            without a device's answer, the null row fills the tail.
+        values: A copy of them, (U, stride), with the gradient in `.grad`. A row of the tail
+            has the gradient zero, as the null row has.
+    """
+
+    weight: nn.Parameter
+    rows: Tensor
+    values: Tensor
+
+
+def distinct_rows(rows: Tensor, null: int) -> tuple[Tensor, Tensor]:
+    """The distinct numbers among `rows` (N,), ascending, and the place of each row there, (N,).
+
+    On the CPU (U,) numbers; elsewhere always N of them, filled with `null`, because the size of
+    U would cost a synchronisation in every step.
+    """
+    if rows.device.type == "cpu":
+        return torch.unique(rows, return_inverse=True)
+    return padded_distinct_rows(rows, null)
+
+
+def padded_distinct_rows(rows: Tensor, null: int) -> tuple[Tensor, Tensor]:
+    """`distinct_rows` at a fixed size of N, by a stable sort."""
+    ordered, order = rows.sort(stable=True)
+    is_new = torch.ones_like(ordered)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    place = is_new.cumsum(0) - 1
+    distinct = torch.full_like(rows, null).scatter_(0, place, ordered)  # equal places, equal values
+    return distinct, torch.empty_like(rows).scatter_(0, order, place)
+
+
+def _merged(batches: Sequence[CompactRows]) -> CompactRows:
+    """One entry whose rows are those of all batches, with the sum of their gradients."""
+    weight = batches[0].weight
+    numbers = torch.cat([batch.rows for batch in batches])
+    rows, inverse = torch.unique(numbers, return_inverse=True)
+    values = weight.detach().index_select(0, rows).requires_grad_()
+    gradients = torch.cat([batch.values.grad for batch in batches])
+    values.grad = torch.zeros_like(values).index_add_(0, inverse, gradients)
+    return CompactRows(weight, rows, values)
+
+
+def wide_name(name: str) -> str:
+    """Name of the table with a field's first-order weights."""
+    return f"{name}_wide"
+
+
+def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
+    """The in-place initializer that a text names.
+
+    `xavier_uniform`: uniform in ±sqrt(6 / (rows + dim)), X. Glorot and Y. Bengio, AISTATS 2010.
+    `uniform_rows`: uniform in ±1 / sqrt(rows). `normal(STD)`: mean 0, deviation STD.
+
+    Raises:
+        ValueError: The text is none of these, or STD is not a number above 0.
+
+    Example:
+        >>> torch.all(initializer_from("uniform_rows")(torch.empty(4, 3)).abs() <= 0.5)
+        tensor(True)
+    """
+    if text == "xavier_uniform":
+        return nn.init.xavier_uniform_
+    if text == "uniform_rows":
+        return lambda weight: nn.init.uniform_(
+            weight, -(weight.shape[0] ** -0.5), weight.shape[0] ** -0.5
+        )
+    if match := re.fullmatch(r"normal\(([0-9.eE+-]+)\)", text):
+        try:
+            std = float(match[1])
+        except ValueError:
+            std = math.nan
+        if 0 < std < math.inf:
+            return lambda weight: nn.init.normal_(weight, 0.0, std)
+    raise ValueError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {text!r}")

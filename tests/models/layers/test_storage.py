@@ -1,0 +1,229 @@
+"""The packed tables against one plain parameter per logical table, in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from deepfm.models.base import field_specs
+from deepfm.models.layers.embedding import FeatureEmbedding
+from deepfm.models.layers.storage import distinct_rows, initializer_from, padded_distinct_rows
+from deepfm.training.optimizers import LazySGD
+from tests.models.conftest import random_inputs
+from tests.models.plain import PlainEmbedding
+
+
+def build(schema, seed=0):
+    torch.manual_seed(seed)
+    layer = FeatureEmbedding(
+        field_specs(schema, "xavier_uniform"), fm_embedding_dim=4, first_order=True
+    )
+    return layer.double()
+
+
+def double(inputs):
+    return inputs._replace(dense=inputs.dense.double())
+
+
+def loss_of(views):
+    """A scalar with a different gradient for each number of each view."""
+    generator = torch.Generator().manual_seed(3)
+    return sum(
+        (view * torch.rand(view.shape, generator=generator, dtype=view.dtype)).square().sum()
+        for view in views
+    )
+
+
+@pytest.fixture
+def layer(schema):
+    return build(schema)
+
+
+@pytest.fixture
+def inputs(schema):
+    return double(random_inputs(schema, 64))
+
+
+def test_one_parameter_per_dim_and_one_lookup_each(layer, inputs, monkeypatch):
+    widths = [parameter.shape[1] for parameter in layer.tables.parameters()]
+    assert sorted(widths) == [3, 4, 5, 6]  # dims 2 to 5 with the first-order column
+    calls = []
+    lookup = layer.tables.lookup
+    monkeypatch.setattr(layer.tables, "lookup", lambda *call: calls.append(call) or lookup(*call))
+    layer(*inputs)
+    assert len(calls) == 4
+
+
+def test_equal_to_plain_tables_forward_and_backward(layer, inputs):
+    plain = PlainEmbedding(layer)
+    views, expected = layer(*inputs), plain(*inputs)
+    torch.testing.assert_close(views, expected)
+    loss_of(views).backward()
+    weights = copy.deepcopy([p.grad for p in layer.projections.parameters()])
+    layer.zero_grad()
+    loss_of(layer(*inputs)).backward()
+    plain.projections.zero_grad()
+    loss_of(plain(*inputs)).backward()
+    torch.testing.assert_close([p.grad for p in plain.projections.parameters()], weights)
+    for name in layer.tables.places:
+        torch.testing.assert_close(layer.tables[name].grad, plain.tables[name].grad, msg=name)
+
+
+def compact_gradients(layer, batches, optimizer=None):
+    """Per logical table its gradient, zero for rows that were not touched."""
+    tables = layer.tables
+    result = {name: torch.zeros_like(tables[name]) for name in tables.places}
+    with tables.compact_mode(optimizer or LazySGD(tables, lr=1.0)):
+        for inputs in batches:
+            loss_of(layer(*inputs)).backward()
+        assert all(parameter.grad is None for parameter in tables.parameters())
+        touched = tables.touched()
+    for weight, rows, values in touched:
+        gradient = torch.zeros_like(weight).index_add_(0, rows, values.grad)
+        for name, place in tables.places.items():
+            if getattr(tables, place.parameter) is weight:
+                result[name] = gradient[place.rows, place.columns]
+    return result
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("num_batches", [1, 3])
+def test_compact_gradients_equal_plain_ones(schema, layer, monkeypatch, padded, num_batches):
+    """Also where the number of rows is fixed, and summed over several backward passes."""
+    if padded:
+        monkeypatch.setattr("deepfm.models.layers.storage.distinct_rows", padded_distinct_rows)
+    batches = [double(random_inputs(schema, 64, seed)) for seed in range(num_batches)]
+    plain = PlainEmbedding(layer)
+    for inputs in batches:
+        loss_of(plain(*inputs)).backward()
+    actual = compact_gradients(layer, batches)
+    for name, gradient in actual.items():
+        torch.testing.assert_close(gradient, plain.tables[name].grad, msg=name)
+
+
+def test_compact_views_are_the_same_views(layer, inputs):
+    expected = layer(*inputs)
+    with layer.tables.compact_mode(LazySGD(layer.tables, lr=1.0)):
+        for actual, view in zip(layer(*inputs), expected, strict=True):
+            assert torch.equal(actual, view)
+
+
+def test_only_rows_that_count_are_touched(layer, inputs):
+    """Neither padding nor ids beyond a sequence's length, except the null row without gradient."""
+    plain = PlainEmbedding(layer).touched(inputs[0], inputs[2], inputs[3])
+    tables = layer.tables
+    with tables.compact_mode(LazySGD(tables, lr=1.0)):
+        loss_of(layer(*inputs)).backward()
+        for weight, rows, values in tables.touched():
+            expected = set()
+            for name, ids in plain.items():
+                place = tables.places[name]
+                if getattr(tables, place.parameter) is weight:
+                    expected |= {place.rows.start + k for k in ids.tolist()}
+            others = [k for k, row in enumerate(rows.tolist()) if row not in expected]
+            assert expected <= set(rows.tolist())
+            assert not values.grad[others].any()
+            assert len(others) <= 1
+
+
+@pytest.mark.parametrize("find", [distinct_rows, padded_distinct_rows])
+def test_distinct_rows(find):
+    rows = torch.tensor([7, 3, 7, 9, 3, 3])
+    distinct, inverse = find(rows, 5)
+    assert torch.equal(distinct[inverse], rows)
+    tail = [] if find is distinct_rows else [5, 5, 5]
+    assert distinct.tolist() == [3, 7, 9, *tail]
+
+
+def test_gradients_are_equal_bit_by_bit_at_one_and_two_threads(schema):
+    inputs = random_inputs(schema, 20_000)  # large enough for torch to share the work
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            layer = build(schema).float()
+            results.append(compact_gradients(layer, [inputs]))
+        finally:
+            torch.set_num_threads(1)
+    for name, gradient in results[0].items():
+        assert torch.equal(gradient, results[1][name]), name
+
+
+def test_another_optimizer_is_refused_in_compact_mode(layer):
+    tables = layer.tables
+    other = torch.optim.SGD(layer.parameters(), lr=0.1)
+    others = torch.optim.SGD(layer.projections.parameters(), lr=0.1)
+    with tables.compact_mode(LazySGD(tables, lr=0.1)):
+        others.step()
+        with pytest.raises(RuntimeError, match="SGD holds embedding tables, which are in compact"):
+            other.step()
+    assert not tables.is_compact
+    other.step()
+
+
+def test_state_loads_into_another_order_and_into_plain_tables(schema, layer):
+    fields = dict(reversed(schema.fields.items()))
+    other = build(type(schema)(fields=fields, label_field=schema.label_field), seed=1)
+    other.load_state_dict({k: v for k, v in layer.state_dict().items() if "tables" in k}, False)
+    plain = PlainEmbedding(build(schema, seed=2))
+    plain.load_state_dict(layer.state_dict())
+    for name in layer.tables.places:
+        assert torch.equal(layer.tables[name], other.tables[name])
+        assert torch.equal(layer.tables[name], plain.tables[name])
+    back = build(schema, seed=3)
+    back.load_state_dict(plain.state_dict())
+    assert all(torch.equal(back.tables[n], layer.tables[n]) for n in layer.tables.places)
+
+
+def test_initial_weights_are_drawn_table_by_table(schema):
+    """In the order of the names, each by its own shape: the layout does not enter."""
+    layer = build(schema).float()
+    torch.manual_seed(0)
+    for name, place in layer.tables.places.items():
+        weight = torch.empty(layer.tables[name].shape)
+        initializer_from("xavier_uniform")(weight)
+        padded = name.removesuffix("_wide") not in ("children", "keys")
+        if padded:
+            weight[0] = 0.0
+        assert torch.equal(layer.tables[name], weight), place
+
+
+def test_a_table_is_a_view(layer):
+    layer.tables["user"][3] = 7.0
+    assert (layer.state_dict()["tables.user.weight"][3] == 7.0).all()
+    assert layer.tables["user"].grad is None
+
+
+def test_saved_tables_that_are_missing_unknown_or_of_another_size_are_named(layer):
+    state = layer.tables.state_dict()
+    state["users.weight"] = state.pop("user.weight")
+    problems = layer.tables.load_state_dict(state, strict=False)
+    assert problems.missing_keys == ["user.weight"]
+    assert problems.unexpected_keys == ["users.weight"]
+    with pytest.raises(RuntimeError, match=r"size mismatch for tags\.weight: \(3, 3\) was saved"):
+        layer.tables.load_state_dict({"tags.weight": torch.zeros(3, 3)}, strict=False)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.NAdam, torch.optim.AdamW]
+)
+def test_any_optimizer_of_torch_works_in_default_mode(layer, inputs, optimizer):
+    plain = PlainEmbedding(layer)
+    for module in (layer, plain):
+        update = optimizer(module.tables.parameters(), lr=0.1)
+        for _ in range(3):
+            module.zero_grad()
+            loss_of(module(*inputs)).backward()
+            update.step()
+    for name in layer.tables.places:
+        torch.testing.assert_close(layer.tables[name], plain.tables[name], msg=name)
+
+
+def test_moves_to_another_device_and_dtype(layer, inputs):
+    meta = copy.deepcopy(layer).to("meta")
+    assert {t.device.type for t in (*meta.parameters(), *meta.buffers())} == {"meta"}
+    assert {p.dtype for p in copy.deepcopy(layer).half().parameters()} == {torch.float16}
+    twin = copy.deepcopy(layer)
+    twin.tables["user"].zero_()
+    assert layer.tables["user"].any()
+    assert torch.equal(twin(*inputs).field_embeddings[:, 1], layer(*inputs).field_embeddings[:, 1])
