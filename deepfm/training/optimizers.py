@@ -150,6 +150,10 @@ class RowwiseAdagrad(SparseOptimizer):
             start += width
 
 
+# Measured on one core: a dense Adam step costs 2.8 ns per table weight, and all else in a step
+# 0.07 ns per other weight and row (the matrix products of its forward and backward pass).
+_TABLE_WEIGHT_COST = 40
+
 SPARSE_OPTIMIZER_CLASSES = {
     "lazy_adam": LazyAdam,
     "lazy_sgd": LazySGD,
@@ -205,6 +209,13 @@ def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
         problem = "these tables have no part in training.gradient_clip_norm; set it to null"
     if problem:
         raise ConfigError(f"training.sparse_optimizer: {name}: {problem}")
+
+
+def dense_update_dominates(model: BaseCTRModel, batch_size: int) -> bool:
+    """Whether updating every table weight is estimated to cost more than the rest of a step."""
+    tables = sum(parameter.numel() for parameter in model.embedding.tables.parameters())
+    others = sum(parameter.numel() for parameter in model.parameters()) - tables
+    return _TABLE_WEIGHT_COST * tables > others * batch_size
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: BaseCTRModel) -> dict[str, Any]:

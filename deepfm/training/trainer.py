@@ -26,10 +26,11 @@ from deepfm.training.optimizers import (
     SparseOptimizer,
     build_optimizers,
     build_schedulers,
+    dense_update_dominates,
     load_optimizer_state,
     optimizer_state,
 )
-from deepfm.utils.logging import ProgressBar
+from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
 
 
@@ -130,6 +131,14 @@ class Trainer:
         model.to(self.device)
         optimizers = build_optimizers(model, self.config)
         schedulers = build_schedulers(optimizers, self.config, maximize=self.maximize)
+        if self.config.sparse_optimizer is None and dense_update_dominates(
+            model, self.config.batch_size
+        ):
+            LOGGER.warning(
+                "every step updates every row of the embedding tables, which takes longer than "
+                "all else; training.sparse_optimizer: lazy_adam updates only the rows that a "
+                "batch touches, which is a different optimizer"
+            )
         state = state or TrainingState()
         if state.model:
             model.load_state_dict(state.model)

@@ -25,6 +25,7 @@ ON_MPS = set(
     unsqueeze view
     """.split()  # noqa: SIM905
 )
+ON_CPU_ONLY = {"random_", "ge", "mul_"}  # the mask of `Dropout`, which calls torch's own elsewhere
 
 
 @pytest.fixture(params=MODELS)
@@ -183,5 +184,5 @@ def test_a_training_step_uses_nothing_that_mps_lacks(schema, config, scope):
         (loss + model.get_l2_reg_loss(inputs)).backward()
         model.predict(inputs)
     assert torch.float64 not in recorder.dtypes
-    assert recorder.operators - ON_MPS == set()
+    assert recorder.operators - ON_MPS == ON_CPU_ONLY
     assert "embedding_dense_backward" in recorder.operators  # the backward pass was recorded

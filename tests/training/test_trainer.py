@@ -166,6 +166,18 @@ def test_the_rate_falls_on_a_plateau_and_along_a_cosine(tiny_data):
     torch.testing.assert_close(rates, [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
 
 
+@pytest.mark.parametrize(("sparse", "warned"), [(None, True), ("lazy_adam", False)])
+def test_a_dense_update_that_dominates_is_said_in_one_line(tiny_data, caplog, sparse, warned):
+    model, trainer = make(tiny_data, epochs=1, batch_size=20, sparse_optimizer=sparse)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [line.startswith("every step updates every row") for line in lines] == [True] * warned
+    caplog.clear()
+    model, trainer = make(tiny_data, epochs=1, sparse_optimizer=sparse)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert not caplog.records
+
+
 def test_the_gradient_mode_is_restored_when_training_ends_or_fails(tiny_data):
     model, trainer = make(tiny_data, epochs=1, sparse_optimizer="lazy_adam")
     trainer.fit(model, tiny_data.train, tiny_data.valid)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS = {
@@ -14,6 +16,43 @@ ACTIVATIONS = {
     "none": nn.Identity,
 }
 NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class Dropout(nn.Module):
+    """Zeroes each number with probability p in training and scales the others by 1 / (1 - p).
+
+    On the CPU a number costs 16 random bits of torch's generator, 5 times less than
+    `nn.Dropout`'s draw; p is rounded to a multiple of 2^-16, and the scale is that of the
+    rounded p. On other devices it is `nn.Dropout`.
+
+    Source: N. Srivastava et al., "Dropout", JMLR 15, 2014.
+
+    Args:
+        p: Probability that a number is zeroed, in [0, 1).
+
+    Example:
+        >>> Dropout(0.5)(torch.ones(1000)).unique()
+        tensor([0., 2.])
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)  # of 2^16 equally likely numbers
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        mask = torch.empty_like(x, requires_grad=False)  # a float mask: no pass to convert it
+        torch.ge(bits, dropped - 2**15, out=mask)
+        return x * mask.mul_(2**16 / (2**16 - dropped))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
 
 
 class MLP(nn.Module):
@@ -68,7 +107,7 @@ class MLP(nn.Module):
             if norm is not None:
                 layer.append(NORMS[norm](width))
             layer.append(ACTIVATIONS[activation]())
-            layer.append(nn.Dropout(dropout))
+            layer.append(Dropout(dropout))
             self.layers.append(layer)
             in_features = width
         self.reset_parameters()
