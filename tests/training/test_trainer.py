@@ -1,6 +1,7 @@
 """The training loop: what a step does, when it stops, and that resuming changes nothing."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -129,6 +130,19 @@ def test_the_model_ends_with_the_weights_that_validated_best(tiny_data):
     again = evaluate_metric(model, tiny_data.valid, "ndcg@10", batch_size=1000)
     assert again["ndcg@10"] == max(values)
     assert same_weights(model.state_dict(), state.best_model)
+
+
+def test_a_finished_run_that_goes_on_keeps_its_best_weights(tiny_data):
+    """Their place in the state is the model's own memory, until training goes on."""
+    model, trainer = make(tiny_data, epochs=1, metric="logloss")
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    best = copy.deepcopy(state.best_model)
+    state.optimizers[0]["param_groups"][0]["lr"] = 5.0  # spoils the next epoch
+    longer = Trainer(dataclasses.replace(trainer.config, epochs=2), seed=5)
+    state = longer.fit(model, tiny_data.train, tiny_data.valid, state=state)
+    assert state.best_epoch == 1
+    assert same_weights(state.best_model, best)
+    assert same_weights(model.state_dict(), best)
 
 
 def test_training_stops_when_the_metric_stalls(tiny_data):
