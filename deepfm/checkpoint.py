@@ -27,7 +27,7 @@ from deepfm.models.base import BaseCTRModel
 from deepfm.utils.io import atomic_write_bytes, atomic_writer
 
 FORMAT_VERSION = 1
-RESUMABLE_CHANGES = {"training.epochs", "output_dir", "device"}
+RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
 
 
 @dataclass
@@ -163,7 +163,8 @@ class RunDirectory:
         if not resume or not self.last.exists():
             return None
         checkpoint = load_checkpoint(self.last)
-        if changed := _differences(checkpoint.config.to_dict(), config.to_dict()):
+        changed = changed_keys(checkpoint.config, config, allowed=RESUMABLE_CHANGES)
+        if changed:
             raise ConfigError(
                 f"{self.path}: --resume needs the config that the run began with; changed: "
                 + ", ".join(changed)
@@ -173,18 +174,19 @@ class RunDirectory:
     def prepare(self, config: ExperimentConfig, *, keep: bool) -> None:
         """Make the directory, remove an earlier run's files unless `keep`, write the config.
 
+        Temporary files that a killed run left behind are removed too.
+
         Raises:
             DeepFMError: The directory cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
-            atomic_write_bytes(self.config, text.encode())
-            for file in () if keep else self.files:
-                if file != self.config:
-                    file.unlink(missing_ok=True)
+            for file in (*self.path.glob(".*.tmp"), *(() if keep else self.files)):
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
+        text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+        atomic_write_bytes(self.config, text.encode())
 
     def write_json(self, path: Path, content: Any) -> None:
         atomic_write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -198,15 +200,29 @@ class RunDirectory:
             pyarrow.parquet.write_table(table, file)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    changed = []
-    for key in old.keys() | new.keys():
-        path, before, after = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed += _differences(before, after, f"{path}.")
-        elif before != after and path not in RESUMABLE_CHANGES:
-            changed.append(f"{path} ({before!r} -> {after!r})")
-    return sorted(changed)
+def changed_keys(
+    old: ExperimentConfig, new: ExperimentConfig, *, allowed: tuple[str, ...]
+) -> list[str]:
+    """The dotted keys whose values differ, with both values, but for those allowed to.
+
+    An allowed name stands for a key and for everything below it.
+    """
+    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    return [
+        f"{key} ({before.get(key)!r} -> {after.get(key)!r})"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+        and not any(key == name or key.startswith(f"{name}.") for name in allowed)
+    ]
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
 
 
 def _table_to_tensor(table: pa.Table) -> Tensor:

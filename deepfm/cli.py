@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         LOGGER.error(" ".join(str(error).splitlines()))
         return error.exit_code
     except Interrupted as stop:
-        LOGGER.warning("stopped; the same command with --resume continues it")
+        LOGGER.warning("stopped and saved; train goes on with --resume, compare by itself")
         return 128 + stop.reason
     except KeyboardInterrupt:
         return 130

@@ -64,7 +64,6 @@ class DataConfig:
     split_strategy: Literal["leave_one_out"] = "leave_one_out"
     min_interactions: int = _limited(3, at_least=3)
     label_threshold: float = 4.0
-    train_threshold: float | None = None
     num_neg_train: int = _limited(4, at_least=0)
     num_neg_eval: int = _limited(999, at_least=1)
     negative_exclusion: Literal["train", "all"] = "train"

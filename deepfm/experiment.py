@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from deepfm.checkpoint import Checkpoint, RunDirectory, load_checkpoint
+from deepfm.checkpoint import Checkpoint, RunDirectory, changed_keys, flatten, load_checkpoint
 from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
@@ -15,13 +15,15 @@ from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out
 from deepfm.data.transforms import Encoders
-from deepfm.errors import CheckpointError, ConfigError, nearest
+from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.seeding import generator
+
+EVALUATION_CHANGES = ("data.data_dir", "data.auto_download", "evaluation", "output_dir", "device")
 
 
 class Events(NamedTuple):
@@ -95,11 +97,14 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
         items = np.column_stack([item[ranked], candidates[user[ranked]]])
         return dataset(rows, ranking=RankingTask(positive, items, data.num_neg_eval, catalogue))
 
-    if data.train_threshold is not None:
-        label[split.train] = events.rating[split.train] >= data.train_threshold
     trained = split.train
     if not data.explicit_negatives:
         trained = trained[label[trained] > 0]
+    if not len(trained):
+        raise DataError(
+            f"no training row has {schema.label_field} >= {data.label_threshold}: nothing to "
+            "train on; lower data.label_threshold"
+        )
     known = history
     if data.negative_exclusion == "train":
         known = Interactions(user[split.train], item[split.train], **size)
@@ -196,8 +201,7 @@ def evaluate_checkpoint(
 
     Args:
         path: A `best_model.pt` or `last.pt`.
-        config: Its `data` and `evaluation` sections replace those of the checkpoint; anything
-            else in it must be equal.
+        config: Replaces the checkpoint's, from which it may differ in `EVALUATION_CHANGES` only.
         split: `valid` or `test`.
 
     Raises:
@@ -207,10 +211,15 @@ def evaluate_checkpoint(
     checkpoint = load_checkpoint(path)
     used = checkpoint.config
     if config is not None:
-        _refuse_other_changes(used, config)
+        if changed := changed_keys(used, config, allowed=EVALUATION_CHANGES):
+            raise ConfigError(
+                "--config may change data paths and evaluation only; it also changes "
+                + ", ".join(changed)
+            )
         used = config
     data = load_data(used, checkpoint.encoders)
-    model = checkpoint.build_model().to(resolve_device(used.device))
+    device = resolve_device("auto" if config is None else config.device)
+    model = checkpoint.build_model().to(device)
     result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
@@ -238,23 +247,13 @@ def resolve_device(name: str) -> torch.device:
 def format_metrics(metrics: dict[str, Any]) -> list[str]:
     """The lines of a table with a column per split."""
     splits = list(metrics)
-    flat = {split: _flatten(metrics[split]) for split in splits}
+    flat = {split: flatten(metrics[split]) for split in splits}
     lines = [f"{'':<20}" + "".join(f"{split:>10}" for split in splits)]
     for name in flat[splits[0]]:
         values = [flat[split].get(name) for split in splits]
         cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
         lines.append(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
-
-
-def _flatten(metrics: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": number for inner, number in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _read_events(adapter: Any, schema: DatasetSchema, data: DataConfig) -> Events:
@@ -294,17 +293,6 @@ def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
             if name in fitted.fields
         }
     )
-
-
-def _refuse_other_changes(trained: ExperimentConfig, given: ExperimentConfig) -> None:
-    before, after = trained.to_dict(), given.to_dict()
-    free = ("data", "evaluation", "output_dir", "device")
-    changed = [key for key in before if key not in free and before[key] != after[key]]
-    if changed:
-        raise ConfigError(
-            "--config may change data and evaluation of the checkpoint's config only; it also "
-            f"changes {', '.join(changed)}"
-        )
 
 
 def _predictions(dataset: TabularDataset, result: Evaluation) -> pa.Table:

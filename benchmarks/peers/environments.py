@@ -26,7 +26,7 @@ REQUIREMENTS = {
     # imports requests and pip's version parser without declaring them
     "deepctr-torch": [TORCH, "deepctr-torch==0.3.0", "requests", "pip", "numpy<2.5"],
     "fuxictr": [TORCH, "fuxictr==2.3.10", "polars<2"],
-    "torchfm": [TORCH, "torchfm==0.7.0", "numpy<2.5", "scikit-learn", "tqdm"],
+    "torchfm": [TORCH, "torchfm==0.7.0", "numpy<2.5"],
     "fbgemm": [TORCH, "fbgemm-gpu-cpu==1.8.0", "numpy<2.5"],
     "recbole": [TORCH, "recbole==1.2.1", "numpy<2", "pandas<3"],
     "torch-rechub": [TORCH, "torch-rechub==0.9.0"],
@@ -37,6 +37,11 @@ REQUIREMENTS = {
 def python_of(peer: str) -> Path:
     """The interpreter inside a peer's environment."""
     return ENVIRONMENTS / peer / "bin" / "python"
+
+
+def driver_of(peer: str) -> Path:
+    """The script that measures a peer, to be run by its interpreter."""
+    return Path(__file__).with_name(f"peer_{peer.replace('-', '_')}.py")
 
 
 def create(peer: str, *, uv: str) -> bool:

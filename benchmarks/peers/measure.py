@@ -1,5 +1,11 @@
 """What every peer's driver shares: options, the clock, the counts, the line of JSON.
 
+    <environment of the peer>/bin/python benchmarks/peers/peer_torchfm.py --workload W1 --score
+
+The result is the one line of stdout that starts with a brace; what peers print goes to stderr,
+except while they are imported. The scripts are called peer_... because Python would otherwise
+find them in place of the packages they import.
+
 A driver hands `run` a function that builds the peer's model and its two public loops. What is
 measured, the same for all:
 

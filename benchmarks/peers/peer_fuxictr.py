@@ -9,6 +9,7 @@ that line, since no other peer clips. Its Parquet loader needs Ray's processes a
 """
 
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,14 @@ class DeepFM(BaseModel):
     """FM plus DNN on FuxiCTR's layers."""
 
     def __init__(self, feature_map: FeatureMap, workload: Workload, folder: str) -> None:
-        super().__init__(feature_map, model_root=folder, verbose=0, metrics=["AUC"])
+        super().__init__(
+            feature_map,
+            model_root=folder,
+            verbose=0,
+            metrics=["AUC"],
+            early_stop_patience=sys.maxsize,  # all epochs, at one learning rate
+            reduce_lr_on_plateau=False,
+        )
         self.embedding_layer = FeatureEmbedding(feature_map, EMBEDDING_DIM)
         self.fm = FactorizationMachine(feature_map)
         self.mlp = MLP_Block(

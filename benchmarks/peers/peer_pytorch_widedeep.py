@@ -1,6 +1,6 @@
 """pytorch-widedeep's DeepFM plus its wide part through `Trainer.fit` and `predict_proba`.
 
-Dense fields are embedded (624 DNN inputs on W1), the DNN ends in 16 outputs that are summed, and
+Dense fields are embedded (624 DNN inputs on W1), the DNN ends in 16 rectified outputs, summed, and
 the first-order term is the package's wide component over the sparse fields. A multi-hot field
 does not exist; its first id is used. Where the workload normalizes, batch norm follows the
 activation. No worker processes (its default is one per core).
@@ -21,6 +21,7 @@ except RuntimeError:
         VISION.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from pytorch_widedeep import Trainer
+from pytorch_widedeep.initializers import Normal
 from pytorch_widedeep.models import Wide, WideDeep
 from pytorch_widedeep.models.rec import DeepFactorizationMachine
 
@@ -54,6 +55,8 @@ def prepare(task: Task) -> Prepared:
         model,
         objective="binary",
         optimizers=torch.optim.Adam(model.parameters(), lr=LEARNING_RATE),
+        # its defaults, normal(0, 1) embeddings first of all, take many epochs to unlearn
+        initializers={"wide": Normal(std=0.01), "deeptabular": Normal(std=0.01, pattern="embed")},
         num_workers=0,
         verbose=0,
     )

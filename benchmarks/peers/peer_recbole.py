@@ -8,9 +8,11 @@ the rows of the workload's vocabulary, like everybody's. All fields but the mult
 table.
 """
 
-import contextlib
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -51,39 +53,41 @@ def prepare(task: Task) -> Prepared:
         def num(self, field: str) -> int:
             return sizes.get(field) or super().num(field)
 
-    with TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes event files
-        folder = Path(scratch) / NAME
-        folder.mkdir()
-        _write(folder, "train", task.train)
-        _write(folder, "valid", Split(*(array[:BATCH_SIZE] for array in task.score)))
-        _write(folder, "score", task.score)
-        config = Config(
-            model="DeepFM",
-            dataset=NAME,
-            config_dict={
-                "data_path": scratch,
-                "benchmark_filename": ["train", "valid", "score"],
-                "USER_ID_FIELD": None,
-                "ITEM_ID_FIELD": None,
-                "load_col": None,
-                "numerical_features": [f"d{i}" for i in range(workload.dense)],
-                "train_neg_sample_args": None,
-                "eval_args": {"group_by": None, "order": "RO", "mode": "labeled"},
-                "metrics": ["AUC"],
-                "valid_metric": "AUC",
-                "embedding_size": EMBEDDING_DIM,
-                "mlp_hidden_size": list(workload.hidden),
-                "dropout_prob": workload.dropout,
-                "train_batch_size": BATCH_SIZE,
-                "eval_batch_size": BATCH_SIZE,
-                "learning_rate": LEARNING_RATE,
-                "epochs": task.epochs,
-                "use_gpu": False,
-            },
-        )
-        train, _, score = data_preparation(config, FullVocabulary(config))
-        model = DeepFM(config, train.dataset)
-        trainer = Trainer(config, model)
+    scratch = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    os.chdir(scratch)  # the trainer writes event files into the working directory as it goes
+    folder = Path(scratch) / NAME
+    folder.mkdir()
+    _write(folder, "train", task.train)
+    _write(folder, "valid", Split(*(array[:BATCH_SIZE] for array in task.score)))
+    _write(folder, "score", task.score)
+    config = Config(
+        model="DeepFM",
+        dataset=NAME,
+        config_dict={
+            "data_path": scratch,
+            "benchmark_filename": ["train", "valid", "score"],
+            "USER_ID_FIELD": None,
+            "ITEM_ID_FIELD": None,
+            "load_col": None,
+            "numerical_features": [f"d{i}" for i in range(workload.dense)],
+            "train_neg_sample_args": None,
+            "eval_args": {"group_by": None, "order": "RO", "mode": "labeled"},
+            "metrics": ["AUC"],
+            "valid_metric": "AUC",
+            "embedding_size": EMBEDDING_DIM,
+            "mlp_hidden_size": list(workload.hidden),
+            "dropout_prob": workload.dropout,
+            "train_batch_size": BATCH_SIZE,
+            "eval_batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+            "epochs": task.epochs,
+            "use_gpu": False,
+        },
+    )
+    train, _, score = data_preparation(config, FullVocabulary(config))
+    model = DeepFM(config, train.dataset)
+    trainer = Trainer(config, model)
 
     def predict() -> np.ndarray:
         model.eval()

@@ -192,7 +192,6 @@ def download(data_dir: Path) -> dict[str, bytes]:
     for name in FILES:
         if name not in local:
             atomic_write_bytes(data_dir / name, fetched[name])
-    logger.info("MovieLens-100K is in %s", data_dir)
     logger.info(LICENSE_NOTE)
     return fetched
 

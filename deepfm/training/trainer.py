@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -118,13 +118,13 @@ class Trainer:
             state: Where an earlier call stopped.
             save: Called with the state at each epoch's end, every `checkpoint_every_steps`
                 steps and on interruption; `is_best` tells that `best_model` has just changed.
-            should_stop: Asked after each step; any number but 0 saves the state and raises
-                `Interrupted` with it.
+            should_stop: Asked after each step and epoch; any number but 0 saves the state and
+                raises `Interrupted` with it.
             log: Receives one line per epoch.
 
         Raises:
             ConfigError: The metric cannot be computed on `valid`.
-            DeepFMError: The loss is not finite; nothing is saved after that.
+            DeepFMError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
         self._check_metric(valid)
@@ -150,6 +150,8 @@ class Trainer:
 
         def checkpoint(is_best: bool) -> None:
             state.model = model.state_dict()
+            if not all(torch.isfinite(tensor).all() for tensor in state.model.values()):
+                _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
             state.optimizers = [optimizer_state(optimizer, model) for optimizer in optimizers]
             state.schedulers = [scheduler.state_dict() for scheduler in schedulers]
             save(state, is_best)
@@ -160,9 +162,14 @@ class Trainer:
         ):
             while state.epoch < self.config.epochs and not self._stalled(state):
                 rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-                self._run_epoch(model, train, optimizers, state, checkpoint, should_stop)
-                is_best = self._finish_epoch(model, valid, schedulers, rates, state, log)
+                epoch = train.epoch(self.config.batch_size, seed=self.seed, epoch=state.epoch)
+                self._run_epoch(model, epoch, optimizers, state, checkpoint, should_stop)
+                is_best = self._finish_epoch(
+                    model, valid, schedulers, state, rate=rates[0], rows=epoch.num_rows, log=log
+                )
                 checkpoint(is_best)
+                if stop := should_stop():
+                    raise Interrupted(stop)
         if state.best_model:
             model.load_state_dict(state.best_model)
         return state
@@ -184,20 +191,16 @@ class Trainer:
                 "none; choose auc or logloss"
             )
 
-    def _run_epoch(self, model, train, optimizers, state, checkpoint, should_stop) -> None:
+    def _run_epoch(self, model, epoch, optimizers, state, checkpoint, should_stop) -> None:
         """The steps of one epoch, from `state.step` on."""
-        epoch = train.epoch(self.config.batch_size, seed=self.seed, epoch=state.epoch)
         pending: list[Tensor] = []  # losses still on the device
 
         def collect() -> float:
-            state.losses += torch.stack(pending).cpu().double().tolist() if pending else []
-            pending.clear()
-            for step, loss in enumerate(state.losses, start=1):
+            for loss in torch.stack(pending).tolist():
+                state.losses.append(loss)
                 if not math.isfinite(loss):
-                    raise DeepFMError(
-                        f"the loss became {loss} in epoch {state.epoch + 1}, step {step}; lower "
-                        "training.lr or set training.gradient_clip_norm"
-                    )
+                    _refuse_divergence(f"loss became {loss}", state.epoch, len(state.losses))
+            pending.clear()
             return state.losses[-1]
 
         model.train()
@@ -240,7 +243,7 @@ class Trainer:
             optimizer.step()
         return loss.detach()
 
-    def _finish_epoch(self, model, valid, schedulers, rates, state, log) -> bool:
+    def _finish_epoch(self, model, valid, schedulers, state, *, rate, rows, log) -> bool:
         """Validate, record, and move the state to the next epoch; True for a new best."""
         metric = self.config.metric
         metrics = evaluate_metric(model, valid, metric, batch_size=self.eval_batch_size)
@@ -258,11 +261,12 @@ class Trainer:
         entry = {
             "epoch": state.epoch + 1,
             "train_loss": math.fsum(state.losses) / len(state.losses),
-            "lr": rates[0],
+            "lr": rate,
             **metrics,
             "seconds": round(state.seconds, 3),
         }
         state.history.append(entry)
+        speed = rows / state.seconds
         state.epoch, state.step, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
         state.stale_epochs += 1
         if is_best:
@@ -272,10 +276,17 @@ class Trainer:
             state.best_model = weights if state.epoch == self.config.epochs else _copy(weights)
         log(
             f"epoch {entry['epoch']}/{self.config.epochs}  loss {entry['train_loss']:.4f}  "
-            f"{metric} {value:.4f}{' (best)' if is_best else ''}  lr {rates[0]:.2g}  "
-            f"{entry['seconds']:.1f} s"
+            f"{metric} {value:.4f}{' (best)' if is_best else ''}  lr {rate:.2g}  "
+            f"{entry['seconds']:.1f} s, {speed:,.0f} rows/s"
         )
         return is_best
+
+
+def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
+    raise DeepFMError(
+        f"the {what} in epoch {epoch + 1}, step {step}; lower training.lr or set "
+        "training.gradient_clip_norm"
+    )
 
 
 def _gradient_mode(model, optimizers) -> AbstractContextManager[None]:

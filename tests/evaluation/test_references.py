@@ -63,13 +63,10 @@ def test_item_knn_equals_loops_over_sets(training, neighbours, shrinkage):
 @settings(max_examples=50)
 @given(trainings(), st.sampled_from([0.5, 10.0, 200.0]))
 def test_ease_equals_a_ridge_regression_of_each_item_on_the_others(training, l2):
-    positives = np.zeros((USERS, ITEMS))
-    for item, users in enumerate(users_of_items(training)):
-        for user in users:
-            positives[user, item] = 1.0
-    np.testing.assert_allclose(
-        ease(training, l2=l2), ease_scores(positives, l2), rtol=0, atol=1e-10
-    )
+    chosen = np.zeros((USERS, ITEMS))
+    for user, item in zip(training.user, training.item, strict=True):
+        chosen[user, item] = 1.0
+    np.testing.assert_allclose(ease(training, l2=l2), ease_scores(chosen, l2), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", REFERENCES)

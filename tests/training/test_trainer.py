@@ -268,6 +268,30 @@ def test_a_loss_that_is_not_finite_names_the_step_and_saves_nothing(tiny_data):
     assert saved == []
 
 
+def test_weights_that_are_not_finite_are_never_saved(tiny_data):
+    """The loss of a step is computed before its update, so it cannot tell."""
+    model, trainer = make(tiny_data, checkpoint_every_steps=1, gradient_clip_norm=None, lr=1.0)
+    model.embedding.dense_vectors["price"].register_hook(lambda grad: grad * float("inf"))
+    saved = []
+    with pytest.raises(DeepFMError, match="the weights became NaN or infinite in epoch 1, step 1"):
+        trainer.fit(model, tiny_data.train, tiny_data.valid, save=lambda *call: saved.append(call))
+    assert saved == []
+
+
+def test_a_stop_during_validation_is_heard(tiny_data):
+    model, trainer = make(tiny_data, epochs=1)
+    finished = []
+    with pytest.raises(Interrupted):
+        trainer.fit(
+            model,
+            tiny_data.train,
+            tiny_data.valid,
+            should_stop=lambda: 2 * len(finished),
+            log=finished.append,
+        )
+    assert len(finished) == 1
+
+
 def test_a_metric_that_the_data_cannot_give_is_refused(tiny_data):
     ones = tiny_data.valid.inputs.select(tiny_data.valid.label > 0)
     label = torch.ones(ones.num_rows)

@@ -1,0 +1,49 @@
+"""The README is true: its commands parse, its files exist, its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from deepfm.cli import _parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python -m deepfm (.+)$", README, re.MULTILINE)
+
+
+def test_the_two_commands_are_make_targets_that_ci_runs():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("train", "test", "install", "lint", "check", "download-data"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    assert "make train" in README
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "make check\nmake test\n" in ci
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_parses_and_names_configs_that_exist(command):
+    words = shlex.split(command)
+    _parser().parse_args(words)
+    for word in words:
+        if word.startswith("configs/"):
+            assert (ROOT / word).exists(), word
+
+
+def test_every_command_of_the_cli_is_shown():
+    shown = {command.split()[0] for command in COMMANDS}
+    assert shown == {"download-data", "train", "evaluate", "predict", "recommend", "compare"}
+
+
+def test_the_python_example_runs():
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    names: dict = {}
+    exec(code, names)
+    assert names["probability"].shape == (10,)
+
+
+def test_files_and_modules_that_it_names_exist():
+    for path in re.findall(r"`((?:deepfm|tests|configs|docs)/[\w/.]+\.(?:py|yaml|md))`", README):
+        assert (ROOT / path).exists(), path
+    assert "@@" not in README
