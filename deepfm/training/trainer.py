@@ -91,7 +91,7 @@ class Trainer:
         *,
         seed: int = 42,
         device: torch.device | str = "cpu",
-        eval_batch_size: int = 16384,
+        eval_batch_size: int = 4096,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -142,6 +142,7 @@ class Trainer:
         state = state or TrainingState()
         if state.model:
             model.load_state_dict(state.model)
+            state.best_model = _copy(state.best_model)  # of a finished run: the model's own
             for optimizer, saved in zip(optimizers, state.optimizers, strict=True):
                 load_optimizer_state(optimizer, model, saved)
             for scheduler, saved in zip(schedulers, state.schedulers, strict=True):
@@ -270,7 +271,9 @@ class Trainer:
         state.stale_epochs += 1
         if is_best:
             state.best_value, state.best_epoch, state.stale_epochs = value, state.epoch, 0
-            state.best_model = _copy(model.state_dict())
+            weights = model.state_dict()
+            # The last epoch's weights change no more: at 10 million rows a copy is 0.7 GB.
+            state.best_model = weights if state.epoch == self.config.epochs else _copy(weights)
         log(
             f"epoch {entry['epoch']}/{self.config.epochs}  loss {entry['train_loss']:.4f}  "
             f"{metric} {value:.4f}{' (best)' if is_best else ''}  lr {rate:.2g}  "

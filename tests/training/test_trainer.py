@@ -1,6 +1,7 @@
 """The training loop: what a step does, when it stops, and that resuming changes nothing."""
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -131,6 +132,19 @@ def test_the_model_ends_with_the_weights_that_validated_best(tiny_data):
     assert same_weights(model.state_dict(), state.best_model)
 
 
+def test_a_finished_run_that_goes_on_keeps_its_best_weights(tiny_data):
+    """Their place in the state is the model's own memory, until training goes on."""
+    model, trainer = make(tiny_data, epochs=1, metric="logloss")
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    best = copy.deepcopy(state.best_model)
+    state.optimizers[0]["param_groups"][0]["lr"] = 5.0  # spoils the next epoch
+    longer = Trainer(dataclasses.replace(trainer.config, epochs=2), seed=5)
+    state = longer.fit(model, tiny_data.train, tiny_data.valid, state=state)
+    assert state.best_epoch == 1
+    assert same_weights(state.best_model, best)
+    assert same_weights(model.state_dict(), best)
+
+
 def test_training_stops_when_the_metric_stalls(tiny_data):
     model, trainer = make(tiny_data, epochs=50, lr=1e-12, early_stopping_patience=3)
     state = trainer.fit(model, tiny_data.train, tiny_data.valid)
@@ -167,7 +181,10 @@ def test_the_rate_falls_on_a_plateau_and_along_a_cosine(tiny_data):
 
 
 @pytest.mark.parametrize(("sparse", "warned"), [(None, True), ("lazy_adam", False)])
-def test_a_dense_update_that_dominates_is_said_in_one_line(tiny_data, caplog, sparse, warned):
+def test_a_dense_update_that_dominates_is_said_in_one_line(
+    tiny_data, caplog, monkeypatch, sparse, warned
+):
+    monkeypatch.setattr("deepfm.training.optimizers._PER_STEP", 0)  # the tables are tiny
     model, trainer = make(tiny_data, epochs=1, batch_size=20, sparse_optimizer=sparse)
     trainer.fit(model, tiny_data.train, tiny_data.valid)
     lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
