@@ -157,7 +157,7 @@ class EvaluationConfig:
     """Scoring and the sampled ranking protocol."""
 
     candidate_seed: int = _limited(0, at_least=0)
-    batch_size: int = _limited(4096, at_least=1)
+    batch_size: int = _limited(16384, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

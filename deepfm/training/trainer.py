@@ -91,7 +91,7 @@ class Trainer:
         *,
         seed: int = 42,
         device: torch.device | str = "cpu",
-        eval_batch_size: int = 4096,
+        eval_batch_size: int = 16384,
     ) -> None:
         self.config = config
         self.seed = seed
