@@ -56,6 +56,8 @@ def ranking(*, users: int = NUM_USERS, candidates: int = 1000) -> list[Way]:
     schema = ours.schema_of(workload)
     rows = ours.dataset_of(schema, generate(workload, NUM_ITEMS)).inputs
     model = build_model(schema, ours.config_of(workload, "lazy_adam"))
+    rows.sparse[:, 1] = torch.arange(1, NUM_ITEMS + 1)  # every item once, and every user
+    rows.sparse[:users, 0] = torch.arange(1, users + 1)
     in_catalogue = Inputs(rows.sparse[:, 1:2], rows.dense, rows.sequence_ids, rows.sequence_lengths)
     catalogue = Catalogue.of(schema, in_catalogue)
     inputs = rows.select(slice(0, users))

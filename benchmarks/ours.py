@@ -6,8 +6,8 @@ Dense fields go raw into the first-order term and the DNN (429 inputs on W1), a 
 weight per id, mean pooling of the multi-hot field. `--optimizer` updates the embedding tables:
 `lazy_adam` and `rowwise_adagrad` touch the rows of a batch only, `adam` is the exact dense
 update; all other weights have Adam. Embeddings begin normal with a deviation of 0.01, about as
-the peers' do. `Trainer.fit` validates at the end of each epoch, here on
-one batch, copies the best weights and puts them back at the end, all outside a step.
+the peers' do. `Trainer.fit` validates at the end of each epoch, here on one batch, copies the
+best weights and puts them back at the end, all outside a step.
 """
 
 import numpy as np
