@@ -58,7 +58,7 @@ def _draw_panel(axis: "matplotlib.axes.Axes", panel: Panel) -> None:
         axis.text(
             floor,
             len(bars) - 0.45,
-            f"floor: matrix products alone, {floor:,.0f}",
+            f" floor: matrix products alone, {floor:,.0f} ",
             color="#c0392b",
             fontsize=8,
             ha="right" if floor > widest * 0.6 else "left",
