@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_BENCHMARK := $(VENV)/.ready-benchmark
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test install lint format check download-data clean
+.PHONY: train test install lint format check benchmark download-data clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
@@ -32,6 +33,15 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 check: lint
+
+# PEERS=1 adds the peers, each in an environment of its own; OPTIONS goes to benchmarks/run.py.
+benchmark: $(READY_BENCHMARK)
+	$(if $(PEERS),-$(BIN)/python benchmarks/peers/environments.py)
+	$(BIN)/python benchmarks/run.py --peers $(if $(PEERS),all,none) $(OPTIONS)
+
+$(READY_BENCHMARK): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,bench]"
+	touch $@
 
 download-data: $(READY)
 	$(BIN)/python -m deepfm download-data

@@ -1,4 +1,4 @@
-"""What every peer's driver shares: options, the clock, the counts, the line of JSON.
+"""What every driver shares: options, the clock, the counts, the line of JSON.
 
     <environment of the peer>/bin/python benchmarks/peers/peer_torchfm.py --workload W1 --score
 
@@ -12,7 +12,7 @@ measured, the same for all:
 - Training: the time between the ends of successive optimizer steps of the peer's own loop, seen
   through torch's global optimizer hook, so the loop runs unchanged and its loading counts; the
   median over the steps after warm-up, wall clock and CPU time of the process. What a peer does
-  once per fit or once per epoch is not in it.
+  once per fit or once per epoch is not in it. Of several optimizers the first one is followed.
 - Scoring: calls of the peer's own predict on the score split, the first as warm-up (it gives
   the AUC), the median of the next three.
 - Peak memory: the peak resident size from the start of fit on, the data included; what a peer
@@ -67,16 +67,25 @@ class Task(NamedTuple):
 
 
 class StepClock:
-    """Wall and CPU times at which any torch optimizer finished a step, while entered."""
+    """Wall and CPU times at which a torch optimizer finished a step, while entered.
+
+    A loop may have several optimizers; only the one that steps first is followed, so that a
+    training step is one time.
+    """
 
     def __init__(self) -> None:
         self.times: list[tuple[float, float]] = []
+        self._followed: int | None = None  # an id: a reference would keep the state in memory
 
     def __enter__(self) -> StepClock:
-        self._handle = register_optimizer_step_post_hook(
-            lambda *_: self.times.append((time.perf_counter(), time.process_time()))
-        )
+        self._handle = register_optimizer_step_post_hook(self._record)
         return self
+
+    def _record(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if self._followed is None:
+            self._followed = id(optimizer)
+        if id(optimizer) == self._followed:
+            self.times.append((time.perf_counter(), time.process_time()))
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
@@ -93,9 +102,17 @@ class StepClock:
         return wall, cpu
 
 
-def run(peer: str, package: str, prepare: Callable[[Task], Prepared]) -> None:
-    """Runs one peer on one workload and prints its figures as a line of JSON on stdout."""
-    arguments = _arguments()
+def run(
+    peer: str,
+    package: str,
+    prepare: Callable[[Task], Prepared],
+    arguments: argparse.Namespace | None = None,
+) -> None:
+    """Runs one engine on one workload and prints its figures as a line of JSON on stdout.
+
+    `arguments` are those of `parser`, given by a driver that has more of its own.
+    """
+    arguments = arguments or parser().parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     workload = workloads.WORKLOADS[arguments.workload]
@@ -157,13 +174,14 @@ def _score(predict: Callable[[], np.ndarray], split: workloads.Split) -> dict[st
     }
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    workloads.add_arguments(parser)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--score", action="store_true", help="measure scoring too")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """The options that all drivers have."""
+    options = argparse.ArgumentParser()
+    workloads.add_arguments(options)
+    options.add_argument("--epochs", type=int, default=1)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--score", action="store_true", help="measure scoring too")
+    return options
 
 
 def _reset_peak_memory() -> None:
