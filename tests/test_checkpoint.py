@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -50,10 +51,12 @@ def test_a_checkpoint_that_carries_code_is_refused_and_nothing_runs(run, tmp_pat
     canary, path = tmp_path / "canary", tmp_path / "evil.pt"
     if how == "a bare pickle":
         path.write_bytes(pickle.dumps(Evil(canary)))
+        message = r"evil\.pt: not a checkpoint"
     else:
         content = torch.load(run.best, weights_only=True)
         torch.save(content | {"config": Evil(canary)}, path)
-    with pytest.raises(CheckpointError, match=r"evil\.pt: refused: .*carries code"):
+        message = r"evil\.pt: refused: .*carries code"
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
     assert not canary.exists()
 
@@ -64,6 +67,30 @@ def test_a_truncated_checkpoint_is_refused(run, tmp_path, kept):
     path = tmp_path / "cut.pt"
     path.write_bytes(whole[: kept if isinstance(kept, int) else int(len(whole) * kept)])
     with pytest.raises(CheckpointError, match=r"cut\.pt"):
+        load_checkpoint(path)
+
+
+def test_damaged_bytes_load_or_are_refused_but_never_crash(run, tmp_path):
+    whole, rng = bytearray(run.best.read_bytes()), random.Random(0)
+    path = tmp_path / "damaged.pt"
+    messages = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.choices(range(len(whole)), k=20):
+            damaged[place] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            messages.append(str(error))
+    assert len(messages) > 140
+    assert all("damaged.pt: " in message for message in messages)
+
+
+def test_a_text_is_no_checkpoint(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("user_id,movie_id\n196,242\n")
+    with pytest.raises(CheckpointError, match=r"rows\.csv: not a checkpoint of deepfm"):
         load_checkpoint(path)
 
 
