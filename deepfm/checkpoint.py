@@ -114,9 +114,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
         raise CheckpointError(f"{path}: not a checkpoint of deepfm")
-    if content["format_version"] != FORMAT_VERSION:
+    if content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format {content['format_version']}, this release reads "
+            f"{path}: checkpoint format {content.get('format_version')}, this release reads "
             f"{FORMAT_VERSION}; update deepfm"
         )
     try:
