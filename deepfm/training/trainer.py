@@ -150,7 +150,8 @@ class Trainer:
 
         def checkpoint(is_best: bool) -> None:
             state.model = model.state_dict()
-            if not all(torch.isfinite(tensor).all() for tensor in state.model.values()):
+            # A sum, because isfinite of all numbers would need as much memory as they do.
+            if not all(tensor.sum().isfinite() for tensor in state.model.values()):
                 _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
             state.optimizers = [optimizer_state(optimizer, model) for optimizer in optimizers]
             state.schedulers = [scheduler.state_dict() for scheduler in schedulers]
@@ -170,7 +171,7 @@ class Trainer:
                 checkpoint(is_best)
                 if stop := should_stop():
                     raise Interrupted(stop)
-        if state.best_model:
+        if state.best_epoch < state.epoch:  # otherwise the model has its best weights already
             model.load_state_dict(state.best_model)
         return state
 
