@@ -17,7 +17,7 @@ from deepfm.data.splits import Splits, leave_one_out
 from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model
+from deepfm.models import build_model, find_model
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -137,6 +137,7 @@ def train(
     run = RunDirectory(config.output_dir)
     with RunLog() as run_log:
         device = resolve_device(config.device)
+        find_model(config)  # a misspelt name should not cost a download
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         data = load_data(config, checkpoint.encoders if checkpoint else None)
         model = build_model(data.encoders.schema, config)

@@ -11,7 +11,7 @@ from deepfm.checkpoint import load_checkpoint
 from deepfm.data.dataset import Catalogue
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
-from deepfm.evaluation.scoring import score, score_items
+from deepfm.evaluation.scoring import score, score_items, sigmoid
 
 
 class Recommendation(NamedTuple):
@@ -59,7 +59,7 @@ class Predictor:
             DataError: A column is missing that cannot be looked up, or a value cannot be read.
         """
         inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
-        return _sigmoid(score(self.model, inputs, batch_size=self.batch_size))
+        return sigmoid(score(self.model, inputs, batch_size=self.batch_size))
 
     def knows_user(self, user: object) -> bool:
         """Whether the user stands in the user table."""
@@ -98,7 +98,7 @@ class Predictor:
             for item, title, probability in zip(
                 found[item_field.column].to_pylist(),
                 found[titles].to_pylist() if titles else [None] * len(best),
-                _sigmoid(logits[best]),
+                sigmoid(logits[best]),
                 strict=True,
             )
         ]
@@ -108,7 +108,3 @@ class Predictor:
 
     def _position(self, user: object) -> int | None:
         return self._tables.positions(self.schema, self._user_row(user), "user")[0].as_py()
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).double().sigmoid().numpy()

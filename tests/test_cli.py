@@ -161,6 +161,7 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     ("changes", "message"),
     [
         ({"model_name": "deepmf"}, "model_name: unknown model 'deepmf'; did you mean 'deepfm'?"),
+        ({"model_name": "deepmf", "data__data_dir": "nowhere"}, "model_name: unknown model"),
         (
             {"data__dataset_name": "tny"},
             "data.dataset_name: unknown name 'tny'; did you mean 'tiny'?",

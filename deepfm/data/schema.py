@@ -189,13 +189,8 @@ class RawTables(NamedTuple):
             hint = nearest(field.column, columns.column_names)
             raise DataError(f"no column {field.column!r}, which identifies the {group}; {hint}")
         table = self.users if group == "user" else self.items
-        ids, wanted = table[field.column], columns[field.column]
-        if wanted.type != ids.type:
-            try:
-                wanted = wanted.cast(ids.type)
-            except pa.ArrowInvalid:  # some id is no number: compare all as text
-                ids, wanted = ids.cast(pa.string()), wanted.cast(pa.string())
-        return pc.index_in(wanted, value_set=ids.combine_chunks(), skip_nulls=True).combine_chunks()
+        wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
+        return find(wanted, ids)
 
     def complete(self, schema: DatasetSchema, columns: pa.Table) -> pa.Table:
         """Look up, by id, the user and item columns that the rows do not bring along.
@@ -214,6 +209,23 @@ class RawTables(NamedTuple):
                 for name in missing:
                     columns = columns.append_column(name, found[name])
         return columns
+
+
+def find(values: pa.Array, vocabulary: pa.Array) -> pa.Array:
+    """Position of each value in the vocabulary, null where it is not there or null itself.
+
+    Values are compared as the vocabulary's type: integers find "17" and 17.0 as well as 17.
+
+    Example:
+        >>> find(pa.array(["20", "x", None]), pa.array([10, 20])).to_pylist()
+        [1, None, None]
+    """
+    if values.type != vocabulary.type:
+        try:
+            values = values.cast(vocabulary.type)
+        except pa.ArrowInvalid:  # some value is no number: compare all as text
+            values, vocabulary = values.cast(pa.string()), vocabulary.cast(pa.string())
+    return pc.index_in(values, value_set=vocabulary, skip_nulls=True)
 
 
 def _plain_field(item: FieldSchema) -> dict[str, Any]:

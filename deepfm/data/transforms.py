@@ -15,15 +15,14 @@ import pyarrow.compute as pc
 import torch
 
 from deepfm.data.batch import Inputs
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, find
 from deepfm.errors import ConfigError, DataError, nearest
 
 
 class LabelEncoder:
     """Categorical values to ids 1 … n in sorted order; null and unknown values become 0.
 
-    Ids are looked up as the type that was fitted: a vocabulary of integers finds "17" and 17.0
-    as well as 17.
+    Values are looked up by `deepfm.data.schema.find`, whatever type they come in.
     """
 
     def __init__(self, vocabulary: pa.Array) -> None:
@@ -41,13 +40,7 @@ class LabelEncoder:
 
     def transform(self, values: pa.Array) -> np.ndarray:
         """Ids of the values, (N,) int64."""
-        vocabulary = self.vocabulary
-        if values.type != vocabulary.type:
-            try:
-                values = values.cast(vocabulary.type)
-            except pa.ArrowInvalid:  # some value is no number: compare all as text
-                values, vocabulary = values.cast(pa.string()), vocabulary.cast(pa.string())
-        found = pc.index_in(values, value_set=vocabulary, skip_nulls=True)
+        found = find(values, self.vocabulary)
         return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
 
     def to_dict(self) -> dict[str, Any]:

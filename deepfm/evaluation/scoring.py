@@ -69,6 +69,11 @@ def score_items(
     return scores
 
 
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, in float64, so that small ones keep their digits."""
+    return torch.from_numpy(logits).double().sigmoid().numpy()
+
+
 def evaluate(model: BaseCTRModel, dataset: TabularDataset, *, batch_size: int) -> Evaluation:
     """All metrics of a data set."""
     probability = _probability(model, dataset, batch_size)
@@ -102,8 +107,7 @@ def evaluate_metric(
 
 
 def _probability(model: BaseCTRModel, dataset: TabularDataset, batch_size: int) -> np.ndarray:
-    logits = score(model, dataset.inputs, batch_size=batch_size).astype(np.float64)
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
+    return sigmoid(score(model, dataset.inputs, batch_size=batch_size))
 
 
 def _rank(

@@ -35,10 +35,20 @@ def build_model(schema: DatasetSchema, config: ExperimentConfig) -> BaseCTRModel
         >>> type(build_model(schema, ExperimentConfig(model_name="deepfm"))).__name__
         'DeepFM'
     """
-    if config.model_name not in MODELS:
-        hint = nearest(config.model_name, MODELS)
-        raise ConfigError(f"model_name: unknown model {config.model_name!r}; {hint}")
+    model_class = find_model(config)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the accelerators' generators as well.
         torch.default_generator.manual_seed(config.seed)
-        return MODELS[config.model_name](schema, config)
+        return model_class(schema, config)
+
+
+def find_model(config: ExperimentConfig) -> type[BaseCTRModel]:
+    """The class that `config.model_name` names.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    if config.model_name not in MODELS:
+        hint = nearest(config.model_name, MODELS)
+        raise ConfigError(f"model_name: unknown model {config.model_name!r}; {hint}")
+    return MODELS[config.model_name]
