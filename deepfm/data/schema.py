@@ -25,6 +25,10 @@ class FeatureType(StrEnum):
 
 COMBINERS = ("mean", "sum", "max")
 GROUPS = ("user", "item", "context")
+BAD_VALUES = ("error", "unknown", "drop")
+SCALES = ("none", "min_max", "standard", "log1p")
+MISSING = ("error", "zero", "mean", "indicator")
+KEEP = ("first", "last")
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,22 @@ class FieldSchema:
         vocabulary_size: Rows of the embedding table, the reserved row 0 included. Known once the
             encoders are fitted; 0 before, and for dense fields.
         embedding_dim: Width of the field's embedding vector.
+        embedding_name: Fields with one embedding_name share vocabulary and tables; the field's
+            name by default.
+        min_count: Values rarer than this in the training split are unknown.
+        hash_buckets: Instead of a vocabulary: ids are hashes, modulo this; 0 for none.
+        quantiles: Instead of a vocabulary: a number's id is its bucket, of this many that hold
+            equally many training rows; 0 for none.
+        scale: Of a dense field: `none`, `min_max` to [0, 1], `standard` to mean 0 and deviation
+            1, or `log1p`; ranges and moments are those of the training split.
+        missing: What an absent number of a dense field is: an `error`, `zero`, the `mean` of the
+            training split, or the mean with an `indicator` field beside it.
+        bad_values: What a value is that the field cannot read: an `error`, `unknown` (as if it
+            were absent), or a reason to `drop` the row.
         group: Semantic grouping: `user`, `item` or `context`. The features of an item are the
             fields of group `item`.
         max_length: Elements of a sequence that are kept; 0 for other types.
+        keep: Which elements those are: the `first` or the `last` ones.
         combiner: How a sequence's vectors are pooled: `mean`, `sum` or `max`.
         padding_idx: The id of padding and of unknown values, whose row is zero and never
             trained; None where every row is an ordinary one.
@@ -60,14 +77,23 @@ class FieldSchema:
     transform: str | None = None
     vocabulary_size: int = 0
     embedding_dim: int = 16
+    embedding_name: str = ""
+    min_count: int = 1
+    hash_buckets: int = 0
+    quantiles: int = 0
+    scale: str = "min_max"
+    missing: str = "error"
+    bad_values: str = "error"
     group: str = "context"
     max_length: int = 0
+    keep: str = "first"
     combiner: str = "mean"
     padding_idx: int | None = 0
     dense_embedding: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "column", self.column or self.name)
+        object.__setattr__(self, "embedding_name", self.embedding_name or self.name)
         if not self.name or "." in self.name:
             raise ConfigError(f"field name {self.name!r}: expected a non-empty name without '.'")
         if self.feature_type not in list(FeatureType):
@@ -83,15 +109,48 @@ class FieldSchema:
             ("combiner", self.combiner, COMBINERS),
             ("group", self.group, GROUPS),
             ("dense_embedding", self.dense_embedding, ("none", "linear")),
+            ("bad_values", self.bad_values, BAD_VALUES),
+            ("scale", self.scale, SCALES),
+            ("missing", self.missing, MISSING),
+            ("keep", self.keep, KEEP),
         ):
             if value not in choices:
                 hint = nearest(value, choices)
                 raise ConfigError(f"field {self.name}: unknown {key} {value!r}; {hint}")
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        """Refuse settings that the field's type, or another setting, gives no meaning."""
+        defaults = type(self).__dataclass_fields__
+        given = {key for key, item in defaults.items() if getattr(self, key) != item.default}
+        kind = self.feature_type
+        for key in sorted(given & _ONLY_FOR.keys()):
+            if kind not in _ONLY_FOR[key]:
+                raise ConfigError(f"field {self.name}: {key} means nothing for a {kind} field")
+        if self.embedding_name != self.name and kind is FeatureType.DENSE:
+            raise ConfigError(f"field {self.name}: a dense field has no table to share")
+        vocabularies = [key for key in ("min_count", "hash_buckets", "quantiles") if key in given]
+        if len(vocabularies) > 1:
+            raise ConfigError(f"field {self.name}: choose one of {' and '.join(vocabularies)}")
 
     @property
     def is_embedded(self) -> bool:
         """Whether the field has a vector in `field_embeddings`."""
         return self.feature_type is not FeatureType.DENSE or self.dense_embedding == "linear"
+
+
+_EMBEDDED = (FeatureType.SPARSE, FeatureType.SEQUENCE)
+_ONLY_FOR = {
+    "min_count": _EMBEDDED,
+    "hash_buckets": _EMBEDDED,
+    "quantiles": (FeatureType.SPARSE,),
+    "scale": (FeatureType.DENSE,),
+    "missing": (FeatureType.DENSE,),
+    "dense_embedding": (FeatureType.DENSE,),
+    "max_length": (FeatureType.SEQUENCE,),
+    "keep": (FeatureType.SEQUENCE,),
+    "combiner": (FeatureType.SEQUENCE,),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +184,27 @@ class DatasetSchema:
             name = getattr(self, key)
             if name is not None and name not in self.fields:
                 raise ConfigError(f"{key} {name!r} is no field; {nearest(name, self.fields)}")
+        self._check_shared_tables()
         by_type = {
             kind: tuple(f for f in self.fields.values() if f.feature_type is kind)
             for kind in FeatureType
         }
         object.__setattr__(self, "_by_type", by_type)
+
+    def _check_shared_tables(self) -> None:
+        """Fields with one embedding_name must agree on everything that shapes their table."""
+        first: dict[str, FieldSchema] = {}
+        keys = ("embedding_dim", "min_count", "hash_buckets", "quantiles", "padding_idx")
+        for item in self.fields.values():
+            if item.feature_type is FeatureType.DENSE:
+                continue
+            other = first.setdefault(item.embedding_name, item)
+            for key in keys:
+                if (mine := getattr(item, key)) != (theirs := getattr(other, key)):
+                    raise ConfigError(
+                        f"fields {other.name} and {item.name} share the table "
+                        f"{item.embedding_name}, but have {key} {theirs} and {mine}"
+                    )
 
     @property
     def sparse_fields(self) -> tuple[FieldSchema, ...]:
