@@ -37,17 +37,19 @@ class Checkpoint:
     Attributes:
         config: The experiment.
         encoders: Fitted on its training split.
-        users, items: The raw user and item tables, in the order of their positions.
-        history: Every pair of the data set, as (user position, item position).
+        users, items: The raw user and item tables, in the order of their positions; None for
+            data without them.
+        history: Every pair of the data set, as (user position, item position); None for data
+            without a ranking task.
         model: Weights by name.
         training: A `TrainingState` as plain data; None in `best_model.pt`.
     """
 
     config: ExperimentConfig
     encoders: Encoders
-    users: pa.Table
-    items: pa.Table
-    history: Interactions
+    users: pa.Table | None
+    items: pa.Table | None
+    history: Interactions | None
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
 
@@ -74,9 +76,9 @@ class Checkpoint:
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "encoders": self.encoders.to_dict(),
-            "users": _table_to_tensor(self.users),
-            "items": _table_to_tensor(self.items),
-            "history": torch.from_numpy(self.history.pairs),
+            "users": None if self.users is None else _table_to_tensor(self.users),
+            "items": None if self.items is None else _table_to_tensor(self.items),
+            "history": None if self.history is None else torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
         }
@@ -120,14 +122,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{FORMAT_VERSION}; update deepfm"
         )
     try:
-        users, items = (_tensor_to_table(content[key]) for key in ("users", "items"))
-        user, item = content["history"].numpy()
+        users, items = (
+            None if content[key] is None else _tensor_to_table(content[key])
+            for key in ("users", "items")
+        )
+        history = None
+        if content["history"] is not None:
+            user, item = content["history"].numpy()
+            history = Interactions(user, item, num_users=len(users), num_items=len(items))
         return Checkpoint(
             config=config_from_dict(content["config"]),
             encoders=Encoders.from_dict(content["encoders"]),
             users=users,
             items=items,
-            history=Interactions(user, item, num_users=len(users), num_items=len(items)),
+            history=history,
             model=content["model"],
             training=content["training"],
         )
