@@ -12,12 +12,13 @@ from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, RawTables
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out
 from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model, find_model
+from deepfm.models import build_model
+from deepfm.training.optimizers import build_optimizers
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -137,7 +138,7 @@ def train(
     run = RunDirectory(config.output_dir)
     with RunLog() as run_log:
         device = resolve_device(config.device)
-        find_model(config)  # a misspelt name should not cost a download
+        check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         data = load_data(config, checkpoint.encoders if checkpoint else None)
         model = build_model(data.encoders.schema, config)
@@ -223,6 +224,26 @@ def evaluate_checkpoint(
     model = checkpoint.build_model().to(device)
     result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
+
+
+def check_settings(config: ExperimentConfig) -> None:
+    """Refuse settings that contradict each other whatever the data is, before it is read.
+
+    Model and optimizers are built for one small field, so that what they refuse is written once.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
+    field = FieldSchema("field", FeatureType.SPARSE, **size)
+    schema = DatasetSchema(fields={field.name: field}, label_field="label")
+    build_optimizers(build_model(schema, config), config.training)
+    metric, strategy = config.training.metric, config.data.split_strategy
+    if metric not in ("auc", "logloss") and strategy != "leave_one_out":
+        raise ConfigError(
+            f"training.metric: {metric} needs a ranking task, which data.split_strategy: "
+            f"{strategy} does not make; choose auc or logloss"
+        )
 
 
 def resolve_device(name: str) -> torch.device:
