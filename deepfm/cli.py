@@ -12,10 +12,12 @@ from pathlib import Path
 from deepfm import comparison, experiment
 from deepfm.config import DataConfig, load_config
 from deepfm.data import ADAPTERS
+from deepfm.data.describe import describe, to_lines, to_yaml
 from deepfm.data.files import check_ending, read_table, write_table
 from deepfm.errors import ConfigError, DataError, DeepFMError
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
+from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER, configure_logging
 
 _PROBABILITY = "probability"
@@ -47,6 +49,19 @@ def _download_data(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.data_dir or defaults.data_dir)
     ADAPTERS[defaults.dataset_name].download(folder)
     LOGGER.info(f"{defaults.dataset_name} is in {folder}")
+
+
+def _describe(arguments: argparse.Namespace) -> None:
+    found = describe(arguments.data)
+    name = Path(arguments.data).name.split(".")[0]
+    output = Path(arguments.output or f"{name}.yaml")
+    if output.exists():
+        raise ConfigError(f"{output} exists already; --output writes elsewhere")
+    for line in to_lines(found):
+        LOGGER.info(line)
+    atomic_write_bytes(output, to_yaml(found).encode())
+    LOGGER.info(f"{found.rows:,} rows looked at; a first config is in {output}: edit it, then")
+    LOGGER.info(f"python -m deepfm train --config {output}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -118,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("download-data", _download_data, "fetch MovieLens-100K")
     added.add_argument("--data-dir", help="where to put it (default: data/ml-100k)")
+
+    added = command("describe", _describe, "guess a config for a file of rows")
+    added.add_argument("--data", required=True, help="rows, .csv, .tsv or .parquet")
+    added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 
     added = command("train", _train, "train a model and evaluate it")
     added.add_argument("--config", required=True, help="a YAML file, see configs/")
