@@ -9,7 +9,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from deepfm.checkpoint import Checkpoint, RunDirectory, changed_keys, flatten, load_checkpoint
+from deepfm.checkpoint import (
+    Checkpoint,
+    RunDirectory,
+    changed_keys,
+    check_same_fields,
+    check_same_network,
+    flatten,
+    load_checkpoint,
+    transfer,
+)
 from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
@@ -52,12 +61,15 @@ class ExperimentData(NamedTuple):
     history: Interactions
 
 
-def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> ExperimentData:
+def load_data(
+    config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
+) -> ExperimentData:
     """Read, split, fit on the training split, encode.
 
     Args:
         config: Its `data`, `feature` and `evaluation` sections are used.
         encoders: Already fitted ones, of a checkpoint; they are used as they are.
+        base: Of a checkpoint that training starts from; the fitted encoders grow from them.
 
     Raises:
         ConfigError: The data set is unknown, or settings contradict each other.
@@ -77,10 +89,14 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
             f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
         )
+    if base is not None:
+        check_same_fields(base.schema, schema)
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
 
     columns = tables.complete(schema, tables.interactions)
-    encoders = encoders or Encoders.fit(schema, columns.take(split.train))
+    if encoders is None:
+        encoders = Encoders.fit(schema, columns.take(split.train))
+        encoders = encoders if base is None else encoders.grown_from(base)
     schema = encoders.schema
     catalogue = Catalogue.of(schema, encoders.encode(tables.items, group="item"))
     size = {"num_users": len(tables.users), "num_items": len(tables.items)}
@@ -129,12 +145,24 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
 
 
 def train(
-    config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
 
+    Args:
+        resume: Continue the run that stands there, if any.
+        overwrite: Replace it.
+        init_from: A checkpoint whose vocabularies and weights training starts from; values that
+            it does not know get new rows, and the optimizer starts anew. A run that is resumed
+            has its own checkpoint, and this one is not read.
+
     Raises:
         ConfigError: A setting is wrong, or the directory holds a run and no flag is given.
+        CheckpointError: `init_from` cannot be used, or has other fields.
         DeepFMError: Data, network or disk failed, or the loss became NaN.
         Interrupted: A signal arrived; the state is saved.
     """
@@ -143,8 +171,17 @@ def train(
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
-        data = load_data(config, checkpoint.encoders if checkpoint else None)
+        base = load_checkpoint(init_from) if init_from and checkpoint is None else None
+        if base is not None:
+            check_same_network(base.config, config)
+        data = load_data(
+            config,
+            checkpoint.encoders if checkpoint else None,
+            base=base.encoders if base else None,
+        )
         model = build_model(data.encoders.schema, config)
+        if base is not None:
+            transfer(model, base)
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
         state = TrainingState(**checkpoint.training) if checkpoint else TrainingState()
@@ -152,6 +189,7 @@ def train(
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
+            + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
@@ -342,6 +380,19 @@ def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
             if name in fitted.fields
         }
     )
+
+
+def _growth(base: Checkpoint, encoders: Encoders) -> str:
+    """How many values the encoders know that those of the checkpoint do not, for the log."""
+    before, after = (
+        sum(
+            {
+                field.embedding_name: field.vocabulary_size for field in e.schema.fields.values()
+            }.values()
+        )
+        for e in (base.encoders, encoders)
+    )
+    return f" with {after - before:,} new values"
 
 
 def _predictions(dataset: TabularDataset, result: Evaluation) -> pa.Table:
