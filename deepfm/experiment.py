@@ -51,11 +51,11 @@ class Events(NamedTuple):
 
 
 class ExperimentData(NamedTuple):
-    """The three encoded splits of a data set, and what they were made from."""
+    """The encoded splits of a data set (`test` may be None), and what they were made from."""
 
     train: TabularDataset
     valid: TabularDataset
-    test: TabularDataset
+    test: TabularDataset | None
     encoders: Encoders
     events: Events
     history: Interactions
@@ -223,14 +223,14 @@ def train(
         LOGGER.info(
             f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
         )
-        valid, test = (
-            evaluate(model, split, batch_size=config.evaluation.batch_size)
-            for split in (data.valid, data.test)
-        )
-        metrics = {"valid": valid.metrics, "test": test.metrics}
-        run.write_table(run.predictions, _predictions(data.test, test))
-        if test.counts is not None:
-            run.write_table(run.ranks, _ranks(data.test, test))
+        metrics = {}
+        for name, split in (("valid", data.valid), ("test", data.test)):
+            if split is not None:
+                result = evaluate(model, split, batch_size=config.evaluation.batch_size)
+                metrics[name], last = result.metrics, split
+        run.write_table(run.predictions, _predictions(last, result))  # of the last split there is
+        if result.counts is not None:
+            run.write_table(run.ranks, _ranks(last, result))
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
@@ -261,6 +261,8 @@ def evaluate_checkpoint(
             )
         used = config
     data = load_data(used, checkpoint.encoders)
+    if getattr(data, split) is None:
+        raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
     result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)

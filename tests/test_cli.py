@@ -137,7 +137,7 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     assert code == 0
     assert errors == "warning: absent is skipped: data_dir nowhere is not there\n"
     table = [line for line in first.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in table[2::2]] == [
+    assert [line.split("|")[1].strip() for line in table[2:14:2]] == [
         "one",
         "two",
         "popularity",
@@ -145,6 +145,8 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
         "item_knn",
         "ease",
     ]
+    assert "t test over 2 seeds" in first
+    assert [line.split("|")[1].strip() for line in table[14:]][2:] == ["one", "two"]
     assert {path.name for path in (tmp_path / "outputs" / "compare").iterdir()} == {
         "one-42",
         "one-43",

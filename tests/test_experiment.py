@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -202,3 +203,21 @@ def test_weights_that_do_not_fit_leave_the_model_as_it_was(
     with pytest.raises(CheckpointError, match=message):
         transfer(model, checkpoint)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_data_without_a_test_split_gives_validation_metrics_only(
+    tiny_config, monkeypatch, capsys, tmp_path
+):
+    def without_test(config, encoders=None, *, base=None):
+        return load_data(config, encoders, base=base)._replace(test=None)
+
+    monkeypatch.setattr(experiment, "load_data", without_test)
+    config = load_config(tiny_config(training__epochs=1))
+    assert set(experiment.train(config)) == {"valid"}
+    rows = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")["row"]
+    assert rows.to_pylist() == load_data(config).valid.row.tolist()
+    capsys.readouterr()
+    arguments = ["evaluate", "--checkpoint", str(tmp_path / "run" / "best_model.pt")]
+    assert main([*arguments, "--split", "valid"]) == 0
+    assert main([*arguments, "--split", "test"]) == 2
+    assert capsys.readouterr().err == "error: --split test: the data has no such split\n"
