@@ -52,7 +52,7 @@ def _download_data(arguments: argparse.Namespace) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> None:
-    found = describe(arguments.data)
+    found = describe(arguments.data, encoding=arguments.encoding)
     name = Path(arguments.data).name.split(".")[0]
     output = Path(arguments.output or f"{name}.yaml")
     if output.exists():
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("describe", _describe, "guess a config for a file of rows")
     added.add_argument("--data", required=True, help="rows, .csv, .tsv or .parquet")
+    added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 
     added = command("train", _train, "train a model and evaluate it")
