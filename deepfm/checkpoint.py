@@ -19,13 +19,18 @@ import yaml
 from torch import Tensor
 
 from deepfm.config import ExperimentConfig, config_from_dict
+from deepfm.data.encoders import Encoders
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
-from deepfm.utils.io import atomic_write_bytes, atomic_writer
+from deepfm.utils.io import (
+    atomic_write_bytes,
+    atomic_writer,
+    table_to_tensor,
+    tensor_to_table,
+)
 
 FORMAT_VERSION = 1
 RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
@@ -83,8 +88,8 @@ class Checkpoint:
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "encoders": self.encoders.to_dict(),
-            "users": _table_to_tensor(self.users),
-            "items": _table_to_tensor(self.items),
+            "users": table_to_tensor(self.users),
+            "items": table_to_tensor(self.items),
             "history": torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
@@ -129,7 +134,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{FORMAT_VERSION}; update deepfm"
         )
     try:
-        users, items = (_tensor_to_table(content[key]) for key in ("users", "items"))
+        users, items = (tensor_to_table(content[key]) for key in ("users", "items"))
         user, item = content["history"].numpy()
         return Checkpoint(
             config=config_from_dict(content["config"]),
@@ -312,16 +317,3 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat
-
-
-def _table_to_tensor(table: pa.Table) -> Tensor:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
-
-
-def _tensor_to_table(tensor: Tensor) -> pa.Table:
-    table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
-    table.validate(full=True)
-    return table

@@ -22,11 +22,11 @@ from deepfm.checkpoint import (
 from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
-from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
