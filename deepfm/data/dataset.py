@@ -181,8 +181,8 @@ class Epoch:
     """The batches of one training epoch, a pure function of (data set, seed, epoch).
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
-    one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which batch normalisation cannot train
-    on, joins the batch before.
+    one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which
+    batch normalisation cannot train on, joins the batch before.
     """
 
     def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
