@@ -9,18 +9,28 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from deepfm.checkpoint import Checkpoint, RunDirectory, changed_keys, flatten, load_checkpoint
+from deepfm.checkpoint import (
+    Checkpoint,
+    RunDirectory,
+    changed_keys,
+    check_same_fields,
+    check_same_network,
+    flatten,
+    load_checkpoint,
+    transfer,
+)
 from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label
 from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, RawTables
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model, find_model
+from deepfm.models import build_model
+from deepfm.training.optimizers import build_optimizers
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -41,22 +51,25 @@ class Events(NamedTuple):
 
 
 class ExperimentData(NamedTuple):
-    """The three encoded splits of a data set, and what they were made from."""
+    """The encoded splits of a data set (`test` may be None), and what they were made from."""
 
     train: TabularDataset
     valid: TabularDataset
-    test: TabularDataset
+    test: TabularDataset | None
     encoders: Encoders
     events: Events
     history: Interactions
 
 
-def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> ExperimentData:
+def load_data(
+    config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
+) -> ExperimentData:
     """Read, split, fit on the training split, encode.
 
     Args:
         config: Its `data`, `feature` and `evaluation` sections are used.
         encoders: Already fitted ones, of a checkpoint; they are used as they are.
+        base: Of a checkpoint that training starts from; the fitted encoders grow from them.
 
     Raises:
         ConfigError: The data set is unknown, or settings contradict each other.
@@ -76,10 +89,14 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
             f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
         )
+    if base is not None:
+        check_same_fields(base.schema, schema)
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
 
     columns = tables.complete(schema, tables.interactions)
-    encoders = encoders or Encoders.fit(schema, columns.take(split.train))
+    if encoders is None:
+        encoders = Encoders.fit(schema, columns.take(split.train))
+        encoders = encoders if base is None else encoders.grown_from(base)
     schema = encoders.schema
     catalogue = Catalogue.of(schema, encoders.encode(tables.items, group="item"))
     size = {"num_users": len(tables.users), "num_items": len(tables.items)}
@@ -128,22 +145,43 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
 
 
 def train(
-    config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
 
+    Args:
+        resume: Continue the run that stands there, if any.
+        overwrite: Replace it.
+        init_from: A checkpoint whose vocabularies and weights training starts from; values that
+            it does not know get new rows, and the optimizer starts anew. A run that is resumed
+            has its own checkpoint, and this one is not read.
+
     Raises:
         ConfigError: A setting is wrong, or the directory holds a run and no flag is given.
+        CheckpointError: `init_from` cannot be used, or has other fields.
         DeepFMError: Data, network or disk failed, or the loss became NaN.
         Interrupted: A signal arrived; the state is saved.
     """
     run = RunDirectory(config.output_dir)
     with RunLog() as run_log:
         device = resolve_device(config.device)
-        find_model(config)  # a misspelt name should not cost a download
+        check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
-        data = load_data(config, checkpoint.encoders if checkpoint else None)
+        base = load_checkpoint(init_from) if init_from and checkpoint is None else None
+        if base is not None:
+            check_same_network(base.config, config)
+        data = load_data(
+            config,
+            checkpoint.encoders if checkpoint else None,
+            base=base.encoders if base else None,
+        )
         model = build_model(data.encoders.schema, config)
+        if base is not None:
+            transfer(model, base)
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
         state = TrainingState(**checkpoint.training) if checkpoint else TrainingState()
@@ -151,6 +189,7 @@ def train(
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
+            + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
@@ -184,14 +223,14 @@ def train(
         LOGGER.info(
             f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
         )
-        valid, test = (
-            evaluate(model, split, batch_size=config.evaluation.batch_size)
-            for split in (data.valid, data.test)
-        )
-        metrics = {"valid": valid.metrics, "test": test.metrics}
-        run.write_table(run.predictions, _predictions(data.test, test))
-        if test.counts is not None:
-            run.write_table(run.ranks, _ranks(data.test, test))
+        metrics = {}
+        for name, split in (("valid", data.valid), ("test", data.test)):
+            if split is not None:
+                result = evaluate(model, split, batch_size=config.evaluation.batch_size)
+                metrics[name], last = result.metrics, split
+        run.write_table(run.predictions, _predictions(last, result))  # of the last split there is
+        if result.counts is not None:
+            run.write_table(run.ranks, _ranks(last, result))
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
@@ -222,10 +261,32 @@ def evaluate_checkpoint(
             )
         used = config
     data = load_data(used, checkpoint.encoders)
+    if getattr(data, split) is None:
+        raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
     result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
+
+
+def check_settings(config: ExperimentConfig) -> None:
+    """Refuse settings that contradict each other whatever the data is, before it is read.
+
+    Model and optimizers are built for one small field, so that what they refuse is written once.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
+    field = FieldSchema("field", FeatureType.SPARSE, **size)
+    schema = DatasetSchema(fields={field.name: field}, label_field="label")
+    build_optimizers(build_model(schema, config), config.training)
+    metric, strategy = config.training.metric, config.data.split_strategy
+    if metric not in ("auc", "logloss") and strategy != "leave_one_out":
+        raise ConfigError(
+            f"training.metric: {metric} needs a ranking task, which data.split_strategy: "
+            f"{strategy} does not make; choose auc or logloss"
+        )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -321,6 +382,19 @@ def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
             if name in fitted.fields
         }
     )
+
+
+def _growth(base: Checkpoint, encoders: Encoders) -> str:
+    """How many values the encoders know that those of the checkpoint do not, for the log."""
+    before, after = (
+        sum(
+            {
+                field.embedding_name: field.vocabulary_size for field in e.schema.fields.values()
+            }.values()
+        )
+        for e in (base.encoders, encoders)
+    )
+    return f" with {after - before:,} new values"
 
 
 def _predictions(dataset: TabularDataset, result: Evaluation) -> pa.Table:
