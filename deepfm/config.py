@@ -99,10 +99,18 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
-    """A label: its column, and the value from which on it counts as 1 (None: it is 0 or 1)."""
+    """A label: its column, and what counts as 1; by default the column holds zeros and ones.
+
+    `threshold`: numbers from it on; `positive`: this very value, whatever else there is.
+    """
 
     column: str
     threshold: float | None = None
+    positive: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.positive is not None:
+            raise ConfigError("data.table.labels: choose threshold or positive, not both")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,8 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +11,12 @@ import torch
 
 from deepfm.checkpoint import Checkpoint, RunDirectory, changed_keys, flatten, load_checkpoint
 from deepfm.config import DataConfig, ExperimentConfig
-from deepfm.data import ADAPTERS
+from deepfm.data import ADAPTERS, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.labels import binary_label
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, RawTables
-from deepfm.data.splits import Splits, leave_one_out
+from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
@@ -66,7 +69,7 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
             "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
             "negative; change one of them"
         )
-    adapter = _choose("data.dataset_name", data.dataset_name, ADAPTERS)
+    adapter = _adapter(data)
     schema = _with_dims(adapter.schema(), config.feature.embedding_dims)
     if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
         raise CheckpointError(
@@ -264,11 +267,35 @@ def _read_events(adapter: Any, schema: DatasetSchema, data: DataConfig) -> Event
         tables.positions(schema, rows, group).to_numpy(zero_copy_only=False).astype(np.int64)
         for group in ("user", "item")
     )
-    rating = rows[schema.label_field].to_numpy()
-    label = (rating >= data.label_threshold).astype(np.float32)
-    time = rows[schema.time_column].to_numpy()
+    rule = _label_rule(data)
+    label, bad = binary_label(rows[schema.label_field].combine_chunks(), **rule)
+    if bad.any():
+        row = int(np.argmax(bad))
+        found = rows[schema.label_field][row].as_py()
+        raise DataError(f"row {row + 1}, column {schema.label_field}: {found!r} is no label")
+    rating = label  # where the label is no threshold on a number, there is nothing more explicit
+    if rule.get("threshold") is not None:
+        rating = rows[schema.label_field].cast(pa.float64()).to_numpy()
+    time = sortable(rows[schema.time_column].combine_chunks())
     split = leave_one_out(user, time, min_interactions=data.min_interactions)
     return Events(tables, user, item, rating, label, split)
+
+
+def _adapter(data: DataConfig) -> Any:
+    """What answers the two questions about a data set: `schema()` and `load(…)`."""
+    if data.table is not None:
+        return SimpleNamespace(
+            schema=partial(tabular.schema, data.table), load=partial(tabular.load, data.table)
+        )
+    return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
+
+
+def _label_rule(data: DataConfig) -> dict[str, Any]:
+    """What makes a label 1, as keyword arguments of `binary_label`."""
+    if data.table is None:
+        return {"threshold": data.label_threshold}
+    rule = data.table.labels.get(data.table.label)
+    return {} if rule is None else {"threshold": rule.threshold, "positive": rule.positive}
 
 
 def _choose(key: str, name: str, choices: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
+    "data.tabular": {"errors", "config", "utils", "data.schema", "data.download", "data.files"},
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"models.layers"},
     "models": {"errors", "config", "data.schema", "data.batch", "models"},

