@@ -123,7 +123,8 @@ def examples(schema, inputs):
 def feature_views(schema, inputs, weights, fm_embedding_dim):
     """first_order (B,), field_embeddings (B, F, D) and flat_embeddings (B, total), row by row.
 
-    `weights` has float64 arrays: `<table>` (rows, dim), `<table>_wide` (rows, 1),
+    `weights` has float64 arrays: `<table>` (rows, dim), `<table>_wide` (rows, 1), where fields
+    with one `embedding_name` read the table of that name,
     `vector of <field>` (dim,), `projection of <field>` (D, dim), `dense_first_order` (F_dense,).
     """
     first_order, field_embeddings, flat_embeddings = [], [], []
@@ -140,7 +141,8 @@ def feature_views(schema, inputs, weights, fm_embedding_dim):
             else:
                 ids = row_ids(field, sparse_ids, sequences)
                 combiner = "sum" if field.feature_type == "sparse" else field.combiner
-                table, wide = weights[field.name], weights[f"{field.name}_wide"]
+                table = weights[field.embedding_name]
+                wide = weights[f"{field.embedding_name}_wide"]
                 vector = pooled([table[i] for i in ids], combiner, field.embedding_dim)
                 linear += pooled([wide[i] for i in ids], combiner, 1)[0]
             own.extend(vector)
@@ -159,7 +161,8 @@ def l2_of_batch(schema, inputs, weights, rate):
     for sparse_ids, _, sequences in examples(schema, inputs):
         for field in (*schema.sparse_fields, *schema.sequence_fields):
             for i in row_ids(field, sparse_ids, sequences):
-                touched |= {(field.name, i), (f"{field.name}_wide", i)}
+                name = field.embedding_name
+                touched |= {(name, i), (f"{name}_wide", i)}
     return rate / 2 * sum(sum(x * x for x in weights[table][i]) for table, i in touched)
 
 

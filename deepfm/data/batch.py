@@ -48,10 +48,18 @@ class Inputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Inputs with their labels, (B,) float32."""
+    """Inputs with their labels, (B,) float32.
+
+    Attributes:
+        inputs: What the model sees.
+        label: 0 or 1.
+        weight: How much each row counts in the training loss; None: all rows alike.
+    """
 
     inputs: Inputs
     label: Tensor
+    weight: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.inputs.to(device), self.label.to(device))
+        weight = None if self.weight is None else self.weight.to(device)
+        return Batch(self.inputs.to(device), self.label.to(device), weight)

@@ -90,7 +90,12 @@ class TabularDataset(torch.utils.data.Dataset):
         schema: The fitted schema of the rows.
         inputs: All rows, encoded.
         label: (N,) float32.
+        weight: How much each row counts in the training loss, (N,) float32; None: all rows alike.
+            Evaluation takes no account of it.
         row: Row number of each row in the raw table, (N,); 0 … N-1 by default.
+
+    Raises:
+        DataError: Labels or weights are not one per row, or a weight is negative or not finite.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class TabularDataset(torch.utils.data.Dataset):
         inputs: Inputs,
         label: Tensor,
         *,
+        weight: Tensor | None = None,
         row: np.ndarray | None = None,
         negatives: NegativeSampling | None = None,
         ranking: RankingTask | None = None,
@@ -109,12 +115,18 @@ class TabularDataset(torch.utils.data.Dataset):
         self.inputs = inputs
         self.label = label
         self.row = np.arange(len(label)) if row is None else row
+        self.weight = None if weight is None else _checked_weight(weight, self.row)
         self.negatives = negatives
         self.ranking = ranking
 
     @classmethod
     def from_arrays(
-        cls, schema: DatasetSchema, columns: Mapping[str, Any], label: Any
+        cls,
+        schema: DatasetSchema,
+        columns: Mapping[str, Any],
+        label: Any,
+        *,
+        weight: Any = None,
     ) -> "TabularDataset":
         """Build from arrays that are encoded already, one per field.
 
@@ -123,9 +135,11 @@ class TabularDataset(torch.utils.data.Dataset):
             columns: By field name: ids (N,) for sparse fields, numbers (N,) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
             label: 0 or 1 per row, (N,).
+            weight: Of each row in the training loss, (N,).
 
         Raises:
-            DataError: A field is missing, or an id lies outside its vocabulary.
+            DataError: A field is missing, an id lies outside its vocabulary, or a weight cannot be
+                used.
         """
         by_type: dict[FeatureType, list] = {kind: [] for kind in FeatureType}
         for field in schema.fields.values():
@@ -149,13 +163,15 @@ class TabularDataset(torch.utils.data.Dataset):
             tuple(ids for ids, _ in sequences),
             tuple(lengths for _, lengths in sequences),
         )
-        return cls(schema, inputs, label)
+        weight = None if weight is None else torch.as_tensor(weight)
+        return cls(schema, inputs, label, weight=weight)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, index: int | slice | Tensor) -> Batch:
-        return Batch(self.inputs.select(index), self.label[index])
+        weight = None if self.weight is None else self.weight[index]
+        return Batch(self.inputs.select(index), self.label[index], weight)
 
     def epoch(self, batch_size: int, *, seed: int, epoch: int) -> "Epoch":
         """All rows in the order of one training epoch, with its negatives."""
@@ -166,9 +182,10 @@ class Epoch:
     """The batches of one training epoch, a pure function of (data set, seed, epoch).
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
-    one and whose label is 0. A last batch of one row, which batch normalisation cannot train
-    on, joins the batch before. Without negatives the order is a `deepfm.data.order.Order`, which
-    never holds more than a window of it; with them it is held as a whole.
+    one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which
+    batch normalisation cannot train on, joins the batch before. Without negatives the order is a
+    `deepfm.data.order.Order`, which never holds more than a window of it; with them it is held as
+    a whole.
     """
 
     def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
@@ -214,6 +231,22 @@ class Epoch:
                 self._dataset.negatives.catalogue.place(batch.inputs, sampled, items[sampled])
                 batch.label[sampled] = 0.0
             yield batch
+
+
+def _checked_weight(weight: Tensor, row: np.ndarray) -> Tensor:
+    """Weights as float32; an error names the row of the raw table, from 1."""
+    if weight.shape != row.shape:
+        raise DataError(f"expected weights ({len(row)},), one per row, got {tuple(weight.shape)}")
+    weight = weight.float()
+    if not (usable := weight.isfinite() & (weight >= 0)).all():
+        bad = int(usable.to(torch.uint8).argmin())
+        raise DataError(
+            f"row {row[bad] + 1}: expected a finite sample weight of at least 0, found "
+            f"{weight[bad]:g}"
+        )
+    if len(row) and not weight.any():
+        raise DataError("all sample weights are 0: there is nothing to train on")
+    return weight
 
 
 def _check_ids(ids: Tensor, field) -> None:

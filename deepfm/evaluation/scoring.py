@@ -75,7 +75,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def evaluate(model: BaseCTRModel, dataset: TabularDataset, *, batch_size: int) -> Evaluation:
-    """All metrics of a data set."""
+    """All metrics of a data set; every row counts alike, whatever its sample weight."""
     probability = _probability(model, dataset, batch_size)
     metrics: dict[str, Any] = classification_metrics(dataset.label.numpy(), probability)
     counts = counts_99 = None

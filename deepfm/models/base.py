@@ -18,7 +18,13 @@ from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.layers.dnn import ACTIVATIONS, MLP
 from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding
-from deepfm.models.layers.storage import INITIALIZERS, TableSpec, initializer_from
+from deepfm.models.layers.storage import (
+    INITIALIZERS,
+    TableSpec,
+    initializer_from,
+    logical_tables,
+    wide_name,
+)
 
 
 class BaseCTRModel(nn.Module, ABC):
@@ -130,21 +136,26 @@ def field_specs(schema: DatasetSchema, initializer: str) -> list[TableSpec | Den
     """The embedding layer's specifications, in schema order.
 
     Raises:
-        ConfigError: A vocabulary is not known yet, two tables would have one name, or the
-            initializer is unknown.
+        ConfigError: A vocabulary is not known yet, two tables would have one name, fields
+            disagree about the table that they share, or the initializer is unknown.
     """
     try:
         initializer_from(initializer)
     except ValueError:
         hint = nearest(initializer, INITIALIZERS)
         raise ConfigError(f"feature.init: unknown initializer {initializer!r}; {hint}") from None
-    tables = {field.name for field in (*schema.sparse_fields, *schema.sequence_fields)}
+    specs = [_field_spec(field, initializer) for field in schema.fields.values()]
+    try:
+        tables = logical_tables([spec for spec in specs if isinstance(spec, TableSpec)])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     for name in tables:
-        if f"{name}_wide" in tables:
+        if (clash := tables.get(wide_name(name))) is not None:
             raise ConfigError(
-                f"field {name}_wide: the first-order table of {name} has this name; rename it"
+                f"field {clash.name}: its table has the name of the first-order table of {name}, "
+                f"{wide_name(name)}; rename one of them"
             )
-    return [_field_spec(field, initializer) for field in schema.fields.values()]
+    return specs
 
 
 def _field_spec(field: FieldSchema, initializer: str) -> TableSpec | DenseSpec:
@@ -159,6 +170,7 @@ def _field_spec(field: FieldSchema, initializer: str) -> TableSpec | DenseSpec:
         padding_idx=field.padding_idx,
         combiner=field.combiner if field.feature_type is FeatureType.SEQUENCE else None,
         initializer=initializer,
+        table=field.embedding_name,
     )
 
 

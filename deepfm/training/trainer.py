@@ -227,7 +227,7 @@ class Trainer:
     def _step(self, model, batch, optimizers) -> Tensor:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = binary_cross_entropy_with_logits(model(batch.inputs), batch.label)
+        loss = weighted_loss(model(batch.inputs), batch.label, batch.weight)
         tables = model.embedding.tables
         if tables.is_compact:
             loss.backward()
@@ -281,6 +281,23 @@ class Trainer:
             f"{entry['seconds']:.1f} s, {speed:,.0f} rows/s"
         )
         return is_best
+
+
+def weighted_loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+    """Weighted mean of the rows' binary cross-entropies, sum(w * bce) / sum(w), ().
+
+    The divisor is the batch's own sum of weights, so equal weights of any size give the mean,
+    which is what no weights give. A batch whose weights are all 0 has the loss 0.
+
+    Args:
+        logits, label: (B,).
+        weight: At least 0, (B,); None: all rows count alike.
+    """
+    if weight is None:
+        return binary_cross_entropy_with_logits(logits, label)
+    total = binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")
+    divisor = weight.sum()
+    return total / (divisor + (divisor == 0))
 
 
 def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:

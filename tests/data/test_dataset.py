@@ -177,6 +177,53 @@ def test_an_id_outside_the_vocabulary_is_refused(bad, found):
         TabularDataset.from_arrays(data.schema, columns, [0, 1, 0])
 
 
+def test_weights_go_with_their_rows_and_negatives_copy_them(tiny_data):
+    train = tiny_data.train
+    weight = torch.arange(1, len(train) + 1) / 3
+    data = TabularDataset(
+        train.schema, train.inputs, train.label, weight=weight, row=train.row,
+        negatives=train.negatives,
+    )  # fmt: skip
+    rows = torch.tensor([5, 0, 5])
+    assert torch.equal(data[rows].weight, weight[rows])
+    assert torch.equal(data[2:4].to("cpu").weight, weight[2:4])
+    assert tiny_data.train[rows].weight is None
+    assert tiny_data.train[rows].to("cpu").weight is None
+
+    batches = list(data.epoch(64, seed=1, epoch=0).batches())
+    label, drawn = (torch.cat([batch[k] for batch in batches]) for k in (1, 2))
+    assert sorted(drawn[label > 0].tolist()) == weight.tolist()
+    assert sorted(drawn[label == 0].tolist()) == weight.repeat_interleave(4).tolist()
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ([1.0, -0.5, 2.0], "row 2: expected a finite sample weight of at least 0, found -0.5"),
+        ([1.0, 2.0, float("nan")], "row 3: expected a finite sample weight .* found nan"),
+        ([float("inf"), 1.0, 1.0], "row 1: .* found inf"),
+        ([1e300, 1.0, 1.0], "row 1: .* found inf"),  # beyond float32
+        ([0.0, 0.0, 0.0], "all sample weights are 0"),
+        ([1.0, 2.0], r"expected weights \(3,\), one per row, got \(2,\)"),
+        ([[1.0], [1.0], [1.0]], r"expected weights \(3,\), one per row, got \(3, 1\)"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused(weight, message):
+    data = encoded(3)
+    columns = {"city": [0, 1, 1], "size": [0.0] * 3, "tags": (np.ones((3, 2)), np.ones(3))}
+    with pytest.raises(DataError, match=message):
+        TabularDataset.from_arrays(data.schema, columns, [0, 1, 0], weight=np.array(weight))
+
+
+def test_a_bad_weight_is_named_by_its_row_in_the_raw_table():
+    data = encoded(3)
+    with pytest.raises(DataError, match="row 18: expected a finite sample weight"):
+        TabularDataset(
+            data.schema, data.inputs, data.label,
+            weight=torch.tensor([1.0, 1.0, -1.0]), row=np.array([4, 9, 17]),
+        )  # fmt: skip
+
+
 def test_missing_arrays_and_other_lengths_are_refused():
     data = encoded(3)
     with pytest.raises(DataError, match="field city: no array of that name"):

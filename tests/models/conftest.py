@@ -18,7 +18,10 @@ from deepfm.data.schema import DatasetSchema, FieldSchema
 
 @pytest.fixture
 def schema() -> DatasetSchema:
-    """All kinds of fields, interleaved; dims below, at and above D = 4; names of torch methods."""
+    """All kinds of fields, interleaved; dims below, at and above D = 4; names of torch methods.
+
+    Two tables are shared: `items` by a sequence and an id, `key` by two sequences.
+    """
     fields = [
         FieldSchema(name="user", feature_type="sparse", vocabulary_size=12, embedding_dim=4),
         FieldSchema(name="price", feature_type="dense"),
@@ -50,12 +53,29 @@ def schema() -> DatasetSchema:
             feature_type="sequence",
             vocabulary_size=6,
             embedding_dim=5,
+            embedding_name="key",
             max_length=4,
             combiner="sum",
             padding_idx=None,
         ),
         FieldSchema(
+            name="item",
+            feature_type="sparse",
+            vocabulary_size=9,
+            embedding_dim=4,
+            embedding_name="items",
+        ),
+        FieldSchema(
             name="training", feature_type="dense", embedding_dim=4, dense_embedding="linear"
+        ),
+        FieldSchema(
+            name="locks",
+            feature_type="sequence",
+            vocabulary_size=6,
+            embedding_dim=5,
+            embedding_name="key",
+            max_length=2,
+            padding_idx=None,
         ),
     ]
     return DatasetSchema(fields={field.name: field for field in fields}, label_field="label")

@@ -35,12 +35,12 @@ class PlainEmbedding(nn.Module):
                     vectors.append((field.name, number * self.dense_vectors[field.name]))
             elif field.combiner is None:
                 ids = next(columns)
-                vectors.append((field.name, self.row(field, field.name, ids)))
-                first_order = first_order + self.row(field, f"{field.name}_wide", ids)
+                vectors.append((field.name, self.row(field, field.table, ids)))
+                first_order = first_order + self.row(field, f"{field.table}_wide", ids)
             else:
                 bag = next(bags)
-                vectors.append((field.name, self.pooled(field, field.name, *bag)))
-                first_order = first_order + self.pooled(field, f"{field.name}_wide", *bag)
+                vectors.append((field.name, self.pooled(field, field.table, *bag)))
+                first_order = first_order + self.pooled(field, f"{field.table}_wide", *bag)
         if self.dense_first_order is not None:
             first_order = first_order + (dense * self.dense_first_order).sum(1, keepdim=True)
         aligned = [
@@ -75,7 +75,7 @@ class PlainEmbedding(nn.Module):
         return total
 
     def touched(self, sparse, sequence_ids, sequence_lengths) -> dict[str, torch.Tensor]:
-        """The distinct rows of each field's table that a batch refers to, without padding."""
+        """The distinct rows of each table that a batch refers to, without padding."""
         columns, result = iter(sparse.unbind(1)), {}
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
         for field in self.fields:
@@ -87,5 +87,5 @@ class PlainEmbedding(nn.Module):
                 ids = torch.cat([row[:length] for row, length in zip(*next(bags), strict=True)])
             if field.padding_idx is not None:
                 ids = ids[ids != field.padding_idx]
-            result[field.name] = ids.unique()
+            result[field.table] = torch.cat([ids, result.get(field.table, ids[:0])]).unique()
         return result

@@ -70,14 +70,15 @@ def test_every_parameter_gets_a_gradient(model, schema):
     assert without == []
     for field in (*schema.sparse_fields, *schema.sequence_fields):
         if field.padding_idx is not None:
-            assert not model.embedding.tables[field.name].grad[field.padding_idx].any()
+            table = model.embedding.tables[field.embedding_name]
+            assert not table.grad[field.padding_idx].any()
 
 
 def test_a_row_of_unknown_ids_scores(model, schema):
     inputs = random_inputs(schema, 3).map(torch.zeros_like)
     logits = model.eval()(inputs)
     assert logits.isfinite().all()
-    assert logits.unique().numel() == 1
+    torch.testing.assert_close(logits, logits[:1].expand(3))
 
 
 def test_state_dict_round_trip(model, schema, config):

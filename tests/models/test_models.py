@@ -114,8 +114,8 @@ def test_l2_loss_follows_the_config(schema, config, inputs, scope):
         expected = reference.l2_of_batch(schema, inputs, weights, 0.1)
     else:
         fields = (*schema.sparse_fields, *schema.sequence_fields)
-        tables = [weights[n] for f in fields for n in (f.name, f"{f.name}_wide")]
-        expected = 0.05 * sum((table**2).sum() for table in tables)
+        names = {name for f in fields for name in (f.embedding_name, f"{f.embedding_name}_wide")}
+        expected = 0.05 * sum((weights[name] ** 2).sum() for name in names)
     loss = model.get_l2_reg_loss(inputs)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected)
@@ -162,8 +162,18 @@ def test_encoders_must_be_fitted(schema, config):
 def test_the_name_of_a_first_order_table_is_taken(schema, config):
     wide = FieldSchema(name="user_wide", feature_type="sparse", vocabulary_size=3)
     clashing = replace(schema, fields={**schema.fields, "user_wide": wide})
-    with pytest.raises(ConfigError, match="field user_wide: the first-order table of user"):
+    with pytest.raises(
+        ConfigError, match=r"field user_wide: .* first-order table of user, user_wide"
+    ):
         build_model(clashing, config)
+    shared = schema.with_fields({"item": {"embedding_name": "user_wide"}})
+    with pytest.raises(ConfigError, match=r"field item: .* first-order table of user, user_wide"):
+        build_model(shared, config)
+
+
+def test_fields_that_share_a_table_agree_about_its_rows(schema, config):
+    with pytest.raises(ConfigError, match=r"fields items and item share the table items, .* rows"):
+        build_model(schema.with_fields({"item": {"vocabulary_size": 10}}), config)
 
 
 @pytest.mark.parametrize("name", ["deepfm", "xdeepfm", "attention_deepfm", "wide_and_deep"])

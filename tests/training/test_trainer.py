@@ -3,16 +3,18 @@
 import copy
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepfm.config import config_from_dict
+from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
-from deepfm.training.trainer import Interrupted, Trainer, TrainingState
+from deepfm.training.trainer import Interrupted, Trainer, TrainingState, weighted_loss
 from deepfm.utils.seeding import derive_seed
 from tests.models.plain import PlainEmbedding
 
@@ -79,7 +81,7 @@ def with_plain_tables(model):
 def plain_epoch(plain, data, optimizers) -> None:
     epoch = data.train.epoch(200, seed=5, epoch=0)
     with torch.random.fork_rng():
-        for step, (inputs, label) in enumerate(epoch.batches()):
+        for step, (inputs, label, _) in enumerate(epoch.batches()):
             torch.manual_seed(derive_seed(5, "dropout", 0, step))
             loss = binary_cross_entropy_with_logits(plain(inputs), label)
             plain.zero_grad()
@@ -87,6 +89,61 @@ def plain_epoch(plain, data, optimizers) -> None:
             torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.05)
             for optimizer in optimizers:
                 optimizer.step()
+
+
+def test_the_weighted_loss_is_the_weighted_mean_of_the_rows():
+    logits = torch.tensor([0.3, -2.0, 5.0, 40.0], dtype=torch.float64, requires_grad=True)
+    label = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    weight = torch.tensor([2.0, 0.0, 0.5, 1.0], dtype=torch.float64)
+    expected = 0.0
+    for x, y, w in zip(logits.tolist(), label.tolist(), weight.tolist(), strict=True):
+        expected += w * (math.log1p(math.exp(-x)) if y else x + math.log1p(math.exp(-x)))
+    loss = weighted_loss(logits, label, weight)
+    assert loss.item() == pytest.approx(expected / 3.5, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, weight * (logits.sigmoid() - label).detach() / 3.5)
+
+
+def test_equal_weights_are_no_weights_and_no_weight_is_no_loss():
+    logits = torch.randn(50, dtype=torch.float64, requires_grad=True)
+    label = (torch.rand(50) < 0.3).double()
+    mean = binary_cross_entropy_with_logits(logits, label)
+    assert torch.equal(weighted_loss(logits, label, None), mean)
+    for size in (1.0, 7.0, 1e-3, 1e-300):
+        loss = weighted_loss(logits, label, torch.full((50,), size, dtype=torch.float64))
+        torch.testing.assert_close(loss, mean)
+    nothing = weighted_loss(logits, label, torch.zeros(50, dtype=torch.float64))
+    assert nothing.item() == 0
+    assert not torch.autograd.grad(nothing, logits)[0].any()
+
+
+def test_a_row_of_weight_two_trains_like_two_rows(tiny_data):
+    """One batch per epoch, no dropout and no batch norm, whose statistics count rows."""
+    train = tiny_data.train
+    twice = torch.arange(len(train)) % 3 == 0
+    rows = torch.cat([torch.arange(len(train)), twice.nonzero().flatten()])
+    inputs, label = train.inputs.select(rows), train.label[rows]
+    label[::2] = 0.0  # the tiny config trains on positives only
+    label[len(train) :] = label[: len(train)][twice]
+    repeated = TabularDataset(train.schema, inputs, label)
+    first = slice(0, len(train))
+    weighted = TabularDataset(
+        train.schema, inputs.select(first), label[first], weight=1.0 + twice.float()
+    )
+    results = []
+    for data in (repeated, weighted):
+        config = config_from_dict(
+            {
+                "dnn": {"hidden_units": [8], "dropout": 0.0, "use_batch_norm": False},
+                "training": {"epochs": 3, "batch_size": 10_000, "metric": "logloss", "lr": 0.01},
+            }
+        )
+        model = build_model(train.schema, config)
+        state = Trainer(config.training).fit(model, data, tiny_data.valid)
+        results.append((model.state_dict(), [entry["train_loss"] for entry in state.history]))
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=0)
+    for name, tensor in results[0][0].items():
+        torch.testing.assert_close(tensor, results[1][0][name], msg=name, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lazy_sgd"])

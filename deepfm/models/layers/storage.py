@@ -19,14 +19,15 @@ INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)")
 
 
 class TableSpec(NamedTuple):
-    """A categorical field.
+    """A categorical field and the table that it reads.
 
     Attributes:
-        name: Name of the field and of its table.
+        name: Name of the field.
         rows, dim: Shape of the table.
         padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
         combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
         initializer: One of `INITIALIZERS`, with a number in the place of STD.
+        table: Name of the table, which fields may share; None: the field's own name.
     """
 
     name: str
@@ -35,6 +36,7 @@ class TableSpec(NamedTuple):
     padding_idx: int | None
     combiner: str | None
     initializer: str
+    table: str | None = None
 
 
 class Place(NamedTuple):
@@ -63,7 +65,8 @@ class PackedTables(nn.Module):
     """Embedding tables, those of equal dim end to end in one parameter.
 
     A row holds the embedding and, in one more column, the first-order weight, so that a batch
-    costs one lookup per dim. `state_dict` has an entry per logical table, `<name>.weight` and
+    costs one lookup per dim. Fields that name the same table read the same rows, and their
+    gradients add up there. `state_dict` has an entry per logical table, `<name>.weight` and
     `<name>_wide.weight`, whatever the layout; `tables[name]` is a view of one.
 
     Every id that means "nothing" (padding, or a position beyond the length of its sequence)
@@ -75,11 +78,14 @@ class PackedTables(nn.Module):
     rows of its batch, and the gradient arrives on that copy: see `touched`.
 
     Args:
-        specs: The tables, one per field.
+        fields: What reads the tables. A table stands where its first field stands.
         wide: Whether there are first-order weights.
 
     Attributes:
         capabilities: Of compact mode.
+
+    Raises:
+        ValueError: Two fields disagree about the table that they share.
 
     Example:
         >>> tables = PackedTables(
@@ -97,35 +103,42 @@ class PackedTables(nn.Module):
         table_l2=False,
     )
 
-    def __init__(self, specs: Sequence[TableSpec], *, wide: bool) -> None:
+    def __init__(self, fields: Sequence[TableSpec], *, wide: bool) -> None:
         super().__init__()
-        self._specs = {spec.name: spec for spec in specs}
+        self._specs = logical_tables(fields)
+        self._table = {field.name: field.table or field.name for field in fields}
         self._wide = wide
         self._null: dict[int, int] = {}
         self._batches: list[CompactRows] | None = None  # a list in compact mode
         places = {}
-        for dim in dict.fromkeys(spec.dim for spec in specs):
+        for dim in dict.fromkeys(spec.dim for spec in self._specs.values()):
             parameter, start, offsets, padding = f"packed_{dim}", 0, {}, {}
-            for spec in (spec for spec in specs if spec.dim == dim):
+            for name, spec in self._specs.items():
+                if spec.dim != dim:
+                    continue
                 rows = slice(start, start + spec.rows)
-                places[spec.name] = Place(parameter, rows, slice(0, dim))
-                places[wide_name(spec.name)] = Place(parameter, rows, slice(dim, dim + 1))
-                offsets[spec.name], start = start, start + spec.rows
+                places[name] = Place(parameter, rows, slice(0, dim))
+                places[wide_name(name)] = Place(parameter, rows, slice(dim, dim + 1))
+                offsets[name], start = start, start + spec.rows
                 if spec.padding_idx is not None:
-                    padding[spec.name] = spec.padding_idx
+                    padding[name] = spec.padding_idx
             first = next(iter(padding), None)
             self._null[dim] = start if first is None else offsets[first] + padding[first]
             self.register_parameter(
                 parameter, nn.Parameter(torch.zeros(start + (first is None), dim + wide))
             )
-            sparse = [name for name in offsets if self._specs[name].combiner is None]
+            sparse = [
+                self._table[field.name]
+                for field in fields
+                if field.dim == dim and field.combiner is None
+            ]
             for what, values in (
                 ("offsets", [offsets[name] for name in sparse]),
                 ("padding", [padding.get(name, -1) for name in sparse]),
             ):
                 numbers = torch.tensor(values, dtype=torch.int64)
                 self.register_buffer(f"{what}_{dim}", numbers, persistent=False)
-        names = [spec.name for spec in specs]
+        names = list(self._specs)
         names += [wide_name(name) for name in names] if wide else []
         self.places: Mapping[str, Place] = {name: places[name] for name in names}
 
@@ -156,18 +169,18 @@ class PackedTables(nn.Module):
         return getattr(self, parameter).detach()[rows, columns]
 
     def locate(self, dim: int, sparse: Tensor, bags: Sequence[tuple[str, Tensor, Tensor]]):
-        """Physical rows of the ids of all tables of one dim, (B, C).
+        """Physical rows of the ids of all fields of one dim, (B, C).
 
         Args:
-            dim: Dim of the tables.
-            sparse: Ids of the tables without a combiner, (B, n), in the order of the tables.
-            bags: Name, ids (B, L) and mask of valid ids (B, L) of the others.
+            dim: Dim of the fields' tables.
+            sparse: Ids of the fields without a combiner, (B, n), in the order of the fields.
+            bags: Field, ids (B, L) and mask of valid ids (B, L) of the others.
         """
         null = self._null[dim]
         offsets, padding = getattr(self, f"offsets_{dim}"), getattr(self, f"padding_{dim}")
         parts = [(sparse + offsets).masked_fill(sparse == padding, null)]
         for name, ids, valid in bags:
-            located = ids + self.places[name].rows.start
+            located = ids + self.places[self._table[name]].rows.start
             parts.append(located.masked_fill(~valid, null))
         return torch.cat(parts, dim=1) if bags else parts[0]
 
@@ -319,8 +332,27 @@ def _merged(batches: Sequence[CompactRows]) -> CompactRows:
     return CompactRows(weight, rows, values)
 
 
+def logical_tables(fields: Sequence[TableSpec]) -> dict[str, TableSpec]:
+    """The tables that the fields read, by name, each as its first field describes it.
+
+    Raises:
+        ValueError: Two fields disagree about the table that they share; names both.
+    """
+    tables: dict[str, TableSpec] = {}
+    for field in fields:
+        name = field.table or field.name
+        first = tables.setdefault(name, field)
+        for key in ("rows", "dim", "padding_idx", "initializer"):
+            if (mine := getattr(field, key)) != (theirs := getattr(first, key)):
+                raise ValueError(
+                    f"fields {first.name} and {field.name} share the table {name}, but have "
+                    f"{key} {theirs} and {mine}"
+                )
+    return tables
+
+
 def wide_name(name: str) -> str:
-    """Name of the table with a field's first-order weights."""
+    """Name of the table with the first-order weights that belong to a table."""
     return f"{name}_wide"
 
 

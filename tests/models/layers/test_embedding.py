@@ -50,7 +50,7 @@ def test_views_equal_loops(schema):
 
 def test_dims(schema):
     layer = build(schema)
-    assert layer.num_fields == 8
+    assert layer.num_fields == 10
     assert layer.dense_tail_dim == 2
     assert layer.total_dim == schema.total_embedding_dim + 2
     assert layer.fm_embedding_dim == 4
@@ -70,14 +70,14 @@ def test_raw_dense_columns_are_the_last_of_flat_and_nowhere_else(schema, inputs)
 
 def test_state_dict_speaks_of_logical_tables(schema):
     keys = [key for key in build(schema).state_dict() if key.startswith("tables.")]
-    names = ["user", "items", "type", "tags", "children", "keys"]
+    names = ["user", "items", "type", "tags", "children", "key"]
     assert keys == [f"tables.{name}.weight" for name in [*names, *(f"{n}_wide" for n in names)]]
 
 
 def test_only_other_dims_are_projected_and_equal_dims_are_shared(schema, inputs):
     layer = build(schema)
     assert [key for key in layer.state_dict() if key.startswith("projections.")] == [
-        f"projections.{name}.weight" for name in ["type", "age of user", "tags", "keys"]
+        f"projections.{name}.weight" for name in ["type", "age of user", "tags", "keys", "locks"]
     ]
     _, field_embeddings, flat_embeddings = layer(*inputs)
     assert torch.equal(field_embeddings[:, 0], flat_embeddings[:, :4])  # user
@@ -226,9 +226,9 @@ def test_l2_scope_is_checked(schema, inputs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sparse": torch.zeros(4, 2).long()}, r"expected sparse ids \(B, 3\), got \(4, 2\)"),
+        ({"sparse": torch.zeros(4, 2).long()}, r"expected sparse ids \(B, 4\), got \(4, 2\)"),
         ({"dense": torch.zeros(4)}, r"expected dense values \(B, 4\), got \(4,\)"),
-        ({"sequence_ids": ()}, r"expected ids of 3 sequence fields, got 0"),
+        ({"sequence_ids": ()}, r"expected ids of 4 sequence fields, got 0"),
     ],
 )
 def test_inputs_of_another_schema_are_refused(schema, inputs, change, message):

@@ -7,8 +7,14 @@ import torch
 
 from deepfm.models.base import field_specs
 from deepfm.models.layers.embedding import FeatureEmbedding
-from deepfm.models.layers.storage import distinct_rows, initializer_from, padded_distinct_rows
-from deepfm.training.optimizers import LazySGD
+from deepfm.models.layers.storage import (
+    PackedTables,
+    TableSpec,
+    distinct_rows,
+    initializer_from,
+    padded_distinct_rows,
+)
+from deepfm.training.optimizers import LazyAdam, LazySGD
 from tests.models.conftest import random_inputs
 from tests.models.plain import PlainEmbedding
 
@@ -182,10 +188,67 @@ def test_initial_weights_are_drawn_table_by_table(schema):
     for name, place in layer.tables.places.items():
         weight = torch.empty(layer.tables[name].shape)
         initializer_from("xavier_uniform")(weight)
-        padded = name.removesuffix("_wide") not in ("children", "keys")
+        padded = name.removesuffix("_wide") not in ("children", "key")
         if padded:
             weight[0] = 0.0
         assert torch.equal(layer.tables[name], weight), place
+
+
+def shared(**second):
+    """An id `a` and a sequence `b` that read the table `t`, whose row 2 is null."""
+    first = TableSpec("a", 5, 3, 2, None, "normal(1.0)", "t")
+    return [first, TableSpec("b", 5, 3, 2, "sum", "normal(1.0)", "t")._replace(**second)]
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_an_id_of_two_fields_is_one_row(compact):
+    """Its gradient is the sum of both, its L2 counts once, and one step of Adam is one step."""
+    torch.manual_seed(0)
+    layer = FeatureEmbedding(shared(), fm_embedding_dim=3, first_order=True).double()
+    tables = layer.tables
+    assert list(layer.state_dict()) == ["tables.t.weight", "tables.t_wide.weight"]
+    assert [tuple(parameter.shape) for parameter in tables.parameters()] == [(5, 4)]
+    before, wide = tables["t"].clone(), tables["t_wide"].clone()
+    inputs = (
+        torch.tensor([[4], [2]]),  # one known id, one padding
+        torch.zeros(2, 0).double(),
+        (torch.tensor([[4, 2, 4], [1, 4, 4]]),),
+        (torch.tensor([3, 1]),),
+    )
+    flat = layer(*inputs).flat_embeddings
+    assert torch.equal(flat[0], torch.cat([before[4], 2 * before[4]]))
+    assert torch.equal(flat[1], torch.cat([torch.zeros(3).double(), before[1]]))
+    expected = (before[[1, 4]] ** 2).sum() + (wide[[1, 4]] ** 2).sum()
+    torch.testing.assert_close(layer.l2_reg(*inputs, rate=2.0, scope="batch"), expected)
+    expected = (before**2).sum() + (wide**2).sum()
+    torch.testing.assert_close(layer.l2_reg(*inputs, rate=2.0, scope="table"), expected)
+
+    count = torch.tensor([0, 1, 0, 0, 3]).double()  # how often each row is read
+    if compact:
+        optimizer = LazyAdam(tables, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
+        with tables.compact_mode(optimizer):
+            layer(*inputs).flat_embeddings.sum().backward()
+            ((_, rows, values),) = tables.touched()
+            assert rows.tolist() == [1, 2, 4]
+            assert torch.equal(values.grad[:, 0], count[rows])
+            optimizer.step()
+    else:
+        layer(*inputs).flat_embeddings.sum().backward()
+        assert torch.equal(tables["t"].grad, count.unsqueeze(1).expand(5, 3))
+        torch.optim.Adam(tables.parameters(), lr=0.1).step()
+    moved = 0.1 * (count > 0).unsqueeze(1).expand(5, 3)  # the first step of Adam is ± lr
+    torch.testing.assert_close(tables["t"], before - moved)
+
+
+@pytest.mark.parametrize(
+    "second", [{"rows": 6}, {"dim": 4}, {"padding_idx": None}, {"initializer": "uniform_rows"}]
+)
+def test_fields_that_disagree_about_their_table_are_refused(second):
+    ((key, value),) = second.items()
+    with pytest.raises(
+        ValueError, match=rf"^fields a and b share the table t, but have {key} .* and {value}$"
+    ):
+        PackedTables(shared(**second), wide=True)
 
 
 def test_a_table_is_a_view(layer):
