@@ -37,17 +37,19 @@ class Checkpoint:
     Attributes:
         config: The experiment.
         encoders: Fitted on its training split.
-        users, items: The raw user and item tables, in the order of their positions.
-        history: Every pair of the data set, as (user position, item position).
+        users, items: The raw user and item tables, in the order of their positions; None for
+            data without them.
+        history: Every pair of the data set, as (user position, item position); None for data
+            without a ranking task.
         model: Weights by name.
         training: A `TrainingState` as plain data; None in `best_model.pt`.
     """
 
     config: ExperimentConfig
     encoders: Encoders
-    users: pa.Table
-    items: pa.Table
-    history: Interactions
+    users: pa.Table | None
+    items: pa.Table | None
+    history: Interactions | None
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
 
@@ -76,7 +78,7 @@ class Checkpoint:
             "encoders": self.encoders.to_dict(),
             "users": _table_to_tensor(self.users),
             "items": _table_to_tensor(self.items),
-            "history": torch.from_numpy(self.history.pairs),
+            "history": None if self.history is None else torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
         }
@@ -121,13 +123,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     try:
         users, items = (_tensor_to_table(content[key]) for key in ("users", "items"))
-        user, item = content["history"].numpy()
+        history = None
+        if content["history"] is not None:
+            user, item = content["history"].numpy()
+            history = Interactions(user, item, num_users=len(users), num_items=len(items))
         return Checkpoint(
             config=config_from_dict(content["config"]),
             encoders=Encoders.from_dict(content["encoders"]),
             users=users,
             items=items,
-            history=Interactions(user, item, num_users=len(users), num_items=len(items)),
+            history=history,
             model=content["model"],
             training=content["training"],
         )
@@ -240,14 +245,18 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _table_to_tensor(table: pa.Table) -> Tensor:
+def _table_to_tensor(table: pa.Table | None) -> Tensor | None:
+    if table is None:
+        return None
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
 
 
-def _tensor_to_table(tensor: Tensor) -> pa.Table:
+def _tensor_to_table(tensor: Tensor | None) -> pa.Table | None:
+    if tensor is None:
+        return None
     table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
     table.validate(full=True)
     return table

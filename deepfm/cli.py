@@ -7,16 +7,21 @@ Exit codes: 0 done; 1 network, disk or a loss that is not a number; 2 a mistake 
 import argparse
 import os
 import sys
+from collections import Counter
 from pathlib import Path
+
+import pyarrow as pa
 
 from deepfm import comparison, experiment
 from deepfm.config import DataConfig, load_config
 from deepfm.data import ADAPTERS
-from deepfm.data.files import check_ending, read_table, write_table
-from deepfm.errors import ConfigError, DataError, DeepFMError
+from deepfm.data.describe import describe, to_lines, to_yaml
+from deepfm.data.files import TableWriter, check_ending
+from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
-from deepfm.utils.logging import LOGGER, configure_logging
+from deepfm.utils.io import atomic_write_bytes
+from deepfm.utils.logging import LOGGER, ProgressBar, configure_logging
 
 _PROBABILITY = "probability"
 
@@ -49,6 +54,19 @@ def _download_data(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"{defaults.dataset_name} is in {folder}")
 
 
+def _describe(arguments: argparse.Namespace) -> None:
+    found = describe(arguments.data, encoding=arguments.encoding)
+    name = Path(arguments.data).name.split(".")[0]
+    output = Path(arguments.output or f"{name}.yaml")
+    if output.exists():
+        raise ConfigError(f"{output} exists already; --output writes elsewhere")
+    for line in to_lines(found):
+        LOGGER.info(line)
+    atomic_write_bytes(output, to_yaml(found).encode())
+    LOGGER.info(f"{found.rows:,} rows looked at; a first config is in {output}: edit it, then")
+    LOGGER.info(f"python -m deepfm train --config {output}")
+
+
 def _train(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.override)
     experiment.train(config, resume=arguments.resume, overwrite=arguments.overwrite)
@@ -64,16 +82,43 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    check_ending(Path(arguments.output))
-    rows = read_table(arguments.input)
-    if _PROBABILITY in rows.column_names:
-        raise DataError(f"{arguments.input}: has a column {_PROBABILITY!r} already; rename it")
-    try:
-        probability = Predictor(arguments.checkpoint).predict(rows)
-    except DataError as error:
-        raise DataError(f"{arguments.input}: {error}") from None
-    write_table(arguments.output, rows.append_column(_PROBABILITY, [probability]))
-    LOGGER.info(f"{len(probability):,} rows scored into {arguments.output}")
+    source, output = arguments.input, arguments.output
+    check_ending(Path(output))
+    predictor = Predictor(arguments.checkpoint)
+    count, unknown = 0, Counter()
+    with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:
+        for rows, probability, found in predictor.predict_file(source):
+            writer.write(_with_probability(source, rows.table, arguments.columns, probability))
+            count += len(probability)
+            unknown.update(found)
+            if bar.due():
+                bar.show(int(100 * rows.done), f"{count:,} rows")
+    LOGGER.info(f"{count:,} rows scored into {output}{_counts('unknown values', unknown)}")
+
+
+def _with_probability(
+    source: str, table: pa.Table, columns: str | None, probability: pa.Array
+) -> pa.Table:
+    chosen = columns.split(",") if columns is not None else table.column_names
+    for name in chosen:
+        if name not in table.column_names:
+            hint = nearest(name, table.column_names)
+            raise DataError(f"--columns: {source} has no column {name!r}; {hint}")
+    if _PROBABILITY in chosen:
+        raise DataError(
+            f"{source}: has a column {_PROBABILITY!r} already; rename it or leave it out of "
+            "--columns"
+        )
+    return table.select(chosen).append_column(_PROBABILITY, probability)
+
+
+def _counts(title: str, counts: Counter[str]) -> str:
+    """The largest counts as the end of a line, empty if all are zero."""
+    found = [(name, count) for name, count in counts.most_common() if count]
+    shown = [f"{name} {count:,}" for name, count in found[:5]]
+    if len(found) > len(shown):
+        shown.append(f"{len(found) - len(shown)} more")
+    return f"; {title}: {', '.join(shown)}" if found else ""
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
@@ -119,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
     added = command("download-data", _download_data, "fetch MovieLens-100K")
     added.add_argument("--data-dir", help="where to put it (default: data/ml-100k)")
 
+    added = command("describe", _describe, "guess a config for a file of rows")
+    added.add_argument("--data", required=True, help="rows, .csv, .tsv or .parquet")
+    added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
+    added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
+
     added = command("train", _train, "train a model and evaluate it")
     added.add_argument("--config", required=True, help="a YAML file, see configs/")
     add_override(added)
@@ -133,8 +183,13 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("predict", _predict, "probabilities for the raw rows of a file")
     add_checkpoint(added)
-    added.add_argument("--input", required=True, help="rows, .csv or .parquet")
+    added.add_argument(
+        "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
+    )
     added.add_argument("--output", required=True, help="rows with probability, .csv or .parquet")
+    added.add_argument(
+        "--columns", metavar="a,b,c", help="columns of the input to write (default: all)"
+    )
 
     added = command("recommend", _recommend, "a ranked list of items for a user")
     add_checkpoint(added)

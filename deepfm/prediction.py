@@ -1,14 +1,17 @@
 """Scores and recommendations from a checkpoint alone."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from deepfm.checkpoint import load_checkpoint
+from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
+from deepfm.data.files import Rows, file_ending, first_line, is_header, read_rows
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import score, score_items, sigmoid
@@ -20,6 +23,20 @@ class Recommendation(NamedTuple):
     item: object
     title: str | None
     probability: float
+
+
+class ScoredRows(NamedTuple):
+    """Rows of a file with what the model says about them.
+
+    Attributes:
+        rows: As they were read.
+        probability: Of the positive class, (N,) float64.
+        unknown: Per field, how many values training has not seen.
+    """
+
+    rows: Rows
+    probability: pa.Array
+    unknown: dict[str, int]
 
 
 class Predictor:
@@ -48,6 +65,7 @@ class Predictor:
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
         self._tables = RawTables(None, loaded.users, loaded.items)
         self._history = loaded.history
+        self._source = loaded.config.data.table
 
     def predict(self, columns: pa.Table) -> np.ndarray:
         """Probability of the positive class for each raw row, (N,) float64.
@@ -61,8 +79,33 @@ class Predictor:
         inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
         return sigmoid(score(self.model, inputs, batch_size=self.batch_size))
 
+    def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
+        """The rows of a file of any size with their probabilities, as a stream.
+
+        CSV, TSV, Parquet as in `deepfm.data.files.read_rows`. A text file of the kind that a
+        declared table was trained on has that table's delimiter and encoding. If the table names
+        its columns, a first line that repeats none of the names is a row; the label may be left
+        out of the rows then.
+
+        Raises:
+            DataError: As in `predict`, and with file and line if the file cannot be read.
+        """
+        for rows in read_rows([path], **self._form(Path(path))):
+            columns = self._tables.complete(self.schema, rows.table)
+            try:
+                inputs = self.encoders.encode(columns)
+            except DataError as error:
+                raise DataError(f"{path}: after {rows.place(0)}: {error}") from None
+            probability = sigmoid(score(self.model, inputs, batch_size=self.batch_size))
+            yield ScoredRows(rows, pa.array(probability), self._unknown(columns, inputs))
+
     def knows_user(self, user: object) -> bool:
-        """Whether the user stands in the user table."""
+        """Whether the user stands in the user table.
+
+        Raises:
+            DataError: The checkpoint has no items to rank.
+        """
+        self._need_items()
         return self._position(user) is not None
 
     def recommend(self, user: object, *, top: int = 10) -> list[Recommendation]:
@@ -71,8 +114,10 @@ class Predictor:
         An unknown user is served as a new one: unknown features and no history.
 
         Raises:
-            DataError: The data has context fields, which a list has no values for.
+            DataError: The checkpoint has no items to rank, or the data has context fields, which
+                a list has no values for.
         """
+        self._need_items()
         fields = self.schema.fields.values()
         if context := [field.name for field in fields if field.group == "context"]:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
@@ -102,6 +147,39 @@ class Predictor:
                 strict=True,
             )
         ]
+
+    def _need_items(self) -> None:
+        if self._history is None:
+            raise DataError(
+                "the checkpoint has no items to rank: it was not trained with split_strategy "
+                "leave_one_out"
+            )
+
+    def _form(self, path: Path) -> dict[str, Any]:
+        """How a file is to be read: the arguments of `read_rows`."""
+        table, ending = self._source, file_ending(path)
+        if table is None or ending == ".parquet":
+            return {}
+        form: dict[str, Any] = {}
+        if ending not in (".csv", ".tsv") or ending in map(file_ending, table.files):
+            form = {"delimiter": table.delimiter, "encoding": table.encoding}
+        if not table.columns:
+            return form
+        cells = first_line(path, **form)
+        if is_header(cells, table.columns):
+            return form
+        names = list(table.columns)
+        if len(cells) == len(names) - 1 and self.schema.label_field in names:
+            names.remove(self.schema.label_field)
+        return form | {"columns": names}
+
+    def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
+        counts = {}
+        for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
+            if field.column in columns.column_names:
+                count = int((ids == 0).sum()) - columns[field.column].null_count
+                counts[field.name] = max(count, 0)
+        return counts
 
     def _user_row(self, user: object) -> pa.Table:
         return pa.table({self.schema.fields[self.schema.user_field].column: pa.array([user])})

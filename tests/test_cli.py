@@ -286,3 +286,21 @@ def test_a_run_killed_again_and_again_ends_the_same(tiny_config, tmp_path, unint
     assert run(capsys, "train", "--config", config, "--resume")[0] == 0
     assert_same_result(tmp_path / "run", uninterrupted)
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_describe_writes_a_config_that_trains(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{k % 2},{'abc'[k % 3]},{k / 7}" for k in range(200)]
+    (tmp_path / "clicks.csv").write_text("click,colour,price\n" + "\n".join(rows) + "\n")
+    code, printed, errors = run(capsys, "describe", "--data", "clicks.csv")
+    assert (code, errors) == (0, "")
+    assert "colour" in printed
+    code, _, errors = run(capsys, "describe", "--data", "clicks.csv")
+    assert code == 2
+    assert errors == "error: clicks.yaml exists already; --output writes elsewhere\n"
+    code, printed, errors = run(
+        capsys, "train", "--config", "clicks.yaml", "--override", "training.epochs=2"
+    )
+    assert (code, errors) == (0, "")
+    metrics = json.loads((tmp_path / "outputs" / "clicks" / "metrics.json").read_text())
+    assert 0 <= metrics["test"]["auc"] <= 1

@@ -23,6 +23,7 @@ MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is 
 DELIMITERS = ("\t", ",", ";", "|", "::")
 _LABEL_NAMES = ("label", "click", "clicked", "is_click", "target", "y", "conversion", "converted")
 _FEW = 50  # numbers with at most this many distinct values are taken for categories
+_LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number something
 _MANY = 10_000  # categories with more values than this get a min_count
 _EXAMPLES = 3
 _HEAD_BYTES = 1 << 16  # from which delimiter and header are guessed
@@ -61,21 +62,23 @@ class Description(NamedTuple):
 
     path: Path
     delimiter: str | None
+    encoding: str
     columns: tuple[str, ...]  # given to a file without a header
     rows: int
     is_whole_file: bool
     summaries: tuple[ColumnSummary, ...]
 
 
-def describe(path: str | Path, *, max_rows: int = MAX_ROWS) -> Description:
+def describe(path: str | Path, *, max_rows: int = MAX_ROWS, encoding: str = "utf-8") -> Description:
     """Read the head of a file and summarize its columns.
 
     Raises:
         DataError: The file cannot be read, or holds no row.
     """
     path = Path(path)
-    delimiter, columns = (None, ()) if _is_parquet(path) else _text_form(path)
-    batches = (rows.table for rows in read_rows([path], delimiter=delimiter, columns=columns))
+    delimiter, columns = (None, ()) if _is_parquet(path) else _text_form(path, encoding)
+    form = {"delimiter": delimiter, "columns": columns, "encoding": encoding}
+    batches = (rows.table for rows in read_rows([path], **form))
     tables, total, is_whole_file = [], 0, True
     for table in batches:
         tables.append(table.slice(0, max_rows - total))
@@ -87,7 +90,7 @@ def describe(path: str | Path, *, max_rows: int = MAX_ROWS) -> Description:
         raise DataError(f"{path}: holds no row to describe")
     whole = pa.concat_tables(tables)
     summaries = tuple(_summary(name, whole[name].combine_chunks()) for name in whole.column_names)
-    return Description(path, delimiter, columns, total, is_whole_file, summaries)
+    return Description(path, delimiter, encoding, columns, total, is_whole_file, summaries)
 
 
 def to_yaml(found: Description) -> str:
@@ -107,6 +110,8 @@ def to_yaml(found: Description) -> str:
     ]
     if found.delimiter is not None:
         lines.append(f"    delimiter: {_quoted(found.delimiter)}")
+    if found.encoding != "utf-8":
+        lines.append(f"    encoding: {_quoted(found.encoding)}")
     if found.columns:
         names = ", ".join(_quoted(name) for name in found.columns)
         lines.append(f"    columns: [{names}] # the file has no header: names are made up")
@@ -136,11 +141,13 @@ def _is_parquet(path: Path) -> bool:
     return ".parquet" in path.suffixes
 
 
-def _text_form(path: Path) -> tuple[str, tuple[str, ...]]:
+def _text_form(path: Path, encoding: str) -> tuple[str, tuple[str, ...]]:
     """The delimiter, and made-up names if the first line is data and no header."""
     try:
         with pa.input_stream(str(path), compression="detect") as file:
-            text = file.read(_HEAD_BYTES).decode("utf-8", errors="replace").removeprefix("\ufeff")
+            text = file.read(_HEAD_BYTES).decode(encoding, errors="replace").removeprefix("\ufeff")
+    except LookupError:
+        raise DataError(f"{path}: unknown encoding {encoding!r}") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     lines = text.splitlines()
@@ -248,7 +255,7 @@ def _separator(known: pa.Array) -> tuple[str | None, int]:
 
 
 def _guess_label(columns: Sequence[ColumnSummary]) -> ColumnSummary | None:
-    """The column of zeros and ones that is most likely the label."""
+    """The column that is most likely the label: zeros and ones, else the last of two texts."""
     binary = [
         column
         for column in columns
@@ -258,12 +265,16 @@ def _guess_label(columns: Sequence[ColumnSummary]) -> ColumnSummary | None:
         and not column.missing
     ]
     named = [column for column in binary if column.name.lower() in _LABEL_NAMES]
-    return next(iter([*named, *binary]), None)
+    answers = [c for c in columns if c.kind == "text" and c.distinct == 2 and not c.missing]
+    return next(iter([*named, *binary, *answers[::-1]]), None)
 
 
 def _label_lines(label: ColumnSummary | None, found: Description) -> list[str]:
-    if label is not None:
+    if label is not None and label.kind == "number":
         return [f"    label: {_quoted(label.name)} # zeros and ones"]
+    if label is not None:
+        rule = f"{{column: {_quoted(label.name)}, positive: {_quoted(label.examples[-1])}}}"
+        return ["    label: positive", "    labels:", f"      positive: {rule} # one of two texts"]
     ratings = [c for c in found.summaries if c.name.lower() in ("rating", "stars", "score")]
     if ratings:
         return [
@@ -314,8 +325,14 @@ def _settings(column: ColumnSummary) -> dict[str, Any]:
 
 def _is_quantity(column: ColumnSummary) -> bool:
     """Whether numbers measure something; otherwise they name something."""
-    looks_like_id = re.search(r"(^|_)(id|code|zip)s?($|_)", column.name.lower()) is not None
-    return not looks_like_id and (not column.is_whole or column.distinct > _FEW)
+    if not column.is_whole:
+        return True
+    if column.distinct <= _FEW or re.search(r"(^|_)(id|code|zip)s?($|_)", column.name.lower()):
+        return False
+    span = column.high - column.low + 1
+    is_numbering = column.distinct > max(_LONG_RANGE, span / 2)  # most of a long range occurs
+    is_far_from_zero = column.low > 5 * span
+    return not (is_numbering or is_far_from_zero)
 
 
 def _reason_against(column: ColumnSummary, rows: int) -> str:

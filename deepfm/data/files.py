@@ -98,7 +98,9 @@ def read_rows(
     empty: Rows | None = None
     found = False
     for path in map(Path, paths):
-        if _kind(path)[0] == ".parquet":
+        if file_ending(path) == ".parquet":
+            if path.suffix in _COMPRESSIONS:
+                raise DataError(f"{path}: Parquet is compressed inside; unpack the file first")
             parts = _read_parquet(path, columns, wanted, block_size)
         else:
             parts = _read_text(path, delimiter, columns, encoding, wanted, block_size)
@@ -115,12 +117,6 @@ def read_rows(
         yield empty
 
 
-def read_table(paths: str | Path | Sequence[str | Path], **form: Any) -> pa.Table:
-    """All rows of one or more files as one table; arguments and errors are those of `read_rows`."""
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    return pa.concat_tables([rows.table for rows in read_rows(paths, **form)])
-
-
 def first_line(
     path: str | Path, *, delimiter: str | None = None, encoding: str = "utf-8"
 ) -> list[str]:
@@ -135,6 +131,30 @@ def first_line(
         if not block.is_blank():
             return block.header()[0]
     raise DataError(f"{path}: the file is empty")
+
+
+def is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a line repeats a column's name; a number is a name only if all cells are names.
+
+    Example:
+        >>> is_header(["label", "color"], ["label", "colour"])
+        True
+        >>> is_header(["1", "0"], ["0", "1"])
+        False
+    """
+    repeated = [cell for cell in cells if cell in columns and not _is_number(cell)]
+    return bool(repeated) or (len(cells) > 1 and list(cells) == list(columns))
+
+
+def file_ending(path: str | Path) -> str:
+    """The ending of a file's name, without that of a compression.
+
+    Example:
+        >>> file_ending("part-0.tsv.gz")
+        '.tsv'
+    """
+    path = Path(path)
+    return path.with_suffix("").suffix if path.suffix in _COMPRESSIONS else path.suffix
 
 
 class TableWriter:
@@ -182,12 +202,6 @@ class TableWriter:
         self._stack.__exit__(kind, error, traceback)
 
 
-def write_table(path: str | Path, table: pa.Table) -> None:
-    """Write one table; see `TableWriter`."""
-    with TableWriter(path) as writer:
-        writer.write(table)
-
-
 def check_ending(path: Path) -> None:
     """Refuse a file to write that is neither CSV nor Parquet."""
     if path.suffix not in _OUTPUTS:
@@ -211,7 +225,7 @@ class _TextForm(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, delimiter: str | None, encoding: str) -> "_TextForm":
-        ending, _ = _kind(path)
+        ending = file_ending(path)
         if ending in _OTHER_FORMS:
             raise DataError(
                 f"{path}: {ending} cannot be read; expected text, .gz, .zst or .parquet"
@@ -407,15 +421,6 @@ class _WantedColumns:
         return expected if self._only is None else list(self._only)
 
 
-def _kind(path: Path) -> tuple[str, str | None]:
-    """Ending of a file's name without that of its compression, and the compression."""
-    compression = _COMPRESSIONS.get(path.suffix)
-    ending = path.with_suffix("").suffix if compression else path.suffix
-    if compression and ending == ".parquet":
-        raise DataError(f"{path}: a Parquet file is compressed inside; unpack it first")
-    return ending, compression
-
-
 def _read_text(
     path: Path,
     delimiter: str | None,
@@ -448,10 +453,9 @@ def _names(block: _Block, columns: Sequence[str]) -> tuple[list[str], _Block]:
         _refuse_repeated(place, cells)
         return cells, rest
     _refuse_repeated(str(block.path), columns)
-    if repeated := [cell for cell in cells if cell in columns and not _is_number(cell)]:
+    if is_header(cells, columns):
         raise DataError(
-            f"{place}: a header line (it repeats {repeated[0]!r}), but the columns are declared; "
-            "remove one of them"
+            f"{place}: a header line, but the columns are declared; remove one of the two"
         )
     if len(cells) != len(columns):
         raise DataError(
@@ -513,7 +517,7 @@ def _separated(block: _Block) -> _Block:
 
 def _utf8(path: Path, encoding: str, size: int) -> Iterator[tuple[bytes, float]]:
     """The text of a file in UTF-8, piece by piece, and how much has been read (0 to 1)."""
-    compression = _kind(path)[1]
+    compression = _COMPRESSIONS.get(path.suffix)
     decoder = None
     if encoding not in ("utf-8", "utf-8-sig"):
         decoder = codecs.getincrementaldecoder(encoding)()
@@ -525,7 +529,7 @@ def _utf8(path: Path, encoding: str, size: int) -> Iterator[tuple[bytes, float]]
             if compression:
                 source = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
             while True:
-                piece = source.read(size)
+                piece = source.read(max(size, 8) if at_start else size)  # a whole mark, if any
                 last = not piece
                 if decoder:
                     piece = decoder.decode(piece, last).encode()
@@ -576,6 +580,8 @@ def _read_parquet(
     if columns:
         raise DataError(f"{path}: a Parquet file names its columns itself; remove `columns`")
     try:
+        with path.open("rb"):  # Python's reason if it cannot be opened is the shorter one
+            pass
         # A buffer: otherwise each column of a row group is read whole.
         with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
             names = file.schema_arrow.names

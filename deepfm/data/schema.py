@@ -246,12 +246,13 @@ class RawTables(NamedTuple):
         interactions: One row per event, in file order: user, item, label and time columns, and
             context columns.
         users, items: One row per user and per item, with their raw feature columns. The item
-            table is the catalogue that negatives and candidates are drawn from.
+            table is the catalogue that negatives and candidates are drawn from. None: there is
+            nothing to look up.
     """
 
     interactions: pa.Table
-    users: pa.Table
-    items: pa.Table
+    users: pa.Table | None
+    items: pa.Table | None
 
     def positions(self, schema: DatasetSchema, columns: pa.Table, group: str) -> pa.Array:
         """Row of the `user` or `item` table for each row of `columns`; null where unknown.
@@ -279,6 +280,8 @@ class RawTables(NamedTuple):
                 for field in schema.fields.values()
                 if field.group == group and field.column not in present
             ]
+            if table is None:
+                continue
             if missing := [name for name in dict.fromkeys(missing) if name in table.column_names]:
                 found = table.take(self.positions(schema, columns, group))
                 for name in missing:

@@ -83,6 +83,38 @@ def test_a_file_without_header_gets_made_up_names(tmp_path):
     assert table["label"] == "column_2"
 
 
+def test_numbers_that_name_things_are_categories(tmp_path):
+    rng = np.random.default_rng(1)
+    columns = {
+        "click": rng.integers(2, size=2000),
+        "item": rng.integers(957, 1400, 2000),  # most of a long range
+        "town": rng.integers(5069, 5149, 2000),  # far from zero
+        "age": rng.integers(17, 91, 2000),
+        "views": rng.integers(0, 100, 2000) ** 2,
+    }
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    types = {
+        name: field["type"] for name, field in declared(tmp_path / "a.parquet")["fields"].items()
+    }
+    assert types == {"item": "sparse", "town": "sparse", "age": "dense", "views": "dense"}
+
+
+def test_two_texts_may_be_a_label(tmp_path):
+    columns = {key: value for key, value in shop().items() if key != "click"}
+    columns["bought"] = ["no", "yes"] * 150
+    table = declared(write_csv(tmp_path / "shop.csv", columns))
+    assert table["labels"] == {table["label"]: {"column": "bought", "positive": "yes"}}
+    assert "bought" not in table["fields"]
+
+
+def test_encoding_is_kept(tmp_path):
+    (tmp_path / "a.csv").write_bytes("click,caf\u00e9\n1,\u00e9\n0,x\n1,y\n".encode("latin-1"))
+    text = to_yaml(describe(tmp_path / "a.csv", encoding="latin-1"))
+    assert yaml.safe_load(text)["data"]["table"]["encoding"] == "latin-1"
+    with pytest.raises(DataError, match="UTF-8"):
+        describe(tmp_path / "a.csv")
+
+
 def test_reads_the_head_only(tmp_path):
     path = write_csv(tmp_path / "shop.csv", shop())
     found = describe(path, max_rows=100)
