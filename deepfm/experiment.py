@@ -11,13 +11,13 @@ import torch
 
 from deepfm.checkpoint import Checkpoint, RunDirectory, changed_keys, flatten, load_checkpoint
 from deepfm.config import DataConfig, ExperimentConfig
-from deepfm.data import ADAPTERS, tabular
+from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
-from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model, find_model
@@ -26,7 +26,17 @@ from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.seeding import generator
 
-EVALUATION_CHANGES = ("data.data_dir", "data.auto_download", "evaluation", "output_dir", "device")
+EVALUATION_CHANGES = (
+    "data.data_dir",
+    "data.auto_download",
+    "data.store_dir",
+    "data.table.files",
+    "data.table.valid_files",
+    "data.table.test_files",
+    "evaluation",
+    "output_dir",
+    "device",
+)
 
 
 class Events(NamedTuple):
@@ -41,14 +51,25 @@ class Events(NamedTuple):
 
 
 class ExperimentData(NamedTuple):
-    """The three encoded splits of a data set, and what they were made from."""
+    """The encoded splits of a data set, and what they were made from.
+
+    Attributes:
+        train, valid, test: The splits; a store may have no test split.
+        encoders: Fitted on the training split, or those of a checkpoint.
+        users, items: Raw side tables; None for data without them.
+        events, history: Of a ranking task; None for a store.
+        summary: Of a store, for `metrics.json`: rows per split, dropped rows, bad values.
+    """
 
     train: TabularDataset
     valid: TabularDataset
-    test: TabularDataset
+    test: TabularDataset | None
     encoders: Encoders
-    events: Events
-    history: Interactions
+    users: pa.Table | None
+    items: pa.Table | None
+    events: Events | None = None
+    history: Interactions | None = None
+    summary: dict[str, Any] | None = None
 
 
 def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> ExperimentData:
@@ -64,17 +85,19 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
         CheckpointError: The given encoders belong to another schema.
     """
     data = config.data
-    if not data.num_neg_train and not data.explicit_negatives:
-        raise ConfigError(
-            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
-            "negative; change one of them"
-        )
     adapter = _adapter(data)
     schema = _with_dims(adapter.schema(), config.feature.embedding_dims)
     if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
         raise CheckpointError(
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
             f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
+        )
+    if data.split_strategy != "leave_one_out":
+        return _load_store(data, schema, encoders)
+    if not data.num_neg_train and not data.explicit_negatives:
+        raise ConfigError(
+            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
+            "negative; change one of them"
         )
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
 
@@ -122,9 +145,29 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
         held_out(split.valid),
         held_out(split.test),
         encoders,
+        tables.users,
+        tables.items,
         events,
         history,
     )
+
+
+def prepare_data(config: ExperimentConfig) -> Path:
+    """Encode a declared table into its store, unless that is there, and return its directory.
+
+    Raises:
+        ConfigError: The data is none that is prepared, or settings contradict each other.
+        DataError: A file is missing or not what the config says.
+        DeepFMError: The disk refuses.
+    """
+    data = config.data
+    if data.table is None or data.split_strategy == "leave_one_out":
+        raise ConfigError(
+            "data.split_strategy: only declared tables split by predefined, random or time are "
+            "prepared; all other data is read into memory when it is needed"
+        )
+    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    return store.prepare(data, schema)
 
 
 def train(
@@ -154,9 +197,8 @@ def train(
         )
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
-            tables = data.events.tables
             return Checkpoint(
-                config, data.encoders, tables.users, tables.items, data.history, weights, training
+                config, data.encoders, data.users, data.items, data.history, weights, training
             )
 
         def save(state: TrainingState, is_best: bool) -> None:
@@ -184,14 +226,17 @@ def train(
         LOGGER.info(
             f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
         )
-        valid, test = (
-            evaluate(model, split, batch_size=config.evaluation.batch_size)
-            for split in (data.valid, data.test)
-        )
-        metrics = {"valid": valid.metrics, "test": test.metrics}
-        run.write_table(run.predictions, _predictions(data.test, test))
-        if test.counts is not None:
-            run.write_table(run.ranks, _ranks(data.test, test))
+        metrics: dict[str, Any] = {}
+        for name, split in (("valid", data.valid), ("test", data.test)):
+            if split is not None:
+                result = evaluate(model, split, batch_size=config.evaluation.batch_size)
+                metrics[name] = result.metrics
+                last, rows = result, split
+        run.write_table(run.predictions, _predictions(rows, last))
+        if last.counts is not None:
+            run.write_table(run.ranks, _ranks(rows, last))
+        if data.summary is not None:
+            metrics["data"] = data.summary
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
@@ -222,9 +267,15 @@ def evaluate_checkpoint(
             )
         used = config
     data = load_data(used, checkpoint.encoders)
+    rows = getattr(data, split)
+    if rows is None:
+        raise ConfigError(
+            f"--split {split}: the data has no {split} split "
+            f"(split_strategy {used.data.split_strategy}); --split valid is there"
+        )
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)
+    result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
 
@@ -250,7 +301,7 @@ def resolve_device(name: str) -> torch.device:
 
 def format_metrics(metrics: dict[str, Any]) -> list[str]:
     """The lines of a table with a column per split."""
-    splits = list(metrics)
+    splits = [name for name in metrics if name != "data"]
     flat = {split: flatten(metrics[split]) for split in splits}
     lines = [f"{'':<20}" + "".join(f"{split:>10}" for split in splits)]
     for name in flat[splits[0]]:
@@ -258,6 +309,17 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
         cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
         lines.append(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
+
+
+def _load_store(
+    data: DataConfig, schema: DatasetSchema, encoders: Encoders | None
+) -> ExperimentData:
+    """A declared table of any size, by memory map."""
+    found = store.open_store(store.prepare(data, schema, encoders), data, schema)
+    train, valid, test = (found.parts.get(part) for part in store.PARTS)
+    return ExperimentData(
+        train, valid, test, found.encoders, found.users, found.items, summary=found.summary
+    )
 
 
 def _read_events(adapter: Any, schema: DatasetSchema, data: DataConfig) -> Events:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.order import Permutation, mix
+from deepfm.data.transforms import is_text, read_numbers, read_times
 from deepfm.utils.seeding import derive_seed
 
 SAMPLE = 2**20  # times that are kept to find the cut points of a split by time
@@ -128,6 +129,35 @@ class TimeSplit:
     def parts(self, times: np.ndarray) -> np.ndarray:
         """0 (train), 1 (valid) or 2 (test) for each time, (N,) int64."""
         return np.searchsorted(self.cuts, times, side="right")
+
+
+class Times:
+    """Reads a column of times as numbers that order them, in a stream.
+
+    Numbers count as they are; of texts that are no numbers, and of Arrow dates and timestamps,
+    unix seconds are taken (ISO 8601). What the first batch holds, all must hold.
+    """
+
+    def __init__(self) -> None:
+        self._dates: bool | None = None
+
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Times (N,) float64, and which values are none, (N,) bool.
+
+        Raises:
+            DataError: The column is of a type that is no time.
+        """
+        if self._dates is None:
+            known = values.drop_null()
+            if is_text(values.type) and len(known):
+                self._dates = bool(np.isnan(read_numbers(known.slice(0, 1)).values[0]))
+            elif len(known):
+                self._dates = pa.types.is_temporal(values.type)
+        if self._dates:
+            seconds, read = read_times(values)
+            return seconds.astype(np.float64), ~read
+        numbers = read_numbers(values).values
+        return numbers, np.isnan(numbers)
 
 
 class TimeSample:

@@ -128,7 +128,9 @@ CELLS = st.text(st.sampled_from('ab,;"\n\r é\t'), max_size=6)
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     newline=st.sampled_from(["\n", "\r\n"]),
 )
-def test_any_csv_reads_back_whatever_the_blocks(tmp_path_factory, cells, block_size, quoting, newline):
+def test_any_csv_reads_back_whatever_the_blocks(
+    tmp_path_factory, cells, block_size, quoting, newline
+):
     """Against Python's csv: written by it, and line numbers counted from what it wrote."""
     if any("\r" in cell for row in cells for cell in row):
         quoting = csv.QUOTE_ALL  # where lines end in \n, Python leaves a lone \r unquoted
@@ -352,7 +354,9 @@ def test_the_criteo_sample_is_read_as_it_stands():
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_what_is_written_in_parts_reads_back(tmp_path, ending):
-    whole = pa.table({"id": ["1", "2", "3"], "tags": [["a", "b"], [], None], "n": [[1], [2, 3], []]})
+    whole = pa.table(
+        {"id": ["1", "2", "3"], "tags": [["a", "b"], [], None], "n": [[1], [2, 3], []]}
+    )
     path = tmp_path / "new" / f"rows.{ending}"
     with TableWriter(path) as writer:
         writer.write(whole.slice(0, 2))
