@@ -76,8 +76,8 @@ class Checkpoint:
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "encoders": self.encoders.to_dict(),
-            "users": _table_to_tensor(self.users),
-            "items": _table_to_tensor(self.items),
+            "users": None if self.users is None else _table_to_tensor(self.users),
+            "items": None if self.items is None else _table_to_tensor(self.items),
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
@@ -122,7 +122,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{FORMAT_VERSION}; update deepfm"
         )
     try:
-        users, items = (_tensor_to_table(content[key]) for key in ("users", "items"))
+        users, items = (
+            None if content[key] is None else _tensor_to_table(content[key])
+            for key in ("users", "items")
+        )
         history = None
         if content["history"] is not None:
             user, item = content["history"].numpy()
@@ -245,18 +248,14 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _table_to_tensor(table: pa.Table | None) -> Tensor | None:
-    if table is None:
-        return None
+def _table_to_tensor(table: pa.Table) -> Tensor:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
 
 
-def _tensor_to_table(tensor: Tensor | None) -> pa.Table | None:
-    if tensor is None:
-        return None
+def _tensor_to_table(tensor: Tensor) -> pa.Table:
     table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
     table.validate(full=True)
     return table

@@ -99,7 +99,8 @@ def test_a_text_is_no_checkpoint(tmp_path):
     [
         ({"format": "something"}, "not a checkpoint of deepfm"),
         ({"format_version": 2}, "checkpoint format 2, this release reads 1"),
-        ({"users": None}, "damaged: AttributeError"),
+        ({"users": None}, "damaged: TypeError"),  # the history counts its users
+        ({"users": 3}, "damaged: AttributeError"),
         ({"encoders": {}}, "damaged: KeyError"),
         ({"config": {"modelname": "x"}}, "damaged: ConfigError: unknown key 'modelname'"),
         ({"users": torch.zeros(64, dtype=torch.uint8)}, "damaged"),
@@ -110,6 +111,15 @@ def test_other_content_is_refused(run, tmp_path, change, message):
     torch.save(torch.load(run.best, weights_only=True) | change, path)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+def test_data_without_users_items_and_history_is_kept(run, tmp_path):
+    path = tmp_path / "none.pt"
+    checkpoint = load_checkpoint(run.best)
+    dataclasses.replace(checkpoint, users=None, items=None, history=None).save(path)
+    loaded = load_checkpoint(path)
+    assert (loaded.users, loaded.items, loaded.history) == (None, None, None)
+    assert loaded.encoders.to_dict() == checkpoint.encoders.to_dict()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

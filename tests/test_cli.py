@@ -1,5 +1,6 @@
 """The command line on the small data set: outputs, exit codes, signals, one-line errors."""
 
+import gzip
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import yaml
@@ -113,6 +115,30 @@ def test_predict_writes_the_rows_with_their_probability(trained, capsys, tmp_pat
         assert all(0 < p < 1 for p in table["probability"].to_pylist())
 
 
+def test_predict_streams_a_compressed_file_and_writes_some_columns(trained, capsys, tmp_path):
+    rows, output = tmp_path / "rows.tsv.gz", tmp_path / "scores.csv"
+    count = 3000
+    lines = [f"{k % 60}\t{k % 45}\tx\n" for k in range(count)]  # users 40 to 44 are unknown
+    with gzip.open(rows, "wt") as file:
+        file.write("item\tuser\tnote\n" + "".join(lines))
+    arguments = ["--input", rows, "--output", output, "--columns", "user,note"]
+    code, _, errors = run(capsys, "predict", "--checkpoint", trained / "best_model.pt", *arguments)
+    assert (code, "row 41: expected a finite number, found nan" in errors) == (2, True)
+    assert not [path for path in tmp_path.iterdir() if "scores" in path.name]  # temporary ones too
+    with gzip.open(rows, "wt") as file:
+        header = "item\tuser\tnote\tincome\tage\n"
+        file.write(header + "".join(line[:-1] + "\t0.5\t30\n" for line in lines))
+    code, printed, errors = run(
+        capsys, "predict", "--checkpoint", trained / "best_model.pt", *arguments
+    )
+    unknown = sum(k % 45 >= 40 for k in range(count))
+    expected = f"3,000 rows scored into {output}; unknown values: user {unknown}\n"
+    assert (code, printed, errors) == (0, expected, "")
+    table = pyarrow.csv.read_csv(output)
+    assert table.column_names == ["user", "note", "probability"]
+    assert table["user"].to_pylist() == [k % 45 for k in range(count)]
+
+
 def test_recommend_prints_a_ranked_list_with_titles(trained, capsys):
     code, printed, errors = run(
         capsys, "recommend", "--checkpoint", trained / "best_model.pt", "--user", 5, "--top", 4
@@ -216,7 +242,17 @@ def test_bad_rows_are_one_line(trained, capsys, tmp_path, content, message):
     assert code == 2
     assert message in errors
     assert len(errors.splitlines()) == 1
-    assert not output.exists()
+    assert not [path for path in tmp_path.iterdir() if "scores" in path.name]
+
+
+def test_only_columns_of_the_input_can_be_written(trained, capsys, tmp_path):
+    rows, output = tmp_path / "rows.csv", tmp_path / "scores.csv"
+    rows.write_text("user,item,probability\n1,2,3\n")
+    arguments = ["predict", "--checkpoint", trained / "best_model.pt", "--input", rows]
+    code, _, errors = run(capsys, *arguments, "--output", output, "--columns", "user,itm")
+    assert (code, "has no column 'itm'; did you mean 'item'?" in errors) == (2, True)
+    assert run(capsys, *arguments, "--output", output, "--columns", "user")[0] == 0
+    assert pyarrow.csv.read_csv(output).column_names == ["user", "probability"]
 
 
 def spawn(config, *flags):

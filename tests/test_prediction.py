@@ -1,12 +1,18 @@
 """Predicting on raw rows: equal to the training side, whatever form the rows come in."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from deepfm import experiment
-from deepfm.checkpoint import RunDirectory
-from deepfm.config import load_config
+from deepfm.checkpoint import RunDirectory, load_checkpoint
+from deepfm.config import DataConfig, FieldConfig, TableConfig, load_config
+from deepfm.data.files import TableWriter, read_rows
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import evaluate, score
 from deepfm.prediction import Predictor
@@ -18,6 +24,29 @@ def predictor(tiny_config):
     config = load_config(tiny_config(training__epochs=1))
     experiment.train(config)
     return Predictor(RunDirectory(config.output_dir).best)
+
+
+@pytest.fixture
+def declared(tiny_config, tmp_path):
+    """Writes a checkpoint as of a declared table: no users, items or history to look up."""
+    config = load_config(tiny_config(training__epochs=1))
+    experiment.train(config)
+    trained = load_checkpoint(RunDirectory(config.output_dir).best)
+
+    def with_table(**table) -> Predictor:
+        table = TableConfig(label="stars", fields={"user": FieldConfig(type="sparse")}, **table)
+        data = DataConfig(dataset_name="tabular", split_strategy="random", table=table)
+        path = tmp_path / "declared.pt"
+        config = replace(trained.config, data=data)
+        replace(trained, config=config, users=None, items=None, history=None).save(path)
+        return Predictor(path)
+
+    return with_table
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr("deepfm.prediction.read_rows", partial(read_rows, block_size=4000))
 
 
 @pytest.fixture
@@ -103,3 +132,93 @@ def test_scoring_restores_the_mode(tiny_data, predictor):
     predictor.model.train()
     score(predictor.model, tiny_data.test.inputs, batch_size=10)
     assert predictor.model.training
+
+
+def scores(predictor, path) -> np.ndarray:
+    return np.concatenate([part.probability.to_numpy() for part in predictor.predict_file(path)])
+
+
+def write(path, table: pa.Table) -> None:
+    with TableWriter(path) as writer:
+        writer.write(table)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_in_many_parts_scores_like_the_whole_table(
+    predictor, raw, tmp_path, small_batches, ending
+):
+    path = tmp_path / f"rows.{ending}"
+    write(path, raw)
+    assert len(list(predictor.predict_file(path))) >= 3
+    np.testing.assert_allclose(scores(predictor, path), predictor.predict(raw), rtol=1e-6)
+
+
+def test_values_never_seen_are_counted(predictor, raw, tmp_path):
+    path = tmp_path / "rows.parquet"
+    users = pa.array([1, 10**6, None, 10**7], pa.int64())
+    rows = raw.slice(0, 4).set_column(raw.column_names.index("user"), "user", users)
+    write(path, rows)
+    (part,) = predictor.predict_file(path)
+    assert part.unknown == {"user": 2, "age": 0, "item": 0}
+
+
+def test_a_file_without_rows_has_no_scores(predictor, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("user,item\n")
+    (part,) = predictor.predict_file(path)
+    assert part.rows.table.column_names == ["user", "item"]
+    assert len(part.probability) == 0
+
+
+COLUMNS = ("stars", "user", "age", "income", "item", "tags", "price")
+
+
+@pytest.fixture
+def lines(raw):
+    """The rows as cells in the order of COLUMNS."""
+    joined = pa.compute.binary_join(raw["tags"], "|")
+    table = raw.set_column(raw.column_names.index("tags"), "tags", joined).select(COLUMNS)
+    return [[str(value) for value in row.values()] for row in table.to_pylist()]
+
+
+def test_the_form_of_the_training_files_reads_files_of_their_kind(declared, raw, lines, tmp_path):
+    expected = declared(files=("train.csv",)).predict(raw)
+    predictor = declared(files=("train-*.txt",), delimiter="::", columns=COLUMNS)
+    path = tmp_path / "new.txt"
+    path.write_text("".join("::".join(line) + "\n" for line in lines))
+    np.testing.assert_allclose(scores(predictor, path), expected, rtol=1e-6)
+    path.write_text("".join("::".join(line[1:]) + "\n" for line in lines))  # without the label
+    np.testing.assert_allclose(scores(predictor, path), expected, rtol=1e-6)
+    header = "::".join(reversed(COLUMNS)) + "\n"
+    path.write_text(header + "".join("::".join(reversed(line)) + "\n" for line in lines))
+    np.testing.assert_allclose(scores(predictor, path), expected, rtol=1e-6)
+    path.write_text("1::2::3\n")
+    with pytest.raises(DataError, match=r"new\.txt:1: 7 columns are declared, 3 are in this line"):
+        scores(predictor, path)
+
+
+def test_files_of_another_kind_have_their_own_form(declared, raw, lines, tmp_path):
+    predictor = declared(files=("train.txt",), delimiter="::", columns=COLUMNS)
+    expected = predictor.predict(raw)
+    for name in ("new.csv", "new.csv.gz", "new.csv.zst"):
+        with pa.output_stream(tmp_path / name) as file:  # compressed by the ending
+            file.write("".join(",".join(line) + "\n" for line in [COLUMNS, *lines]).encode())
+        np.testing.assert_allclose(scores(predictor, tmp_path / name), expected, rtol=1e-6)
+    write(tmp_path / "new.parquet", raw)
+    np.testing.assert_allclose(scores(predictor, tmp_path / "new.parquet"), expected, rtol=1e-6)
+
+
+def test_the_encoding_of_the_training_files_counts(declared, raw, lines, tmp_path):
+    predictor = declared(files=("train.csv.gz",), delimiter=";", encoding="latin-1")
+    path = tmp_path / "new.csv"
+    path.write_bytes(
+        "".join(";".join([*line, "é"]) + "\n" for line in [COLUMNS, *lines]).encode("latin-1")
+    )
+    np.testing.assert_allclose(scores(predictor, path), predictor.predict(raw), rtol=1e-6)
+
+
+def test_a_checkpoint_without_items_ranks_nothing(declared):
+    predictor = declared(files=("train.csv",))
+    for ask in (predictor.knows_user, predictor.recommend):
+        with pytest.raises(DataError, match="the checkpoint has no items to rank"):
+            ask(5)

@@ -26,7 +26,7 @@ from deepfm.utils.io import atomic_writer
 BLOCK_SIZE = 16 << 20
 _PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
 _MAX_ROW = 256 << 20  # a longer row is a quotation mark that never closes, or no text at all
-_MAX_PARQUET_ROWS = 1 << 18
+_MAX_PARQUET_ROWS = 1 << 17
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _OTHER_FORMS = (".bz2", ".xz", ".zip", ".7z", ".lz4", ".xlsx", ".feather", ".json", ".jsonl")
