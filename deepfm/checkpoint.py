@@ -19,12 +19,17 @@ import yaml
 from torch import Tensor
 
 from deepfm.config import ExperimentConfig, config_from_dict
+from deepfm.data.encoders import Encoders
 from deepfm.data.sampling import Interactions
-from deepfm.data.transforms import Encoders
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
-from deepfm.utils.io import atomic_write_bytes, atomic_writer
+from deepfm.utils.io import (
+    atomic_write_bytes,
+    atomic_writer,
+    table_to_tensor,
+    tensor_to_table,
+)
 
 FORMAT_VERSION = 1
 RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
@@ -76,8 +81,8 @@ class Checkpoint:
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "encoders": self.encoders.to_dict(),
-            "users": None if self.users is None else _table_to_tensor(self.users),
-            "items": None if self.items is None else _table_to_tensor(self.items),
+            "users": None if self.users is None else table_to_tensor(self.users),
+            "items": None if self.items is None else table_to_tensor(self.items),
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
@@ -123,7 +128,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     try:
         users, items = (
-            None if content[key] is None else _tensor_to_table(content[key])
+            None if content[key] is None else tensor_to_table(content[key])
             for key in ("users", "items")
         )
         history = None
@@ -246,16 +251,3 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return flat
-
-
-def _table_to_tensor(table: pa.Table) -> Tensor:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
-
-
-def _tensor_to_table(tensor: Tensor) -> pa.Table:
-    table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
-    table.validate(full=True)
-    return table

@@ -227,7 +227,7 @@ def test_a_diverging_run_is_one_line_and_exit_code_1(tiny_config, capsys, tmp_pa
         ("usr,item\n1,2\n", "no column 'user', which identifies the user; did you mean 'usr'?"),
         (
             "user,item,age\n1,2,old\n",
-            "field age, column age: row 1: expected a number, found 'old'",
+            "row 1: field age, column age: expected a number, found 'old'",
         ),
         ("user,item,probability\n1,2,3\n", "has a column 'probability' already"),
     ],

@@ -87,7 +87,7 @@ def test_an_unknown_item_is_the_zero_row(predictor, raw):
 
 def test_an_unknown_user_without_a_number_is_an_error(predictor):
     """The dense income has no policy for missing values; it must not become a guess."""
-    with pytest.raises(DataError, match="field income, column income: row 2: expected a finite"):
+    with pytest.raises(DataError, match="row 2: field income, column income: expected a number"):
         predictor.predict(pa.table({"user": [1, 999], "item": [1, 1]}))
 
 

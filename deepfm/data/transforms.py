@@ -1,299 +1,374 @@
-"""Raw columns to encoded inputs: declared transforms, one encoder per field, and their bundle.
+"""Raw values to values that an encoder can take: the named transforms, and how cells are read.
 
-`Encoders.encode` is the only way from raw rows to `Inputs`; training, evaluation and prediction
-call it alike, so they cannot disagree. Encoders are fitted on the training split and travel with
-the model as plain data.
+Everything here is stateless and looks at one value at a time, so that what a value becomes never
+depends on the rows around it. A transform is one of a declared set and never evaluated:
+
+    bucket(e1, e2, …)   the largest edge that is not above the number, absent below the first
+    prefix(n)           the first n characters
+    split(s)            a text cut at s; lists stay as they are
+    criteo_log          floor(ln(x)^2) for x > 2, else x cut to a whole number; a blank is a value
+                        of its own
+    hour(format)        hour of day, 0 … 23
+    weekday(format)     day of the week, 0 (Monday) … 6 (Sunday)
+    is_missing          1.0 where no value is there, else 0.0
+
+`hour` and `weekday` read a text or a whole number as the format says, with the directives
+%Y %y %m %d %H %M %S %f and %% as `strptime` reads them. Without a format they read Arrow
+timestamps and dates, ISO 8601 texts and whole numbers of unix seconds; a time with an offset is
+taken to UTC, one without is UTC.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from deepfm.data.batch import Inputs
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, find
 from deepfm.errors import ConfigError, DataError, nearest
 
-
-class LabelEncoder:
-    """Categorical values to ids 1 … n in sorted order; null and unknown values become 0.
-
-    Values are looked up by `deepfm.data.schema.find`, whatever type they come in.
-    """
-
-    def __init__(self, vocabulary: pa.Array) -> None:
-        self.vocabulary = vocabulary
-
-    @classmethod
-    def fit(cls, values: pa.Array, field: FieldSchema) -> "LabelEncoder":
-        known = pc.unique(values).drop_null()
-        return cls(known.take(pc.sort_indices(known)))
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of ids, the reserved 0 included."""
-        return len(self.vocabulary) + 1
-
-    def transform(self, values: pa.Array) -> np.ndarray:
-        """Ids of the values, (N,) int64."""
-        found = find(values, self.vocabulary)
-        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"type": str(self.vocabulary.type), "vocabulary": self.vocabulary.to_pylist()}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "LabelEncoder":
-        return cls(pa.array(plain["vocabulary"], pa.type_for_alias(plain["type"])))
+BLANK = np.iinfo(np.int64).min  # what criteo_log makes of a blank; no other result reaches it
+LATEST = 10**11  # unix seconds, in the year 5138: larger numbers are milliseconds, not dates
 
 
-class MultiHotEncoder:
-    """Lists of categorical values to padded ids with lengths.
-
-    Unknown and null elements are left out, then the first `max_length` are kept: absence is a
-    length, never an id.
-    """
-
-    def __init__(self, elements: LabelEncoder, max_length: int) -> None:
-        self.elements = elements
-        self.max_length = max_length
-
-    @classmethod
-    def fit(cls, values: pa.Array, field: FieldSchema) -> "MultiHotEncoder":
-        return cls(LabelEncoder.fit(values.flatten(), field), field.max_length)
-
-    @property
-    def vocabulary_size(self) -> int:
-        return self.elements.vocabulary_size
-
-    def transform(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Padded ids (N, L) int64 and lengths (N,) int64."""
-        ids = self.elements.transform(values.flatten())
-        row = pc.list_parent_indices(values).to_numpy()
-        ids, row = ids[ids > 0], row[ids > 0]
-        starts = np.searchsorted(row, np.arange(len(values)))
-        position = np.arange(len(row)) - starts[row]
-        kept = position < self.max_length
-        padded = np.zeros((len(values), self.max_length), np.int64)
-        padded[row[kept], position[kept]] = ids[kept]
-        return padded, np.bincount(row[kept], minlength=len(values)).astype(np.int64)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.elements.to_dict(), "max_length": self.max_length}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "MultiHotEncoder":
-        return cls(LabelEncoder.from_dict(plain), plain["max_length"])
-
-
-class MinMaxScaler:
-    """Numbers to (x - min) / (max - min) of the training split; a constant becomes 0.
-
-    Values outside the training range leave [0, 1]; they are not clipped.
-    """
-
-    vocabulary_size = 0
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low = low
-        self.high = high
-
-    @classmethod
-    def fit(cls, values: pa.Array, field: FieldSchema) -> "MinMaxScaler":
-        numbers = _numbers(values)
-        _refuse_missing(numbers)
-        return cls(float(numbers.min()), float(numbers.max()))
-
-    def transform(self, values: pa.Array) -> np.ndarray:
-        """Scaled values, (N,) float32.
-
-        Raises:
-            DataError: A value is missing or not finite.
-        """
-        numbers = _numbers(values)
-        _refuse_missing(numbers)
-        span = self.high - self.low
-        return ((numbers - self.low) / span if span else numbers * 0.0).astype(np.float32)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "MinMaxScaler":
-        return cls(plain["low"], plain["high"])
-
-
-_ENCODERS = {
-    FeatureType.SPARSE: LabelEncoder,
-    FeatureType.SEQUENCE: MultiHotEncoder,
-    FeatureType.DENSE: MinMaxScaler,
-}
-Encoder = LabelEncoder | MultiHotEncoder | MinMaxScaler
-
-
-class Encoders:
-    """The fitted encoders of a schema: raw columns in, `Inputs` out.
+class Reading(NamedTuple):
+    """What a column's values were read as.
 
     Attributes:
-        schema: The schema with its vocabulary sizes filled in; models are built from it.
+        values: Null (NaN in an array of numbers) where nothing stood or nothing could be read.
+        bad: Where something stood that cannot be read, (N,) bool; None: nowhere.
+        expected: What should have stood at the first such place, such as "a number".
     """
 
-    def __init__(self, schema: DatasetSchema, by_field: Mapping[str, Encoder]) -> None:
-        sizes = {name: {"vocabulary_size": e.vocabulary_size} for name, e in by_field.items()}
-        self.schema = schema.with_fields(sizes)
-        self._by_field = dict(by_field)
-
-    @classmethod
-    def fit(cls, schema: DatasetSchema, columns: pa.Table) -> "Encoders":
-        """Learn vocabularies and ranges from the rows of the training split.
-
-        Raises:
-            DataError: A raw column is missing or of another type, or there is no row.
-        """
-        if not columns.num_rows:
-            raise DataError("the training split is empty: no encoder can be fitted")
-        by_field = {
-            field.name: _named(field, _ENCODERS[field.feature_type].fit, columns, field)
-            for field in schema.fields.values()
-        }
-        return cls(schema, by_field)
-
-    def encode(self, columns: pa.Table, group: str | None = None) -> Inputs:
-        """Encode raw rows; with `group`, the fields of that semantic group only.
-
-        Args:
-            columns: N raw rows; other columns than the fields' are ignored.
-
-        Raises:
-            DataError: A raw column is missing or of another type.
-        """
-        encoded: dict[FeatureType, list] = {kind: [] for kind in FeatureType}
-        for field in self.schema.fields.values():
-            if group in (None, field.group):
-                transform = self._by_field[field.name].transform
-                encoded[field.feature_type].append(_named(field, transform, columns))
-        sequences = encoded[FeatureType.SEQUENCE]
-        return Inputs(
-            _stack(encoded[FeatureType.SPARSE], columns.num_rows, torch.int64),
-            _stack(encoded[FeatureType.DENSE], columns.num_rows, torch.float32),
-            tuple(torch.from_numpy(ids) for ids, _ in sequences),
-            tuple(torch.from_numpy(lengths) for _, lengths in sequences),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, schema included; `from_dict` is the inverse."""
-        fitted = {name: encoder.to_dict() for name, encoder in self._by_field.items()}
-        return {"schema": self.schema.to_dict(), "fitted": fitted}
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "Encoders":
-        schema = DatasetSchema.from_dict(plain["schema"])
-        by_field = {
-            field.name: _ENCODERS[field.feature_type].from_dict(plain["fitted"][field.name])
-            for field in schema.fields.values()
-        }
-        return cls(schema, by_field)
+    values: pa.Array | np.ndarray
+    bad: np.ndarray | None = None
+    expected: str = ""
 
 
-def _named(field: FieldSchema, function: Callable, columns: pa.Table, *args: Any) -> Any:
-    """Apply a function to a field's raw column; an error names the field and the column."""
-    if field.column not in columns.column_names:
-        hint = nearest(field.column, columns.column_names)
-        raise DataError(f"field {field.name}: no column {field.column!r}; {hint}")
-    try:
-        values = apply_transform(field.transform, columns[field.column].combine_chunks())
-        is_list = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
-        if is_list != (field.feature_type is FeatureType.SEQUENCE):
-            expected = "single values" if is_list else "lists"
-            raise DataError(f"expected {expected}, found {values.type}")
-        return function(values, *args)
-    except (DataError, pa.ArrowException) as error:
-        raise DataError(f"field {field.name}, column {field.column}: {error}") from None
+Transform = Callable[[pa.Array], Reading]
+NEVER_BAD = (None, "prefix", "split", "is_missing")  # they read any single value
 
 
-def _stack(arrays: list[np.ndarray], rows: int, dtype: torch.dtype) -> torch.Tensor:
-    if not arrays:
-        return torch.zeros(rows, 0, dtype=dtype)
-    return torch.from_numpy(np.stack(arrays, axis=1))
-
-
-def apply_transform(spec: str | None, values: pa.Array) -> pa.Array:
-    """Apply a declared transform such as `prefix(3)`; None returns the values as they are.
-
-    `bucket(e1, e2, …)`: the largest edge that is not above the number, null below the first;
-    `prefix(n)`: the first n characters; `split(s)`: a text cut at s, lists stay as they are.
+@cache
+def find_transform(spec: str | None) -> Transform:
+    """The function that a spec such as `prefix(3)` names; None leaves values as they are.
 
     Raises:
         ConfigError: The transform is unknown or its arguments are wrong.
-        DataError: A value cannot be transformed; the message gives its row (from 1).
 
     Example:
-        >>> apply_transform("bucket(1, 18, 25)", pa.array([17, 18, 90])).to_pylist()
+        >>> find_transform("bucket(1, 18, 25)")(pa.array([17, 18, 90])).values.to_pylist()
         [1, 18, 25]
     """
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
     if spec is None:
-        return values
-    match = re.fullmatch(r"(\w+)\((.*)\)", spec.strip(), re.DOTALL)
+        return Reading
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", spec.strip(), re.DOTALL)
     name = match[1] if match else spec
-    if not match or name not in _TRANSFORMS:
+    if name not in _TRANSFORMS:
         raise ConfigError(f"unknown transform {spec!r}; {nearest(name, _TRANSFORMS)}")
-    return _TRANSFORMS[name](values, match[2], spec)
+    try:
+        return _TRANSFORMS[name](match[2] or "")
+    except ValueError as error:
+        raise ConfigError(f"transform {spec!r}: {error}") from None
 
 
-def _bucket(values: pa.Array, argument: str, spec: str) -> pa.Array:
+def name_of(spec: str | None) -> str | None:
+    """The name in a spec, without its arguments."""
+    return spec and spec.split("(")[0].strip()
+
+
+def read_numbers(values: pa.Array) -> Reading:
+    """The values as float64, NaN where none is there; a text must be a number as a whole.
+
+    NaN counts as absent, infinity as bad.
+
+    Raises:
+        DataError: The values are of a type that is no number, such as dates or lists.
+    """
+    kind = values.type
+    if pa.types.is_null(kind):
+        return Reading(np.full(len(values), np.nan))
+    try:
+        if is_text(kind):
+            values, texts = _parse_floats(values), values
+        else:
+            values, texts = values.cast(pa.float64(), safe=False), None
+    except pa.ArrowException:
+        raise DataError(f"expected numbers, found {kind}") from None
+    numbers = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False)
+    bad = np.isinf(numbers)
+    first_infinite = int(np.argmax(bad)) if bad.any() else len(bad)
+    if texts is not None and values.null_count > texts.null_count:
+        unread = _where(pc.and_(values.is_null(), texts.is_valid()))
+        bad = bad | unread
+        if np.argmax(unread) < first_infinite:
+            first_infinite = len(bad)
+    if not bad.any():
+        return Reading(numbers)
+    expected = "a finite number" if first_infinite < len(bad) else "a number"
+    return Reading(np.where(bad, np.nan, numbers), bad, expected)
+
+
+def read_integers(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Texts of whole numbers as int64 or uint64, null where a text is none or does not fit."""
+    texts = texts.cast(pa.large_string())
+    sign = "-?" if kind == pa.int64() else ""
+    short = pc.match_substring_regex(texts, rf"^{sign}0*\d{{1,18}}$")
+    numbers = pc.if_else(short, texts, None).cast(kind)
+    long = _where(pc.match_substring_regex(texts, rf"^{sign}\d{{19,}}$")) & ~_where(short)
+    if not long.any():
+        return numbers
+    limits = np.iinfo(kind.to_pandas_dtype())  # few are as long: one by one, and exact
+    found = numbers.to_pylist()
+    for place in np.flatnonzero(long):
+        number = int(texts[place].as_py())
+        found[place] = number if limits.min <= number <= limits.max else None
+    return pa.array(found, kind)
+
+
+def as_text(values: pa.Array) -> pa.Array:
+    """The values as large_string; a whole number has no fraction: 17.0 is "17", True is "1".
+
+    Raises:
+        DataError: The values are nested, or bytes that are not UTF-8.
+    """
+    kind = values.type
+    if pa.types.is_boolean(kind):
+        values = values.cast(pa.int8())
+    elif pa.types.is_floating(kind):
+        numbers = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
+        whole = (np.abs(numbers) < 2.0**63) & (numbers == np.floor(numbers))
+        integers = pa.array(np.where(whole, numbers, 0).astype(np.int64), mask=~whole)
+        if whole.all():
+            return integers.cast(pa.large_string())
+        return pc.coalesce(*(part.cast(pa.large_string()) for part in (integers, values)))
+    try:
+        return values.cast(pa.large_string())
+    except pa.ArrowInvalid as error:
+        raise DataError(f"not UTF-8: {error}") from None
+    except pa.ArrowException:
+        raise DataError(f"expected single values, found {kind}") from None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+
+
+# What Arrow's parser takes, in RE2; needed only where some text is no number.
+_NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan(\([0-9a-z_]*\))?)$"
+
+
+def _parse_floats(texts: pa.Array) -> pa.Array:
+    """Texts as float64, null where the text is no number."""
+    try:
+        return texts.cast(pa.float64())
+    except pa.ArrowInvalid:
+        texts = texts.cast(pa.large_string())
+        readable = pc.match_substring_regex(texts, _NUMBER)
+        return pc.if_else(readable, texts, None).cast(pa.float64())
+
+
+def _where(mask: pa.Array) -> np.ndarray:
+    return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+
+
+def _bucket(argument: str) -> Transform:
     try:
         edges = np.array([int(edge) for edge in argument.split(",")])
     except ValueError:
-        raise ConfigError(f"transform {spec!r}: expected whole numbers as edges") from None
+        raise ValueError("expected whole numbers as edges") from None
     if (np.diff(edges) <= 0).any():
-        raise ConfigError(f"transform {spec!r}: expected rising edges")
-    numbers = _numbers(values)
-    index = np.searchsorted(edges, numbers, side="right") - 1
-    return pa.array(edges[index], mask=(index < 0) | np.isnan(numbers))
+        raise ValueError("expected rising edges")
+
+    def bucket(values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        index = np.searchsorted(edges, numbers, side="right") - 1
+        return Reading(pa.array(edges[index], mask=(index < 0) | np.isnan(numbers)), bad, expected)
+
+    return bucket
 
 
-def _prefix(values: pa.Array, argument: str, spec: str) -> pa.Array:
+def _prefix(argument: str) -> Transform:
     if not argument.strip().isdecimal():
-        raise ConfigError(f"transform {spec!r}: expected a number of characters")
-    return pc.utf8_slice_codeunits(values.cast(pa.string()), 0, int(argument))
+        raise ValueError("expected a number of characters")
+    return lambda values: Reading(pc.utf8_slice_codeunits(as_text(values), 0, int(argument)))
 
 
-def _split(values: pa.Array, argument: str, spec: str) -> pa.Array:
+def _split(argument: str) -> Transform:
     if not argument:
-        raise ConfigError(f"transform {spec!r}: expected a separator")
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        values = pc.if_else(pc.equal(values, ""), None, values)
-        return pc.split_pattern(values, argument)
-    return values
+        raise ValueError("expected a separator")
+
+    def split(values: pa.Array) -> Reading:
+        if is_text(values.type):
+            values = pc.if_else(pc.equal(values, ""), None, values)
+            values = pc.split_pattern(values, argument)
+        return Reading(values)
+
+    return split
 
 
-_TRANSFORMS = {"bucket": _bucket, "prefix": _prefix, "split": _split}
+def _criteo_log(argument: str) -> Transform:
+    _refuse_argument(argument)
+
+    def criteo_log(values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        blank = np.isnan(numbers)
+        logs = np.floor(np.log(np.maximum(numbers, 1.0)) ** 2)
+        found = np.where(numbers > 2, logs, np.trunc(numbers))
+        low = found < -(2.0**62)  # no such integer exists, and the blank needs a value
+        if low.any():
+            bad, expected = low if bad is None else bad | low, expected or "a number above -2^62"
+        found = np.where(blank | low, 0.0, found).astype(np.int64)
+        return Reading(pa.array(np.where(blank, BLANK, found), mask=bad), bad, expected)
+
+    return criteo_log
 
 
-def _numbers(values: pa.Array) -> np.ndarray:
-    """The values as float64, null as NaN.
+def _is_missing(argument: str) -> Transform:
+    _refuse_argument(argument)
 
-    Raises:
-        DataError: A value is no number; the message gives its row (from 1).
-    """
-    try:
-        return pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
-    except pa.ArrowException:
-        for row, value in enumerate(values.to_pylist(), start=1):
-            try:
-                float(value if value is not None else "nan")
-            except (TypeError, ValueError):
-                raise DataError(f"row {row}: expected a number, found {value!r}") from None
-        raise
+    def is_missing(values: pa.Array) -> Reading:
+        absent = values.is_null(nan_is_null=True)
+        return Reading(absent.cast(pa.float64()))
+
+    return is_missing
 
 
-def _refuse_missing(numbers: np.ndarray) -> None:
-    if not (finite := np.isfinite(numbers)).all():
-        row = int(np.argmin(finite))
-        raise DataError(f"row {row + 1}: expected a finite number, found {numbers[row]}")
+def _hour(argument: str) -> Transform:
+    return _time_transform(argument, "H", lambda seconds: seconds // 3600 % 24)
+
+
+def _weekday(argument: str) -> Transform:
+    # 1970-01-01 was a Thursday
+    return _time_transform(argument, "md", lambda seconds: (seconds // 86400 + 3) % 7)
+
+
+def _refuse_argument(argument: str) -> None:
+    if argument.strip():
+        raise ValueError("takes no argument")
+
+
+# --- times ---------------------------------------------------------------------------------
+
+_DIRECTIVES = {
+    "Y": r"(?P<Y>\d{4})",
+    "y": r"(?P<y>\d{2})",
+    "m": r"(?P<m>1[0-2]|0[1-9]|[1-9])",
+    "d": r"(?P<d>3[01]|[12]\d|0[1-9]|[1-9])",
+    "H": r"(?P<H>2[0-3]|[01]\d|\d)",
+    "M": r"(?P<M>[0-5]\d|\d)",
+    "S": r"(?P<S>[0-5]\d|\d)",
+    "f": r"\d{1,6}",
+    "%": "%",
+}
+_ISO = (
+    r"^(?P<Y>\d{4})-(?P<m>0[1-9]|1[0-2])-(?P<d>0[1-9]|[12]\d|3[01])"
+    r"(?:[T ](?P<H>[01]\d|2[0-3])(?::(?P<M>[0-5]\d)(?::(?P<S>[0-5]\d)(?:[.,]\d+)?)?)?"
+    r" ?(?:Z|(?P<sign>[+-])(?P<oh>[01]\d|2[0-3]):?(?P<om>[0-5]\d)?)?)?$"
+)
+
+
+def _time_transform(
+    form: str, needed: str, part: Callable[[np.ndarray], np.ndarray]
+) -> Transform:
+    form = form.strip()
+    pattern = _pattern(form, needed) if form else None
+    expected = f"a time like {form}" if form else "a time (ISO 8601 or unix seconds)"
+
+    def transform(values: pa.Array) -> Reading:
+        if pattern:
+            seconds, read = _read_texts(as_text(values), pattern)
+        else:
+            seconds, read = _read_times(values)
+        bad = ~read & _where(values.is_valid())
+        if pa.types.is_floating(values.type):
+            bad &= ~_where(pc.is_nan(values))
+        return Reading(pa.array(part(seconds), mask=~read), bad if bad.any() else None, expected)
+
+    return transform
+
+
+def _pattern(form: str, needed: str) -> str:
+    """A format of `strptime` as a regular expression with a group per directive."""
+    parts, seen = [], []
+    for directive, text in re.findall(r"%(.?)|([^%]+)", form, re.DOTALL):
+        if text:
+            parts.append(re.escape(text))
+        elif directive not in _DIRECTIVES:
+            known = " ".join(f"%{name}" for name in _DIRECTIVES)
+            raise ValueError(f"unknown directive '%{directive}'; known: {known}")
+        else:
+            parts.append(_DIRECTIVES[directive])
+            seen.append(directive)
+    if twice := [name for name in "YymdHMS" if seen.count(name) > 1]:
+        raise ValueError(f"the format has %{twice[0]} twice")
+    if missing := [name for name in needed if name not in seen]:
+        raise ValueError(f"the format lacks %{missing[0]}")
+    if "d" in needed and not {"Y", "y"} & set(seen):
+        raise ValueError("the format lacks %Y or %y")
+    return f"^{''.join(parts)}$"
+
+
+def _read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Unix seconds of times in any form that needs no format, and where one could be read."""
+    kind = values.type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        if pa.types.is_date(kind):
+            values = values.cast(pa.timestamp("s"))
+        per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[values.type.unit]
+        ticks = pc.fill_null(values.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        return ticks // per_second, _where(values.is_valid())
+    if is_text(kind):
+        seconds, read = _read_texts(values.cast(pa.large_string()), _ISO)
+        whole = read_integers(values, pa.int64())
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
+        seconds, read = np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+        numbers = read_numbers(values).values
+        numbers = np.where(np.abs(numbers) < LATEST, numbers, np.nan)  # NaN compares false
+        whole = pa.array(np.floor(np.nan_to_num(numbers)).astype(np.int64), mask=np.isnan(numbers))
+    else:
+        raise DataError(f"expected times, found {kind}")
+    unix = pc.fill_null(whole, LATEST).to_numpy(zero_copy_only=False)
+    is_unix = np.abs(unix) < LATEST
+    return np.where(is_unix, unix, seconds), read | is_unix
+
+
+def _read_texts(texts: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarray]:
+    """Unix seconds of the texts that match, and which do; no day beyond its month's last."""
+    found = pc.extract_regex(texts, pattern)
+    read = _where(found.is_valid())
+    names = {item.name for item in found.type}
+
+    def number(name: str, default: int) -> np.ndarray:
+        if name not in names:
+            return np.full(len(texts), default, np.int64)
+        group = pc.struct_field(found, name)
+        group = pc.if_else(pc.equal(group, ""), str(default), group)  # a group left out
+        return pc.fill_null(group.cast(pa.int64()), default).to_numpy(zero_copy_only=False)
+
+    year = number("Y", 1972)  # a leap year, for formats without one
+    if "y" in names:
+        year = number("y", 72)
+        year = year + np.where(year < 69, 2000, 1900)  # as POSIX has it
+    month = ((year - 1970) * 12 + number("m", 1) - 1).astype("datetime64[M]")
+    first, following = (m.astype("datetime64[D]").astype(np.int64) for m in (month, month + 1))
+    days = first + number("d", 1) - 1
+    read &= days < following
+    seconds = days * 86400 + number("H", 0) * 3600 + number("M", 0) * 60 + number("S", 0)
+    if "sign" in names:
+        east = np.where(_where(pc.equal(pc.struct_field(found, "sign"), "-")), -1, 1)
+        seconds -= east * (number("oh", 0) * 3600 + number("om", 0) * 60)
+    return seconds, read
+
+
+_TRANSFORMS: dict[str, Callable[[str], Transform]] = {
+    "bucket": _bucket,
+    "prefix": _prefix,
+    "split": _split,
+    "criteo_log": _criteo_log,
+    "hour": _hour,
+    "weekday": _weekday,
+    "is_missing": _is_missing,
+}

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks, and checksums.
+"""Files that are whole or absent, locks, checksums, and tables as bytes.
 
 A reader never meets half a file, whatever interrupts the writer: the bytes go to a temporary name
 in the same directory, reach the disk, and only then take the final name.
@@ -11,6 +11,10 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import pyarrow as pa
+import torch
+from torch import Tensor
 
 from deepfm.errors import DeepFMError
 
@@ -93,3 +97,22 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def table_to_tensor(table: pa.Table) -> Tensor:
+    """A table as bytes, (n,) uint8, which a checkpoint can hold."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
+
+
+def tensor_to_table(tensor: Tensor) -> pa.Table:
+    """The inverse of `table_to_tensor`.
+
+    Raises:
+        pa.ArrowException: The bytes are damaged.
+    """
+    table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
+    table.validate(full=True)
+    return table
