@@ -8,7 +8,7 @@ reading one never runs code.
 import json
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.encoders import Encoders
 from deepfm.data.sampling import Interactions
+from deepfm.data.schema import DatasetSchema
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
@@ -33,6 +34,14 @@ from deepfm.utils.io import (
 
 FORMAT_VERSION = 1
 RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
+# What a warm start may change: all but the network. Dims of fields are compared in the schema.
+WARM_START_CHANGES = (
+    "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
+    "feature.init", "feature.embedding_dims", "feature.embedding_l2_reg",
+    "feature.embedding_l2_scope",
+)  # fmt: skip
+# What its fields may change: the size of a vocabulary and which values enter it.
+_FREE_IN_A_FIELD = ("vocabulary_size", "min_count", "bad_values", "column", "group")
 
 
 @dataclass
@@ -153,6 +162,71 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         pa.ArrowException,
     ) as e:
         raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
+
+
+def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None:
+    """Refuse a config whose model is another one than that of the checkpoint to start from.
+
+    Raises:
+        ConfigError: Names every key that differs, with both values.
+    """
+    if changed := changed_keys(base, config, allowed=WARM_START_CHANGES):
+        raise ConfigError(
+            "--init-from needs the model that the checkpoint was trained as; changed: "
+            + ", ".join(changed)
+        )
+
+
+def check_same_fields(base: DatasetSchema, schema: DatasetSchema) -> None:
+    """Refuse fields whose weights would mean something else than in the checkpoint to start from.
+
+    Raises:
+        CheckpointError: Names every field that differs, with both values.
+    """
+    before, after = ({f.name: asdict(f) for f in s.fields.values()} for s in (base, schema))
+    problems = [f"field {name} is not in the checkpoint" for name in after.keys() - before.keys()]
+    problems += [f"field {name} is only in the checkpoint" for name in before.keys() - after.keys()]
+    problems += [
+        f"field {name}: {key} ({before[name][key]} -> {value})"
+        for name in after.keys() & before.keys()
+        for key, value in after[name].items()
+        if key not in _FREE_IN_A_FIELD and before[name][key] != value
+    ]
+    if not problems and list(before) != list(after):
+        problems = [f"the fields stand in another order ({', '.join(before)})"]
+    if problems:
+        raise CheckpointError(
+            "--init-from needs the fields that the checkpoint was trained with: "
+            + "; ".join(sorted(problems))
+        )
+
+
+def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
+    """Give a model the weights of a checkpoint whose vocabularies its own have grown from.
+
+    The first rows of each table become those of the checkpoint; the others, of new values, stay
+    as the model was initialized. All else, the statistics of batch norm included, is taken over.
+
+    Raises:
+        CheckpointError: The weights do not fit; the model is as it was.
+    """
+    check_same_fields(checkpoint.encoders.schema, model.schema)
+    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.places}
+    own, saved = model.state_dict(), checkpoint.model
+    problems = [f"{name} is missing" for name in own.keys() - saved.keys()]
+    problems += [f"{name} is unknown" for name in saved.keys() - own.keys()]
+    for name in own.keys() & saved.keys():
+        before, after = saved[name].shape, own[name].shape
+        grown = name in tables and before[0] <= after[0] and before[1:] == after[1:]
+        if not grown and before != after:
+            problems.append(f"{name} has the shape {tuple(before)}, not {tuple(after)}")
+    if problems:
+        raise CheckpointError(
+            "the checkpoint's weights do not fit the model: " + ", ".join(sorted(problems))
+        )
+    for name, weight in own.items():
+        known = weight[: len(saved[name])] if name in tables else weight
+        known.copy_(saved[name])
 
 
 class RunDirectory:

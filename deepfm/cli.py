@@ -74,7 +74,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.override)
-    experiment.train(config, resume=arguments.resume, overwrite=arguments.overwrite)
+    experiment.train(
+        config,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        init_from=arguments.init_from,
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -184,6 +189,11 @@ def _parser() -> argparse.ArgumentParser:
     existing = added.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue a stopped run")
     existing.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    added.add_argument(
+        "--init-from",
+        metavar="CHECKPOINT",
+        help="start from its weights, with new rows for new values; a resumed run has its own",
+    )
 
     added = command("evaluate", _evaluate, "metrics of a checkpoint")
     add_checkpoint(added)

@@ -1,10 +1,13 @@
 """Trains several configs over several seeds and tabulates what they reach on the test split.
 
 Intervals are 95 % bootstrap intervals over the evaluated users, of values averaged over seeds;
-`±` is the standard deviation over seeds.
+`±` is the standard deviation over seeds. Data without a test split is compared on its validation
+split, which chose the epochs. Runs are put into one table, and tested against each other, only
+if they were evaluated on the same rows and labels, and ranked among the same candidates.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,33 +31,40 @@ from deepfm.utils.logging import LOGGER
 
 FOLDER = Path("outputs/compare")
 _COLUMNS = ("AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100", "HR@10", "NDCG@10")
+_ROUNDING = 1e-9  # differences that differ by less are equal
 
 
 class Result(NamedTuple):
-    """The test results of one row of the table, over S runs.
+    """The results of one row of the table, over S runs.
 
     Attributes:
         name: Config or reference.
-        label: Of the N held-out rows.
+        seeds: Of the runs, (S,); none for a reference, which is no model.
+        row, label: Raw row number and label of the N held-out rows.
         scores: Per run, (S, N); anything that ranks rows as the model does.
         per_user: By metric name, values per run and user (or row), (S, U).
     """
 
     name: str
+    seeds: tuple[int, ...]
+    row: np.ndarray
     label: np.ndarray
     scores: np.ndarray
     per_user: dict[str, np.ndarray]
 
-    def cells(self) -> dict[str, tuple[float, float, tuple[float, float]]]:
-        """By column: mean over seeds, their standard deviation, and the interval over users."""
+    def runs(self) -> dict[str, np.ndarray]:
+        """By column: the metric of each run, (S,)."""
         from sklearn.metrics import roc_auc_score  # slow to import
 
         auc = np.array([roc_auc_score(self.label, scores) for scores in self.scores])
-        cells = {"AUC": (auc.mean(), _deviation(auc), bootstrap_auc(self.label, self.scores))}
-        for name, values in self.per_user.items():
-            runs = values.mean(axis=1)
-            cells[name] = (runs.mean(), _deviation(runs), bootstrap_mean(values.mean(axis=0)))
-        return cells
+        return {"AUC": auc} | {name: v.mean(axis=1) for name, v in self.per_user.items()}
+
+    def intervals(self) -> dict[str, tuple[float, float] | None]:
+        """By column: the interval over users of the mean over seeds."""
+        intervals = {"AUC": bootstrap_auc(self.label, self.scores)}
+        return intervals | {
+            name: bootstrap_mean(values.mean(axis=0)) for name, values in self.per_user.items()
+        }
 
 
 def compare(
@@ -78,21 +88,28 @@ def compare(
     if len(set(names)) < len(names):
         raise ConfigError(f"two configs have one file name: {', '.join(names)}")
     configs = {name: load_config(path, overrides) for name, path in zip(names, paths, strict=True)}
-    results: dict[str, list[Result]] = {}
-    measured: dict[str, ExperimentConfig] = {}
+    groups: list[tuple[str, ExperimentConfig, list[Result]]] = []
     for name, config in configs.items():
         try:
             runs = [_run(name, config, config.seed + offset) for offset in range(seeds)]
         except (MissingDataError, DownloadError) as error:
             LOGGER.warning(f"{name} is skipped: {error}")
             continue
-        results.setdefault(config.data.dataset_name, []).append(_result(name, runs))
-        measured.setdefault(config.data.dataset_name, config)
-    lines = []
-    for dataset, rows in results.items():
-        if references:
-            rows = rows + _references(measured[dataset])
-        lines += ["", f"{dataset}, test split", "", *_table(rows)]
+        title, result = _title(config, runs[0]), _result(name, config.seed, runs)
+        for other_title, other, results in groups:
+            same_task = title == other_title and _protocol(config) == _protocol(other)
+            if same_task and _same_rows(results[0], result):
+                results.append(result)
+                break
+        else:
+            groups.append((title, config, [result]))
+    lines, titles = [], set()
+    for title, config, results in groups:
+        if title in titles:
+            title = f"{title}, other rows or candidates than above"
+        titles.add(title)
+        lines += ["", title, "", *_table(results + (_references(config) if references else []))]
+        lines += _significance(results)
     if lines:
         atomic_write_bytes(FOLDER / "table.md", "\n".join([*lines, ""]).encode())
     return lines
@@ -111,20 +128,41 @@ def _run(name: str, config: ExperimentConfig, seed: int) -> RunDirectory:
     return run
 
 
-def _result(name: str, runs: list[RunDirectory]) -> Result:
+def _title(config: ExperimentConfig, run: RunDirectory) -> str:
+    """Data and split of a table."""
+    data = config.data
+    name = data.dataset_name if data.table is None else f"{data.dataset_name} in {data.data_dir}"
+    if "test" in json.loads(run.metrics.read_text()):
+        return f"{name}, test split"
+    return f"{name}, validation split, which chose the epochs (there is no test split)"
+
+
+def _protocol(config: ExperimentConfig) -> tuple[int, int]:
+    """What decides which candidates a row is ranked among."""
+    return config.data.num_neg_eval, config.evaluation.candidate_seed
+
+
+def _same_rows(one: Result, other: Result) -> bool:
+    """Whether both were evaluated on the same rows, so that their runs are pairs."""
+    return np.array_equal(one.row, other.row) and np.array_equal(one.label, other.label)
+
+
+def _result(name: str, first_seed: int, runs: list[RunDirectory]) -> Result:
     predictions = [pyarrow.parquet.read_table(run.predictions) for run in runs]
-    label = predictions[0]["label"].to_numpy()
+    row, label = (predictions[0][column].to_numpy() for column in ("row", "label"))
     probability = np.stack([table["probability"].to_numpy() for table in predictions])
     likely = np.clip(np.where(label > 0, probability, 1.0 - probability), 1e-15, None)
     per_user = {"LogLoss": -np.log(likely)}
-    ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
-    for column, suffix in (("HR@10 of 100", "_99"), ("HR@10", "")):
-        counts = [
-            RankCounts(table[f"above{suffix}"].to_numpy(), table[f"tied{suffix}"].to_numpy())
-            for table in ranks
-        ]
-        per_user |= _ranking_values(column, counts)
-    return Result(name, label, probability, per_user)
+    if runs[0].ranks.exists():  # otherwise the data has no ranking task
+        ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
+        for column, suffix in (("HR@10 of 100", "_99"), ("HR@10", "")):
+            counts = [
+                RankCounts(table[f"above{suffix}"].to_numpy(), table[f"tied{suffix}"].to_numpy())
+                for table in ranks
+            ]
+            per_user |= _ranking_values(column, counts)
+    seeds = tuple(range(first_seed, first_seed + len(runs)))
+    return Result(name, seeds, row, label, probability, per_user)
 
 
 def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarray]:
@@ -136,6 +174,9 @@ def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarr
 
 def _references(config: ExperimentConfig) -> list[Result]:
     """What simple recommenders reach on the same split and candidates."""
+    if config.data.split_strategy != "leave_one_out":
+        LOGGER.warning("no references: they rank items, and this data has no ranking task")
+        return []
     data = experiment.load_data(config)
     events, rows = data.events, data.events.split.train
     training = Training(
@@ -163,28 +204,86 @@ def _reference_result(
         counts = rank_counts(ranked[:, part], task.items[:, part] >= 0)
         per_user |= _ranking_values(column, [counts])
     label = test.label.numpy()
-    return Result(name, label, scores[user, events.item[test.row]][None], per_user)
+    probability = scores[user, events.item[test.row]][None]
+    return Result(name, (), test.row, label, probability, per_user)
 
 
 def _table(results: list[Result]) -> list[str]:
     """A Markdown table; the intervals stand in a second row below each result."""
-    rows = [["", "runs", *_COLUMNS]]
+    columns = _columns(results)
+    rows = [["", "runs", *columns]]
     for result in results:
-        cells = result.cells()
-        means, intervals = [result.name, str(len(result.scores))], ["", ""]
-        for column in _COLUMNS:
-            mean, deviation, interval = cells.get(column, (None, None, None))
-            spread = f" ± {deviation:.4f}" if deviation is not None else ""
-            means.append("" if mean is None else f"{mean:.4f}{spread}")
-            intervals.append("" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]")
-        rows += [means, intervals]
+        runs, intervals = result.runs(), result.intervals()
+        rows.append([result.name, str(len(result.scores)), *(_mean(runs, c) for c in columns)])
+        rows.append(["", "", *(_interval(intervals.get(column)) for column in columns)])
+    return _markdown(rows)
+
+
+def _significance(results: list[Result]) -> list[str]:
+    """Each model against the best of its column by a paired two-sided t test over seeds.
+
+    The p-values are not corrected for the number of comparisons.
+
+    Source: Student, "The Probable Error of a Mean", Biometrika 6, 1908, for the test of the mean
+    of the differences.
+    """
+    if len(results) < 2:
+        return []
+    count = len(results[0].seeds)
+    if count < 2:
+        return ["", "One run per config: no significance test; --seeds 5 makes five."]
+    runs = [result.runs() for result in results]
+    columns = [column for column in _COLUMNS if all(column in run for run in runs)]
+    rows = [["", *columns], *([result.name] for result in results)]
+    for column in columns:
+        means = [run[column].mean() for run in runs]
+        best = int(np.argmin(means) if column == "LogLoss" else np.argmax(means))
+        for k, cells in enumerate(rows[1:]):
+            if k == best:
+                cells.append("best")
+            elif results[k].seeds != results[best].seeds:
+                cells.append("other seeds")
+            else:
+                cells.append(_difference(runs[k][column], runs[best][column]))
+    title = (
+        f"Mean difference to the best, with p of a paired two-sided t test over {count} seeds "
+        "(not corrected for the number of comparisons)"
+    )
+    return ["", title, "", *_markdown(rows)]
+
+
+def _difference(values: np.ndarray, best: np.ndarray) -> str:
+    """Mean difference of paired values, (S,) each, and its p-value where it has one."""
+    from scipy.stats import ttest_rel  # slow to import
+
+    difference = values - best
+    mean = difference.mean()
+    if np.ptp(difference) >= _ROUNDING:
+        return f"{mean:+.4f} (p {ttest_rel(values, best).pvalue:.2g})"
+    return "equal in every seed" if abs(mean) < _ROUNDING else f"{mean:+.4f} in every seed"
+
+
+def _columns(results: list[Result]) -> list[str]:
+    """The columns that any result has, in their order."""
+    return [c for c in _COLUMNS if c == "AUC" or any(c in result.per_user for result in results)]
+
+
+def _mean(runs: dict[str, np.ndarray], column: str) -> str:
+    if column not in runs:
+        return ""
+    values = runs[column]
+    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _markdown(rows: list[list[str]]) -> list[str]:
+    """Lines of a table whose first row is its head."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in rows
     ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
-def _deviation(values: np.ndarray) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None

@@ -9,18 +9,28 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from deepfm.checkpoint import Checkpoint, RunDirectory, changed_keys, flatten, load_checkpoint
+from deepfm.checkpoint import (
+    Checkpoint,
+    RunDirectory,
+    changed_keys,
+    check_same_fields,
+    check_same_network,
+    flatten,
+    load_checkpoint,
+    transfer,
+)
 from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label
 from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, RawTables
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model, find_model
+from deepfm.models import build_model
+from deepfm.training.optimizers import build_optimizers
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -72,12 +82,15 @@ class ExperimentData(NamedTuple):
     summary: dict[str, Any] | None = None
 
 
-def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> ExperimentData:
+def load_data(
+    config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
+) -> ExperimentData:
     """Read, split, fit on the training split, encode.
 
     Args:
         config: Its `data`, `feature` and `evaluation` sections are used.
         encoders: Already fitted ones, of a checkpoint; they are used as they are.
+        base: Of a checkpoint that training starts from; the fitted encoders grow from them.
 
     Raises:
         ConfigError: The data set is unknown, or settings contradict each other.
@@ -92,17 +105,16 @@ def load_data(config: ExperimentConfig, encoders: Encoders | None = None) -> Exp
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
             f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
         )
+    if base is not None:
+        check_same_fields(base.schema, schema)
     if data.split_strategy != "leave_one_out":
-        return _load_store(data, schema, encoders)
-    if not data.num_neg_train and not data.explicit_negatives:
-        raise ConfigError(
-            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
-            "negative; change one of them"
-        )
+        return _load_store(data, schema, encoders, base)
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
 
     columns = tables.complete(schema, tables.interactions)
-    encoders = encoders or Encoders.fit(schema, columns.take(split.train))
+    if encoders is None:
+        encoders = Encoders.fit(schema, columns.take(split.train))
+        encoders = encoders if base is None else encoders.grown_from(base)
     schema = encoders.schema
     catalogue = Catalogue.of(schema, encoders.encode(tables.items, group="item"))
     size = {"num_users": len(tables.users), "num_items": len(tables.items)}
@@ -171,22 +183,43 @@ def prepare_data(config: ExperimentConfig) -> Path:
 
 
 def train(
-    config: ExperimentConfig, *, resume: bool = False, overwrite: bool = False
+    config: ExperimentConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    init_from: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
 
+    Args:
+        resume: Continue the run that stands there, if any.
+        overwrite: Replace it.
+        init_from: A checkpoint whose vocabularies and weights training starts from; values that
+            it does not know get new rows, and the optimizer starts anew. A run that is resumed
+            has its own checkpoint, and this one is not read.
+
     Raises:
         ConfigError: A setting is wrong, or the directory holds a run and no flag is given.
+        CheckpointError: `init_from` cannot be used, or has other fields.
         DeepFMError: Data, network or disk failed, or the loss became NaN.
         Interrupted: A signal arrived; the state is saved.
     """
     run = RunDirectory(config.output_dir)
     with RunLog() as run_log:
         device = resolve_device(config.device)
-        find_model(config)  # a misspelt name should not cost a download
+        check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
-        data = load_data(config, checkpoint.encoders if checkpoint else None)
+        base = load_checkpoint(init_from) if init_from and checkpoint is None else None
+        if base is not None:
+            check_same_network(base.config, config)
+        data = load_data(
+            config,
+            checkpoint.encoders if checkpoint else None,
+            base=base.encoders if base else None,
+        )
         model = build_model(data.encoders.schema, config)
+        if base is not None:
+            transfer(model, base)
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
         state = TrainingState(**checkpoint.training) if checkpoint else TrainingState()
@@ -194,6 +227,7 @@ def train(
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
+            + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
@@ -230,11 +264,10 @@ def train(
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
                 result = evaluate(model, split, batch_size=config.evaluation.batch_size)
-                metrics[name] = result.metrics
-                last, rows = result, split
-        run.write_table(run.predictions, _predictions(rows, last))
-        if last.counts is not None:
-            run.write_table(run.ranks, _ranks(rows, last))
+                metrics[name], last = result.metrics, split
+        run.write_table(run.predictions, _predictions(last, result))  # of the last split there is
+        if result.counts is not None:
+            run.write_table(run.ranks, _ranks(last, result))
         if data.summary is not None:
             metrics["data"] = data.summary
         run.write_json(run.metrics, metrics)
@@ -279,6 +312,26 @@ def evaluate_checkpoint(
     return {split: result.metrics}
 
 
+def check_settings(config: ExperimentConfig) -> None:
+    """Refuse settings that contradict each other whatever the data is, before it is read.
+
+    Model and optimizers are built for one small field, so that what they refuse is written once.
+
+    Raises:
+        ConfigError: Names the key.
+    """
+    size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
+    field = FieldSchema("field", FeatureType.SPARSE, **size)
+    schema = DatasetSchema(fields={field.name: field}, label_field="label")
+    build_optimizers(build_model(schema, config), config.training)
+    metric, strategy = config.training.metric, config.data.split_strategy
+    if metric not in ("auc", "logloss") and strategy != "leave_one_out":
+        raise ConfigError(
+            f"training.metric: {metric} needs a ranking task, which data.split_strategy: "
+            f"{strategy} does not make; choose auc or logloss"
+        )
+
+
 def resolve_device(name: str) -> torch.device:
     """`auto` is MPS, then CUDA, then CPU, whichever is there first.
 
@@ -312,10 +365,10 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
 
 
 def _load_store(
-    data: DataConfig, schema: DatasetSchema, encoders: Encoders | None
+    data: DataConfig, schema: DatasetSchema, encoders: Encoders | None, base: Encoders | None
 ) -> ExperimentData:
     """A declared table of any size, by memory map."""
-    found = store.open_store(store.prepare(data, schema, encoders), data, schema)
+    found = store.open_store(store.prepare(data, schema, encoders, base=base), data, schema)
     train, valid, test = (found.parts.get(part) for part in store.PARTS)
     return ExperimentData(
         train, valid, test, found.encoders, found.users, found.items, summary=found.summary
@@ -383,6 +436,19 @@ def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
             if name in fitted.fields
         }
     )
+
+
+def _growth(base: Checkpoint, encoders: Encoders) -> str:
+    """How many values the encoders know that those of the checkpoint do not, for the log."""
+    before, after = (
+        sum(
+            {
+                field.embedding_name: field.vocabulary_size for field in e.schema.fields.values()
+            }.values()
+        )
+        for e in (base.encoders, encoders)
+    )
+    return f" with {after - before:,} new values"
 
 
 def _predictions(dataset: TabularDataset, result: Evaluation) -> pa.Table:

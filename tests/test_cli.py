@@ -163,7 +163,7 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     assert code == 0
     assert errors == "warning: absent is skipped: data_dir nowhere is not there\n"
     table = [line for line in first.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in table[2::2]] == [
+    assert [line.split("|")[1].strip() for line in table[2:14:2]] == [
         "one",
         "two",
         "popularity",
@@ -171,6 +171,8 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
         "item_knn",
         "ease",
     ]
+    assert "t test over 2 seeds" in first
+    assert [line.split("|")[1].strip() for line in table[14:]][2:] == ["one", "two"]
     assert {path.name for path in (tmp_path / "outputs" / "compare").iterdir()} == {
         "one-42",
         "one-43",
@@ -187,16 +189,12 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     ("changes", "message"),
     [
         ({"model_name": "deepmf"}, "model_name: unknown model 'deepmf'; did you mean 'deepfm'?"),
-        ({"model_name": "deepmf", "data__data_dir": "nowhere"}, "model_name: unknown model"),
         (
             {"data__dataset_name": "tny"},
             "data.dataset_name: unknown name 'tny'; did you mean 'tiny'?",
         ),
         ({"device": "cuda9"}, "device: unknown device 'cuda9'; did you mean 'cuda'?"),
         ({"feature__embedding_dims": {"usr": 4}}, "no field 'usr'; did you mean 'user'?"),
-        ({"dnn__activation": "rleu"}, "dnn.activation: unknown activation 'rleu'"),
-        ({"attention__num_heads": 3, "model_name": "attention_deepfm"}, "attention.num_heads: 3"),
-        ({"feature__init": "normal(x)"}, "feature.init: unknown initializer"),
         ({"data__label_threshold": 6}, "no training row has stars >= 6.0: nothing to train on"),
         ({"data__data_dir": "nowhere"}, "data_dir nowhere is not there"),
         ({"training__lr": "quick"}, "training.lr: expected a number, found 'quick'"),
@@ -206,6 +204,33 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     tiny_config, capsys, tmp_path, changes, message
 ):
     code, _, errors = run(capsys, "train", "--config", tiny_config(**changes))
+    assert code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_name": "deepmf"}, "model_name: unknown model"),
+        ({"dnn__activation": "rleu"}, "dnn.activation: unknown activation 'rleu'"),
+        ({"dnn__use_layer_norm": True}, "dnn.use_layer_norm: one norm per layer"),
+        ({"attention__num_heads": 3, "model_name": "attention_deepfm"}, "attention.num_heads: 3"),
+        ({"feature__init": "normal(x)"}, "feature.init: unknown initializer"),
+        (
+            {"training__sparse_optimizer": "lazy_adam", "feature__embedding_l2_scope": "table"},
+            "training.sparse_optimizer: lazy_adam: it updates touched rows only, and "
+            "feature.embedding_l2_scope: table decays every row",
+        ),
+    ],
+)
+def test_a_wrong_setting_of_the_model_costs_no_data(
+    tiny_config, capsys, tmp_path, changes, message
+):
+    """The folder of the data is missing: an error about it would mean that it was looked for."""
+    config = tiny_config(data__data_dir="nowhere", **changes)
+    code, _, errors = run(capsys, "train", "--config", config)
     assert code == 2
     assert message in errors
     assert len(errors.splitlines()) == 1

@@ -1,0 +1,223 @@
+"""What the composition root checks, and warm starts."""
+
+import copy
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet
+import pytest
+import torch
+
+from deepfm import experiment
+from deepfm.checkpoint import Checkpoint, load_checkpoint, transfer
+from deepfm.cli import main
+from deepfm.config import config_from_dict, load_config
+from deepfm.data.schema import DatasetSchema, RawTables
+from deepfm.errors import CheckpointError, ConfigError
+from deepfm.evaluation.scoring import score
+from deepfm.experiment import check_settings, load_data
+from deepfm.models import build_model
+from deepfm.prediction import Predictor
+from tests import tiny
+from tests.models.conftest import changed, config, random_inputs, schema
+
+__all__ = ["config", "schema"]
+
+
+@pytest.mark.parametrize("strategy", ["predefined", "random", "time"])
+def test_a_ranking_metric_needs_a_split_that_makes_a_ranking_task(strategy):
+    table = {
+        "files": "train.csv",
+        "label": "click",
+        "time_column": "time",
+        "fields": {"city": {"type": "sparse"}},
+    }
+    if strategy == "predefined":
+        table["valid_files"] = "valid.csv"
+    raw = {
+        "data": {"dataset_name": "tabular", "split_strategy": strategy, "table": table},
+        "training": {"metric": "ndcg@10"},
+    }
+    with pytest.raises(ConfigError, match=r"training\.metric: ndcg@10 needs a ranking task"):
+        check_settings(config_from_dict(raw))
+    check_settings(config_from_dict(raw | {"training": {"metric": "auc"}}))
+
+
+def load_before(data_dir, auto_download) -> RawTables:
+    """The small data set before the last users and items came."""
+    tables = tiny.load(data_dir, auto_download)
+    known = pc.and_(
+        pc.less(tables.interactions["user"], 30), pc.less(tables.interactions["item"], 50)
+    )
+    return RawTables(tables.interactions.filter(known), tables.users[:30], tables.items[:50])
+
+
+@pytest.fixture
+def base(tiny_config, monkeypatch, tmp_path):
+    """The best checkpoint of a run on the data as it was before."""
+    before = SimpleNamespace(schema=tiny.schema, load=load_before)
+    monkeypatch.setitem(experiment.ADAPTERS, "before", before)
+    path = tiny_config("before", output_dir=str(tmp_path / "before"), data__dataset_name="before")
+    experiment.train(load_config(path))
+    return tmp_path / "before" / "best_model.pt"
+
+
+def test_a_warm_start_keeps_known_rows_and_initializes_new_ones(base, tiny_config, tmp_path):
+    checkpoint, config = load_checkpoint(base), load_config(tiny_config(seed=7))
+    data = load_data(config, base=checkpoint.encoders)
+    model = build_model(data.encoders.schema, config)
+    fresh = copy.deepcopy(model.state_dict())
+    transfer(model, checkpoint)
+    sizes = {name: len(table) for name, table in model.embedding.tables.state_dict().items()}
+    assert (sizes["user.weight"], sizes["item.weight"], sizes["tags.weight"]) == (41, 61, 6)
+    for name, weight in model.state_dict().items():
+        saved = checkpoint.model[name]
+        if not name.startswith("embedding.tables."):
+            assert torch.equal(weight, saved), name
+            continue
+        assert torch.equal(weight[: len(saved)], saved), name
+        assert torch.equal(weight[len(saved) :], fresh[name][len(saved) :]), name
+        assert weight[len(saved) :].abs().sum(1).all(), name
+
+    rows = load_before(tmp_path, False).interactions
+    rows = rows.take(load_data(checkpoint.config).events.split.train)
+    inputs = data.encoders.encode(data.events.tables.complete(data.encoders.schema, rows))
+    logits = score(model, inputs, batch_size=1000)
+    predictor = Predictor(base)
+    old = predictor.encoders.encode(data.events.tables.complete(predictor.schema, rows))
+    assert len(rows) > 400
+    np.testing.assert_array_equal(logits, score(predictor.model, old, batch_size=1000))
+
+
+def test_training_starts_from_the_checkpoint_with_a_new_optimizer(base, tiny_config, tmp_path):
+    saved = load_checkpoint(base).model
+    path = tiny_config(training__lr=1e-12, training__epochs=1)
+    assert main(["train", "--config", str(path), "--init-from", str(base)]) == 0
+    assert f", from {base} with 20 new values" in (tmp_path / "run" / "train.log").read_text()
+    last = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert last.training["epoch"] == 1
+    for name, weight in last.model.items():
+        if "running_" not in name and "num_batches" not in name:
+            known = weight[: len(saved[name])] if weight.dim() else weight
+            torch.testing.assert_close(known, saved[name], msg=name, rtol=0, atol=1e-8)
+
+
+def test_a_resumed_run_goes_on_from_its_own_checkpoint(base, tiny_config, tmp_path):
+    def train(name, epochs, *flags):
+        path = tiny_config(output_dir=str(tmp_path / name), training__epochs=epochs)
+        assert main(["train", "--config", str(path), *map(str, flags)]) == 0
+        return json.loads((tmp_path / name / "metrics.json").read_text())
+
+    whole = train("whole", 3, "--init-from", base)
+    train("parts", 1, "--resume", "--init-from", base)  # there is nothing to resume yet
+    base.unlink()
+    assert train("parts", 3, "--resume", "--init-from", base) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model_name": "xdeepfm", "dnn__hidden_units": [4]},
+            "changed: dnn.hidden_units ([8, 4] -> [4]), model_name ('deepfm' -> 'xdeepfm')",
+        ),
+        ({"feature__fm_embedding_dim": 4}, "changed: feature.fm_embedding_dim (16 -> 4)"),
+        (
+            {"feature__embedding_dims": {"user": 4, "tags": 6}},
+            "field tags: embedding_dim (4 -> 6); field user: embedding_dim (8 -> 4)",
+        ),
+        ({"data__dataset_name": "other"}, "field city is not in the checkpoint; field user is "),
+        ({"data__dataset_name": "reversed"}, "the fields stand in another order (user, age, "),
+    ],
+)
+def test_a_checkpoint_of_another_model_or_of_other_fields_is_refused(
+    base, tiny_config, monkeypatch, capsys, tmp_path, changes, message
+):
+    """Before any data is read: these data sets have none."""
+    fields = tiny.schema().fields
+    others = [replace(fields["user"], name="city"), *list(fields.values())[1:]]
+    for name, own in (("other", others), ("reversed", reversed(fields.values()))):
+        made = DatasetSchema(fields={field.name: field for field in own}, label_field="stars")
+        adapter = SimpleNamespace(schema=lambda made=made: made)
+        monkeypatch.setitem(experiment.ADAPTERS, name, adapter)
+    path = tiny_config(**changes)
+    capsys.readouterr()
+    assert main(["train", "--config", str(path), "--init-from", str(base)]) == 2
+    errors = capsys.readouterr().err
+    assert "--init-from needs the " in errors
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_to_start_from_must_be_there(tiny_config, capsys, tmp_path):
+    arguments = ["train", "--config", str(tiny_config()), "--init-from", str(tmp_path / "x.pt")]
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors == f"error: {tmp_path / 'x.pt'}: cannot be read: No such file or directory\n"
+
+
+def checkpoint_of(model) -> Checkpoint:
+    weights = copy.deepcopy(model.state_dict())
+    encoders = SimpleNamespace(schema=model.schema)
+    return Checkpoint(model.config, encoders, None, None, None, weights)
+
+
+def test_shared_hashed_and_unpadded_tables_are_taken_over(schema, config):
+    schema = schema.with_fields({"type": {"hash_buckets": 7}})
+    old = build_model(schema, config).eval()
+    grown = {name: {"vocabulary_size": 15} for name in ("items", "item", "children")}
+    new = build_model(schema.with_fields(grown), changed(config, "dnn", dropout=0.5)).eval()
+    transfer(new, checkpoint_of(old))
+    assert len(new.embedding.tables["items"]) == 15
+    assert torch.equal(new.embedding.tables["type"], old.embedding.tables["type"])
+    inputs = random_inputs(schema, 50)
+    assert torch.equal(new(inputs), old(inputs))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sections", "message"),
+    [
+        ({"type": {"hash_buckets": 9}}, {}, r"field type: hash_buckets \(0 -> 9\)"),
+        ({"tags": {"combiner": "mean"}}, {}, r"field tags: combiner \(max -> mean\)"),
+        (
+            {"user": {"vocabulary_size": 5}},
+            {},
+            r"tables\.user\.weight has the shape \(12, 4\), not",
+        ),
+        ({}, {"dnn": {"hidden_units": (16,)}}, r"dnn\.0\.layers\.1\.0\.weight is unknown"),
+        ({}, {"fm": {"use_first_order": False}}, r"dense_first_order is unknown"),
+    ],
+)
+def test_weights_that_do_not_fit_leave_the_model_as_it_was(
+    schema, config, fields, sections, message
+):
+    checkpoint = checkpoint_of(build_model(schema, config))
+    for section, values in sections.items():
+        config = changed(config, section, **values)
+    model = build_model(schema.with_fields(fields), config)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        transfer(model, checkpoint)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_data_without_a_test_split_gives_validation_metrics_only(
+    tiny_config, monkeypatch, capsys, tmp_path
+):
+    def without_test(config, encoders=None, *, base=None):
+        return load_data(config, encoders, base=base)._replace(test=None)
+
+    monkeypatch.setattr(experiment, "load_data", without_test)
+    config = load_config(tiny_config(training__epochs=1))
+    assert set(experiment.train(config)) == {"valid"}
+    rows = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")["row"]
+    assert rows.to_pylist() == load_data(config).valid.row.tolist()
+    capsys.readouterr()
+    arguments = ["evaluate", "--checkpoint", str(tmp_path / "run" / "best_model.pt")]
+    assert main([*arguments, "--split", "valid"]) == 0
+    assert main([*arguments, "--split", "test"]) == 2
+    assert capsys.readouterr().err == "error: --split test: the data has no such split\n"
