@@ -109,6 +109,11 @@ def load_data(
         check_same_fields(base.schema, schema)
     if data.split_strategy != "leave_one_out":
         return _load_store(data, schema, encoders, base)
+    if not data.num_neg_train and not data.explicit_negatives:
+        raise ConfigError(
+            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
+            "negative; change one of them"
+        )
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
 
     columns = tables.complete(schema, tables.interactions)
@@ -302,10 +307,7 @@ def evaluate_checkpoint(
     data = load_data(used, checkpoint.encoders)
     rows = getattr(data, split)
     if rows is None:
-        raise ConfigError(
-            f"--split {split}: the data has no {split} split "
-            f"(split_strategy {used.data.split_strategy}); --split valid is there"
-        )
+        raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
     result = evaluate(model, rows, batch_size=used.evaluation.batch_size)

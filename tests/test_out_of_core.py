@@ -13,10 +13,13 @@ import pyarrow.parquet
 import pytest
 import yaml
 
+from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.data import order
+from deepfm.data.files import TableWriter
 from deepfm.prediction import Predictor
+from deepfm.training.trainer import Interrupted
 from tests.data import test_store
 from tests.data.test_store import rows, write_table
 
@@ -84,7 +87,7 @@ def test_data_without_a_test_split(folder, capsys):
     best = folder / "run" / "best_model.pt"
     code, _, errors = run(capsys, "evaluate", "--checkpoint", best)
     assert code == 2
-    assert "--split test: the data has no test split" in errors
+    assert "--split test: the data has no such split" in errors
     assert run(capsys, "evaluate", "--checkpoint", best, "--split", "valid")[0] == 0
 
 
@@ -100,16 +103,13 @@ def test_a_ranking_metric_needs_a_ranking_task(folder, capsys):
     path = write_config(folder, training__metric="ndcg@10")
     code, _, errors = run(capsys, "train", "--config", path)
     assert code == 2
-    assert "needs a ranking task" in errors
+    assert "needs a ranking task, which" in errors
 
 
 def test_a_run_stopped_in_an_epoch_ends_as_an_uninterrupted_one(folder, monkeypatch):
     """With an order of several windows, as data of more than a million rows has."""
     for name, value in (("SMALL", 100), ("BLOCK", 8), ("WINDOW", 16)):
         monkeypatch.setattr(order, name, value)
-    from deepfm import experiment
-    from deepfm.training.trainer import Interrupted
-
     config = test_store.config(folder)
     expected = experiment.train(config)
     straight = load_checkpoint(folder / "run" / "last.pt")
@@ -147,7 +147,16 @@ class stop_after:
         return 15 if self.left == 0 else 0
 
 
-BUDGET = 48 << 20
+BUDGET = 64 << 20
+# The limit counts what allocators keep for later, too: let them give it back.
+GIVING_BACK = {
+    "OMP_NUM_THREADS": "1",
+    "GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
 LIMITED = """
     import resource, sys
     from deepfm.config import load_config
@@ -172,7 +181,7 @@ LIMITED = """
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA covers private memory on Linux")
 def test_training_needs_less_memory_than_the_file_is_long(tmp_path):
-    """48 MiB beyond an idle process prepare and train a file of four times that size."""
+    """64 MiB beyond an idle process prepare, train and evaluate a file of three times that size."""
     fields = {f"c{k}": {"type": "sparse", "embedding_dim": 4, "min_count": 5} for k in range(10)}
     fields |= {f"d{k}": {"type": "dense", "scale": "standard"} for k in range(2)}
     paths = {}
@@ -185,10 +194,13 @@ def test_training_needs_less_memory_than_the_file_is_long(tmp_path):
             data__table__fields=fields,
             training__metric="auc",
             training__epochs=1,
-            training__batch_size=8192,
+            training__batch_size=2048,
+            evaluation__batch_size=2048,
+            feature__fm_embedding_dim=4,
             training__sparse_optimizer="lazy_adam",
+            data__split_fractions=[0.9, 0.05, 0.05],
         )
-    assert (tmp_path / "large" / "rows.csv").stat().st_size > 4 * BUDGET
+    assert (tmp_path / "large" / "rows.csv").stat().st_size > 3 * BUDGET
     done = subprocess.run(
         [
             sys.executable,
@@ -198,7 +210,7 @@ def test_training_needs_less_memory_than_the_file_is_long(tmp_path):
             paths["large"],
             str(BUDGET),
         ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+        env=os.environ | GIVING_BACK,
         capture_output=True,
         text=True,
         check=False,
@@ -212,8 +224,6 @@ def test_training_needs_less_memory_than_the_file_is_long(tmp_path):
 def write_wide(path: Path, count: int) -> None:
     """Rows of about 130 bytes whose label depends on the first column."""
     rng = np.random.default_rng(count)
-    from deepfm.data.files import TableWriter
-
     with TableWriter(path) as writer:
         for start in range(0, count, 100_000):
             size = min(100_000, count - start)

@@ -103,6 +103,7 @@ class Order:
 
     def _window(self, window: int) -> np.ndarray:
         if self._held[0] != window:
+            self._held = (-1, np.zeros(0, np.int64))  # not two at a time
             self._held = (window, self._shuffled(window))
         return self._held[1]
 
@@ -110,11 +111,13 @@ class Order:
         if self.num_rows <= SMALL:
             return generator(*self._counters).permutation(self.num_rows)
         blocks = self._permutation(np.arange(self._blocks[window], self._blocks[window + 1]))
-        rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-        if window == self._with_rest:
-            rest = self.num_rows % BLOCK
-            rows = np.concatenate([rows, np.arange(self.num_rows - rest, self.num_rows)])
-        return generator(*self._counters, window).permutation(rows)
+        rest = self.num_rows % BLOCK if window == self._with_rest else 0
+        rows = np.empty(len(blocks) * BLOCK + rest, np.int64)
+        whole = rows[: len(blocks) * BLOCK].reshape(-1, BLOCK)
+        np.add(blocks[:, None] * BLOCK, np.arange(BLOCK), out=whole)
+        rows[len(rows) - rest :] = np.arange(self.num_rows - rest, self.num_rows)
+        generator(*self._counters, window).shuffle(rows)  # in place
+        return rows
 
 
 def mix(numbers: np.ndarray) -> np.ndarray:

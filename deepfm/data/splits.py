@@ -134,7 +134,7 @@ class TimeSplit:
 class Times:
     """Reads a column of times as numbers that order them, in a stream.
 
-    Numbers count as they are; of texts that are no numbers, and of Arrow dates and timestamps,
+    Numbers count as they are; of texts that are no numbers, and of Arrow dates and times,
     unix seconds are taken (ISO 8601). What the first batch holds, all must hold.
     """
 
