@@ -67,6 +67,11 @@ def _describe(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"python -m deepfm train --config {output}")
 
 
+def _prepare(arguments: argparse.Namespace) -> None:
+    path = experiment.prepare_data(load_config(arguments.config, arguments.override))
+    LOGGER.info(f"the data is in {path}")
+
+
 def _train(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.override)
     experiment.train(
@@ -175,6 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--data", required=True, help="rows, .csv, .tsv or .parquet")
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
+
+    added = command("prepare", _prepare, "encode a declared table once, for any number of runs")
+    added.add_argument("--config", required=True, help="a YAML file, see configs/")
+    add_override(added)
 
     added = command("train", _train, "train a model and evaluate it")
     added.add_argument("--config", required=True, help="a YAML file, see configs/")

@@ -20,7 +20,7 @@ from deepfm.checkpoint import (
     transfer,
 )
 from deepfm.config import DataConfig, ExperimentConfig
-from deepfm.data import ADAPTERS, tabular
+from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label
@@ -36,7 +36,17 @@ from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.seeding import generator
 
-EVALUATION_CHANGES = ("data.data_dir", "data.auto_download", "evaluation", "output_dir", "device")
+EVALUATION_CHANGES = (
+    "data.data_dir",
+    "data.auto_download",
+    "data.store_dir",
+    "data.table.files",
+    "data.table.valid_files",
+    "data.table.test_files",
+    "evaluation",
+    "output_dir",
+    "device",
+)
 
 
 class Events(NamedTuple):
@@ -51,14 +61,25 @@ class Events(NamedTuple):
 
 
 class ExperimentData(NamedTuple):
-    """The encoded splits of a data set (`test` may be None), and what they were made from."""
+    """The encoded splits of a data set, and what they were made from.
+
+    Attributes:
+        train, valid, test: The splits; a store may have no test split.
+        encoders: Fitted on the training split, or those of a checkpoint.
+        users, items: Raw side tables; None for data without them.
+        events, history: Of a ranking task; None for a store.
+        summary: Of a store, for `metrics.json`: rows per split, dropped rows, bad values.
+    """
 
     train: TabularDataset
     valid: TabularDataset
     test: TabularDataset | None
     encoders: Encoders
-    events: Events
-    history: Interactions
+    users: pa.Table | None
+    items: pa.Table | None
+    events: Events | None = None
+    history: Interactions | None = None
+    summary: dict[str, Any] | None = None
 
 
 def load_data(
@@ -77,11 +98,6 @@ def load_data(
         CheckpointError: The given encoders belong to another schema.
     """
     data = config.data
-    if not data.num_neg_train and not data.explicit_negatives:
-        raise ConfigError(
-            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
-            "negative; change one of them"
-        )
     adapter = _adapter(data)
     schema = _with_dims(adapter.schema(), config.feature.embedding_dims)
     if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
@@ -91,6 +107,13 @@ def load_data(
         )
     if base is not None:
         check_same_fields(base.schema, schema)
+    if data.split_strategy != "leave_one_out":
+        return _load_store(data, schema, encoders, base)
+    if not data.num_neg_train and not data.explicit_negatives:
+        raise ConfigError(
+            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
+            "negative; change one of them"
+        )
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
 
     columns = tables.complete(schema, tables.interactions)
@@ -139,9 +162,29 @@ def load_data(
         held_out(split.valid),
         held_out(split.test),
         encoders,
+        tables.users,
+        tables.items,
         events,
         history,
     )
+
+
+def prepare_data(config: ExperimentConfig) -> Path:
+    """Encode a declared table into its store, unless that is there, and return its directory.
+
+    Raises:
+        ConfigError: The data is none that is prepared, or settings contradict each other.
+        DataError: A file is missing or not what the config says.
+        DeepFMError: The disk refuses.
+    """
+    data = config.data
+    if data.table is None or data.split_strategy == "leave_one_out":
+        raise ConfigError(
+            "data.split_strategy: only declared tables split by predefined, random or time are "
+            "prepared; all other data is read into memory when it is needed"
+        )
+    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    return store.prepare(data, schema)
 
 
 def train(
@@ -193,9 +236,8 @@ def train(
         )
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
-            tables = data.events.tables
             return Checkpoint(
-                config, data.encoders, tables.users, tables.items, data.history, weights, training
+                config, data.encoders, data.users, data.items, data.history, weights, training
             )
 
         def save(state: TrainingState, is_best: bool) -> None:
@@ -223,7 +265,7 @@ def train(
         LOGGER.info(
             f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
         )
-        metrics = {}
+        metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
                 result = evaluate(model, split, batch_size=config.evaluation.batch_size)
@@ -231,6 +273,8 @@ def train(
         run.write_table(run.predictions, _predictions(last, result))  # of the last split there is
         if result.counts is not None:
             run.write_table(run.ranks, _ranks(last, result))
+        if data.summary is not None:
+            metrics["data"] = data.summary
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
@@ -261,11 +305,12 @@ def evaluate_checkpoint(
             )
         used = config
     data = load_data(used, checkpoint.encoders)
-    if getattr(data, split) is None:
+    rows = getattr(data, split)
+    if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, getattr(data, split), batch_size=used.evaluation.batch_size)
+    result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
 
@@ -311,7 +356,7 @@ def resolve_device(name: str) -> torch.device:
 
 def format_metrics(metrics: dict[str, Any]) -> list[str]:
     """The lines of a table with a column per split."""
-    splits = list(metrics)
+    splits = [name for name in metrics if name != "data"]
     flat = {split: flatten(metrics[split]) for split in splits}
     lines = [f"{'':<20}" + "".join(f"{split:>10}" for split in splits)]
     for name in flat[splits[0]]:
@@ -319,6 +364,17 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
         cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
         lines.append(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
+
+
+def _load_store(
+    data: DataConfig, schema: DatasetSchema, encoders: Encoders | None, base: Encoders | None
+) -> ExperimentData:
+    """A declared table of any size, by memory map."""
+    found = store.open_store(store.prepare(data, schema, encoders, base=base), data, schema)
+    train, valid, test = (found.parts.get(part) for part in store.PARTS)
+    return ExperimentData(
+        train, valid, test, found.encoders, found.users, found.items, summary=found.summary
+    )
 
 
 def _read_events(adapter: Any, schema: DatasetSchema, data: DataConfig) -> Events:

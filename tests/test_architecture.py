@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
     "data.tabular": {"errors", "config", "utils", "data.schema", "data.download", "data.files"},
+    "data.store": {"errors", "config", "utils", "data"},
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"models.layers"},
     "models": {"errors", "config", "data.schema", "data.batch", "models"},

@@ -10,7 +10,7 @@ class Inputs(NamedTuple):
     """Encoded features of B rows; fields stand in schema order within their type.
 
     Attributes:
-        sparse: Ids of the sparse fields, (B, F_sparse) int64.
+        sparse: Ids of the sparse fields, (B, F_sparse) int64; a stored data set may hold int32.
         dense: Values of the dense fields, (B, F_dense) float32.
         sequence_ids: Per sequence field the padded ids, (B, L) int64.
         sequence_lengths: Per sequence field the number of valid ids, (B,) int64.
@@ -26,8 +26,13 @@ class Inputs(NamedTuple):
         return self.sparse.shape[0]
 
     def select(self, rows: Tensor | slice) -> "Inputs":
-        """The given rows, as a whole-array operation."""
-        return self.map(lambda tensor: tensor[rows])
+        """The given rows, as a whole-array operation; ids stored as int32 become int64."""
+        return Inputs(
+            self.sparse[rows].long(),
+            self.dense[rows],
+            tuple(ids[rows].long() for ids in self.sequence_ids),
+            tuple(lengths[rows].long() for lengths in self.sequence_lengths),
+        )
 
     def to(self, device: torch.device | str) -> "Inputs":
         return self.map(lambda tensor: tensor.to(device))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Batch, Inputs
+from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
 from deepfm.data.schema import DatasetSchema, FeatureType
 from deepfm.errors import DataError
@@ -190,41 +191,48 @@ class Epoch:
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
     one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which
-    batch normalisation cannot train on, joins the batch before.
+    batch normalisation cannot train on, joins the batch before. Without negatives the order is a
+    `deepfm.data.order.Order`, which never holds more than a window of it; with them it is held as
+    a whole.
     """
 
     def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
         self._dataset = dataset
-        rows, items = np.arange(len(dataset)), None
-        if dataset.negatives is not None and dataset.negatives.count:
-            positive = np.flatnonzero(dataset.label.numpy() > 0)
-            drawn = draw_negatives(
-                dataset.negatives.user[positive],
-                dataset.negatives.count,
-                dataset.negatives.excluded,
-                generator(seed, "negatives", epoch),
-            )
-            items = np.concatenate([np.full(len(rows), -1), drawn.ravel()])
-            rows = np.concatenate([rows, np.repeat(positive, dataset.negatives.count)])
+        self._batch_size = batch_size
+        self._rows: np.ndarray | None = None  # without negatives, `_order` numbers the rows
+        self._items: Tensor | None = None
+        self._order: Order | None = None
+        if dataset.negatives is None or not dataset.negatives.count:
+            self.num_rows = len(dataset)
+            self._order = Order(self.num_rows, seed, epoch)
+            return
+        positive = np.flatnonzero(dataset.label.numpy() > 0)
+        drawn = draw_negatives(
+            dataset.negatives.user[positive],
+            dataset.negatives.count,
+            dataset.negatives.excluded,
+            generator(seed, "negatives", epoch),
+        )
+        items = np.concatenate([np.full(len(dataset), -1), drawn.ravel()])
+        rows = np.concatenate(
+            [np.arange(len(dataset)), np.repeat(positive, dataset.negatives.count)]
+        )
         order = generator(seed, "order", epoch).permutation(len(rows))
-        self._rows = torch.from_numpy(rows[order])
-        self._items = None if items is None else torch.from_numpy(items[order])
-        starts = list(range(0, len(rows), batch_size))
-        if len(starts) > 1 and starts[-1] == len(rows) - 1:
-            starts.pop()
-        self._bounds = list(zip(starts, [*starts[1:], len(rows)], strict=True))
-
-    @property
-    def num_rows(self) -> int:
-        return len(self._rows)
+        self.num_rows = len(rows)
+        self._rows = rows[order]
+        self._items = torch.from_numpy(items[order])
 
     def __len__(self) -> int:
-        return len(self._bounds)
+        count = -(-self.num_rows // self._batch_size)
+        return count - (count > 1 and (self.num_rows - 1) % self._batch_size == 0)
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
         """The batches from number `first` on; the ones before cost nothing."""
-        for start, end in self._bounds[first:]:
-            batch = self._dataset[self._rows[start:end]]
+        for number in range(first, len(self)):
+            start = number * self._batch_size
+            end = self.num_rows if number == len(self) - 1 else start + self._batch_size
+            rows = self._order.rows(start, end) if self._order else self._rows[start:end]
+            batch = self._dataset[torch.from_numpy(rows)]
             if self._items is not None:
                 items = self._items[start:end]
                 sampled = torch.nonzero(items >= 0).squeeze(1)

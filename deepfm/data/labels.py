@@ -1,8 +1,10 @@
-"""The label of a row, 0 or 1, from what its raw column holds."""
+"""The label of a row, 0 or 1, and its weight, from what their raw columns hold."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from deepfm.data.transforms import read_numbers
 
 _NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 
@@ -37,3 +39,18 @@ def binary_label(
         label = numbers >= threshold
         bad = bad | ~np.isfinite(numbers)
     return (label & ~bad).astype(np.float32), bad
+
+
+def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (N,) float32, and which values are no finite numbers >= 0, (N,) bool.
+
+    A bad one's weight is 0.
+
+    Raises:
+        DataError: The values are of a type that is no number.
+    """
+    numbers = read_numbers(values).values
+    with np.errstate(over="ignore"):
+        weights = numbers.astype(np.float32)
+    bad = ~(np.isfinite(weights) & (numbers >= 0))  # a number beyond float32 is not finite either
+    return np.where(bad, np.float32(0), weights), bad

@@ -136,10 +136,7 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
         if source is None:
             sides[group] = _first_rows(declared, events, group, column)
         else:
-            sides[group] = side = _whole(source, data_dir)
-            _refuse_null(side, column, f"identifies the {group}")
-            if pc.count_distinct(side[column]).as_py() != len(side):
-                raise DataError(f"data.table.{group}s: a value of {column} has several rows")
+            sides[group] = side_table(source, declared, group, data_dir)
     tables = RawTables(events, sides["user"], sides["item"])
     for group in ("user", "item"):
         positions = tables.positions(declared, events, group)
@@ -151,6 +148,22 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
                 f"which row {row + 1} of the rows refers to"
             )
     return tables
+
+
+def side_table(
+    source: SourceConfig, declared: DatasetSchema, group: str, data_dir: Path
+) -> pa.Table:
+    """The table of users or items, with one row for each id.
+
+    Raises:
+        DataError: An id is missing or has two rows.
+    """
+    column = declared.fields[getattr(declared, f"{group}_field")].column
+    side = _whole(source, data_dir)
+    _refuse_null(side, column, f"identifies the {group}")
+    if pc.count_distinct(side[column]).as_py() != len(side):
+        raise DataError(f"data.table.{group}s: a value of {column} has several rows")
+    return side
 
 
 def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:

@@ -284,7 +284,7 @@ def _time_transform(form: str, needed: str, part: Callable[[np.ndarray], np.ndar
         if pattern:
             seconds, read = _read_texts(as_text(values), pattern)
         else:
-            seconds, read = _read_times(values)
+            seconds, read = read_times(values)
         bad = ~read & _where(values.is_valid())
         if pa.types.is_floating(values.type):
             bad &= ~_where(pc.is_nan(values))
@@ -316,7 +316,7 @@ def _pattern(form: str, needed: str) -> str:
     return f"^{''.join(parts)}$"
 
 
-def _read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Unix seconds of times in any form that needs no format, and where one could be read."""
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):

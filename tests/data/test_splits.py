@@ -1,12 +1,25 @@
-"""Leave-one-out against a plain loop, and the facts of MovieLens-100K."""
+"""Each split against a plain loop, and the facts of MovieLens-100K."""
+
+import math
+from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfm.config import load_config
-from deepfm.data.splits import leave_one_out
+from deepfm.data import splits
+from deepfm.data.splits import (
+    RandomSplit,
+    StratifiedSplit,
+    TimeSample,
+    TimeSplit,
+    leave_one_out,
+)
 from deepfm.experiment import load_data
+from deepfm.utils.seeding import derive_seed
+from tests.data.test_order import plain_mix
 
 
 def plain_leave_one_out(user, time, min_interactions):
@@ -36,3 +49,93 @@ def test_movielens_has_486_positives_in_test_and_493_in_validation(movielens_dir
     assert (len(data.train), len(data.valid), len(data.test)) == (98_114, 943, 943)
     assert (int(data.test.label.sum()), int(data.valid.label.sum())) == (486, 493)
     assert (len(data.test.ranking.rows), len(data.valid.ranking.rows)) == (486, 493)
+
+
+def rows_in_batches(count: int, size: int = 7) -> list[np.ndarray]:
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+FRACTIONS = st.sampled_from(
+    [(0.8, 0.1, 0.1), (0.5, 0.5, 0.0), (1 / 3, 1 / 3, 1 / 3), (0.7, 0.2, 0.1)]
+)
+
+
+@given(FRACTIONS, st.integers(0, 3), st.integers(1, 200))
+def test_a_random_split_is_a_function_of_seed_and_row(fractions, seed, count):
+    split = RandomSplit(fractions, seed)
+    together = split.parts(np.arange(count))
+    alone = [int(split.parts(np.array([row]))[0]) for row in range(count)]
+    assert together.tolist() == alone
+    ends, key = (fractions[0], fractions[0] + fractions[1]), derive_seed(seed, "split")
+    for row, part in enumerate(alone):
+        share = (plain_mix(row ^ plain_mix(key)) >> 11) / 2**53
+        assert part == (0 if share < ends[0] else 1 if share < ends[1] or not fractions[2] else 2)
+
+
+def test_a_random_split_has_its_shares_and_no_pattern():
+    parts = RandomSplit((0.8, 0.1, 0.1), 3).parts(np.arange(1_000_000))
+    np.testing.assert_allclose(np.bincount(parts) / 1e6, [0.8, 0.1, 0.1], atol=0.002)
+    thirds = (parts == 1).reshape(10, -1).mean(1)
+    np.testing.assert_allclose(thirds, 0.1, atol=0.005)
+    other = RandomSplit((0.8, 0.1, 0.1), 4).parts(np.arange(1_000_000))
+    assert ((parts == 1) & (other == 1)).mean() == pytest.approx(0.01, abs=0.001)
+
+
+@given(FRACTIONS, st.integers(0, 3), st.lists(st.integers(-1, 1), min_size=1, max_size=300))
+def test_a_stratified_split_has_exact_shares_of_each_class(fractions, seed, classes):
+    classes = np.array(classes)
+    sizes = [int((classes == label).sum()) for label in (0, 1)]
+    split = StratifiedSplit(fractions, seed, sizes)
+    parts = np.concatenate([split.parts(classes[rows]) for rows in rows_in_batches(len(classes))])
+    whole = StratifiedSplit(fractions, seed, sizes).parts(classes)
+    assert parts.tolist() == whole.tolist()
+    assert ((parts == -1) == (classes == -1)).all()
+    for label, size in enumerate(sizes):
+        counts = [int((parts[classes == label] == part).sum()) for part in range(3)]
+        assert sum(counts) == size
+        for count, fraction in zip(counts, fractions, strict=True):
+            assert abs(count - fraction * size) <= 1
+        if not fractions[2]:
+            assert counts[2] == 0
+
+
+def test_a_stratified_split_puts_every_row_everywhere():
+    classes = np.arange(90) % 3 % 2
+    sizes = [60, 30]
+    seen = np.mean(
+        [StratifiedSplit((0.5, 0.3, 0.2), seed, sizes).parts(classes) == 0 for seed in range(2000)],
+        axis=0,
+    )
+    assert np.abs(seen - 0.5).max() < 0.05  # 4.5 deviations of 2,000 throws
+
+
+@given(FRACTIONS, st.lists(st.integers(0, 8), min_size=1, max_size=60))
+def test_a_time_split_cuts_at_the_shares_and_keeps_equal_times_together(fractions, times):
+    split = TimeSplit.of(fractions, np.array(times, float))
+    parts = split.parts(np.array(times, float)).tolist()
+    ordered = sorted(times)
+    cuts = []
+    for share in (Fraction(fractions[0]), Fraction(fractions[0]) + Fraction(fractions[1])):
+        place = math.ceil(round(share * len(times), 6))
+        cuts.append(ordered[place] if place < len(times) else math.inf)
+    expected = [0 if time < cuts[0] else 1 if time < cuts[1] else 2 for time in times]
+    assert parts == expected
+
+
+def test_a_sample_of_times_is_all_of_them_or_a_fair_part(monkeypatch):
+    times = np.random.default_rng(0).normal(size=50_000)
+
+    def sampled(batch: int) -> np.ndarray:
+        sample = TimeSample()
+        for rows in rows_in_batches(len(times), batch):
+            sample.add(rows, times[rows])
+        return sample.times
+
+    np.testing.assert_array_equal(sampled(1000), times)
+    monkeypatch.setattr(splits, "SAMPLE", 2**12)
+    found = sampled(1000)
+    assert 2**11 <= len(found) <= 2**12
+    np.testing.assert_array_equal(found, sampled(999))  # whatever the batches are
+    np.testing.assert_allclose(
+        np.quantile(found, [0.1, 0.5, 0.9]), np.quantile(times, [0.1, 0.5, 0.9]), atol=0.12
+    )
