@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -505,3 +506,29 @@ def test_another_kind_of_ids_cannot_be_grown(options, message):
     base = fit(sparse(hash_buckets=4), ["a"])
     with pytest.raises(DataError, match=message):
         fit(sparse(**options), ["a"]).grown_from(base)
+
+
+# --- real rows ---------------------------------------------------------------------------------
+
+CRITEO = Path("/work/shared/data/criteo/train_sample.tsv")
+
+
+@pytest.mark.skipif(not CRITEO.exists(), reason="the sample of Criteo rows is not here")
+def test_criteo_rows_against_a_loop():
+    lines = [line.split("\t") for line in CRITEO.read_text().splitlines()]
+    names = ["label", *(f"I{k}" for k in range(1, 14)), *(f"C{k}" for k in range(1, 27))]
+    cells = {name: [row[k] or None for row in lines] for k, name in enumerate(names)}
+    fields = [sparse(name, transform="criteo_log", min_count=10) for name in names[1:14]]
+    fields += [sparse(name, min_count=10) for name in names[14:]]
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in cells.items()})
+    found = Encoders.fit(schema(*fields), table).encode(table).sparse
+    for column, field in enumerate(fields):
+        values = cells[field.name]
+        if field.transform:
+            integers = [None if value is None else int(value) for value in values]
+            logs = [x if x is None or x <= 2 else math.floor(math.log(x) ** 2) for x in integers]
+            values = [-math.inf if value is None else value for value in logs]  # a value too
+        counts = Counter(value for value in values if value is not None)
+        known = sorted(value for value, count in counts.items() if count >= 10)
+        ids = {value: k for k, value in enumerate(known, 1)}
+        assert found[:, column].tolist() == [ids.get(value, 0) for value in values]
