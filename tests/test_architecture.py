@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "config": {"errors"},
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
-    "data.tabular": {"errors", "config", "utils", "data.schema", "data.download", "data.files"},
+    "data.tabular": {"errors", "config", "utils", "data"},
     "data.store": {"errors", "config", "utils", "data"},
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"models.layers"},

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -354,7 +353,7 @@ def _reason_against(column: ColumnSummary, rows: int) -> str:
 
 
 def _distinct(values: pa.Array) -> int:
-    return pl.from_arrow(values.drop_null()).n_unique() if len(values) else 0
+    return pc.count_distinct(values, mode="only_valid").as_py()
 
 
 def _examples(known: pa.Array) -> tuple[str, ...]:

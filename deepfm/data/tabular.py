@@ -17,6 +17,7 @@ from deepfm.config import FieldConfig, PackageConfig, SourceConfig, TableConfig
 from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.files import Rows, read_rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
+from deepfm.data.transforms import find_transform
 from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, nearest
 from deepfm.utils.io import atomic_write_bytes, sha256
 
@@ -203,6 +204,7 @@ def _field(name: str, config: FieldConfig, bad_values: str) -> FieldSchema:
             )
         given["transform"] = f"split({separator})"
     try:
+        find_transform(given.get("transform"))  # a misspelt one should not cost a pass over files
         return FieldSchema(name, kind, **({"bad_values": bad_values} | given))
     except ConfigError as error:
         raise ConfigError(f"data.table.fields.{name}: {error}") from None

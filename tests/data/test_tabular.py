@@ -67,6 +67,7 @@ def test_config_mistakes(tmp_path, table, data, message):
         ({"a": {"type": "dense", "min_count": 2}}, "min_count means nothing for a dense field"),
         ({"a": {"type": "sparse", "missing": "zero"}}, "missing means nothing for a sparse"),
         ({"a": {"type": "sparse", "separator": ","}}, "separator: it cuts a text"),
+        ({"a": {"type": "sparse", "transform": "prefx(3)"}}, "did you mean 'prefix'"),
         ({"a": {"type": "sparse", "min_count": 2, "hash_buckets": 9}}, "choose one of"),
         (
             {
