@@ -244,6 +244,11 @@ class RunDirectory:
         self.last = self.path / "last.pt"
 
     @property
+    def trace(self) -> Path:
+        """What `--profile` leaves; no part of a run."""
+        return self.path / "trace.json"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         return tuple(value for key, value in vars(self).items() if key != "path")
 
@@ -273,6 +278,17 @@ class RunDirectory:
             )
         return checkpoint
 
+    def make(self) -> None:
+        """Make the directory, if it is not there.
+
+        Raises:
+            DeepFMError: The disk refuses.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
+
     def prepare(self, config: ExperimentConfig, *, keep: bool) -> None:
         """Make the directory, remove an earlier run's files unless `keep`, write the config.
 
@@ -281,8 +297,8 @@ class RunDirectory:
         Raises:
             DeepFMError: The directory cannot be written.
         """
+        self.make()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             for file in (*self.path.glob(".*.tmp"), *(() if keep else self.files)):
                 file.unlink(missing_ok=True)
         except OSError as error:

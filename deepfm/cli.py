@@ -74,6 +74,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.override)
+    if arguments.profile:
+        experiment.profile_training(config)
+        return
     experiment.train(
         config,
         resume=arguments.resume,
@@ -191,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     existing = added.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue a stopped run")
     existing.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    existing.add_argument(
+        "--profile",
+        action="store_true",
+        help="only show where the time of 30 steps goes; writes trace.json into the run's folder",
+    )
     added.add_argument(
         "--init-from",
         metavar="CHECKPOINT",

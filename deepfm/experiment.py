@@ -31,6 +31,7 @@ from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
 from deepfm.training.optimizers import build_optimizers
+from deepfm.training.profiling import Profile, profile
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -279,6 +280,27 @@ def train(
         for line in format_metrics(metrics):
             LOGGER.info(line)
         return metrics
+
+
+def profile_training(config: ExperimentConfig) -> Profile:
+    """Where the time of a training step goes; a trace, and nothing else, in `config.output_dir`.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DeepFMError: Data, network or disk failed, or the loss became NaN.
+    """
+    run = RunDirectory(config.output_dir)
+    device = resolve_device(config.device)
+    check_settings(config)
+    data = load_data(config)
+    model = build_model(data.encoders.schema, config)
+    trainer = Trainer(config.training, seed=config.seed, device=device)
+    run.make()
+    measured = profile(trainer, model, data.train, data.valid, trace=run.trace)
+    for line in measured.lines():
+        LOGGER.info(line)
+    LOGGER.info(f"trace for ui.perfetto.dev or chrome://tracing: {run.trace}")
+    return measured
 
 
 def evaluate_checkpoint(

@@ -185,6 +185,39 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     assert [line for line in second.splitlines() if line.startswith("|")] == table
 
 
+@pytest.mark.parametrize("model", ["deepfm", "xdeepfm", "attention_deepfm", "wide_and_deep"])
+def test_a_profile_is_a_table_and_a_trace_and_no_run(tiny_config, capsys, tmp_path, model):
+    config = tiny_config(model_name=model)
+    code, printed, _ = run(capsys, "train", "--config", config, "--profile")
+    assert code == 0
+    names = [line.split()[0] for line in printed.splitlines()]
+    parts = ["data", "embedding", "interaction", "dnn", "optimizer", "rest"]
+    assert names == ["tiny:", "ms", *parts, "step", "trace"]
+    assert "rows/s" in printed
+    assert json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["trace.json"]
+    assert run(capsys, "train", "--config", config)[0] == 0
+
+
+def test_a_profile_leaves_a_finished_run_as_it_is(trained, tiny_config, capsys):
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    assert run(capsys, "train", "--config", tiny_config(), "--profile")[0] == 0
+    after = {path.name: path.read_bytes() for path in trained.iterdir()}
+    assert after.pop("trace.json")
+    assert after == before
+
+
+def test_a_wrong_setting_of_a_profile_is_one_line(tiny_config, capsys, tmp_path):
+    config = tiny_config(data__data_dir="nowhere")
+    code, _, errors = run(capsys, "train", "--config", config, "--profile")
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").write_text("in the way")
+    code, _, errors = run(capsys, "train", "--config", tiny_config(), "--profile")
+    assert (code, len(errors.splitlines())) == (1, 1)
+    assert "cannot be written" in errors
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

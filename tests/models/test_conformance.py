@@ -25,7 +25,7 @@ ON_MPS = set(
     unsqueeze view
     """.split()  # noqa: SIM905
 )
-ON_CPU_ONLY = {"random_", "ge", "mul_"}  # the mask of `Dropout`, which calls torch's own elsewhere
+ON_CPU_ONLY = {"random_", "ge", "mul_", "relu_"}  # of the dropouts, which are torch's own elsewhere
 
 
 @pytest.fixture(params=MODELS)

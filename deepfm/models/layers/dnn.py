@@ -1,10 +1,12 @@
 """The fully connected network of every deep branch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 ACTIVATIONS = {
@@ -45,15 +47,60 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        dropped = min(round(self.p * 2**16), 2**16 - 1)  # of 2^16 equally likely numbers
+        return x * self._mask(x)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """What each number is multiplied with: 0, or 1 / (1 - p)."""
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         mask = torch.empty_like(x, requires_grad=False)  # a float mask: no pass to convert it
-        torch.ge(bits, dropped - 2**15, out=mask)
-        return x * mask.mul_(2**16 / (2**16 - dropped))
+        torch.ge(bits, self._dropped - 2**15, out=mask)
+        return mask.mul_(self._scale)
+
+    @property
+    def _dropped(self) -> int:
+        """How many of 2^16 equally likely numbers mean zero."""
+        return min(round(self.p * 2**16), 2**16 - 1)
+
+    @property
+    def _scale(self) -> float:
+        return 2**16 / (2**16 - self._dropped)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class ReLUDropout(Dropout):
+    """`Dropout` of relu(x), the same numbers bit by bit; in training x is overwritten.
+
+    Of both, the backward pass needs only which outputs are above 0, so nothing but the output is
+    kept: per layer two arrays less than `nn.ReLU` and `Dropout` allocate and keep. Where x comes
+    from must not need it, which linear maps and norms do not.
+
+    Example:
+        >>> ReLUDropout(0.5).eval()(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(F.relu(x))
+        return _ReLUDropout.apply(x, self._mask(x), self._scale)
+
+
+class _ReLUDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.scale = scale
+        return x.relu_().mul_(mask)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, y, 0).mul_(ctx.scale), None, None
 
 
 class MLP(nn.Module):
@@ -107,8 +154,10 @@ class MLP(nn.Module):
             layer = nn.Sequential(nn.Linear(in_features, width, bias=norm != "batch"))
             if norm is not None:
                 layer.append(NORMS[norm](width))
-            layer.append(ACTIVATIONS[activation]())
-            layer.append(Dropout(dropout))
+            if activation == "relu":
+                layer.append(ReLUDropout(dropout))
+            else:
+                layer.extend([ACTIVATIONS[activation](), Dropout(dropout)])
             self.layers.append(layer)
             in_features = width
         self.reset_parameters()
@@ -136,7 +185,9 @@ class MLP(nn.Module):
                 )
             layer = nn.Sequential(_linear(weight, bias))
             for module in others:
-                if hasattr(module, "inplace"):
+                if isinstance(module, ReLUDropout):
+                    layer.append(nn.ReLU(inplace=True))
+                elif hasattr(module, "inplace"):
                     layer.append(type(module)(inplace=True))
                 elif not isinstance(module, nn.BatchNorm1d | Dropout):
                     layer.append(module)

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+# Up to this many table rows per lookup, ticking them off costs less than sorting the lookups: 5
+# times less with a tenth of a row per lookup, as much with 9 (measured on one core).
+_SMALL = 4
+
 INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)")
 
 
@@ -193,7 +197,7 @@ class PackedTables(nn.Module):
         if self._batches is None or not torch.is_grad_enabled():
             found = F.embedding(rows, weight, padding_idx=null)  # (B, C, dim + wide)
             return found[..., :dim], found[..., dim] if self._wide else None
-        distinct, inverse = distinct_rows(rows.flatten(), null)
+        distinct, inverse = distinct_rows(rows.flatten(), null, len(weight))
         values = weight.detach().index_select(0, distinct).requires_grad_()  # (U, dim + wide)
         self._batches.append(CompactRows(weight, distinct, values))
         trained = values.masked_fill((distinct == null).unsqueeze(1), 0.0)
@@ -300,18 +304,24 @@ class CompactRows(NamedTuple):
     values: Tensor
 
 
-def distinct_rows(rows: Tensor, null: int) -> tuple[Tensor, Tensor]:
+def distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
     """The distinct numbers among `rows` (N,), ascending, and the place of each row there, (N,).
 
     On the CPU (U,) numbers; elsewhere always N of them, filled with `null`, because the size of
-    U would cost a synchronisation in every step.
+    U would cost a synchronisation in every step. The numbers are below `total`.
     """
-    if rows.device.type == "cpu":
+    if rows.device.type != "cpu":
+        return padded_distinct_rows(rows, null, total)
+    if total > _SMALL * len(rows):
         return torch.unique(rows, return_inverse=True)
-    return padded_distinct_rows(rows, null)
+    seen = torch.zeros(total, dtype=torch.uint8).index_fill_(0, rows, 1)
+    distinct = seen.nonzero().squeeze(1)
+    place = torch.empty(total, dtype=torch.int64)
+    place.index_copy_(0, distinct, torch.arange(len(distinct)))
+    return distinct, place.index_select(0, rows)
 
 
-def padded_distinct_rows(rows: Tensor, null: int) -> tuple[Tensor, Tensor]:
+def padded_distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
     """`distinct_rows` at a fixed size of N, by a stable sort."""
     ordered, order = rows.sort(stable=True)
     is_new = torch.ones_like(ordered)

@@ -1,9 +1,11 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from deepfm.models.layers.dnn import ACTIVATIONS, MLP, Dropout
+from deepfm.models.layers.dnn import ACTIVATIONS, MLP, Dropout, ReLUDropout
 from tests import reference
 from tests.models.oracle import mlp_layers
 
@@ -69,6 +71,38 @@ def test_dropout_equals_a_loop_over_16_bit_numbers(shape, p, dtype):
     torch.testing.assert_close(y, x.detach() * mask)
     y.sum().backward()
     torch.testing.assert_close(x.grad, mask)
+
+
+@pytest.mark.parametrize("shape", [(64, 33), (5,), (0, 4)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_relu_and_dropout_in_one_equal_one_after_the_other_bit_by_bit(shape, training, p):
+    results = []
+    for parts in ([ReLUDropout(p)], [torch.nn.ReLU(), Dropout(p)]):
+        torch.manual_seed(4)
+        x = torch.randn(shape).requires_grad_()
+        y = torch.nn.Sequential(*parts).train(training)(x * 1.5)  # its backward needs no output
+        (y * torch.randn(shape)).sum().backward()
+        results.append((y.detach(), x.grad))
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("norm", [None, "batch", "layer"])
+def test_an_mlp_in_training_equals_its_layers_one_after_the_other_bit_by_bit(norm):
+    mlp = MLP(12, (9, 7, 5), norm=norm, dropout=0.4, return_hidden=True)
+    plain = copy.deepcopy(mlp)
+    for k, layer in enumerate(plain.layers):
+        plain.layers[k] = torch.nn.Sequential(*layer[:-1], torch.nn.ReLU(), Dropout(0.4))
+    results = []
+    for module in (mlp, plain):
+        torch.manual_seed(4)
+        x = torch.randn(50, 12).requires_grad_()
+        hidden = module(x)
+        sum((h * torch.randn(h.shape)).sum() for h in hidden).backward()
+        results.append([*hidden, x.grad, *(p.grad for p in module.parameters())])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.7])

@@ -133,12 +133,24 @@ def test_only_rows_that_count_are_touched(layer, inputs):
 
 
 @pytest.mark.parametrize("find", [distinct_rows, padded_distinct_rows])
-def test_distinct_rows(find):
+@pytest.mark.parametrize("total", [10, 10_000])  # ticked off, and sorted
+def test_distinct_rows(find, total):
     rows = torch.tensor([7, 3, 7, 9, 3, 3])
-    distinct, inverse = find(rows, 5)
+    distinct, inverse = find(rows, 5, total)
     assert torch.equal(distinct[inverse], rows)
     tail = [] if find is distinct_rows else [5, 5, 5]
     assert distinct.tolist() == [3, 7, 9, *tail]
+
+
+@pytest.mark.parametrize("total", [1, 500, 30_000, 2_000_000])
+def test_distinct_rows_of_a_small_table_are_those_of_a_sort(total):
+    rows = torch.randint(total, (20_000,), generator=torch.Generator().manual_seed(0))
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found = distinct_rows(rows, 0, total)
+        torch.set_num_threads(1)
+        for part, expected in zip(found, torch.unique(rows, return_inverse=True), strict=True):
+            assert torch.equal(part, expected)
 
 
 def test_gradients_are_equal_bit_by_bit_at_one_and_two_threads(schema):
