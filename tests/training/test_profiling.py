@@ -22,7 +22,8 @@ def test_parts_add_up_to_the_step_and_every_one_is_seen(tiny_data, tmp_path, spa
     assert all(found.forward[part] > 0 for part in PARTS)
     assert all(found.backward[part] > 0 for part in ("embedding", "interaction", "dnn", "rest"))
     assert found.backward["data"] == found.backward["optimizer"] == 0
-    rows = [len(label) for _, label in tiny_data.train.epoch(200, seed=5, epoch=0).batches()]
+    batches = tiny_data.train.epoch(200, seed=5, epoch=0).batches()
+    rows = [len(batch.label) for batch in batches]
     assert (found.steps, found.rows) == (6, sum((rows * 11)[5:11]))
 
 
