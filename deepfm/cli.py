@@ -95,15 +95,17 @@ def _predict(arguments: argparse.Namespace) -> None:
     source, output = arguments.input, arguments.output
     check_ending(Path(output))
     predictor = Predictor(arguments.checkpoint)
-    count, unknown = 0, Counter()
+    count, unknown, bad = 0, Counter(), Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:
-        for rows, probability, found in predictor.predict_file(source):
+        for rows, probability, unknown_here, bad_here in predictor.predict_file(source):
             writer.write(_with_probability(source, rows.table, arguments.columns, probability))
             count += len(probability)
-            unknown.update(found)
+            unknown.update(unknown_here)
+            bad.update(bad_here)
             if bar.due():
                 bar.show(int(100 * rows.done), f"{count:,} rows")
-    LOGGER.info(f"{count:,} rows scored into {output}{_counts('unknown values', unknown)}")
+    counts = _counts("unknown values", unknown) + _counts("values that cannot be read", bad)
+    LOGGER.info(f"{count:,} rows scored into {output}{counts}")
 
 
 def _with_probability(

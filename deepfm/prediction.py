@@ -30,13 +30,16 @@ class ScoredRows(NamedTuple):
 
     Attributes:
         rows: As they were read.
-        probability: Of the positive class, (N,) float64.
-        unknown: Per field, how many values training has not seen.
+        probability: Of the positive class, (N,) float64; null for a row with a value that its
+            field cannot read, if the field's policy is to drop such rows.
+        unknown: Per field with a vocabulary, how many values training has not seen.
+        bad: Per column, how many values could not be read.
     """
 
     rows: Rows
     probability: pa.Array
     unknown: dict[str, int]
+    bad: dict[str, int]
 
 
 class Predictor:
@@ -88,16 +91,21 @@ class Predictor:
         out of the rows then.
 
         Raises:
-            DataError: As in `predict`, and with file and line if the file cannot be read.
+            DataError: As in `predict`, with file and line.
         """
         for rows in read_rows([path], **self._form(Path(path))):
-            columns = self._tables.complete(self.schema, rows.table)
             try:
-                inputs = self.encoders.encode(columns)
+                columns = self._tables.complete(self.schema, rows.table)
+                inputs, kept, bad = self.encoders.encode_rows(rows._replace(table=columns))
             except DataError as error:
-                raise DataError(f"{path}: after {rows.place(0)}: {error}") from None
-            probability = sigmoid(score(self.model, inputs, batch_size=self.batch_size))
-            yield ScoredRows(rows, pa.array(probability), self._unknown(columns, inputs))
+                at_row = str(error).startswith(f"{path}:")
+                raise error if at_row else DataError(f"{path}: {error}") from None
+            probability = np.full(len(columns), np.nan)
+            probability[kept] = sigmoid(score(self.model, inputs, batch_size=self.batch_size))
+            if len(kept) < len(columns):
+                columns = columns.take(pa.array(kept))
+            unknown = self._unknown(columns, inputs)
+            yield ScoredRows(rows, pa.array(probability, from_pandas=True), unknown, bad)
 
     def knows_user(self, user: object) -> bool:
         """Whether the user stands in the user table.
@@ -176,7 +184,8 @@ class Predictor:
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
-            if field.column in columns.column_names:
+            has_vocabulary = not (field.hash_buckets or field.quantiles)
+            if has_vocabulary and field.column in columns.column_names:
                 count = int((ids == 0).sum()) - columns[field.column].null_count
                 counts[field.name] = max(count, 0)
         return counts

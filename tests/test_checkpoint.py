@@ -119,7 +119,7 @@ def test_data_without_users_items_and_history_is_kept(run, tmp_path):
     dataclasses.replace(checkpoint, users=None, items=None, history=None).save(path)
     loaded = load_checkpoint(path)
     assert (loaded.users, loaded.items, loaded.history) == (None, None, None)
-    assert loaded.encoders.to_dict() == checkpoint.encoders.to_dict()
+    assert loaded.encoders.schema == checkpoint.encoders.schema
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

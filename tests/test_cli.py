@@ -123,7 +123,7 @@ def test_predict_streams_a_compressed_file_and_writes_some_columns(trained, caps
         file.write("item\tuser\tnote\n" + "".join(lines))
     arguments = ["--input", rows, "--output", output, "--columns", "user,note"]
     code, _, errors = run(capsys, "predict", "--checkpoint", trained / "best_model.pt", *arguments)
-    assert (code, "row 41: expected a finite number, found nan" in errors) == (2, True)
+    assert (code, "rows.tsv.gz:42: field income, column income: " in errors) == (2, True)
     assert not [path for path in tmp_path.iterdir() if "scores" in path.name]  # temporary ones too
     with gzip.open(rows, "wt") as file:
         header = "item\tuser\tnote\tincome\tage\n"
@@ -252,7 +252,7 @@ def test_a_diverging_run_is_one_line_and_exit_code_1(tiny_config, capsys, tmp_pa
         ("usr,item\n1,2\n", "no column 'user', which identifies the user; did you mean 'usr'?"),
         (
             "user,item,age\n1,2,old\n",
-            "row 1: field age, column age: expected a number, found 'old'",
+            "rows.csv:2: field age, column age: expected a number, found 'old'",
         ),
         ("user,item,probability\n1,2,3\n", "has a column 'probability' already"),
     ],

@@ -12,6 +12,7 @@ import pytest
 from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import DataConfig, FieldConfig, TableConfig, load_config
+from deepfm.data.encoders import Encoders
 from deepfm.data.files import TableWriter, read_rows
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import evaluate, score
@@ -33,12 +34,16 @@ def declared(tiny_config, tmp_path):
     experiment.train(config)
     trained = load_checkpoint(RunDirectory(config.output_dir).best)
 
-    def with_table(**table) -> Predictor:
+    def with_table(bad_values="error", **table) -> Predictor:
+        plain = trained.encoders.to_dict()
+        for field in plain["schema"]["fields"]:
+            field["bad_values"] = bad_values
         table = TableConfig(label="stars", fields={"user": FieldConfig(type="sparse")}, **table)
         data = DataConfig(dataset_name="tabular", split_strategy="random", table=table)
         path = tmp_path / "declared.pt"
         config = replace(trained.config, data=data)
-        replace(trained, config=config, users=None, items=None, history=None).save(path)
+        none = dict.fromkeys(("users", "items", "history"))
+        replace(trained, config=config, encoders=Encoders.from_dict(plain), **none).save(path)
         return Predictor(path)
 
     return with_table
@@ -222,3 +227,23 @@ def test_a_checkpoint_without_items_ranks_nothing(declared):
     for ask in (predictor.knows_user, predictor.recommend):
         with pytest.raises(DataError, match="the checkpoint has no items to rank"):
             ask(5)
+
+
+def test_rows_that_cannot_be_read_have_no_probability(declared, raw, lines, tmp_path):
+    path = tmp_path / "new.csv"
+    bad = {5: "much", 700: "n/a"}
+    income = COLUMNS.index("income")
+    for row, cell in bad.items():
+        lines[row][income] = cell
+    path.write_text("".join(",".join(line) + "\n" for line in [COLUMNS, *lines]))
+    predictor = declared(bad_values="drop", files=("train.csv",))
+    (part,) = predictor.predict_file(path)
+    assert part.bad == {"income": 2}
+    found = part.probability.to_pylist()
+    assert [row for row, value in enumerate(found) if value is None] == list(bad)
+    kept = [row for row in range(len(raw)) if row not in bad]
+    expected = predictor.predict(raw.take(kept))
+    np.testing.assert_allclose([found[row] for row in kept], expected, rtol=1e-6)
+    message = "new.csv:7: field income, column income: expected a number, found 'much'"
+    with pytest.raises(DataError, match=message):
+        scores(declared(files=("train.csv",)), path)

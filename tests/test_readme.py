@@ -5,8 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deepfm.cli import _parser
+from deepfm.config import config_from_dict
+from deepfm.data import tabular
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,7 +36,15 @@ def test_every_command_parses_and_names_configs_that_exist(command):
 
 def test_every_command_of_the_cli_is_shown():
     shown = {command.split()[0] for command in COMMANDS}
-    assert shown == {"download-data", "train", "evaluate", "predict", "recommend", "compare"}
+    (commands,) = _parser()._subparsers._group_actions
+    assert shown == set(commands.choices)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_the_declared_table_is_a_valid_config(page):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    declared = config_from_dict(yaml.safe_load(text)).data.table
+    assert "history" in tabular.schema(declared).fields
 
 
 def test_the_python_example_runs():

@@ -49,6 +49,14 @@ class Catalogue(NamedTuple):
             inputs.sequence_ids[position][rows] = self.inputs.sequence_ids[own][items]
             inputs.sequence_lengths[position][rows] = self.inputs.sequence_lengths[own][items]
 
+    def clear(self, inputs: Inputs) -> None:
+        """Overwrite, in place, the item features of all rows with ids, numbers and lengths of 0."""
+        inputs.sparse[:, self.sparse] = 0
+        inputs.dense[:, self.dense] = 0.0
+        for position in self.sequences:
+            inputs.sequence_ids[position].zero_()
+            inputs.sequence_lengths[position].zero_()
+
 
 class NegativeSampling(NamedTuple):
     """How a training epoch is completed with sampled negatives.

@@ -15,7 +15,7 @@ depends on the rows around it. A transform is one of a declared set and never ev
 `hour` and `weekday` read a text or a whole number as the format says, with the directives
 %Y %y %m %d %H %M %S %f and %% as `strptime` reads them. Without a format they read Arrow
 timestamps and dates, ISO 8601 texts and whole numbers of unix seconds; a time with an offset is
-taken to UTC, one without is UTC.
+taken to UTC, one without is UTC. Where a number or a time is needed, an empty text is no value.
 """
 
 import re
@@ -101,9 +101,9 @@ def read_numbers(values: pa.Array) -> Reading:
     bad = np.isinf(numbers)
     first_infinite = int(np.argmax(bad)) if bad.any() else len(bad)
     if texts is not None and values.null_count > texts.null_count:
-        unread = _where(pc.and_(values.is_null(), texts.is_valid()))
+        unread = _where(pc.and_(values.is_null(), pc.not_equal(texts, "")))
         bad = bad | unread
-        if np.argmax(unread) < first_infinite:
+        if unread.any() and np.argmax(unread) < first_infinite:
             first_infinite = len(bad)
     if not bad.any():
         return Reading(numbers)
@@ -129,7 +129,7 @@ def read_integers(texts: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def as_text(values: pa.Array) -> pa.Array:
-    """The values as large_string; a whole number has no fraction: 17.0 is "17", True is "1".
+    """The values as large_string: 17.0 is "17", True is "1", NaN is null.
 
     Raises:
         DataError: The values are nested, or bytes that are not UTF-8.
@@ -138,6 +138,9 @@ def as_text(values: pa.Array) -> pa.Array:
     if pa.types.is_boolean(kind):
         values = values.cast(pa.int8())
     elif pa.types.is_floating(kind):
+        if kind == pa.float16():
+            values = values.cast(pa.float32())
+        values = pc.if_else(pc.is_nan(values), None, values)
         numbers = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
         whole = (np.abs(numbers) < 2.0**63) & (numbers == np.floor(numbers))
         integers = pa.array(np.where(whole, numbers, 0).astype(np.int64), mask=~whole)
@@ -231,6 +234,8 @@ def _is_missing(argument: str) -> Transform:
 
     def is_missing(values: pa.Array) -> Reading:
         absent = values.is_null(nan_is_null=True)
+        if is_text(values.type):
+            absent = pc.or_(absent, pc.fill_null(pc.equal(values, ""), True))
         return Reading(absent.cast(pa.float64()))
 
     return is_missing
@@ -270,9 +275,7 @@ _ISO = (
 )
 
 
-def _time_transform(
-    form: str, needed: str, part: Callable[[np.ndarray], np.ndarray]
-) -> Transform:
+def _time_transform(form: str, needed: str, part: Callable[[np.ndarray], np.ndarray]) -> Transform:
     form = form.strip()
     pattern = _pattern(form, needed) if form else None
     expected = f"a time like {form}" if form else "a time (ISO 8601 or unix seconds)"
@@ -285,6 +288,8 @@ def _time_transform(
         bad = ~read & _where(values.is_valid())
         if pa.types.is_floating(values.type):
             bad &= ~_where(pc.is_nan(values))
+        elif is_text(values.type):
+            bad &= _where(pc.not_equal(values, ""))
         return Reading(pa.array(part(seconds), mask=~read), bad if bad.any() else None, expected)
 
     return transform

@@ -8,6 +8,7 @@ argument; `config_section` turns it into a ConfigError about the key that the us
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,18 @@ from deepfm.models.layers.storage import (
 )
 
 
+class PairBranches(NamedTuple):
+    """Says of a model that its logit is bias + first order + second order + DNN(flat embeddings).
+
+    Attributes:
+        dnn: What `dnn_branch` made.
+        second_order: Whether the factorization machine's sum over all pairs of fields is there.
+    """
+
+    dnn: nn.Sequential
+    second_order: bool
+
+
 class BaseCTRModel(nn.Module, ABC):
     """The embedding, a global bias, and the branches of a subclass; logits, not probabilities.
 
@@ -41,6 +54,12 @@ class BaseCTRModel(nn.Module, ABC):
     Raises:
         ConfigError: A value cannot be used; names the key or the field.
     """
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        """What a class says in `pair_branches` is not inherited by one that computes otherwise."""
+        super().__init_subclass__(**kwargs)
+        if not {"forward", "_forward_components"}.isdisjoint(vars(cls)):
+            cls.pair_branches = vars(cls).get("pair_branches", BaseCTRModel.pair_branches)
 
     def __init__(self, schema: DatasetSchema, config: ExperimentConfig) -> None:
         super().__init__()
@@ -77,6 +96,10 @@ class BaseCTRModel(nn.Module, ABC):
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
         """Logit (B,) from the views (B, 1), (B, F, D) and (B, total), without the bias."""
+
+    def pair_branches(self) -> PairBranches | None:
+        """What `pairs.PairScorer` needs to score users x items; None: only whole rows score."""
+        return None
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits, (B,)."""

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, dnn_branch
+from deepfm.models.base import BaseCTRModel, PairBranches, dnn_branch
 from deepfm.models.layers.fm import FactorizationMachine
 
 
@@ -31,3 +31,6 @@ class DeepFM(BaseCTRModel):
     ) -> Tensor:
         logit = first_order.squeeze(1) + self.dnn(flat_embeddings).squeeze(1)  # (B,)
         return logit if self.fm is None else logit + self.fm(field_embeddings).sum(1)
+
+    def pair_branches(self) -> PairBranches:
+        return PairBranches(self.dnn, second_order=self.fm is not None)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, dnn_branch
+from deepfm.models.base import BaseCTRModel, PairBranches, dnn_branch
 
 
 class WideAndDeep(BaseCTRModel):
@@ -34,3 +34,6 @@ class WideAndDeep(BaseCTRModel):
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
         return (first_order + self.dnn(flat_embeddings)).squeeze(1)  # (B,)
+
+    def pair_branches(self) -> PairBranches:
+        return PairBranches(self.dnn, second_order=False)

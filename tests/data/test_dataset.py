@@ -230,3 +230,17 @@ def test_missing_arrays_and_other_lengths_are_refused():
         TabularDataset.from_arrays(data.schema, {}, [0, 1])
     with pytest.raises(DataError, match="3 encoded rows, but 2 labels"):
         TabularDataset(data.schema, data.inputs, torch.zeros(2))
+
+
+def test_clearing_an_item_leaves_the_user(tiny_data):
+    catalogue = tiny_data.test.ranking.catalogue
+    full = tiny_data.test.inputs.select(slice(0, 5)).map(torch.clone)
+    inputs = full.map(torch.clone)
+    catalogue.clear(inputs)
+    assert torch.equal(inputs.sparse[:, :2], full.sparse[:, :2])  # user, age
+    assert torch.equal(inputs.dense[:, 0], full.dense[:, 0])  # income
+    for item_features in (
+        inputs.sparse[:, 2], inputs.dense[:, 1], *inputs.sequence_ids, *inputs.sequence_lengths
+    ):  # fmt: skip
+        assert not item_features.any()
+    assert full.sparse[:, 2].all()

@@ -51,6 +51,12 @@ def error(paths, **form) -> str:
     return str(caught.value)
 
 
+def write_all(path, tables) -> None:
+    with TableWriter(path) as writer:
+        for part in tables:
+            writer.write(part)
+
+
 def test_cells_stay_text_and_empty_ones_are_null(write):
     path = write(b'\xef\xbb\xbfid,zip\n1,02139\n2,\n3,"a,\nb"\n4,""\n')
     expected = {"id": ["1", "2", "3", "4"], "zip": ["02139", None, "a,\nb", None]}
@@ -354,9 +360,8 @@ def test_the_criteo_sample_is_read_as_it_stands():
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_what_is_written_in_parts_reads_back(tmp_path, ending):
-    whole = pa.table(
-        {"id": ["1", "2", "3"], "tags": [["a", "b"], [], None], "n": [[1], [2, 3], []]}
-    )
+    tags, numbers = [["a", "b"], [], None], [[1], [2, 3], []]
+    whole = pa.table({"id": ["1", "2", "3"], "tags": tags, "n": numbers})
     path = tmp_path / "new" / f"rows.{ending}"
     with TableWriter(path) as writer:
         writer.write(whole.slice(0, 2))
@@ -375,9 +380,13 @@ def test_what_is_written_in_parts_reads_back(tmp_path, ending):
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, ending):
     path = tmp_path / f"rows.{ending}"
     path.write_bytes(b"old")
-    with pytest.raises(DataError, match="in between"), TableWriter(path) as writer:
-        writer.write(pa.table({"id": [1]}))
+
+    def tables():
+        yield pa.table({"id": [1]})
         raise DataError("in between")
+
+    with pytest.raises(DataError, match="in between"):
+        write_all(path, tables())
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"
 
@@ -388,12 +397,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, ending):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with (
-            pytest.raises(DeepFMError, match=rf"cannot write .*rows.{ending}: File too large"),
-            TableWriter(tmp_path / f"rows.{ending}") as writer,
-        ):
-            for k in range(40):
-                writer.write(pa.table({"id": range(5000 * k, 5000 * k + 5000)}))
+        tables = (pa.table({"id": range(5000 * k, 5000 * k + 5000)}) for k in range(40))
+        with pytest.raises(DeepFMError, match=rf"cannot write .*rows.{ending}: File too large"):
+            write_all(tmp_path / f"rows.{ending}", tables)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -403,7 +409,7 @@ def test_where_no_file_can_be_written(tmp_path):
     (tmp_path / "rows.csv").mkdir()
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "rows.csv", tmp_path / "file" / "rows.csv"):
-        with pytest.raises(DeepFMError, match=r"cannot write "), TableWriter(path) as writer:
-            writer.write(pa.table({"id": [1]}))
+        with pytest.raises(DeepFMError, match=r"cannot write "):
+            write_all(path, [pa.table({"id": [1]})])
     with pytest.raises(DataError, match=r"ends in \.csv or \.parquet"):
         TableWriter(tmp_path / "rows.txt")

@@ -22,6 +22,9 @@ def test_equals_loops(activation, norm):
     x = torch.randn(4, 5)
     expected = [reference.mlp(row, mlp_layers(mlp), activation) for row in x.double().numpy()]
     np.testing.assert_allclose(mlp(x).detach(), np.stack(expected), atol=1e-5)
+    folded = nn.Sequential(*mlp.folded())
+    assert not any(isinstance(module, nn.BatchNorm1d | Dropout) for module in folded.modules())
+    np.testing.assert_allclose(folded(x).detach(), np.stack(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,491 @@
+"""What one field's values become, and what is learnt of the training split for it.
+
+Each encoder comes with an accumulator that sees the training split batch by batch. What it keeps
+grows with the distinct values, never with the rows, and what it finds does not depend on how the
+rows were cut into batches.
+"""
+
+import bisect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from deepfm.data.schema import FeatureType, FieldSchema
+from deepfm.data.transforms import as_text, is_text, read_integers, read_numbers
+from deepfm.errors import DataError
+from deepfm.utils.io import table_to_tensor, tensor_to_table
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+MOMENTS_BLOCK = 1 << 16  # numbers whose moments are taken at once
+SAMPLE = 1 << 20  # rows that quantiles are taken of, if there are more
+COUNTER_SLACK = 1 << 16  # counts that may wait before they are merged, at least
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """Categorical values in the type that vocabularies hold: large_string, int64, uint64, floats.
+
+    Booleans are 0 and 1; dates, times and decimals are text; NaN is null and -0.0 is 0.0.
+
+    Raises:
+        DataError: The values are of a type without single values, or bytes that are not UTF-8.
+    """
+    kind = values.type
+    if pa.types.is_boolean(kind):
+        return values.cast(pa.int8()).cast(pa.int64())
+    if pa.types.is_integer(kind):
+        return values if kind == pa.uint64() else values.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        if kind == pa.float16():
+            values = values.cast(pa.float32())
+        numbers = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False) + 0.0  # no -0.0
+        return pa.array(numbers, mask=np.isnan(numbers))
+    return as_text(values)
+
+
+class Vocabulary:
+    """Categorical values to ids 1 … n; absent and unknown values become 0.
+
+    Values are found whatever type they come in: where integers were seen, "17" and 17.0 find 17;
+    where texts were seen, 17 and 17.0 find "17".
+
+    Args:
+        values: The value of each id from 1 on, as `plain` gives them; distinct, none null.
+    """
+
+    def __init__(self, values: pa.Array) -> None:
+        self.values = values
+        self._order: np.ndarray | None = None  # of a number's or text's place when sorted
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, the reserved 0 included."""
+        return len(self.values) + 1
+
+    def ids(self, values: pa.Array) -> np.ndarray:
+        """Ids of values, (N,) int64."""
+        wanted = _converted(values, self.values.type)
+        if not len(self.values) or not len(wanted):
+            return np.zeros(len(wanted), np.int64)
+        # Arrow builds its table of the whole vocabulary on each call: too much for a few values
+        if len(wanted) * 64 < len(self.values):
+            return self._search(wanted)
+        found = pc.index_in(wanted, value_set=self.values, skip_nulls=True)
+        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+
+    def _search(self, wanted: pa.Array) -> np.ndarray:
+        if self._order is None:
+            self._order = pc.sort_indices(self.values).to_numpy()
+        sorted_values = _Sorted(self.values, self._order)
+        ids = np.zeros(len(wanted), np.int64)
+        for row, value in enumerate(wanted.to_pylist()):
+            if value is not None:
+                place = bisect.bisect_left(sorted_values, value)
+                if place < len(self._order) and sorted_values[place] == value:
+                    ids[row] = self._order[place] + 1
+        return ids
+
+    def grown_from(self, base: "Vocabulary") -> "Vocabulary":
+        """The values of `base` with their ids, then those of this one that are new, sorted."""
+        new = self.values.filter(pa.array(base.ids(self.values) == 0))
+        as_base = _converted(new, base.values.type)
+        if as_base.null_count:  # a text among numbers: texts from now on
+            as_base, known = as_text(new), as_text(base.values)
+        else:
+            known = base.values
+        return Vocabulary(pa.concat_arrays([known, as_base.take(pc.sort_indices(as_base))]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"vocabulary": table_to_tensor(pa.table({"value": self.values}))}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
+        if "type" in stored:  # an older form: a list
+            return cls(plain(pa.array(stored["vocabulary"], pa.type_for_alias(stored["type"]))))
+        return cls(tensor_to_table(stored["vocabulary"])["value"].combine_chunks())
+
+
+class _Sorted(Sequence):
+    """Sorted values, one at a time and without a copy; texts sort by code point, as in Arrow."""
+
+    def __init__(self, values: pa.Array, order: np.ndarray) -> None:
+        self._values, self._order = values, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> Any:
+        return self._values[int(self._order[place])].as_py()
+
+
+class VocabularyCounter:
+    """Counts categorical values; partial counts are merged when they have doubled."""
+
+    def __init__(self, field: FieldSchema, position: int) -> None:
+        self._parts: list[pa.Table] = []
+        self._waiting = 0
+
+    def add(self, values: pa.Array, counts: np.ndarray) -> None:
+        """Count values as `plain` gives them, each with its number of rows; nulls are left out."""
+        table = pa.table({"value": values, "count": counts})
+        if values.null_count:
+            table = table.filter(values.is_valid())
+        if not len(table):
+            return
+        self._waiting += len(table) if self._parts else 0
+        self._parts.append(table)
+        if self._waiting > max(len(self._parts[0]), COUNTER_SLACK):
+            self._parts = [merged_counts(self._parts)]
+            self._waiting = 0
+
+    @staticmethod
+    def finish(counters: Iterable["VocabularyCounter"], field: FieldSchema) -> Vocabulary:
+        """The vocabulary of all values counted `field.min_count` times or more, sorted."""
+        parts = [part for counter in counters for part in counter._parts]
+        if not parts:
+            return Vocabulary(pa.array([], pa.large_string()))
+        table = merged_counts(parts)
+        if field.min_count > 1:
+            table = table.filter(pc.greater_equal(table["count"], field.min_count))
+        values = table["value"].combine_chunks()
+        return Vocabulary(values.take(pc.sort_indices(values)))
+
+
+def merged_counts(parts: list[pa.Table]) -> pa.Table:
+    """One row per distinct value, in no particular order; values of unequal types become text."""
+    if len({part["value"].type for part in parts}) > 1:
+        texts = [pa.chunked_array([as_text(part["value"].combine_chunks())]) for part in parts]
+        parts = [part.set_column(0, "value", text) for part, text in zip(parts, texts, strict=True)]
+    table = pa.concat_tables(parts).combine_chunks()
+    encoded = table["value"].combine_chunks().dictionary_encode()
+    counts = np.bincount(encoded.indices.to_numpy(), table["count"].to_numpy())  # exact to 2^53
+    return pa.table({"value": encoded.dictionary, "count": counts.astype(np.int64)})
+
+
+class HashBuckets:
+    """Ids 1 … n by hash: 1 + xxh64(text, seed 0) mod n; absent values become 0.
+
+    The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value.
+
+    Source: Y. Collet, xxHash, XXH64 (https://github.com/Cyan4973/xxHash).
+    """
+
+    def __init__(self, buckets: int) -> None:
+        self.buckets = buckets
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.buckets + 1
+
+    def ids(self, values: pa.Array) -> np.ndarray:
+        """Ids of values, (N,) int64; one hash per value, so give distinct ones."""
+        digest, buckets = xxhash.xxh64_intdigest, self.buckets
+        texts = as_text(values).to_pylist()
+        return np.array(
+            [0 if text is None else 1 + digest(text.encode()) % buckets for text in texts], np.int64
+        )
+
+    def grown_from(self, base: "HashBuckets") -> "HashBuckets":
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"hash_buckets": self.buckets}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "HashBuckets":
+        return cls(stored["hash_buckets"])
+
+
+class NoAccumulator:
+    """Nothing to learn: the hash of a value does not depend on other values."""
+
+    def __init__(self, field: FieldSchema, position: int) -> None:
+        pass
+
+    def add(self, *values: Any) -> None:
+        pass
+
+    @staticmethod
+    def finish(accumulators: Iterable["NoAccumulator"], field: FieldSchema) -> HashBuckets:
+        return HashBuckets(field.hash_buckets)
+
+
+class Quantiles:
+    """Numbers to the ids 1 … m of buckets that hold equally many training rows; absent is 0.
+
+    Bucket k holds the numbers above edge k - 1, up to and including edge k.
+
+    Args:
+        edges: Rising, (m - 1,).
+    """
+
+    def __init__(self, edges: np.ndarray) -> None:
+        self.edges = edges
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.edges) + 2
+
+    def ids(self, numbers: np.ndarray) -> np.ndarray:
+        """Ids of float64 numbers, (N,) int64; NaN is absent."""
+        return np.where(np.isnan(numbers), 0, np.searchsorted(self.edges, numbers) + 1)
+
+    def grown_from(self, base: "Quantiles") -> "Quantiles":
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"edges": self.edges.tolist()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Quantiles":
+        return cls(np.array(stored["edges"], np.float64))
+
+
+class QuantileSample:
+    """Keeps numbers for their quantiles: all of up to 2^20, else a uniform sample of that size.
+
+    The sample is the numbers whose row has the smallest hashes, so it is always the same one.
+    """
+
+    def __init__(self, field: FieldSchema, position: int, size: int = SAMPLE) -> None:
+        self._first = position << 40  # rows of fields that share buckets are different rows
+        self._size = size
+        self._seen = 0
+        self._hashes: list[np.ndarray] = []
+        self._numbers: list[np.ndarray] = []
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Add the numbers that are there, (N,) float64 without NaN."""
+        rows = np.arange(self._seen, self._seen + len(numbers), dtype=np.uint64)
+        self._seen += len(numbers)
+        self._hashes.append(splitmix64(rows + np.uint64(self._first)))
+        self._numbers.append(numbers)
+        if sum(map(len, self._hashes)) > 2 * self._size:
+            self._cut()
+
+    def _cut(self) -> None:
+        hashes, numbers = np.concatenate(self._hashes), np.concatenate(self._numbers)
+        if len(hashes) > self._size:
+            smallest = np.argpartition(hashes, self._size)[: self._size]
+            hashes, numbers = hashes[smallest], numbers[smallest]
+        self._hashes, self._numbers = [hashes], [numbers]
+
+    @staticmethod
+    def finish(samples: Sequence["QuantileSample"], field: FieldSchema) -> Quantiles:
+        """Edge k is the smallest number that k/n of the rows do not exceed; equal ones merge."""
+        joint = QuantileSample(field, 0, samples[0]._size)
+        for sample in samples:
+            joint._hashes += sample._hashes
+            joint._numbers += sample._numbers
+        if not any(map(len, joint._numbers)):
+            return Quantiles(np.zeros(0))
+        joint._cut()
+        numbers, count = np.sort(joint._numbers[0]), field.quantiles
+        places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
+        edges = np.unique(numbers[places])
+        return Quantiles(edges[edges < numbers[-1]])  # nothing stands above the largest
+
+
+def splitmix64(numbers: np.ndarray) -> np.ndarray:
+    """A hash of uint64 numbers, none of which share one.
+
+    Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014
+    (the generator's output after `number + 1` steps from seed 0).
+    """
+    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+class Scaler:
+    """Numbers to float32, absent ones filled in first.
+
+    `none`: as they are; `min_max`: (x - min) / (max - min), not clipped outside; `standard`:
+    (x - mean) / population deviation; `log1p`: ln(1 + x). Where the training split has one value
+    only, `min_max` and `standard` give 0. Results beyond float32 become its largest number.
+
+    Args:
+        scale, missing: As in `FieldSchema`.
+        low, high, mean, deviation: Of the training split's numbers.
+    """
+
+    vocabulary_size = 0
+
+    def __init__(
+        self, scale: str, missing: str, *, low: float, high: float, mean: float, deviation: float
+    ) -> None:
+        self.scale = scale
+        self.missing = missing
+        self.low, self.high = low, high
+        self.mean, self.deviation = mean, deviation
+
+    def transform(self, numbers: np.ndarray) -> np.ndarray:
+        """Scaled values, (N,) float32; NaN is absent."""
+        fill = self.mean if self.missing in ("mean", "indicator") else 0.0
+        if (absent := np.isnan(numbers)).any():
+            numbers = np.where(absent, fill, numbers)
+        if self.scale == "log1p":
+            numbers = np.log1p(numbers)
+        elif self.scale in ("min_max", "standard"):
+            origin, span = self.low, self.high - self.low
+            if self.scale == "standard":
+                origin, span = self.mean, self.deviation
+            if self.low == self.high or not span:
+                return np.zeros(len(numbers), np.float32)
+            with np.errstate(over="ignore"):  # clipped below
+                numbers = (numbers - origin) / span
+        return np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+
+    def grown_from(self, base: "Scaler") -> "Scaler":
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Scaler":
+        before = {"scale": "min_max", "missing": "error", "mean": 0.0, "deviation": 0.0}
+        return cls(**(before | dict(stored)))  # an older form has `low` and `high` only
+
+
+class Moments:
+    """Minimum, maximum, mean and deviation of numbers, block by block.
+
+    Blocks are merged by the formula of Chan, Golub and LeVeque ("Updating Formulae and a Pairwise
+    Algorithm for Computing Sample Variances", 1979), which loses nothing where the mean is large
+    beside the deviation. Blocks are cut by count, so that batches of any size give equal bits.
+    """
+
+    def __init__(self, field: FieldSchema, position: int) -> None:
+        self._low, self._high = math.inf, -math.inf
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._waiting = np.zeros(0)
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Add the numbers that are there, (N,) float64 without NaN."""
+        if not len(numbers):
+            return
+        self._low = min(self._low, float(numbers.min()))
+        self._high = max(self._high, float(numbers.max()))
+        numbers = np.concatenate([self._waiting, numbers])
+        whole = len(numbers) // MOMENTS_BLOCK * MOMENTS_BLOCK
+        for start in range(0, whole, MOMENTS_BLOCK):
+            self._merge(numbers[start : start + MOMENTS_BLOCK])
+        self._waiting = numbers[whole:]
+
+    def _merge(self, block: np.ndarray) -> None:
+        mean = float(block.mean())
+        count, delta = self._count + len(block), mean - self._mean
+        self._squares += float(np.square(block - mean).sum())
+        self._squares += delta * delta * self._count * len(block) / count
+        self._mean += delta * len(block) / count
+        self._count = count
+
+    @staticmethod
+    def finish(moments: Sequence["Moments"], field: FieldSchema) -> Scaler:
+        """The scaler of one field; without any number all four figures are 0."""
+        (own,) = moments  # a dense field shares nothing
+        if len(own._waiting):
+            own._merge(own._waiting)
+            own._waiting = np.zeros(0)
+        low, high = (own._low, own._high) if own._count else (0.0, 0.0)
+        deviation = math.sqrt(own._squares / max(own._count, 1))
+        return Scaler(
+            field.scale, field.missing, low=low, high=high, mean=own._mean, deviation=deviation
+        )
+
+
+def pad(
+    ids: np.ndarray, row: np.ndarray, rows: int, max_length: int, keep: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of list elements to padded rows; elements with id 0 are left out first.
+
+    Absence is a length, never an id.
+
+    Args:
+        ids: Of all elements, (E,) int64.
+        row: The row of each, (E,), rising.
+        rows: Number of rows N.
+        max_length: Elements L that are kept of a row.
+        keep: Whether those are the `first` or the `last` ones.
+
+    Returns:
+        Padded ids (N, L) int64 and lengths (N,) int64.
+    """
+    ids, row = ids[ids > 0], row[ids > 0]
+    starts = np.searchsorted(row, np.arange(rows + 1))
+    position = np.arange(len(row)) - starts[row]
+    lengths = np.diff(starts)
+    if keep == "last":
+        position -= np.maximum(lengths - max_length, 0)[row]
+    kept = (position >= 0) & (position < max_length)
+    padded = np.zeros((rows, max_length), np.int64)
+    padded[row[kept], position[kept]] = ids[kept]
+    return padded, np.minimum(lengths, max_length).astype(np.int64)
+
+
+def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values as another of the types that `plain` gives; null where a value has no equal there."""
+    values = plain(values)
+    if values.type == kind:
+        return values
+    if is_text(kind):
+        return as_text(values)
+    if pa.types.is_integer(kind):
+        if is_text(values.type):
+            return read_integers(values, kind)
+        limits = np.iinfo(kind.to_pandas_dtype())
+        numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        if pa.types.is_floating(values.type):
+            fits = (numbers >= float(limits.min)) & (numbers < float(limits.max))
+            fits &= numbers == np.floor(numbers)
+        else:
+            fits = numbers >= 0 if kind == pa.uint64() else numbers <= np.uint64(limits.max)
+        fits &= values.is_valid().to_numpy(zero_copy_only=False)
+        return pa.array(np.where(fits, numbers, 0).astype(limits.dtype), mask=~fits)
+    if is_text(values.type):
+        numbers = read_numbers(values).values
+    else:
+        numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy(
+            zero_copy_only=False
+        )
+    with np.errstate(over="ignore"):
+        numbers = numbers.astype(kind.to_pandas_dtype())
+    return pa.array(numbers, mask=np.isnan(numbers))
+
+
+# The kinds of encoders by name: the accumulator that fits one, and the encoder itself.
+KINDS: dict[str, tuple[type, type]] = {
+    "vocabulary": (VocabularyCounter, Vocabulary),
+    "hash_buckets": (NoAccumulator, HashBuckets),
+    "quantiles": (QuantileSample, Quantiles),
+    "scaler": (Moments, Scaler),
+}
+Encoder = Vocabulary | HashBuckets | Quantiles | Scaler
+
+
+def kind_of(field: FieldSchema) -> str:
+    """The key of `KINDS` for a field."""
+    if field.feature_type is FeatureType.DENSE:
+        return "scaler"
+    if field.hash_buckets:
+        return "hash_buckets"
+    return "quantiles" if field.quantiles else "vocabulary"
+
+
+def check_same_kind(name: str, new: Encoder, base: Encoder) -> None:
+    """Refuse to grow an encoder out of another sort, whose ids would mean something else.
+
+    Raises:
+        DataError: The two differ in kind, or in a number of hash buckets.
+    """
+    if type(new) is not type(base):
+        kinds = {encoder: kind for kind, (_, encoder) in KINDS.items()}
+        raise DataError(f"table {name}: {kinds[type(base)]} before, {kinds[type(new)]} now")
+    if isinstance(new, HashBuckets) and new.buckets != base.buckets:
+        raise DataError(f"table {name}: {base.buckets} hash_buckets before, {new.buckets} now")

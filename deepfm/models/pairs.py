@@ -1,0 +1,112 @@
+"""Scores of users x items from what is computed once per user and once per item.
+
+Decided here: what the two halves of a pair are, and how an item gets a half of its own although
+the embedding layer reads whole rows.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from deepfm.data.batch import Inputs
+from deepfm.models.base import BaseCTRModel
+
+
+class Halves(NamedTuple):
+    """What one side of a pair contributes, for B users or B items.
+
+    Attributes:
+        hidden: To the DNN's first linear map, (B, H).
+        factors: To everything else, (B, K), as one side of a dot product.
+    """
+
+    hidden: Tensor
+    factors: Tensor
+
+    def select(self, rows: Tensor | slice) -> "Halves":
+        return Halves(self.hidden[rows], self.factors[rows])
+
+
+class PairScorer:
+    """Logits of a model for pairs of a user half u and an item half i.
+
+    logit = rest of DNN(hidden_u + hidden_i) + <factors_u, factors_i>
+
+    Each field belongs to the user or to the item, so what is linear in the fields' vectors is a
+    sum of two halves: the DNN's first linear map, the first-order term, and the sum s of all field
+    vectors. With f the bias, the first-order term and the second-order terms within one half,
+    the factors are (s_u, f_u, 1) and (s_i, 1, f_i): the pairs of a user field with an item field
+    add up to <s_u, s_i>. Per pair there remain a sum of two vectors, that dot product, and the
+    layers after the first.
+
+    An item's half is what its features change in a row whose ids, numbers and lengths are all 0,
+    the empty row; a user's half is the user's row with an empty item, and has the bias. Fields
+    for which id 0 is an ordinary row of the table are thereby counted once.
+
+    The weights are read when the scorer is made. Use it in inference mode.
+
+    Source: S. Rendle, "Factorization Machines", ICDM 2010, Lemma 3.1, for the sum over pairs.
+
+    Args:
+        model: In evaluation mode, with `pair_branches`.
+        empty: Inputs of the empty row.
+    """
+
+    def __init__(self, model: BaseCTRModel, empty: Inputs) -> None:
+        self.model = model
+        branches = model.pair_branches()
+        self.second_order = branches.second_order
+        mlp, output = branches.dnn
+        (self.first, *first), *others = mlp.folded()
+        self.rest = nn.Sequential(*first, *others, output)
+        self.empty = self._terms(empty)
+
+    def user_halves(self, inputs: Inputs) -> Halves:
+        """Halves of users from their rows with an empty item."""
+        flat, linear, total, squares = self._terms(inputs)
+        scalar = self.model.bias + linear + 0.5 * (total.square().sum(1, keepdim=True) - squares)
+        return Halves(self.first(flat), torch.cat([total, scalar, torch.ones_like(scalar)], 1))
+
+    def item_halves(self, inputs: Inputs) -> Halves:
+        """Halves of items from empty rows with their features in place."""
+        terms = zip(self._terms(inputs), self.empty, strict=True)
+        flat, linear, total, squares = (own - empty for own, empty in terms)
+        scalar = linear + 0.5 * (total.square().sum(1, keepdim=True) - squares)
+        hidden = flat @ self.first.weight.T  # (B, H)
+        return Halves(hidden, torch.cat([total, torch.ones_like(scalar), scalar], 1))
+
+    def logits(
+        self, users: Halves, items: Halves, candidates: Tensor, *, pairs_at_once: int
+    ) -> Tensor:
+        """Logits (U, C) of U users and the items at the positions `candidates`, (U, C)."""
+        logits = users.factors.new_empty(candidates.shape)
+        for block in _blocks(*candidates.shape, pairs_at_once):
+            logits[block] = self._block(users.select(block[0]), items, candidates[block])
+        return logits
+
+    def _block(self, users: Halves, items: Halves, candidates: Tensor) -> Tensor:
+        shape, flat = (*candidates.shape, -1), candidates.flatten()
+        hidden = items.hidden.index_select(0, flat).view(shape)  # (U, C, H)
+        hidden += users.hidden.unsqueeze(1)
+        factors = items.factors.index_select(0, flat).view(shape)  # (U, C, K)
+        linear = (factors @ users.factors.unsqueeze(2)).squeeze(2)  # (U, C)
+        return linear + self.rest(hidden.flatten(0, 1)).view_as(linear)
+
+    def _terms(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What adds up over fields: flat vectors (B, total), first order (B, 1), and the sum
+        (B, D) and the sum of squares (B, 1) of the field vectors, D = 0 without second order."""
+        first_order, fields, flat = self.model.embedding(*inputs)
+        if not self.second_order:
+            fields = first_order.new_zeros(len(first_order), 1, 0)
+        return flat, first_order, fields.sum(1), fields.square().sum((1, 2)).unsqueeze(1)
+
+
+def _blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Rectangles of at most `size` cells, of about equal widths, that cover rows x columns."""
+    width = -(-columns // -(-columns // size))
+    height = size // width
+    for row in range(0, rows, height):
+        for column in range(0, columns, width):
+            yield slice(row, row + height), slice(column, column + width)
