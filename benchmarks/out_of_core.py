@@ -134,7 +134,7 @@ def count_by_duckdb(path: Path) -> dict:
 
     def count() -> int:
         queries = [f'SELECT "{name}", count(*) FROM data GROUP BY 1' for name in table.column_names]
-        return sum(len(connection.execute(query).fetch_arrow_table()) for query in queries)
+        return sum(len(connection.sql(query).to_arrow_table()) for query in queries)
 
     return _timed(count)
 
