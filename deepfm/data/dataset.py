@@ -167,6 +167,10 @@ class Epoch:
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
     one and whose label is 0. A last batch of one row, which batch normalisation cannot train
     on, joins the batch before.
+
+    No thread works ahead, because there is next to nothing to gain: of the 7 s in which an epoch
+    of `configs/deepfm_movielens.yaml` trains on one core, drawing its 218,000 negatives and its
+    order takes 9 ms, and making its batches 40 ms.
     """
 
     def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
