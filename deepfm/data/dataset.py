@@ -194,6 +194,10 @@ class Epoch:
     batch normalisation cannot train on, joins the batch before. Without negatives the order is a
     `deepfm.data.order.Order`, which never holds more than a window of it; with them it is held as
     a whole.
+
+    No thread works ahead, because there is next to nothing to gain: of the 7 s in which an epoch
+    of `configs/deepfm_movielens.yaml` trains on one core, drawing its 218,000 negatives and its
+    order takes 9 ms, and making its batches 40 ms.
     """
 
     def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
