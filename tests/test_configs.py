@@ -1,0 +1,103 @@
+"""Every config with a declared table trains, on generated rows of the shape that it declares."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from deepfm import experiment
+from deepfm.config import SourceConfig, TableConfig, config_from_dict, load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DECLARED = [
+    path for path in sorted(CONFIGS.glob("*.yaml")) if load_config(path).data.table is not None
+]
+ROWS, IDS = 900, 30
+
+
+def column(name: str, table: TableConfig, rng: np.random.Generator, rows: int) -> list:
+    """Values of a raw column that its field, or its role, can read."""
+    label = table.labels.get(table.label)
+    if name == (label.column if label else table.label):
+        if label and label.positive is not None:
+            return rng.choice([label.positive, "something else"], rows).tolist()
+        choices = [2, 5] if label else [0, 1]
+        return rng.choice(choices, rows).tolist()
+    if name == table.time_column:
+        return rng.permutation(rows).tolist()
+    for key, field in table.fields.items():
+        if name == (field.column or key):
+            break
+    else:
+        return [f"text {k}" for k in rng.integers(9, size=rows)]
+    if field.transform and field.transform.startswith("hour"):
+        days, hours = rng.integers(21, 31, rows), rng.integers(24, size=rows)
+        return [f"1410{day:02d}{hour:02d}" for day, hour in zip(days, hours, strict=True)]
+    if field.type == "sequence":
+        return ["|".join(rng.choice(list("abcde"), 2, replace=False)) for _ in range(rows)]
+    if field.transform == "criteo_log()":
+        values = rng.integers(-1, 500, rows).tolist()
+        return [None if k % 7 == 0 else value for k, value in enumerate(values)]
+    if field.type == "dense":
+        return rng.integers(0, 90, rows).tolist()
+    return rng.integers(IDS, size=rows).tolist()
+
+
+def write(source: SourceConfig, pattern: str, columns: dict[str, list], folder: Path) -> None:
+    """A file that a pattern of the config finds."""
+    ending = ".parquet" if pattern.endswith(".*") else ""
+    path = folder / (pattern.removesuffix(".*").removesuffix("*") + ending)
+    if path.suffix == ".parquet":
+        pa.parquet.write_table(pa.table(columns), path)
+        return
+    delimiter = source.delimiter or ","
+    lines = [] if source.columns else [delimiter.join(columns)]
+    rows = zip(*columns.values(), strict=True)
+    lines += [delimiter.join("" if v is None else str(v) for v in row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding=source.encoding)
+
+
+def generate(table: TableConfig, folder: Path) -> None:
+    """Files of every source of a table."""
+    rng = np.random.default_rng(0)
+    label = table.labels.get(table.label)
+    needed = [field.column or name for name, field in table.fields.items()]
+    needed = [*dict.fromkeys([label.column if label else table.label, *needed])]
+    pairs = rng.permutation(IDS * IDS)[:ROWS]
+    ids = {table.user_field: pairs // IDS, table.item_field: pairs % IDS}
+    for patterns in (table.files, table.valid_files):
+        for pattern in patterns:
+            names = table.columns or needed
+            columns = {name: column(name, table, rng, ROWS) for name in names}
+            columns |= {name: ids[name].tolist() for name in names if name in ids}
+            write(table, pattern, columns, folder)
+    for source, key in ((table.users, table.user_field), (table.items, table.item_field)):
+        if source is not None:
+            columns = {name: column(name, table, rng, IDS) for name in source.columns}
+            write(source, source.files[0], columns | {key: list(range(IDS))}, folder)
+
+
+@pytest.mark.parametrize("path", DECLARED, ids=lambda path: path.stem)
+def test_the_config_trains(path, tmp_path):
+    changed = load_config(path).to_dict()
+    changed["data"] |= {"data_dir": str(tmp_path), "store_dir": str(tmp_path / "stores")}
+    changed["training"] |= {"epochs": 1, "batch_size": 128}
+    changed["output_dir"] = str(tmp_path / "run")
+    config = config_from_dict(changed)
+    generate(config.data.table, tmp_path)
+    metrics = experiment.train(config)
+    last = metrics.get("test", metrics["valid"])
+    assert 0 <= last["auc"] <= 1
+    assert np.isfinite(last["logloss"])
+
+
+def test_there_is_one_for_each_data_set():
+    assert {path.stem.split("_", 1)[1] for path in DECLARED if path.stem.startswith("deepfm")} == {
+        "adult",
+        "avazu",
+        "criteo",
+        "frappe",
+        "movielens_1m",
+    }
