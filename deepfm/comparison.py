@@ -31,6 +31,7 @@ from deepfm.utils.logging import LOGGER
 
 FOLDER = Path("outputs/compare")
 _COLUMNS = ("AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100", "HR@10", "NDCG@10")
+_DRAWS = 2e8  # rows that all resamples of a bootstrap draw together, a few seconds per column
 _ROUNDING = 1e-9  # differences that differ by less are equal
 
 
@@ -61,10 +62,18 @@ class Result(NamedTuple):
 
     def intervals(self) -> dict[str, tuple[float, float] | None]:
         """By column: the interval over users of the mean over seeds."""
-        intervals = {"AUC": bootstrap_auc(self.label, self.scores)}
-        return intervals | {
-            name: bootstrap_mean(values.mean(axis=0)) for name, values in self.per_user.items()
+        intervals = {
+            "AUC": bootstrap_auc(self.label, self.scores, samples=_samples(len(self.label)))
         }
+        return intervals | {
+            name: bootstrap_mean(values.mean(axis=0), samples=_samples(values.shape[1]))
+            for name, values in self.per_user.items()
+        }
+
+
+def _samples(rows: int) -> int:
+    """Resamples of the bootstrap: 1000, fewer for splits of which they would take minutes."""
+    return int(np.clip(_DRAWS / max(rows, 1), 100, 1000))
 
 
 def compare(
