@@ -214,6 +214,16 @@ def _check_split(strategy: str, table: TableConfig) -> None:
                 raise ConfigError(
                     f"data.table.{key}: only split_strategy predefined reads it, found {strategy}"
                 )
+    if strategy == "leave_one_out":
+        policies = {"data.table.bad_values": table.bad_values}
+        for name, item in table.fields.items():
+            policies[f"data.table.fields.{name}.bad_values"] = item.bad_values
+        for key, policy in policies.items():
+            if policy == "drop":
+                raise ConfigError(
+                    f"{key}: a ranking task keeps all rows, since each is part of its user's "
+                    "history; choose error or unknown"
+                )
     for key in ("user_field", "item_field"):
         name = getattr(table, key)
         if name is not None and name not in table.fields:

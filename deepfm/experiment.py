@@ -23,7 +23,7 @@ from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoders import Encoders
-from deepfm.data.labels import binary_label
+from deepfm.data.labels import binary_label, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
@@ -116,6 +116,7 @@ def load_data(
             "negative; change one of them"
         )
     tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
+    weight = _weights(data, tables.interactions)
 
     columns = tables.complete(schema, tables.interactions)
     if encoders is None:
@@ -133,6 +134,8 @@ def load_data(
 
     def dataset(rows: np.ndarray, **extra: Any) -> TabularDataset:
         inputs = encoders.encode(columns.take(rows))
+        if weight is not None:
+            extra["weight"] = torch.from_numpy(weight[rows])
         return TabularDataset(schema, inputs, torch.from_numpy(label[rows]), row=rows, **extra)
 
     def held_out(rows: np.ndarray) -> TabularDataset:
@@ -427,6 +430,24 @@ def _adapter(data: DataConfig) -> Any:
             schema=partial(tabular.schema, data.table), load=partial(tabular.load, data.table)
         )
     return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
+
+
+def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
+    """The sample weight of each row, (N,) float32; None where none is declared."""
+    if data.table is None or (column := data.table.sample_weight) is None:
+        return None
+    if column not in rows.column_names:
+        hint = nearest(column, rows.column_names)
+        raise DataError(f"data.table.sample_weight: no column {column!r}; {hint}")
+    weight, bad = sample_weight(rows[column].combine_chunks())
+    if bad.any():
+        row = int(np.argmax(bad))
+        found = rows[column][row].as_py()
+        raise DataError(
+            f"row {row + 1}, column {column}: expected a finite number of at least 0, "
+            f"found {found!r}"
+        )
+    return weight
 
 
 def _label_rule(data: DataConfig) -> dict[str, Any]:

@@ -180,6 +180,20 @@ def test_a_ranking_experiment_without_python(tmp_path, with_tables):
     assert again["test"] == metrics["test"]
 
 
+def test_weights_of_a_ranking_task_reach_the_loss(tmp_path):
+    raw = ratings(tmp_path, with_tables=False)
+    raw["data"]["table"]["sample_weight"] = "time"  # any column of numbers
+    data = experiment.load_data(config_from_dict(raw))
+    times = data.events.tables.interactions["time"].to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(data.train.weight, times.astype(np.float32)[data.train.row])
+    raw["data"]["table"]["sample_weight"] = "tim"
+    with pytest.raises(DataError, match="no column 'tim'; did you mean 'time'"):
+        experiment.load_data(config_from_dict(raw))
+    raw["data"]["table"] |= {"sample_weight": None, "bad_values": "drop"}
+    with pytest.raises(ConfigError, match=r"data\.table\.bad_values: a ranking task keeps"):
+        config_from_dict(raw)
+
+
 def test_titles_are_read_in_their_encoding(tmp_path):
     table = config_from_dict(ratings(tmp_path, with_tables=True)).data.table
     tables = tabular.load(table, tmp_path, auto_download=False)
