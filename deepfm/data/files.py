@@ -274,6 +274,7 @@ class _Block(NamedTuple):
         form: Of the text.
         path: Its file.
         first: Line number of the first row.
+        behind: Line number behind the last row.
         start: Where the first row begins.
         done: How much of the file has been read, from 0 to 1.
         width: Cells in a row; 0 before it is known.
@@ -283,12 +284,13 @@ class _Block(NamedTuple):
     form: _TextForm
     path: Path
     first: int
+    behind: int
     done: float
     start: int = 0
     width: int = 0
 
     def lines(self) -> int:
-        return self.text.count(b"\n", self.start)
+        return self.behind - self.first
 
     def line_at(self, position: int) -> int:
         """The number of the line that holds this byte."""
@@ -485,10 +487,10 @@ def _blocks(path: Path, form: _TextForm, block_size: int) -> Iterator[_Block]:
         if len(rest) < wanted:
             continue
         if end := _rows_end(rest, form):
-            block = _Block(rest[:end], form, path, line, done)
-            rest, wanted = rest[end:], block_size
+            behind = line + rest.count(b"\n", 0, end)
+            block = _Block(rest[:end], form, path, line, behind, done)
+            rest, wanted, line = rest[end:], block_size, behind
             yield _separated(block)
-            line += block.lines()
         elif len(rest) > _MAX_ROW:
             hint = "; is a quotation mark never closed?" if form.quoted else ""
             raise DataError(f"{path}:{line}: a row longer than {_MAX_ROW >> 20} MiB{hint}")
@@ -499,7 +501,7 @@ def _blocks(path: Path, form: _TextForm, block_size: int) -> Iterator[_Block]:
         if (end := _rows_end(rest, form)) < len(rest):
             line += rest.count(b"\n", 0, end)
             raise DataError(f"{path}:{line}: a cell's quotation mark is never closed")
-        yield _separated(_Block(rest, form, path, line, 1.0))
+        yield _separated(_Block(rest, form, path, line, line + rest.count(b"\n"), 1.0))
 
 
 def _separated(block: _Block) -> _Block:
