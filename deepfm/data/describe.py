@@ -326,7 +326,7 @@ def _is_quantity(column: ColumnSummary) -> bool:
     """Whether numbers measure something; otherwise they name something."""
     if not column.is_whole:
         return True
-    if column.distinct <= _FEW or re.search(r"(^|_)(id|code|zip)s?($|_)", column.name.lower()):
+    if column.distinct <= _FEW or re.search(r"(^|_)(id|code|zip|user|item)s?($|_)", column.name.lower()):
         return False
     span = column.high - column.low + 1
     is_numbering = column.distinct > max(_LONG_RANGE, span / 2)  # most of a long range occurs
