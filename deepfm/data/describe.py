@@ -22,6 +22,7 @@ MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is 
 DELIMITERS = ("\t", ",", ";", "|", "::")
 _LABEL_NAMES = ("label", "click", "clicked", "is_click", "target", "y", "conversion", "converted")
 _FEW = 50  # numbers with at most this many distinct values are taken for categories
+_NAMES_SOMETHING = r"(^|_)(id|code|zip|user|item)s?($|_)"  # in a column's name
 _LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number something
 _MANY = 10_000  # categories with more values than this get a min_count
 _EXAMPLES = 3
@@ -326,7 +327,7 @@ def _is_quantity(column: ColumnSummary) -> bool:
     """Whether numbers measure something; otherwise they name something."""
     if not column.is_whole:
         return True
-    if column.distinct <= _FEW or re.search(r"(^|_)(id|code|zip|user|item)s?($|_)", column.name.lower()):
+    if column.distinct <= _FEW or re.search(_NAMES_SOMETHING, column.name.lower()):
         return False
     span = column.high - column.low + 1
     is_numbering = column.distinct > max(_LONG_RANGE, span / 2)  # most of a long range occurs
