@@ -510,7 +510,7 @@ def test_another_kind_of_ids_cannot_be_grown(options, message):
 
 # --- real rows ---------------------------------------------------------------------------------
 
-CRITEO = Path("/work/shared/data/criteo/train_sample.tsv")
+CRITEO = Path(__file__).parents[3] / "shared" / "data" / "criteo" / "train_sample.tsv"
 
 
 @pytest.mark.skipif(not CRITEO.exists(), reason="the sample of Criteo rows is not here")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from deepfm.data.files import TableWriter, first_line, read_rows
 from deepfm.errors import DataError, DeepFMError
 
-CRITEO = Path("/work/shared/data/criteo/train_sample.tsv")
+CRITEO = Path(__file__).parents[3] / "shared" / "data" / "criteo" / "train_sample.tsv"
 
 
 @pytest.fixture
