@@ -9,6 +9,7 @@ import pytest
 
 from deepfm import experiment
 from deepfm.config import SourceConfig, TableConfig, config_from_dict, load_config
+from deepfm.prediction import Predictor
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DECLARED = [
@@ -101,3 +102,23 @@ def test_there_is_one_for_each_data_set():
         "frappe",
         "movielens_1m",
     }
+
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
+def test_real_criteo_rows_are_served_as_they_were_trained(tmp_path):
+    changed = load_config(CONFIGS / "deepfm_criteo.yaml").to_dict()
+    changed["data"] |= {"data_dir": str(SHARED / "criteo"), "store_dir": str(tmp_path / "stores")}
+    changed["data"]["table"]["files"] = ["train_sample.tsv"]
+    changed["training"] |= {"epochs": 1, "batch_size": 256}
+    changed["output_dir"] = str(tmp_path / "run")
+    experiment.train(config_from_dict(changed))
+    evaluated = pa.parquet.read_table(tmp_path / "run" / "predictions.parquet")
+    predictor = Predictor(tmp_path / "run" / "best_model.pt")
+    parts = predictor.predict_file(SHARED / "criteo" / "train_sample.tsv")
+    served = np.concatenate([np.asarray(part.probability) for part in parts])
+    rows = evaluated["row"].to_numpy()
+    assert len(served) == 2000
+    np.testing.assert_allclose(served[rows], evaluated["probability"].to_numpy(), atol=1e-7)
