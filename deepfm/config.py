@@ -148,6 +148,11 @@ class TableConfig(SourceConfig):
     bad_values: Literal["error", "unknown", "drop"] = "error"
     fields: dict[str, FieldConfig]
 
+    @property
+    def trained_label(self) -> LabelConfig:
+        """What `label` names: one of `labels`, or a column of zeros and ones."""
+        return self.labels.get(self.label) or LabelConfig(column=self.label)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

@@ -454,8 +454,8 @@ def _label_rule(data: DataConfig) -> dict[str, Any]:
     """What makes a label 1, as keyword arguments of `binary_label`."""
     if data.table is None:
         return {"threshold": data.label_threshold}
-    rule = data.table.labels.get(data.table.label)
-    return {} if rule is None else {"threshold": rule.threshold, "positive": rule.positive}
+    rule = data.table.trained_label
+    return {"threshold": rule.threshold, "positive": rule.positive}
 
 
 def _choose(key: str, name: str, choices: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.files import read_rows
+from deepfm.data.transforms import is_text
 from deepfm.errors import DataError
 
 MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is prepared
@@ -220,7 +221,7 @@ def _kind(known: pa.Array) -> tuple[str, np.ndarray]:
     nothing = np.zeros(0)
     if pa.types.is_temporal(known.type):
         return "date", nothing
-    if _is_text(known):
+    if is_text(known.type):
         if not len(known):
             return "text", nothing
         if pc.all(pc.match_substring_regex(known, _DATE)).as_py():
@@ -238,7 +239,7 @@ def _kind(known: pa.Array) -> tuple[str, np.ndarray]:
 
 def _separator(known: pa.Array) -> tuple[str | None, int]:
     """What cuts the texts of a column into lists of few different elements, if anything does."""
-    if not _is_text(known) or not len(known):
+    if not is_text(known.type) or not len(known):
         return None, 0
     for separator in ("|", "^", ";", ",", " "):
         lengths = pc.add(pc.count_substring(known, separator), 1)
@@ -361,10 +362,6 @@ def _examples(known: pa.Array) -> tuple[str, ...]:
     head = pc.drop_null(known.slice(0, 1000)).to_pylist()
     different = dict.fromkeys(map(str, head))
     return tuple(islice(different, _EXAMPLES))
-
-
-def _is_text(values: pa.Array) -> bool:
-    return pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
 
 
 def _short(text: str, width: int = 24) -> str:

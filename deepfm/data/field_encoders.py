@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from deepfm.data.order import mix
 from deepfm.data.schema import FeatureType, FieldSchema
 from deepfm.data.transforms import as_text, is_text, read_integers, read_numbers
 from deepfm.errors import DataError
@@ -296,10 +297,7 @@ def splitmix64(numbers: np.ndarray) -> np.ndarray:
     Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014
     (the generator's output after `number + 1` steps from seed 0).
     """
-    mixed = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    return mix(numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
 class Scaler:

