@@ -6,54 +6,94 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_origin
-
-import dacite
-import yaml
+from typing import Any, Literal
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.settings import (
+    apply_override,
+    build,
+    check_limits,
+    limited,
+    named_options,
+    parse_yaml,
+    plain,
+    source_of,
+)
 
 FORMAT_VERSION = 1
 RANKING_KS = (5, 10, 20)
-# Options of each optimizer with their defaults; `lr: null` means training.lr.
+# What may be named, with its options and their defaults; `lr: null` means training.lr.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adam": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
-    "adamw": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01},
-    "sgd": {"lr": None, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0},
-}
+    "adam": {
+        "lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False,
+    },
+    "adamw": {
+        "lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False,
+    },
+    "sgd": {
+        "lr": None, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0,
+    },
+    "adagrad": {"lr": None, "eps": 1e-10, "weight_decay": 0.0, "initial_accumulator_value": 0.0},
+}  # fmt: skip
 # For the embedding tables only: they update the rows that a batch touches, and no other row.
+# `max_gradient` clamps every number of a row's gradient to ± that; null: no limit.
 SPARSE_OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "lazy_adam": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8},
-    "lazy_sgd": {"lr": None},
-    "adagrad": {"lr": None, "eps": 1e-10},
-    "rowwise_adagrad": {"lr": None, "eps": 1e-10},
+    "lazy_adam": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "max_gradient": None},
+    "lazy_sgd": {"lr": None, "max_gradient": None},
+    "adagrad": {
+        "lr": None, "eps": 1e-10, "initial_accumulator_value": 0.0, "max_gradient": None,
+    },
+    "rowwise_adagrad": {"lr": None, "eps": 1e-10, "max_gradient": None},
+}  # fmt: skip
+# Learning-rate schedules; sizes count steps, or epochs with `by_epoch`.
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "reduce_on_plateau": {},
+    "cosine": {},
+    "exponential": {
+        "decay_size": 1, "decay_factor": 0.95, "staircase": True, "warmup_lr": 0.0,
+        "warmup_size": 0, "min_lr": 0.0, "by_epoch": False,
+    },
+    "manual_step": {"sizes": (), "lrs": (), "warmup": False, "by_epoch": False},
+    "cosine_annealing": {
+        "t_max": 0, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0, "by_epoch": False,
+    },
+    "cosine_restarts": {
+        "t_0": 0, "t_mult": 1, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0,
+        "by_epoch": False,
+    },
+}  # fmt: skip
+LOSSES: dict[str, dict[str, Any]] = {
+    "binary_cross_entropy": {"label_smoothing": 0.0},
+    "binary_focal": {"gamma": 2.0, "alpha": 0.5},
+    "softmax_cross_entropy": {"label_smoothing": 0.0},
+    "l2": {},
+    "jrc": {"session": "", "alpha": 0.5},
 }
-
-_TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a text",
-    type(None): "null",
-    tuple[int, ...]: "a list of whole numbers",
-    tuple[float, ...]: "a list of numbers",
-    tuple[str, ...]: "a text or a list of texts",
-    dict[str, int]: "a mapping of names to whole numbers",
-    dict[str, Any]: "a mapping with a name and options",
+# Of a whole split. `thresholds: 0` is the exact AUC; `group` and `session` are one of
+# `data.table.group_columns`.
+METRICS: dict[str, dict[str, Any]] = {
+    "auc": {"thresholds": 0},
+    "logloss": {},
+    "gauc": {"group": ""},
+    "accuracy": {"threshold": 0.5, "top_k": 1},
+    "mae": {},
+    "mse": {},
+    "multiclass_auc": {"thresholds": 0, "average": "macro"},
+    "normalized_entropy": {"eta": 1e-12},
+    "xauc": {"sample_ratio": 1e-3, "max_pairs": None, "in_batch": False},
+    "grouped_xauc": {"group": "", "max_pairs_per_group": 100},
 }
-
-
-def _limited(default: Any, **limits: float) -> Any:
-    """A dataclass field whose number (or each of its numbers) stays within limits.
-
-    Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
-    """
-    return field(default=default, metadata=limits)
+# Of the training batches while they pass, for the log: decayed averages over windows of steps.
+TRAIN_METRICS: dict[str, dict[str, Any]] = {
+    name: METRICS[name] | options | {"decay_rate": 0.9, "decay_step": 100}
+    for name, options in {
+        "auc": {"thresholds": 200}, "mae": {}, "mse": {}, "accuracy": {}, "xauc": {},
+    }.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +102,37 @@ class FieldConfig:
 
     The keys mean what the attributes of `deepfm.data.schema.FieldSchema` mean, whose defaults
     hold for those that are not given. `separator` cuts a text into the elements of a sequence.
+    `columns` makes the field a cross of several columns, in the place of `column`.
     """
 
     type: Literal["sparse", "dense", "sequence"]
     column: str | None = None
+    columns: tuple[str, ...] | None = None
     transform: str | None = None
+    default: str | float | None = None
     group: Literal["user", "item", "context"] | None = None
-    embedding_dim: int | None = _limited(None, at_least=1)
+    embedding_dim: int | None = limited(None, at_least=1)
     embedding_name: str | None = None
     bad_values: Literal["error", "unknown", "drop"] | None = None
-    min_count: int | None = _limited(None, at_least=1)
-    hash_buckets: int | None = _limited(None, at_least=1)
-    quantiles: int | None = _limited(None, at_least=2)
+    min_count: int | None = limited(None, at_least=1)
+    hash_buckets: int | None = limited(None, at_least=1)
+    hash_function: Literal["xxh64", "murmur64a", "farm64"] | None = None
+    num_buckets: int | None = limited(None, at_least=1)
+    vocabulary: dict[str, int] | None = None
+    vocabulary_file: str | None = None
+    oov_id: int | None = limited(None, at_least=0)
+    boundaries: tuple[float, ...] | None = None
+    out_of_range: Literal["error", "zero", "row0"] | None = None
+    padding: bool | None = None
+    trainable: bool | None = None
+    init: str | None = None
+    value_dim: int | None = limited(None, at_least=1)
+    quantiles: int | None = limited(None, at_least=2)
     scale: Literal["none", "min_max", "standard", "log1p"] | None = None
     missing: Literal["error", "zero", "mean", "indicator"] | None = None
     dense_embedding: Literal["none", "linear"] | None = None
     separator: str | None = None
-    max_length: int | None = _limited(None, at_least=1)
+    max_length: int | None = limited(None, at_least=0)
     combiner: Literal["mean", "sum", "max"] | None = None
     keep: Literal["first", "last"] | None = None
 
@@ -101,16 +155,20 @@ class SourceConfig:
 class LabelConfig:
     """A label: its column, and what counts as 1; by default the column holds zeros and ones.
 
-    `threshold`: numbers from it on; `positive`: this very value, whatever else there is.
+    `threshold`: numbers from it on; `positive`: this very value, whatever else there is. `kind`
+    is what the loss needs: `binary`, the number of a `class` from 0 on, or any `number`.
     """
 
     column: str
+    kind: Literal["binary", "class", "number"] = "binary"
     threshold: float | None = None
     positive: str | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.positive is not None:
             raise ConfigError("data.table.labels: choose threshold or positive, not both")
+        if self.kind != "binary" and (self.threshold, self.positive) != (None, None):
+            raise ConfigError(f"data.table.labels: a {self.kind} has no threshold or positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +188,8 @@ class TableConfig(SourceConfig):
     `files` holds all rows, or with `split_strategy: predefined` the training rows. `users` and
     `items` are tables looked up by the ids of `user_field` and `item_field`. `label` is a column
     of zeros and ones, or the name of one of `labels`. `bad_values` is what happens to a value
-    that its field cannot read, in fields that do not say it themselves.
+    that its field cannot read, in fields that do not say it themselves. Rows with one value in
+    one of the `group_columns` are a group, for metrics and losses that are taken group by group.
     """
 
     valid_files: tuple[str, ...] = ()
@@ -141,6 +200,7 @@ class TableConfig(SourceConfig):
     label: str
     labels: dict[str, LabelConfig] = field(default_factory=dict)
     sample_weight: str | None = None
+    group_columns: tuple[str, ...] = ()
     user_field: str | None = None
     item_field: str | None = None
     time_column: str | None = None
@@ -170,13 +230,13 @@ class DataConfig:
     table: TableConfig | None = None
     store_dir: str = "outputs/stores"
     split_strategy: Literal["leave_one_out", "predefined", "random", "time"] = "leave_one_out"
-    split_fractions: tuple[float, ...] = _limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
-    split_seed: int = _limited(0, at_least=0)
+    split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
+    split_seed: int = limited(0, at_least=0)
     stratify: bool = False
-    min_interactions: int = _limited(3, at_least=3)
+    min_interactions: int = limited(3, at_least=3)
     label_threshold: float = 4.0
-    num_neg_train: int = _limited(4, at_least=0)
-    num_neg_eval: int = _limited(999, at_least=1)
+    num_neg_train: int = limited(4, at_least=0)
+    num_neg_eval: int = limited(999, at_least=1)
     negative_exclusion: Literal["train", "all"] = "train"
     explicit_negatives: bool = False
 
@@ -237,13 +297,24 @@ def _check_split(strategy: str, table: TableConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """The embedding layer."""
+    """The embedding layer.
 
-    fm_embedding_dim: int = _limited(16, at_least=1)
+    `groups` lists the fields of the views: `wide` (first-order term), `fm` (field embeddings; falls
+    back to `deep`) and `deep` (flat embeddings). Without it every field is in every view.
+    `unequal_dims` says what happens to field embeddings whose dims differ. `variational_dropout`
+    is the regularization lambda of that feature selection; null: there is none.
+    """
+
+    fm_embedding_dim: int = limited(16, at_least=1)
     embedding_dims: dict[str, int] = field(default_factory=dict, metadata={"at_least": 1})
     init: str = "xavier_uniform"
-    embedding_l2_reg: float = _limited(1e-5, at_least=0)
+    embedding_l2_reg: float = limited(1e-5, at_least=0)
     embedding_l2_scope: Literal["batch", "table"] = "batch"
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    wide_embedding_dim: int = limited(1, at_least=1)
+    wide_init: str | None = None
+    unequal_dims: Literal["project", "error"] = "project"
+    variational_dropout: float | None = limited(None, at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,31 +327,47 @@ class FMConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DNNConfig:
-    """The deep branch."""
+    """A fully connected network: the deep branch, or the `final` one over all branches.
 
-    hidden_units: tuple[int, ...] = _limited((256, 128, 64), at_least=1)
+    `dropout` is one number for all layers, or a list with one for each. `init: torch` is what
+    `nn.Linear` does by itself.
+    """
+
+    hidden_units: tuple[int, ...] = limited((256, 128, 64), at_least=1)
     activation: str = "relu"
-    dropout: float = _limited(0.1, at_least=0, below=1)
+    dropout: float | tuple[float, ...] = limited(0.1, at_least=0, below=1)
     use_batch_norm: bool = True
     use_layer_norm: bool = False
+    bias: bool = True
+    init: Literal["xavier_uniform", "torch"] = "xavier_uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CINConfig:
-    """The compressed interaction network of xDeepFM."""
+    """The compressed interaction network of xDeepFM, over `fm` or `wide` vectors of the fields."""
 
-    layer_sizes: tuple[int, ...] = _limited((128, 128), at_least=1)
+    layer_sizes: tuple[int, ...] = limited((128, 128), at_least=1)
     split_half: bool = True
+    group: Literal["fm", "wide"] = "fm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Self-attention over fields; `attention_dim` is the total over all heads."""
 
-    num_heads: int = _limited(4, at_least=1)
-    attention_dim: int = _limited(64, at_least=1)
-    num_layers: int = _limited(1, at_least=1)
+    num_heads: int = limited(4, at_least=1)
+    attention_dim: int = limited(64, at_least=1)
+    num_layers: int = limited(1, at_least=1)
     use_residual: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptimizerConfig:
+    """An optimizer of its own for the dense parameters whose whole name a regex matches."""
+
+    pattern: str
+    optimizer: str | dict[str, Any]
+    scheduler: str | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,29 +375,58 @@ class TrainingConfig:
     """The training loop. `sparse_optimizer: null`: the embedding tables share `optimizer`.
 
     `optimizer` is one of `OPTIMIZERS`; `sparse_optimizer` may be one of `SPARSE_OPTIMIZERS` too.
+    `scheduler` is one of `SCHEDULERS`, for all optimizers that have none of their own. `losses`
+    are added up. `sparse_update` says when tables are updated under gradient accumulation: once
+    per optimizer step, or after each backward pass. `keep` says which weights a run ends with.
     """
 
-    epochs: int = _limited(50, at_least=1)
-    batch_size: int = _limited(4096, at_least=1)
-    lr: float = _limited(1e-3, above=0)
+    epochs: int = limited(50, at_least=1)
+    max_steps: int | None = limited(None, at_least=1)
+    batch_size: int = limited(4096, at_least=1)
+    shuffle: bool = True
+    drop_last: bool = False
+    losses: tuple[str | dict[str, Any], ...] = ("binary_cross_entropy",)
+    lr: float = limited(1e-3, above=0)
     optimizer: str | dict[str, Any] = "adam"
     sparse_optimizer: str | dict[str, Any] | None = None
-    scheduler: Literal["reduce_on_plateau", "cosine", "none"] = "reduce_on_plateau"
-    scheduler_factor: float = _limited(0.1, above=0, below=1)
-    scheduler_patience: int = _limited(2, at_least=0)
-    scheduler_t_max: int | None = _limited(None, at_least=1)
-    early_stopping_patience: int = _limited(5, at_least=1)
+    part_optimizers: tuple[PartOptimizerConfig, ...] = ()
+    scheduler: str | dict[str, Any] = "reduce_on_plateau"
+    sparse_scheduler: str | dict[str, Any] | None = None
+    scheduler_factor: float = limited(0.1, above=0, below=1)
+    scheduler_patience: int = limited(2, at_least=0)
+    scheduler_t_max: int | None = limited(None, at_least=1)
+    early_stopping_patience: int | None = limited(5, at_least=1)
+    keep: Literal["best", "last"] = "best"
     metric: str = "auc"
-    gradient_clip_norm: float | None = _limited(1.0, above=0)
-    checkpoint_every_steps: int | None = _limited(None, at_least=1)
+    gradient_accumulation_steps: int = limited(1, at_least=1)
+    sparse_update: Literal["step", "backward"] = "step"
+    gradient_clip_norm: float | None = limited(1.0, above=0)
+    gradient_clip_norm_type: float = limited(2.0, above=0)
+    gradient_clip_value: float | None = limited(None, above=0)
+    gradient_clip_scope: Literal["all", "dense"] = "all"
+    ema_decay: float | None = limited(None, at_least=0, below=1)
+    checkpoint_every_steps: int | None = limited(None, at_least=1)
+    evaluate_every_steps: int | None = limited(None, at_least=1)
+    log_every_steps: int | None = limited(None, at_least=1)
+    metrics: tuple[str | dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for key in ("optimizer", "sparse_optimizer"):
-            spec = getattr(self, key)
-            if spec is not None or key == "optimizer":
-                known = OPTIMIZERS | (SPARSE_OPTIMIZERS if key == "sparse_optimizer" else {})
-                options = _optimizer_options(spec, known, f"training.{key}")
-                object.__setattr__(self, key, options)
+        def set_options(key: str, known: dict[str, dict[str, Any]], what: str) -> None:
+            found, value = f"training.{key}", getattr(self, key)
+            if isinstance(value, tuple):
+                value = tuple(named_options(spec, known, found, what) for spec in value)
+            elif value is not None:
+                value = named_options(value, known, found, what)
+            object.__setattr__(self, key, value)
+
+        set_options("optimizer", OPTIMIZERS, "optimizer")
+        set_options("sparse_optimizer", OPTIMIZERS | SPARSE_OPTIMIZERS, "optimizer")
+        set_options("scheduler", SCHEDULERS, "scheduler")
+        set_options("sparse_scheduler", SCHEDULERS, "scheduler")
+        set_options("losses", LOSSES, "loss")
+        set_options("metrics", TRAIN_METRICS, "metric")
+        if not self.losses:
+            raise ConfigError("training.losses: expected at least one loss")
         if self.metric not in (known := metric_names()):
             raise ConfigError(
                 f"training.metric: unknown metric {self.metric!r}; {nearest(self.metric, known)}"
@@ -319,24 +435,40 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Scoring and the sampled ranking protocol."""
+    """Scoring, metrics, and the sampled ranking protocol.
 
-    candidate_seed: int = _limited(0, at_least=0)
-    batch_size: int = _limited(16384, at_least=1)
+    `max_batches` limits the evaluations in the course of training; the final ones never.
+    """
+
+    candidate_seed: int = limited(0, at_least=0)
+    batch_size: int = limited(16384, at_least=1)
+    max_batches: int | None = limited(None, at_least=1)
+    metrics: tuple[str | dict[str, Any], ...] = ("auc", "logloss")
+
+    def __post_init__(self) -> None:
+        specs = [named_options(m, METRICS, "evaluation.metrics", "metric") for m in self.metrics]
+        object.__setattr__(self, "metrics", tuple(specs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-    """One experiment, from data to metrics."""
+    """One experiment, from data to metrics.
+
+    `final` is a network over the outputs of all branches, in the place of the sum of their logits.
+    Without `global_bias` the output layers have biases of their own.
+    """
 
     model_name: str = "deepfm"
-    seed: int = _limited(42, at_least=0)
+    num_class: int = limited(1, at_least=1)
+    global_bias: bool = True
+    seed: int = limited(42, at_least=0)
     device: str = "auto"
     output_dir: str = "outputs/experiment"
     data: DataConfig = field(default_factory=DataConfig)
     feature: FeatureConfig = field(default_factory=FeatureConfig)
     fm: FMConfig = field(default_factory=FMConfig)
     dnn: DNNConfig = field(default_factory=DNNConfig)
+    final: DNNConfig | None = None
     cin: CINConfig = field(default_factory=CINConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -348,13 +480,13 @@ class ExperimentConfig:
 
         Only a declared field shows no more than what was given.
         """
-        plain = _plain(asdict(self))
-        if table := plain["data"]["table"]:
+        nested = plain(asdict(self))
+        if table := nested["data"]["table"]:
             table["fields"] = {
                 name: {key: value for key, value in keys.items() if value is not None}
                 for name, keys in table["fields"].items()
             }
-        return plain
+        return nested
 
 
 def metric_names() -> list[str]:
@@ -376,11 +508,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentCo
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the config: {error}") from None
-    raw, lines = _parse_yaml(text, str(path))
+    raw, lines = parse_yaml(text, str(path))
     raw.setdefault("output_dir", f"outputs/{path.stem}")
     sources = {key: f"{path}:{line}: " for key, line in lines.items()}
     for override in overrides:
-        _apply_override(raw, override, sources)
+        apply_override(raw, override, sources)
     return config_from_dict(raw, sources=sources)
 
 
@@ -394,238 +526,11 @@ def config_from_dict(
         sources: Where a dotted key was read, to begin an error message with.
     """
     sources = sources or {}
-    config = _build(ExperimentConfig, raw, "", sources)
+    config = build(ExperimentConfig, raw, "", sources)
     if config.format_version != FORMAT_VERSION:
         raise ConfigError(
-            f"{_source(sources, 'format_version')}format_version {config.format_version}: this "
+            f"{source_of(sources, 'format_version')}format_version {config.format_version}: this "
             f"release reads version {FORMAT_VERSION}; update deepfm"
         )
-    _check_limits(config, "", sources)
+    check_limits(config, "", sources)
     return config
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The nested data of a YAML text and the line of each dotted key."""
-    try:
-        raw = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
-        node = yaml.compose(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{place}: {getattr(error, 'problem', None) or error}") from None
-    if raw is None:
-        return {}, {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{name}: expected sections with keys, found {type(raw).__name__}")
-    return raw, dict(_key_lines(node, ""))
-
-
-def _key_lines(node: yaml.Node, prefix: str) -> Iterable[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield f"{prefix}{key.value}", key.start_mark.line + 1
-            yield from _key_lines(value, f"{prefix}{key.value}.")
-
-
-def _apply_override(raw: dict[str, Any], override: str, sources: dict[str, str]) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise ConfigError(f"--override {override}: expected section.key=value")
-    try:
-        value = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
-    except yaml.YAMLError:
-        raise ConfigError(f"--override {override}: {text!r} is no YAML value") from None
-    *sections, last = key.split(".")
-    sources[key] = "--override "
-    if sections:
-        sources.setdefault(sections[0], "--override ")
-    for section in sections:
-        below = raw.setdefault(section, {})
-        if not isinstance(below, dict):
-            below = raw[section] = {}
-        raw = below
-    raw[last] = value
-
-
-def _build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
-    """A dataclass from nested data; what is below it is built first, so that paths are whole."""
-    here = prefix.rstrip(".")
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{_source(sources, here)}{here}: expected keys below it, found {raw!r}")
-    known = {f.name: f for f in fields(cls)}
-    values = {}
-    for key, value in raw.items():
-        path = f"{prefix}{key}"
-        if key not in known:
-            raise ConfigError(
-                f"{_source(sources, path)}unknown key {path!r}; {nearest(str(key), known)}"
-            )
-        below, is_mapping, is_optional = _dataclass_below(known[key].type)
-        if below is None or (value is None and is_optional):
-            values[key] = value
-        elif is_mapping:
-            if not isinstance(value, Mapping):
-                source = _source(sources, path)
-                raise ConfigError(f"{source}{path}: expected names below it, found {value!r}")
-            values[key] = {
-                str(name): _build(below, item, f"{path}.{name}.", sources)
-                for name, item in value.items()
-            }
-        else:
-            values[key] = _build(below, value, f"{path}.", sources)
-    hooks = {
-        float: _int_to_float,
-        tuple[int, ...]: _list_to_tuple,
-        tuple[str, ...]: lambda value: (
-            (value,) if isinstance(value, str) else _list_to_tuple(value)
-        ),
-        tuple[float, ...]: lambda value: _list_to_tuple(
-            [_int_to_float(v) for v in value] if isinstance(value, list) else value
-        ),
-    }
-    try:
-        return dacite.from_dict(cls, values, dacite.Config(strict=True, type_hooks=hooks))
-    except dacite.WrongTypeError as error:
-        path = f"{prefix}{error.field_path}"
-        expected = _type_name(error.field_type)
-        raise ConfigError(
-            f"{_source(sources, path)}{path}: expected {expected}, found {error.value!r}"
-            + (f"; {nearest(error.value, choices)}" if (choices := _choices(error)) else "")
-        ) from None
-    except dacite.MissingValueError as error:
-        path = f"{prefix}{error.field_path}"
-        raise ConfigError(f"{_source(sources, path)}{path}: a value is needed") from None
-    except ConfigError as error:  # of a dataclass's own check; begins with the key
-        raise ConfigError(f"{_source(sources, str(error).split(':')[0])}{error}") from None
-
-
-def _dataclass_below(kind: Any) -> tuple[type | None, bool, bool]:
-    """The dataclass in `C`, `C | None` or `dict[str, C]`; is it a mapping; may it be None."""
-    if get_origin(kind) is dict and is_dataclass(kind.__args__[1]):
-        return kind.__args__[1], True, False
-    if isinstance(kind, UnionType):
-        classes = [part for part in kind.__args__ if is_dataclass(part)]
-        return (classes[0] if classes else None), False, True
-    return (kind if is_dataclass(kind) else None), False, False
-
-
-def _source(sources: Mapping[str, str], key: str) -> str:
-    """Where a key, or the nearest key above it, was read."""
-    while key not in sources and "." in key:
-        key = key.rpartition(".")[0]
-    return sources.get(key, "")
-
-
-def _check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
-    checks = {
-        "at_least": lambda value, limit: value >= limit,
-        "at_most": lambda value, limit: value <= limit,
-        "above": lambda value, limit: value > limit,
-        "below": lambda value, limit: value < limit,
-    }
-    for item in fields(config):
-        value, path = getattr(config, item.name), f"{prefix}{item.name}"
-        if is_dataclass(value):
-            _check_limits(value, f"{path}.", sources)
-            continue
-        if _dataclass_below(item.type)[1]:
-            for name, below in value.items():
-                _check_limits(below, f"{path}.{name}.", sources)
-            continue
-        if item.name.endswith("optimizer"):  # checked when it was built
-            continue
-        numbers = value.values() if isinstance(value, dict) else value
-        for number in numbers if isinstance(value, dict | tuple) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ConfigError(f"{_source(sources, path)}{path}: {number} is not finite")
-            if isinstance(number, bool) and item.type is not bool:  # bool is an int to Python
-                expected = f"{_type_name(item.type)}, found {str(number).lower()}"
-                raise ConfigError(f"{_source(sources, path)}{path}: expected {expected}")
-            for name, limit in item.metadata.items():
-                if number is not None and not checks[name](number, limit):
-                    words = name.replace("_", " ")
-                    raise ConfigError(
-                        f"{_source(sources, path)}{path}: expected {words} {limit}, found {number}"
-                    )
-
-
-def _optimizer_options(
-    spec: str | dict[str, Any] | None, optimizers: dict[str, dict[str, Any]], key: str
-) -> dict[str, Any]:
-    """The full mapping of an optimizer given by name or by name and some options."""
-    given = {"name": spec} if isinstance(spec, str) else dict(spec or {})
-    name = given.pop("name", None)
-    if name not in optimizers:
-        raise ConfigError(f"{key}: unknown optimizer {name!r}; {nearest(name, optimizers)}")
-    known = optimizers[name]
-    for option, value in given.items():
-        if option not in known:
-            raise ConfigError(f"{key}: {name} has no option {option!r}; {nearest(option, known)}")
-        _check_option(f"{key}.{option}", value, known[option])
-        given[option] = tuple(value) if isinstance(value, list) else value
-    return {"name": name} | known | given
-
-
-def _check_option(key: str, value: Any, default: Any) -> None:
-    if isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and len(value) == 2
-        fits = fits and all(isinstance(v, int | float) and 0 <= v < 1 for v in value)
-        expected = "two numbers in [0, 1)"
-    else:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits, expected = number and value >= 0, "a number of at least 0"
-        if default is None:  # a learning rate, inherited by default
-            fits, expected = value is None or (number and value > 0), "a number above 0, or null"
-    if not fits:
-        raise ConfigError(f"{key}: expected {expected}, found {value!r}")
-
-
-def _choices(error: dacite.WrongTypeError) -> tuple[str, ...]:
-    kind = error.field_type
-    return kind.__args__ if get_origin(kind) is Literal else ()
-
-
-def _type_name(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, kind.__args__))
-    if isinstance(kind, UnionType):
-        return " or ".join(_type_name(part) for part in kind.__args__)
-    return _TYPE_NAMES.get(kind, str(kind))
-
-
-def _int_to_float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _list_to_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

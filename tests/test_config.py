@@ -55,6 +55,7 @@ def test_the_effective_config_spells_out_every_default_and_reads_back_equal(conf
         "name": "sgd",
         "lr": None,
         "momentum": 0.9,
+        "dampening": 0.0,
         "nesterov": False,
         "weight_decay": 0.0,
     }

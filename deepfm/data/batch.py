@@ -11,7 +11,8 @@ class Inputs(NamedTuple):
 
     Attributes:
         sparse: Ids of the sparse fields, (B, F_sparse) int64; a stored data set may hold int32.
-        dense: Values of the dense fields, (B, F_dense) float32.
+            -1 means no value in a field without `padding_idx`.
+        dense: Values of the dense fields, `value_dim` columns each, (B, sum of value_dim) float32.
         sequence_ids: Per sequence field the padded ids, (B, L) int64.
         sequence_lengths: Per sequence field the number of valid ids, (B,) int64.
     """
@@ -63,14 +64,19 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: What the model sees.
-        label: 0 or 1.
+        label: 0 or 1, the number of a class, or any number, as the loss needs it.
         weight: How much each row counts in the training loss; None: all rows alike.
+        group: Which group each row belongs to, (B, G) int64, a column per group column of the
+            schema; None without any.
     """
 
     inputs: Inputs
     label: Tensor
     weight: Tensor | None = None
+    group: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        weight = None if self.weight is None else self.weight.to(device)
-        return Batch(self.inputs.to(device), self.label.to(device), weight)
+        weight, group = (
+            None if tensor is None else tensor.to(device) for tensor in (self.weight, self.group)
+        )
+        return Batch(self.inputs.to(device), self.label.to(device), weight, group)

@@ -65,6 +65,9 @@ class FieldSchema:
             trained; None where every row is an ordinary one.
         dense_embedding: `none` feeds a dense field raw to the DNN and to the first-order term;
             `linear` gives it a learned vector, present in every view.
+        value_dim: How many numbers a dense field has per row.
+        init: Initializer of the field's embedding table; that of the config by default.
+        trainable: Whether training changes the field's tables.
 
     Raises:
         ConfigError: A value is out of range; the message names the field.
@@ -90,6 +93,9 @@ class FieldSchema:
     combiner: str = "mean"
     padding_idx: int | None = 0
     dense_embedding: str = "none"
+    value_dim: int = 1
+    init: str = ""
+    trainable: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "column", self.column or self.name)
@@ -147,6 +153,8 @@ _ONLY_FOR = {
     "scale": (FeatureType.DENSE,),
     "missing": (FeatureType.DENSE,),
     "dense_embedding": (FeatureType.DENSE,),
+    "value_dim": (FeatureType.DENSE,),
+    "trainable": _EMBEDDED,
     "max_length": (FeatureType.SEQUENCE,),
     "keep": (FeatureType.SEQUENCE,),
     "combiner": (FeatureType.SEQUENCE,),
@@ -164,6 +172,7 @@ class DatasetSchema:
             the data has no ranking task.
         time_column: Raw column that orders a user's interactions.
         item_title_column: Raw column of an item's title, for people to read.
+        group_columns: Raw columns whose values group the rows, in the order of `Batch.group`.
     """
 
     fields: Mapping[str, FieldSchema]
@@ -172,6 +181,7 @@ class DatasetSchema:
     item_field: str | None = None
     time_column: str | None = None
     item_title_column: str | None = None
+    group_columns: tuple[str, ...] = ()
     _by_type: dict[FeatureType, tuple[FieldSchema, ...]] = field(
         init=False, repr=False, compare=False
     )

@@ -312,7 +312,7 @@ def build_schedulers(
     optimizers: list[torch.optim.Optimizer], config: TrainingConfig, *, maximize: bool
 ) -> list[LRScheduler]:
     """One schedule per optimizer, stepped once per epoch."""
-    if config.scheduler == "reduce_on_plateau":
+    if config.scheduler["name"] == "reduce_on_plateau":
         return [
             ReduceLROnPlateau(
                 optimizer,
@@ -322,7 +322,7 @@ def build_schedulers(
             )
             for optimizer in optimizers
         ]
-    if config.scheduler == "cosine":
+    if config.scheduler["name"] == "cosine":
         t_max = config.scheduler_t_max or config.epochs
         return [CosineAnnealingLR(optimizer, T_max=t_max) for optimizer in optimizers]
     return []
