@@ -15,13 +15,14 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepfm.config import TrainingConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
+from deepfm.evaluation.metrics import is_larger_better
 from deepfm.evaluation.scoring import evaluate_metric, has_ranking
 from deepfm.models.base import BaseCTRModel
+from deepfm.training.losses import batch_losses
 from deepfm.training.optimizers import (
     SparseOptimizer,
     build_optimizers,
@@ -97,7 +98,7 @@ class Trainer:
         self.seed = seed
         self.device = torch.device(device)
         self.eval_batch_size = eval_batch_size
-        self.maximize = config.metric != "logloss"
+        self.maximize = is_larger_better(config.metric)
 
     def fit(
         self,
@@ -181,7 +182,7 @@ class Trainer:
 
     def _check_metric(self, valid: TabularDataset) -> None:
         metric = self.config.metric
-        if metric in ("auc", "logloss"):
+        if "@" not in metric:
             if metric == "auc" and len(torch.unique(valid.label)) < 2:
                 raise ConfigError(
                     "training.metric: the validation split holds one class only, so its AUC is "
@@ -235,7 +236,11 @@ class Trainer:
     def _step(self, model, batch, optimizers) -> Tensor:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = weighted_loss(model(batch.inputs), batch.label, batch.weight)
+        groups = model.schema.group_columns
+        losses = batch_losses(model(batch.inputs), batch, self.config.losses, groups)
+        loss, *others = losses.values()
+        for other in others:
+            loss = loss + other
         tables = model.embedding.tables
         if tables.is_compact:
             loss.backward()
@@ -300,23 +305,6 @@ def _keep_freed_memory() -> None:
     Other allocators are not impressed.
     """
     torch.empty(2**25 - 2**13, dtype=torch.uint8)
-
-
-def weighted_loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-    """Weighted mean of the rows' binary cross-entropies, sum(w * bce) / sum(w), ().
-
-    The divisor is the batch's own sum of weights, so equal weights of any size give the mean,
-    which is what no weights give. A batch whose weights are all 0 has the loss 0.
-
-    Args:
-        logits, label: (B,).
-        weight: At least 0, (B,); None: all rows count alike.
-    """
-    if weight is None:
-        return binary_cross_entropy_with_logits(logits, label)
-    total = binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")
-    divisor = weight.sum()
-    return total / (divisor + (divisor == 0))
 
 
 def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
