@@ -427,6 +427,10 @@ def _check_options(key: str, spec: Mapping[str, Any], config: ExperimentConfig) 
         )
     if name == "normalized_entropy" and not 0 < spec["eta"] < 0.5:
         raise ConfigError(f"{key}.eta: expected above 0 and below 0.5, found {spec['eta']:g}")
+    if spec.get("decay_step") == 0 or spec.get("decay_rate", 0) > 1:
+        raise ConfigError(
+            f"{key}: {name} needs a decay_step of at least 1 and a decay_rate of at most 1"
+        )
     if spec.get("max_pairs_per_group") == 0:
         raise ConfigError(f"{key}.max_pairs_per_group: expected at least 1, found 0")
 
