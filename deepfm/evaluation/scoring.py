@@ -231,11 +231,64 @@ def evaluate_metric(
     if metric not in metrics:
         raise ConfigError(f"training.metric: unknown metric {metric!r}; {nearest(metric, metrics)}")
     if metrics[metric] is None:
-        raise ConfigError(
-            f"training.metric: {metric} does not exist on the {len(logits):,} rows it is taken "
-            "of, as where all labels are equal; choose another metric"
-        )
+        raise _undefined(metric, len(logits))
     return metrics
+
+
+def check_metric(
+    model: BaseCTRModel, dataset: TabularDataset, metric: str, *, max_rows: int | None = None
+) -> None:
+    """Refuse a metric that does not exist on a data set, whatever is predicted.
+
+    Raises:
+        ConfigError: There is nothing to rank, or labels or groups do not allow for it.
+    """
+    if "@" in metric:
+        if not has_ranking(dataset):
+            raise ConfigError(
+                f"training.metric: {metric} needs a ranking task, and the validation split has "
+                "none; choose auc or logloss"
+            )
+        return
+    label = dataset.label[:max_rows]
+    if metric.partition("[")[0] == "auc" and len(torch.unique(label)) < 2:
+        raise ConfigError(
+            "training.metric: the validation split holds one class only, so its AUC is undefined; "
+            "choose logloss"
+        )
+    if metric.partition("[")[0] in ("gauc", "multiclass_auc", "xauc", "grouped_xauc"):
+        classes = model.config.num_class
+        nothing = np.zeros((len(label),) if classes == 1 else (len(label), classes), np.float32)
+        specs = model.config.evaluation.metrics
+        watched = [
+            spec for name, spec in zip(reported_names(specs), specs, strict=True) if name == metric
+        ]
+        scored = _scored(model, dataset, nothing, len(label))
+        if any(value is None for value in metric_values(scored, watched).values()):
+            raise _undefined(metric, len(label))
+
+
+def _undefined(metric: str, rows: int) -> ConfigError:
+    return ConfigError(
+        f"training.metric: {metric} does not exist on the {rows:,} rows of the validation split, "
+        "as where all labels are equal; choose another metric"
+    )
+
+
+def _scored(
+    model: BaseCTRModel, dataset: TabularDataset, logits: np.ndarray, batch_size: int
+) -> Scored:
+    """The first rows, whose logits these are."""
+    losses, group = model.config.training.losses, dataset.group
+    return Scored(
+        dataset.label[: len(logits)].numpy(),
+        predicted(logits, losses),
+        logits.astype(np.float64) if "l2" in [loss["name"] for loss in losses] else None,
+        None if group is None else group[: len(logits)].numpy(),
+        dataset.schema.group_columns,
+        batch_size,
+        model.config.num_class,
+    )
 
 
 def _of_logits(
@@ -251,23 +304,14 @@ def _of_logits(
         also: A metric that is wanted even if no setting names it.
     """
     losses, specs = model.config.training.losses, list(model.config.evaluation.metrics)
-    values, label, group = predicted(logits, losses), dataset.label, dataset.group
     if also in METRICS and also not in reported_names(specs):
         specs.append({"name": also} | METRICS[also])
-    scored = Scored(
-        label[: len(logits)].numpy(),
-        values,
-        logits.astype(np.float64) if "l2" in [loss["name"] for loss in losses] else None,
-        None if group is None else group[: len(logits)].numpy(),
-        dataset.schema.group_columns,
-        batch_size,
-        model.config.num_class,
-    )
+    scored = _scored(model, dataset, logits, batch_size)
     metrics = metric_values(scored, specs)
     if "logloss" in metrics:  # which is this loss
         plain = {"name": "binary_cross_entropy", "label_smoothing": 0.0}
         losses = [loss for loss in losses if loss != plain]
-    return metrics | _loss_values(losses, dataset, logits, batch_size), values
+    return metrics | _loss_values(losses, dataset, logits, batch_size), scored.predicted
 
 
 def _loss_values(

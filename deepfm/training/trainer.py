@@ -18,9 +18,9 @@ from torch import Tensor
 
 from deepfm.config import TrainingConfig
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import ConfigError, DeepFMError
+from deepfm.errors import DeepFMError
 from deepfm.evaluation.metrics import is_larger_better
-from deepfm.evaluation.scoring import evaluate_metric, has_ranking
+from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
 from deepfm.training.losses import batch_losses
 from deepfm.training.optimizers import (
@@ -128,7 +128,7 @@ class Trainer:
             DeepFMError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
-        self._check_metric(valid)
+        check_metric(model, valid, self.config.metric)
         _keep_freed_memory()
         model.to(self.device)
         optimizers = build_optimizers(model, self.config)
@@ -179,20 +179,6 @@ class Trainer:
 
     def _stalled(self, state: TrainingState) -> bool:
         return state.stale_epochs >= self.config.early_stopping_patience
-
-    def _check_metric(self, valid: TabularDataset) -> None:
-        metric = self.config.metric
-        if "@" not in metric:
-            if metric == "auc" and len(torch.unique(valid.label)) < 2:
-                raise ConfigError(
-                    "training.metric: the validation split holds one class only, so its AUC is "
-                    "undefined; choose logloss"
-                )
-        elif not has_ranking(valid):
-            raise ConfigError(
-                f"training.metric: {metric} needs a ranking task, and the validation split has "
-                "none; choose auc or logloss"
-            )
 
     def _run_epoch(self, model, epoch, optimizers, state, checkpoint, should_stop) -> None:
         """The steps of one epoch, from `state.step` on."""
