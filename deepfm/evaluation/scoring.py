@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
 @torch.inference_mode()
 def score(model: BaseCTRModel, inputs: Inputs, *, batch_size: int) -> np.ndarray:
     """Logits of all rows in evaluation mode, (N,) float32; the model's mode is restored."""
-    device, size = model.bias.device, _rows_at_once(model, batch_size)
+    device, size = model.device, _rows_at_once(model, batch_size)
     with _evaluation_mode(model):
         parts = [
             model(inputs.select(slice(start, start + size)).to(device)).cpu()
@@ -105,7 +105,7 @@ def _score_halves(
     batch_size: int,
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
-    device, size = model.bias.device, _rows_at_once(model, batch_size)
+    device, size = model.device, _rows_at_once(model, batch_size)
     pairs_at_once = min(size, CPU_PAIRS) if device.type == "cpu" else size
     position = np.zeros(catalogue.inputs.num_rows + 1, np.int64)  # -1 reads the last: any item
     position[distinct] = np.arange(len(distinct))
@@ -134,7 +134,7 @@ def _score_halves(
 
 def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
     """Rows of a batch: as asked for on an accelerator, at most `CPU_ROWS` on the CPU."""
-    return min(batch_size, CPU_ROWS) if model.bias.device.type == "cpu" else batch_size
+    return min(batch_size, CPU_ROWS) if model.device.type == "cpu" else batch_size
 
 
 @contextmanager
