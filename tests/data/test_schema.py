@@ -46,7 +46,7 @@ def test_plain_form_reads_back_equal(schema):
         ({"name": ""}, "expected a non-empty name"),
         ({"name": "a.b"}, "without '.'"),
         ({"embedding_dim": 0}, "field f: embedding_dim 0 is below 1"),
-        ({"feature_type": "sequence"}, "field f: a sequence needs max_length >= 1"),
+        ({"feature_type": "sequence", "max_length": -1}, "field f: max_length -1 is below 0"),
         ({"combiner": "men"}, "field f: unknown combiner 'men'; did you mean 'mean'?"),
         ({"group": "usr"}, "did you mean 'user'?"),
         ({"dense_embedding": "lin"}, "field f: unknown dense_embedding 'lin'"),
