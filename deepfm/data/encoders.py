@@ -396,14 +396,20 @@ class _Reader:
             numbers, codes, _ = self.read(block, _Found())
             numbers = numbers if codes is None else numbers[codes]
             return (numbers[~np.isnan(numbers)],)
-        column = self._column(block)
+        column, empty = self._column(block), 0
         if self._is_sequence:
-            column = pa.chunked_array([self.named(self._lists, column).flatten()])
+            lists = self.named(self._lists, column)
+            column = pa.chunked_array([lists.flatten()])
+            if self.field.default is not None:
+                empty = len(lists) - np.count_nonzero(_lengths(lists))
         values, counts = self.named(_distinct, column)
         reading = self.named(self._read, values)
         if reading.bad is not None and self.field.bad_values == "error":
             self.read(block, _Found())  # raises: it finds the row
-        return reading.values, counts
+        if not empty:
+            return reading.values, counts
+        own = np.full(len(self.field.default_elements), empty)
+        return append(reading.values, self.field.default_elements), np.append(counts, own)
 
     def read(
         self, block: _Block, found: _Found
@@ -432,6 +438,9 @@ class _Reader:
             ready = reading.values
             if field.num_buckets:
                 ready = self._in_range(places, ready, found)
+            if self._is_sequence and field.default is not None:
+                empty = np.flatnonzero(_lengths(lists) == 0)
+                ready, codes, row = self._with_default(ready, codes, row, empty)
             found.readings[field.name] = ready, codes, row
         return found.readings[field.name]
 
@@ -485,8 +494,6 @@ class _Reader:
             values = pa.nulls(len(column), pa.list_(pa.string()))
         if not _is_list(values.type):
             raise DataError(f"expected lists, found {values.type}")
-        if self._is_sequence and self.field.default is not None:
-            values = _filled_lists(values, pa.array(self.field.default_elements))
         return values
 
     def _levels(self, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray | None]:
@@ -506,8 +513,8 @@ class _Reader:
             numbers = self._source._read(values).values
             absent = np.isnan(numbers)
             return Reading((absent if absent.ndim == 1 else absent.any(1)).astype(np.float64))
-        is_vector = self._is_dense and not self._is_indicator
-        if is_vector and (self._cut is not None or _is_list(values.type)):
+        is_vector = self._cut is not None or _is_list(values.type) or self.field.value_dim > 1
+        if self._is_dense and is_vector and not self._is_indicator:
             return self._read_vectors(values)
         reading = self._transform(values)
         if _is_list(reading.values.type):
@@ -546,7 +553,7 @@ class _Reader:
         """Lists or separated texts as vectors (N, value_dim), of one number as (N,)."""
         width, count = self.field.value_dim, len(values)
         lists = self._lists(pa.chunked_array([values]))
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        lengths = _lengths(lists)
         fits = lengths == width
         elements = self._transform(lists.filter(pa.array(fits)).flatten())
         reading = self._read_finite(elements)
@@ -557,6 +564,24 @@ class _Reader:
         found[bad] = np.nan
         found = found if width > 1 else found[:, 0]
         return Reading(found, bad if bad.any() else None, _numbered(width))
+
+    def _with_default(
+        self,
+        values: pa.Array | np.ndarray,
+        codes: np.ndarray | None,
+        row: np.ndarray,
+        empty: np.ndarray,
+    ) -> tuple[pa.Array | np.ndarray, np.ndarray | None, np.ndarray]:
+        """What `read` gives for a sequence, with the default's elements in the empty rows."""
+        if not len(empty):
+            return values, codes, row
+        elements = self.field.default_elements
+        codes = np.arange(len(values)) if codes is None else codes
+        own = len(values) + np.arange(len(elements))
+        codes = np.concatenate([codes, np.tile(own, len(empty))])
+        row = np.concatenate([row, np.repeat(empty, len(own))])
+        order = np.argsort(row, kind="stable")
+        return append(values, elements), codes[order], row[order]
 
     def _in_range(self, places: "_Places", values: pa.Array, found: _Found) -> np.ndarray:
         """Whole numbers as ids, -1 for absent ones."""
@@ -704,35 +729,27 @@ def _as_lists(values: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, values.drop_null())
 
 
-def _filled_lists(lists: pa.Array, default: pa.Array) -> pa.Array:
-    """Lists with the default in the place of null and empty ones."""
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    if (lengths > 0).all():
-        return lists
-    elements = lists.flatten()
-    if elements.type != default.type:
-        try:
-            default = default.cast(elements.type)
-        except pa.ArrowException:
-            elements, default = as_text(elements), as_text(default)
-    starts = np.where(lengths > 0, np.cumsum(lengths) - lengths, len(elements))
-    lengths = np.where(lengths > 0, lengths, len(default))
-    ends = np.cumsum(lengths)
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    places = starts[row] + np.arange(len(row)) - (ends - lengths)[row]
-    elements = pa.concat_arrays([elements, default]).take(pa.array(places))
-    offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, elements)
+def _lengths(lists: pa.Array) -> np.ndarray:
+    """How many elements each list has, none if it is null, (N,)."""
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+
+
+def append(values: pa.Array | np.ndarray, texts: list[str]) -> pa.Array | np.ndarray:
+    """Values and some texts, as values of their type; all are text where a text is none of it."""
+    if isinstance(values, np.ndarray):
+        return np.concatenate([values, np.array(texts, np.float64).astype(values.dtype)])
+    more = pa.array(texts, pa.large_string())
+    try:
+        more = more.cast(values.type)
+    except pa.ArrowException:
+        values = as_text(values)
+    return pa.concat_arrays([values, more])
 
 
 def fill_absent(values: pa.Array, default: str) -> pa.Array:
     """Values with a text in the place of nulls; all are text where it is none of their type."""
-    fill = pa.array([default], pa.large_string())
-    try:
-        fill = fill.cast(values.type)
-    except pa.ArrowException:
-        values = as_text(values)
-    return pc.fill_null(values, fill[0])
+    joined = append(values, [default])
+    return pc.fill_null(joined[:-1], joined[-1])
 
 
 def _numbered(count: int) -> str:

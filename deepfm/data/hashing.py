@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.lib.stride_tricks import sliding_window_view
 
 MURMUR_SEED = 0xC70F6907  # that of libstdc++'s std::hash of a text
 
@@ -24,6 +25,8 @@ def hash_texts(texts: pa.Array, function: str) -> np.ndarray:
         [33, 44]
     """
     texts = texts.cast(pa.large_string())
+    if not len(texts):
+        return np.zeros(0, np.uint64)
     if function == "xxh64":
         digest = xxhash.xxh64_intdigest
         found = [0 if text is None else digest(text.encode()) for text in texts.to_pylist()]
@@ -37,7 +40,10 @@ def hash_texts(texts: pa.Array, function: str) -> np.ndarray:
     order = np.argsort(lengths, kind="stable")
     sizes, first = np.unique(lengths[order], return_index=True)
     for size, group in zip(sizes.tolist(), np.split(order, first[1:]), strict=True):
-        hashes[group] = group_hash(content[starts[group, None] + np.arange(size)])
+        members = np.zeros((len(group), 0), np.uint8)
+        if size:
+            members = sliding_window_view(content, size)[starts[group]]
+        hashes[group] = group_hash(members)
     if texts.null_count:
         hashes[texts.is_null().to_numpy(zero_copy_only=False)] = 0
     return hashes

@@ -169,7 +169,7 @@ def read_whole_numbers(values: pa.Array) -> Reading:
     if pa.types.is_floating(kind):
         numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
         absent = np.isnan(numbers)
-        bad = ~absent & (numbers != np.floor(numbers))
+        bad = ~absent & ((numbers != np.floor(numbers)) | np.isinf(numbers))
         inside = np.abs(numbers) < 2.0**63  # NaN compares false
         whole = np.where(inside & ~bad, numbers, -1.0).astype(np.int64)
         mask = absent | bad
