@@ -32,8 +32,12 @@ class Ragged:
         places = torch.arange(int(lengths.sum()))
         return self.ids[places + (self.starts[rows] - before).repeat_interleave(lengths)]
 
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """The lists of some rows, padded with 0 to the longest of them: (B, L), L at least 1."""
+    def __getitem__(self, rows: Tensor | slice | int) -> Tensor:
+        """The lists of some rows, padded with 0 to the longest of them: (B, L), L at least 1; that
+        of one row is (L,).
+        """
+        if isinstance(rows, int):
+            return self[torch.tensor([rows])].squeeze(0)
         starts, lengths = self.starts[rows], self.lengths[rows].long()
         longest = int(lengths.max()) if len(lengths) else 0
         position = torch.arange(max(longest, 1))
