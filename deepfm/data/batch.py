@@ -87,7 +87,10 @@ class Inputs(NamedTuple):
         return Inputs(
             select(self.sparse).long(),
             select(self.dense),
-            tuple(select(ids).long() for ids in self.sequence_ids),
+            tuple(
+                (ids[rows] if isinstance(ids, Ragged) else select(ids)).long()
+                for ids in self.sequence_ids
+            ),
             tuple(select(lengths).long() for lengths in self.sequence_lengths),
         )
 
