@@ -40,8 +40,12 @@ WARM_START_CHANGES = (
     "feature.init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
-# What its fields may change: the size of a vocabulary and which values enter it.
-_FREE_IN_A_FIELD = ("vocabulary_size", "min_count", "bad_values", "column", "group")
+# What its fields may change: the size of a vocabulary and which values enter it. Whether declared
+# ids still mean the same is for the encoders to say.
+_FREE_IN_A_FIELD = (
+    "vocabulary_size", "min_count", "bad_values", "column", "group", "num_buckets", "vocabulary",
+    "out_of_range", "default", "init",
+)  # fmt: skip
 
 
 @dataclass

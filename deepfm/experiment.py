@@ -442,7 +442,8 @@ def _adapter(data: DataConfig) -> Any:
     """What answers the two questions about a data set: `schema()` and `load(…)`."""
     if data.table is not None:
         return SimpleNamespace(
-            schema=partial(tabular.schema, data.table), load=partial(tabular.load, data.table)
+            schema=partial(tabular.schema, data.table, Path(data.data_dir)),
+            load=partial(tabular.load, data.table),
         )
     return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
 
