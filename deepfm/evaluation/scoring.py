@@ -171,9 +171,20 @@ def has_ranking(dataset: TabularDataset) -> bool:
 
 
 def evaluate_metric(
-    model: BaseCTRModel, dataset: TabularDataset, metric: str, *, batch_size: int
+    model: BaseCTRModel,
+    dataset: TabularDataset,
+    metric: str,
+    *,
+    batch_size: int,
+    max_rows: int | None = None,
 ) -> dict[str, float]:
-    """The metrics that cost no more than the named one does, by their dotted names."""
+    """The metrics that cost no more than the named one does, by their dotted names.
+
+    Args:
+        max_rows: How many rows are taken, from the first on; None: all.
+    """
+    if max_rows is not None and max_rows < len(dataset):
+        dataset = _first_rows(dataset, max_rows)
     if metric in ("auc", "logloss"):
         probability = _probability(model, dataset, batch_size)
         return classification_metrics(dataset.label.numpy(), probability)
@@ -182,6 +193,20 @@ def evaluate_metric(
     (counts,) = _rank(model, dataset, batch_size, (size,))
     prefix = "ranking_99." if short else ""
     return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
+
+
+def _first_rows(dataset: TabularDataset, count: int) -> TabularDataset:
+    first, ranking = slice(0, count), dataset.ranking
+    if ranking is not None:
+        held = ranking.rows < count
+        ranking = ranking._replace(rows=ranking.rows[held], items=ranking.items[held])
+    return TabularDataset(
+        dataset.schema,
+        dataset.inputs.select(first),
+        dataset.label[first],
+        row=dataset.row[first],
+        ranking=ranking,
+    )
 
 
 def _probability(model: BaseCTRModel, dataset: TabularDataset, batch_size: int) -> np.ndarray:

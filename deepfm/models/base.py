@@ -116,6 +116,10 @@ class BaseCTRModel(nn.Module, ABC):
             for module, mode in modes:
                 module.training = mode
 
+    def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:
+        """What the model adds to the loss of a batch of B rows, by name, ()."""
+        return {}
+
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
         """The embedding's L2 penalty by `config.feature`, (), to be added to the mean loss."""
         feature = self.config.feature

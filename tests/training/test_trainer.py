@@ -14,7 +14,8 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
-from deepfm.training.trainer import Interrupted, Trainer, TrainingState, weighted_loss
+from deepfm.training.losses import weighted_loss
+from deepfm.training.trainer import Interrupted, Trainer, TrainingState
 from deepfm.utils.seeding import derive_seed
 from tests.models.plain import PlainEmbedding
 
@@ -81,7 +82,7 @@ def with_plain_tables(model):
 def plain_epoch(plain, data, optimizers) -> None:
     epoch = data.train.epoch(200, seed=5, epoch=0)
     with torch.random.fork_rng():
-        for step, (inputs, label, _) in enumerate(epoch.batches()):
+        for step, (inputs, label, *_) in enumerate(epoch.batches()):
             torch.manual_seed(derive_seed(5, "dropout", 0, step))
             loss = binary_cross_entropy_with_logits(plain(inputs), label)
             plain.zero_grad()
