@@ -46,10 +46,10 @@ class SparseOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, tables: PackedTables, **options: Any) -> None:
-        weights = [weight for weight in tables.parameters() if weight.requires_grad]
-        super().__init__(weights, options)
+        trained = [weight for weight in tables.parameters() if weight.requires_grad]
+        super().__init__(trained, options)
         self.tables = tables
-        for weight in weights:
+        for weight in trained:
             self.state[weight] = {"step": torch.zeros(())} | self._initial_state(weight)
 
     def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         for weight in group["params"]:
             self.state[weight]["step"] += 1
         for weight, rows, values in self.tables.touched():
-            state = _RowState(self.state[weight], rows)
+            state = _RowState(self.state[weight], rows, self.tables.blocks(weight))
             updated, gradient = values.detach(), values.grad
             if (limit := group["max_gradient"]) is not None:
                 gradient = gradient.clamp(-limit, limit)
@@ -86,10 +86,11 @@ class SparseOptimizer(torch.optim.Optimizer):
 
 
 class _RowState(dict[str, Tensor]):
-    """Copies of some rows of a state."""
+    """Copies of some rows of a state; `blocks` are the widths of the logical tables in a row."""
 
-    def __init__(self, whole: dict[str, Tensor], rows: Tensor) -> None:
+    def __init__(self, whole: dict[str, Tensor], rows: Tensor, blocks: list[int]) -> None:
         self.step = int(whole["step"])
+        self.blocks = blocks
         self._whole = {name: tensor for name, tensor in whole.items() if name != "step"}
         self._rows = rows
         super().__init__({k: tensor.index_select(0, rows) for k, tensor in self._whole.items()})
@@ -160,7 +161,7 @@ class RowwiseAdagrad(SparseOptimizer):
 
     def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
         square, start = gradient.square(), 0
-        for k, width in enumerate(self.tables.blocks(values)):
+        for k, width in enumerate(state.blocks):
             columns = slice(start, start + width)
             total = state["sum"][:, k : k + 1].add_(square[:, columns].mean(1, keepdim=True))
             denominator = total.sqrt().add_(group["eps"])
@@ -215,20 +216,16 @@ def assign_optimizers(
         ConfigError: The tables' storage cannot do what the settings ask for, a pattern matches
             nothing, or an option cannot be used.
     """
-    tables = list(model.embedding.tables.parameters())
-    of_tables = {id(parameter) for parameter in tables}
-    tables = [parameter for parameter in tables if parameter.requires_grad]
-    dense = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if id(parameter) not in of_tables and parameter.requires_grad
-    }
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    of_tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
+    tables = [parameter for parameter in trained.values() if id(parameter) in of_tables]
+    names = {id(weight): name for name, weight in model.state_dict(keep_vars=True).items()}
+    dense = {names[id(p)]: p for p in trained.values() if id(p) not in of_tables}
     parts = _parts(dense, config.part_optimizers, stand_in=stand_in)
-    rest = [parameter for parameter in dense.values() if id(parameter) not in parts]
+    shared = dense if config.sparse_optimizer is not None else trained
+    rest = [parameter for parameter in shared.values() if id(parameter) not in parts]
     common = ("training.scheduler", config.scheduler)
     found = []
-    if config.sparse_optimizer is None:
-        rest += tables
     if rest:
         optimizer = _build("training.optimizer", rest, config.optimizer, config.lr)
         found.append(Assigned("dense", optimizer, *common))
@@ -446,6 +443,8 @@ def _logical(parameters: list[nn.Parameter], model: BaseCTRModel) -> dict[str, t
             logical[name] = (parameter, ..., ..., 0)
             continue
         for table, place in tables.places.items():
+            if id(packed[place.parameter]) not in wanted:
+                continue
             block = tables.blocks(packed[place.parameter])
             logical[f"embedding.tables.{table}.weight"] = (
                 packed[place.parameter],

@@ -345,9 +345,9 @@ class _Fit:
         """The rates of the last step, for people: one number if all are equal."""
         first, *others = self.state.rates
         if all(rate == first for rate in others):
-            return f"{first:.2g}"
+            return f"{first:.3g}"
         named = zip(self.roles, self.state.rates, strict=True)
-        return ", ".join(f"{rate:.2g} ({role})" for role, rate in named)
+        return ", ".join(f"{rate:.3g} ({role})" for role, rate in named)
 
     def _evaluate(self, *, is_end: bool) -> tuple[dict[str, float], bool]:
         """Validation metrics of the weights as they would be kept, and whether they are the best.
