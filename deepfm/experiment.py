@@ -1,5 +1,6 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,13 +24,16 @@ from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoders import Encoders
-from deepfm.data.labels import binary_label, sample_weight
+from deepfm.data.labels import binary_label, group_ids, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
+from deepfm.evaluation.metrics import check_metrics
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
+from deepfm.models.outputs import prediction_columns
+from deepfm.training.losses import check_losses
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.schedules import build_schedules
@@ -110,7 +114,7 @@ def load_data(
     if base is not None:
         check_same_fields(base.schema, schema)
     if data.split_strategy != "leave_one_out":
-        return _load_store(data, schema, encoders, base)
+        return _load_store(config, schema, encoders, base)
     if not data.num_neg_train and not data.explicit_negatives:
         raise ConfigError(
             "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
@@ -120,6 +124,7 @@ def load_data(
     weight = _weights(data, tables.interactions)
 
     columns = tables.complete(schema, tables.interactions)
+    group = group_ids(columns, schema.group_columns) if schema.group_columns else None
     if encoders is None:
         encoders = Encoders.fit(schema, columns.take(split.train))
         encoders = encoders if base is None else encoders.grown_from(base)
@@ -137,6 +142,8 @@ def load_data(
         inputs = encoders.encode(columns.take(rows))
         if weight is not None:
             extra["weight"] = torch.from_numpy(weight[rows])
+        if group is not None:
+            extra["group"] = torch.from_numpy(group[rows])
         return TabularDataset(schema, inputs, torch.from_numpy(label[rows]), row=rows, **extra)
 
     def held_out(rows: np.ndarray) -> TabularDataset:
@@ -188,8 +195,9 @@ def prepare_data(config: ExperimentConfig) -> Path:
             "data.split_strategy: only declared tables split by predefined, random or time are "
             "prepared; all other data is read into memory when it is needed"
         )
+    check_losses(config)
     schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
-    return store.prepare(data, schema)
+    return store.prepare(data, schema, num_class=config.num_class)
 
 
 def train(
@@ -268,7 +276,9 @@ def train(
             if split is not None:
                 result = evaluate(model, split, batch_size=config.evaluation.batch_size)
                 metrics[name], last = result.metrics, split
-        run.write_table(run.predictions, _predictions(last, result))  # of the last split there is
+        run.write_table(
+            run.predictions, _predictions(config, last, result)
+        )  # of the last split there is
         if result.counts is not None:
             run.write_table(run.ranks, _ranks(last, result))
         if data.summary is not None:
@@ -334,12 +344,15 @@ def evaluate_checkpoint(
                 + ", ".join(changed)
             )
         used = config
+        check_metrics(used)
     data = load_data(used, checkpoint.encoders)
     rows = getattr(data, split)
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
-    model = checkpoint.build_model().to(device)
+    model = (
+        replace(checkpoint, config=used).build_model().to(device)
+    )  # the metrics are its config's
     result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
@@ -352,18 +365,14 @@ def check_settings(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: Names the key.
     """
+    check_losses(config)
+    check_metrics(config)
     size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
     field = FieldSchema("field", FeatureType.SPARSE, **size)
     schema = DatasetSchema(fields={field.name: field}, label_field="label")
     model = build_model(schema, config)
     assigned = assign_optimizers(model, config.training, stand_in=True)
     build_schedules(assigned, config.training, maximize=True)
-    metric, strategy = config.training.metric, config.data.split_strategy
-    if metric not in ("auc", "logloss") and strategy != "leave_one_out":
-        raise ConfigError(
-            f"training.metric: {metric} needs a ranking task, which data.split_strategy: "
-            f"{strategy} does not make; choose auc or logloss"
-        )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -399,10 +408,15 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
 
 
 def _load_store(
-    data: DataConfig, schema: DatasetSchema, encoders: Encoders | None, base: Encoders | None
+    config: ExperimentConfig,
+    schema: DatasetSchema,
+    encoders: Encoders | None,
+    base: Encoders | None,
 ) -> ExperimentData:
     """A declared table of any size, by memory map."""
-    found = store.open_store(store.prepare(data, schema, encoders, base=base), data, schema)
+    data = config.data
+    path = store.prepare(data, schema, encoders, base=base, num_class=config.num_class)
+    found = store.open_store(path, data, schema)
     train, valid, test = (found.parts.get(part) for part in store.PARTS)
     return ExperimentData(
         train, valid, test, found.encoders, found.users, found.items, summary=found.summary
@@ -503,10 +517,9 @@ def _growth(base: Checkpoint, encoders: Encoders) -> str:
     return f" with {after - before:,} new values"
 
 
-def _predictions(dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    return pa.table(
-        {"row": dataset.row, "label": dataset.label.numpy(), "probability": result.probability}
-    )
+def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Evaluation) -> pa.Table:
+    columns = prediction_columns(result.predicted, config.training.losses)
+    return pa.table({"row": dataset.row, "label": dataset.label.numpy()} | columns)
 
 
 def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table:

@@ -100,10 +100,13 @@ class TabularDataset(torch.utils.data.Dataset):
         label: (N,) float32.
         weight: How much each row counts in the training loss, (N,) float32; None: all rows alike.
             Evaluation takes no account of it.
+        group: Which group each row belongs to, (N, G) int64, a column per `group_columns` of the
+            schema; None without any.
         row: Row number of each row in the raw table, (N,); 0 … N-1 by default.
 
     Raises:
-        DataError: Labels or weights are not one per row, or a weight is negative or not finite.
+        DataError: Labels, weights or groups are not one per row, or a weight is negative or not
+            finite.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class TabularDataset(torch.utils.data.Dataset):
         label: Tensor,
         *,
         weight: Tensor | None = None,
+        group: Tensor | None = None,
         row: np.ndarray | None = None,
         negatives: NegativeSampling | None = None,
         ranking: RankingTask | None = None,
@@ -124,6 +128,10 @@ class TabularDataset(torch.utils.data.Dataset):
         self.label = label
         self.row = np.arange(len(label)) if row is None else row
         self.weight = None if weight is None else _checked_weight(weight, self.row)
+        self.group = group
+        expected = (len(label), len(schema.group_columns))
+        if group is not None and group.shape != expected:
+            raise DataError(f"expected groups {expected} (N, G), got {tuple(group.shape)}")
         self.negatives = negatives
         self.ranking = ranking
 
@@ -135,6 +143,7 @@ class TabularDataset(torch.utils.data.Dataset):
         label: Any,
         *,
         weight: Any = None,
+        group: Any = None,
     ) -> "TabularDataset":
         """Build from arrays that are encoded already, one per field.
 
@@ -142,8 +151,10 @@ class TabularDataset(torch.utils.data.Dataset):
             schema: With vocabulary sizes.
             columns: By field name: ids (N,) for sparse fields, numbers (N,) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
-            label: 0 or 1 per row, (N,).
+            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,).
             weight: Of each row in the training loss, (N,).
+            group: Whole numbers that tell groups of rows apart, (N, G), a column per
+                `group_columns` of the schema.
 
         Raises:
             DataError: A field is missing, an id lies outside its vocabulary, or a weight cannot be
@@ -172,14 +183,17 @@ class TabularDataset(torch.utils.data.Dataset):
             tuple(lengths for _, lengths in sequences),
         )
         weight = None if weight is None else torch.as_tensor(weight)
-        return cls(schema, inputs, label, weight=weight)
+        group = None if group is None else torch.as_tensor(group, dtype=torch.int64)
+        return cls(schema, inputs, label, weight=weight, group=group)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, index: int | slice | Tensor) -> Batch:
-        weight = None if self.weight is None else self.weight[index]
-        return Batch(self.inputs.select(index), self.label[index], weight)
+        weight, group = (
+            None if tensor is None else tensor[index] for tensor in (self.weight, self.group)
+        )
+        return Batch(self.inputs.select(index), self.label[index], weight, group)
 
     def epoch(
         self,
@@ -198,11 +212,12 @@ class Epoch:
     """The batches of one training epoch, a pure function of (data set, seed, epoch).
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
-    one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which
-    batch normalisation cannot train on, joins the batch before. Without negatives the order is a
-    `deepfm.data.order.Order`, which never holds more than a window of it; with them it is held as
-    a whole. Without `shuffle` the rows come in the order of the data set, each followed by its
-    negatives. With `drop_last` every batch has `batch_size` rows, and what is left is not seen.
+    one and whose label is 0; a copy keeps the weight and the groups of its row. A last batch of
+    one row, which batch normalisation cannot train on, joins the batch before. Without negatives
+    the order is a `deepfm.data.order.Order`, which never holds more than a window of it; with
+    them it is held as a whole. Without `shuffle` the rows come in the order of the data set, each
+    followed by its negatives. With `drop_last` every batch has `batch_size` rows, and what is
+    left is not seen.
 
     Attributes:
         num_rows: In all batches.

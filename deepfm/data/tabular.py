@@ -62,6 +62,7 @@ def schema(table: TableConfig) -> DatasetSchema:
         item_field=table.item_field,
         time_column=table.time_column,
         item_title_column=table.item_title_column,
+        group_columns=table.group_columns,
     )
 
 

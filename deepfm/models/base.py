@@ -1,8 +1,8 @@
 """What every model shares: views of the inputs in, one logit per row out.
 
-Decided here: how a schema becomes the layers' specifications, the one global bias, and that the
-sigmoid is in `predict` alone. Layers refuse a value with a ValueError that begins with their
-argument; `config_section` turns it into a ConfigError about the key that the user wrote.
+Decided here: how a schema becomes the layers' specifications, and the one global bias. Layers
+refuse a value with a ValueError that begins with their argument; `config_section` turns it into a
+ConfigError about the key that the user wrote. Logits become probabilities in `outputs` alone.
 """
 
 from abc import ABC, abstractmethod
@@ -26,6 +26,7 @@ from deepfm.models.layers.storage import (
     logical_tables,
     wide_name,
 )
+from deepfm.models.outputs import named_outputs, prediction
 
 
 class PairBranches(NamedTuple):
@@ -101,17 +102,30 @@ class BaseCTRModel(nn.Module, ABC):
         """What `pairs.PairScorer` needs to score users x items; None: only whole rows score."""
         return None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits, (B,)."""
         return self.bias + self._forward_components(*self.embedding(*inputs))
 
+    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        """A forward pass under the names that `training.losses` give it; see `named_outputs`."""
+        return named_outputs(self(inputs), self.config.training.losses)
+
     def predict(self, inputs: Inputs) -> Tensor:
-        """Probabilities (B,) in evaluation mode and without gradients; the mode is restored."""
+        """Probabilities of class 1, (B,), in evaluation mode and without gradients.
+
+        Of three classes or more, the probabilities of all, (B, C); where L2 is the only loss, the
+        numbers themselves, (B,). The mode is restored.
+        """
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.no_grad():
-                return torch.sigmoid(self(inputs))
+                return prediction(self(inputs), self.config.training.losses)
         finally:
             for module, mode in modes:
                 module.training = mode

@@ -20,11 +20,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from deepfm.config import LOSSES, EvaluationConfig, TrainingConfig
+from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.dataset import Epoch, TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
-from deepfm.evaluation.scoring import evaluate_metric, has_ranking
+from deepfm.evaluation.metrics import is_larger_better
+from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.outputs import named_outputs
 from deepfm.training.optimizers import (
     assign_optimizers,
     dense_update_dominates,
@@ -33,10 +35,9 @@ from deepfm.training.optimizers import (
 )
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
+from deepfm.training.train_metrics import build_train_metrics
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
-
-_MINIMIZED = {"logloss", "mae", "mse", "normalized_entropy", *LOSSES}
 
 
 class Interrupted(Exception):
@@ -65,6 +66,7 @@ class TrainingState:
             the last epoch.
         ema: Moving averages of the current weights, where there are any.
         optimizers, schedulers: Their states.
+        metrics: States of the metrics of training batches.
         seconds: Time spent on the finished steps of the current epoch.
     """
 
@@ -84,6 +86,7 @@ class TrainingState:
     ema: dict[str, Tensor] = field(default_factory=dict)
     optimizers: list[dict[str, Any]] = field(default_factory=list)
     schedulers: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -180,8 +183,8 @@ class _Fit:
         self.max_rows = None
         if evaluation.max_batches is not None:
             self.max_rows = evaluation.max_batches * evaluation.batch_size
-        _check_metric(self.config.metric, valid, self.max_rows)
-        self.maximize = self.config.metric not in _MINIMIZED
+        check_metric(model, valid, self.config.metric, max_rows=self.max_rows)
+        self.maximize = is_larger_better(self.config.metric)
         assigned = assign_optimizers(model, self.config)
         schedules = build_schedules(assigned, self.config, maximize=self.maximize)
         self.roles = [item.role for item in assigned]
@@ -194,6 +197,7 @@ class _Fit:
                 "all else; training.sparse_optimizer: lazy_adam updates only the rows that a "
                 "batch touches, which is a different optimizer"
             )
+        self.metrics = build_train_metrics(self.config.metrics)
         self._pending: list[Tensor] = []  # losses still on the device
         self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
         if state.model:
@@ -210,6 +214,8 @@ class _Fit:
             schedule.load_state_dict(saved)
         if step.average is not None:
             step.average.load_state_dict(state.ema)
+        for name, metric in self.metrics.items():
+            metric.load_state_dict(state.metrics[name])
 
     def checkpoint(self, is_best: bool) -> None:
         """Bring the state up to date and save it."""
@@ -222,6 +228,7 @@ class _Fit:
             state.ema = step.average.state_dict()
         state.optimizers = [optimizer_state(item, self.model) for item in step.optimizers]
         state.schedulers = [schedule.state_dict() for schedule in step.schedules]
+        state.metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
         self.save(state, is_best)
 
     def epochs(self) -> None:
@@ -300,8 +307,12 @@ class _Fit:
         """The gradient of a batch, and the update if it is due."""
         state, step = self.state, self.step
         self._seed_dropout()
-        _, losses = step.add(batch.to(self.trainer.device))
+        logits, losses = step.add(batch.to(self.trainer.device))
         self._pending.append(losses["loss"])
+        if self.metrics:
+            outputs = named_outputs(logits, self.config.losses)
+            for metric in self.metrics.values():
+                metric.update(outputs, batch)
         if updated:
             step.update()
         state.step, state.total_steps = state.step + 1, state.total_steps + 1
@@ -331,7 +342,7 @@ class _Fit:
         return state.losses[-1]
 
     def _step_line(self) -> str:
-        """Mean losses of the steps since the last such line, and the rates."""
+        """Mean losses of the steps since the last such line, metrics of batches, and the rates."""
         names = list(self._recent[0])
         rows = torch.stack([torch.stack(list(losses.values())) for losses in self._recent])
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
@@ -339,7 +350,10 @@ class _Fit:
         line = f"step {self.state.total_steps:,}  loss {means.pop('loss'):.4f}"
         if means:
             line += f" ({', '.join(f'{name} {value:.4f}' for name, value in means.items())})"
-        return f"{line}  lr {self._rates()}"
+        return f"{line}{self._train_metrics()}  lr {self._rates()}"
+
+    def _train_metrics(self) -> str:
+        return "".join(f"  train {name} {m.value:.4f}" for name, m in self.metrics.items())
 
     def _rates(self) -> str:
         """The rates of the last step, for people: one number if all are equal."""
@@ -409,16 +423,18 @@ class _Fit:
             "lr": state.rates[0],
             **self._sparse_rate(),
             **metrics,
+            **{f"train_{name}": metric.value for name, metric in self.metrics.items()},
             "seconds": round(state.seconds, 3),
         }
         if config.evaluate_every_steps is not None:
             entry["evaluations"] = state.evaluations
         state.history.append(entry)
+        of_best = " (best)" if is_best else ""
         limited = "" if self.max_rows is None else f"  {self._evaluated_rows()}"
         rows = epoch.num_rows * state.step / len(epoch)
         self.log(
-            f"epoch {entry['epoch']}/{config.epochs}  loss {entry['train_loss']:.4f}  "
-            f"{config.metric} {value:.4f}{' (best)' if is_best else ''}{limited}  "
+            f"epoch {entry['epoch']}/{config.epochs}  loss {entry['train_loss']:.4f}"
+            f"{self._train_metrics()}  {config.metric} {value:.4f}{of_best}{limited}  "
             f"lr {self._rates()}  {entry['seconds']:.1f} s, {rows / state.seconds:,.0f} rows/s"
         )
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
@@ -433,21 +449,6 @@ class _Fit:
         if own is None or "tables" not in self.roles:
             return {}
         return {"sparse_lr": self.state.rates[self.roles.index("tables")]}
-
-
-def _check_metric(metric: str, valid: TabularDataset, max_rows: int | None) -> None:
-    if metric in ("auc", "logloss"):
-        if metric == "auc" and len(torch.unique(valid.label[:max_rows])) < 2:
-            part = "split holds" if max_rows is None else f"split's first {max_rows:,} rows hold"
-            raise ConfigError(
-                f"training.metric: the validation {part} one class only, so its AUC is "
-                "undefined; choose logloss"
-            )
-    elif not has_ranking(valid):
-        raise ConfigError(
-            f"training.metric: {metric} needs a ranking task, and the validation split has "
-            "none; choose auc or logloss"
-        )
 
 
 def _passed(every: int | None, before: int, now: int) -> bool:

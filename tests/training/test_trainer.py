@@ -347,6 +347,8 @@ ACCUMULATED = {"gradient_accumulation_steps": 3, "gradient_clip_scope": "dense"}
         {
             "evaluate_every_steps": 4, "lr": 0.05, "metric": "logloss", "ema_decay": 0.3,
             "early_stopping_patience": None, "sparse_optimizer": "adagrad",
+            "metrics": [{"name": "auc", "decay_step": 3}, {"name": "accuracy", "decay_step": 5}],
+            "losses": ["binary_cross_entropy", "binary_focal"],
         },
         {**ACCUMULATED, "evaluate_every_steps": 2, "lr": 0.05, "optimizer": "adagrad"},
     ],
@@ -505,7 +507,7 @@ def test_evaluations_in_training_may_see_the_first_rows_only(tiny_data):
         first.schema, tiny_data.valid.inputs.select(ones), first.label.new_ones(len(ones))
     )
     sorted_rows.label[24:] = 0
-    with pytest.raises(ConfigError, match="first 24 rows hold one class only"):
+    with pytest.raises(ConfigError, match="holds one class only"):
         trainer.fit(model, tiny_data.train, sorted_rows)
 
 
@@ -530,6 +532,29 @@ def test_log_lines_tell_step_losses_and_rates(tiny_data):
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines[1][:8]]
     means = [float(line.split("loss ")[1].split()[0]) for line in lines[4][:2]]
     assert means == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4], abs=1e-4)
+
+
+def test_metrics_of_the_training_batches_and_each_loss_are_shown(tiny_data):
+    losses = ["binary_cross_entropy", {"name": "binary_focal", "gamma": 0.0}]
+    metric = {"name": "accuracy", "decay_step": 4}
+    model, trainer = make(
+        tiny_data, epochs=1, metric="auc", losses=losses, metrics=metric, log_every_steps=4
+    )
+    lines = []
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines.append)
+    total, cross_entropy, focal = (
+        float(
+            lines[0].replace("(", " ").split(f"{name} ")[1].split(")")[0].split(",")[0].split()[0]
+        )
+        for name in ("loss", "binary_cross_entropy", "binary_focal")
+    )
+    assert total == pytest.approx(cross_entropy + focal, abs=2e-4)
+    assert focal == pytest.approx(cross_entropy / 2, abs=1e-4)  # gamma 0, alpha 1/2
+    assert "  train accuracy 0." in lines[0]
+    assert 0 < state.history[0]["train_accuracy"] < 1
+    shown = float(lines[-1].split("loss ")[1].split()[0])
+    assert state.history[0]["train_loss"] == pytest.approx(shown, abs=1e-4)
+    assert shown > 1.2 * cross_entropy  # the sum, not one of them
 
 
 def test_the_model_is_validated_and_kept_with_its_average_and_trained_without(tiny_data):
