@@ -26,7 +26,7 @@ from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, Tabula
 from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label, group_ids, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
+from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.metrics import check_metrics
@@ -360,18 +360,18 @@ def evaluate_checkpoint(
 def check_settings(config: ExperimentConfig) -> None:
     """Refuse settings that contradict each other whatever the data is, before it is read.
 
-    Model and optimizers are built for one small field, so that what they refuse is written once.
+    Model and optimizers are built for the fields with 2 values each, so that what they refuse is
+    written once.
 
     Raises:
         ConfigError: Names the key.
     """
     check_losses(config)
     check_metrics(config)
-    size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
-    field = FieldSchema("field", FeatureType.SPARSE, **size)
-    schema = DatasetSchema(fields={field.name: field}, label_field="label")
-    model = build_model(schema, config)
-    assigned = assign_optimizers(model, config.training, stand_in=True)
+    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
+    tables = [f.name for f in schema.fields.values() if f.feature_type is not FeatureType.DENSE]
+    schema = schema.with_fields({name: {"vocabulary_size": 2} for name in tables})
+    assigned = assign_optimizers(build_model(schema, config), config.training)
     build_schedules(assigned, config.training, maximize=True)
 
 

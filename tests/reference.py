@@ -216,15 +216,19 @@ def row_ids(field, sparse_ids, sequences):
     else:
         padded, length = sequences[field.name]
         ids = padded[:length]
-    return [i for i in ids if field.padding_idx is None or i != field.padding_idx]
+    return [i for i in ids if i != (-1 if field.padding_idx is None else field.padding_idx)]
 
 
 def examples(schema, inputs):
-    """One (sparse ids, dense values, sequences) per row of `inputs`, each a dict by field name."""
+    """One (sparse ids, dense values, sequences) per row of `inputs`, each a dict by field name.
+
+    The values of a dense field are an array of its `value_dim` numbers.
+    """
+    columns = dense_columns(schema)
     for b in range(len(inputs.sparse)):
         yield (
             {f.name: int(inputs.sparse[b, k]) for k, f in enumerate(schema.sparse_fields)},
-            {f.name: float(inputs.dense[b, k]) for k, f in enumerate(schema.dense_fields)},
+            {name: inputs.dense[b, place].double().numpy() for name, place in columns.items()},
             {
                 f.name: (inputs.sequence_ids[k][b].tolist(), int(inputs.sequence_lengths[k][b]))
                 for k, f in enumerate(schema.sequence_fields)
@@ -232,24 +236,34 @@ def examples(schema, inputs):
         )
 
 
+def dense_columns(schema):
+    """Which columns of `inputs.dense` each dense field has, as lists."""
+    columns, start = {}, 0
+    for field in schema.dense_fields:
+        columns[field.name] = list(range(start, start + field.value_dim))
+        start += field.value_dim
+    return columns
+
+
 def feature_views(schema, inputs, weights, fm_embedding_dim):
     """first_order (B,), field_embeddings (B, F, D) and flat_embeddings (B, total), row by row.
 
     `weights` has float64 arrays: `<table>` (rows, dim), `<table>_wide` (rows, 1), where fields
     with one `embedding_name` read the table of that name,
-    `vector of <field>` (dim,), `projection of <field>` (D, dim), `dense_first_order` (F_dense,).
+    `vectors of <field>` (value_dim, dim), `projection of <field>` (D, dim), `dense_first_order`
+    (columns of dense,).
     """
     first_order, field_embeddings, flat_embeddings = [], [], []
     for sparse_ids, values, sequences in examples(schema, inputs):
         linear, aligned, own, raw = 0.0, [], [], []
         for field in schema.fields.values():
             if field.feature_type == "dense":
-                place = [f.name for f in schema.dense_fields].index(field.name)
-                linear += weights["dense_first_order"][place] * values[field.name]
+                places = dense_columns(schema)[field.name]
+                linear += weights["dense_first_order"][places] @ values[field.name]
                 if field.dense_embedding == "none":
-                    raw.append(values[field.name])
+                    raw.extend(values[field.name])
                     continue
-                vector = values[field.name] * weights[f"vector of {field.name}"]
+                vector = values[field.name] @ weights[f"vectors of {field.name}"]
             else:
                 ids = row_ids(field, sparse_ids, sequences)
                 combiner = "sum" if field.feature_type == "sparse" else field.combiner
@@ -265,6 +279,32 @@ def feature_views(schema, inputs, weights, fm_embedding_dim):
         field_embeddings.append(aligned)
         flat_embeddings.append([*own, *raw])
     return np.array(first_order), np.array(field_embeddings), np.array(flat_embeddings)
+
+
+def group_views(schema, inputs, weights, groups, fm_embedding_dim):
+    """Per row of `inputs` a dict by group of lists of vectors, one per field of the group.
+
+    `weights` as in `feature_views`, with `<table>_wide` (rows, w).
+    """
+    views = []
+    for sparse_ids, values, sequences in examples(schema, inputs):
+        view = {group: [] for group in groups}
+        for group, names in groups.items():
+            for field in (schema.fields[name] for name in names):
+                if field.feature_type == "dense":
+                    vector = values[field.name]
+                    if field.dense_embedding == "linear":
+                        vector = vector @ weights[f"vectors of {field.name}"]
+                else:
+                    name = field.embedding_name + ("_wide" if group == "wide" else "")
+                    rows = [weights[name][i] for i in row_ids(field, sparse_ids, sequences)]
+                    combiner = "sum" if field.feature_type == "sparse" else field.combiner
+                    vector = pooled(rows, combiner, weights[name].shape[1])
+                if group == "fm" and len(vector) != fm_embedding_dim:
+                    vector = weights[f"projection of {field.name}"] @ vector
+                view[group].append(vector)
+        views.append(view)
+    return views
 
 
 def l2_of_batch(schema, inputs, weights, rate):

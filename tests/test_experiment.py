@@ -84,7 +84,7 @@ def base(tiny_config, monkeypatch, tmp_path):
             {
                 "part_optimizers": [
                     {
-                        "pattern": "no name of a stand-in model",
+                        "pattern": "dnn.*",
                         "optimizer": "sgd",
                         "scheduler": {"name": "exponential", "decay_size": 0},
                     }
@@ -95,6 +95,10 @@ def base(tiny_config, monkeypatch, tmp_path):
         (
             {"optimizer": {"name": "sgd", "nesterov": True}},
             r"training\.optimizer: sgd: Nesterov momentum requires a momentum",
+        ),
+        (
+            {"part_optimizers": [{"pattern": "dnn.wieght", "optimizer": "sgd"}]},
+            r"training\.part_optimizers: 'dnn.wieght' matches no whole name",
         ),
         ({"sparse_update": "backward"}, r"training\.sparse_update: backward needs"),
     ],

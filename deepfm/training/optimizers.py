@@ -29,6 +29,10 @@ _ALIASES = (
     (re.compile(r"final\.0\.layers\.(\d+)\."), r"final_mlp.mlp.\1.perceptron."),
     (re.compile(r"(dnn|final)\.1\."), r"output_mlp."),
     (re.compile(r"cin\.layers\.(\d+)\."), r"cin.cin_layers.\1."),
+    (
+        re.compile(r"embedding\.dropouts\.(\w+)\.weight"),
+        r"group_variational_dropouts.\1.feature_p",
+    ),
 )
 
 
@@ -45,9 +49,11 @@ class SparseOptimizer(torch.optim.Optimizer):
             taken as it is.
     """
 
-    def __init__(self, tables: PackedTables, **options: Any) -> None:
+    def __init__(
+        self, tables: PackedTables, *, max_gradient: float | None = None, **options: Any
+    ) -> None:
         trained = [weight for weight in tables.parameters() if weight.requires_grad]
-        super().__init__(trained, options)
+        super().__init__(trained, options | {"max_gradient": max_gradient})
         self.tables = tables
         for weight in trained:
             self.state[weight] = {"step": torch.zeros(())} | self._initial_state(weight)
@@ -198,19 +204,13 @@ class Assigned(NamedTuple):
     scheduler: dict[str, Any]
 
 
-def assign_optimizers(
-    model: BaseCTRModel, config: TrainingConfig, *, stand_in: bool = False
-) -> list[Assigned]:
+def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assigned]:
     """Which optimizer updates which parameters; those that are not trained have none.
 
     `config.sparse_optimizer` takes the embedding tables, first-order weights included; if it is
     one of `SPARSE_OPTIMIZERS`, it is a `SparseOptimizer`. Of `config.part_optimizers`, the first
     whose pattern matches the whole name of any other parameter takes that. `config.optimizer`
     has the rest, the tables too where there is no sparse one.
-
-    Args:
-        stand_in: The model is not the one to be trained; a pattern may match nothing in it, and
-            an optimizer is built all the same.
 
     Raises:
         ConfigError: The tables' storage cannot do what the settings ask for, a pattern matches
@@ -221,7 +221,7 @@ def assign_optimizers(
     tables = [parameter for parameter in trained.values() if id(parameter) in of_tables]
     names = {id(weight): name for name, weight in model.state_dict(keep_vars=True).items()}
     dense = {names[id(p)]: p for p in trained.values() if id(p) not in of_tables}
-    parts = _parts(dense, config.part_optimizers, stand_in=stand_in)
+    parts = _parts(dense, config.part_optimizers)
     shared = dense if config.sparse_optimizer is not None else trained
     rest = [parameter for parameter in shared.values() if id(parameter) not in parts]
     common = ("training.scheduler", config.scheduler)
@@ -247,8 +247,6 @@ def assign_optimizers(
         )
     for number, part in enumerate(config.part_optimizers):
         own = [p for p in dense.values() if parts.get(id(p)) == number]
-        if stand_in and not own:
-            own = [nn.Parameter(torch.zeros(()))]
         if own:
             key = "training.part_optimizers"
             optimizer = _build(f"{key}.optimizer", own, part.optimizer, config.lr)
@@ -262,9 +260,7 @@ def build_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[torch.
     return [assigned.optimizer for assigned in assign_optimizers(model, config)]
 
 
-def _parts(
-    dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...], *, stand_in: bool
-) -> dict[int, int]:
+def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to."""
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
@@ -274,7 +270,7 @@ def _parts(
             for name, parameter in dense.items()
             if any(pattern.fullmatch(known) for known in (name, *aliases(name)))
         ]
-        if not matches and not stand_in:
+        if not matches:
             raise ConfigError(
                 f"training.part_optimizers: {part.pattern!r} matches no whole name of a dense "
                 f"parameter; {_near(part.pattern, list(dense))}"

@@ -46,7 +46,7 @@ def embedding_weights(embedding) -> dict[str, np.ndarray]:
         if kind == "tables":
             weights[name] = array(tensor)
         elif kind == "dense_vectors":
-            weights[f"vector of {name}"] = array(tensor)[0]
+            weights[f"vectors of {name}"] = array(tensor)
         elif kind == "projections":
             weights[f"projection of {name}"] = array(tensor)
         else:

@@ -226,21 +226,28 @@ def test_parts_have_optimizers_of_their_own_and_the_first_match_wins(schema):
     assert sum(len(a.optimizer.param_groups[0]["params"]) for a in found) == len(everything)
 
 
+@pytest.mark.parametrize("final", [None, {"hidden_units": [3], "use_batch_norm": False}])
 @pytest.mark.parametrize(
     ("pattern", "count"),
     [
         (r"model\.deep_mlp\..*", 3),  # linear without bias, and the norm's two
+        (r"model\.final_mlp\.mlp\.0\.perceptron\.0\.(weight|bias)", 2),
+        (r"group_variational_dropouts\..*\.feature_p", 3),
         (r"deep_mlp\.mlp\.0\.perceptron\.0\.weight", 1),
         (r"model\.deep_mlp\.mlp\.\d+\.perceptron\.1\.(weight|bias)", 2),
         (r"(model\.)?output_mlp\..*", 1),
         (r"model\.cin\.cin_layers\.\d\.weight", 2),
     ],
 )
-def test_names_of_the_format_match_too(schema, pattern, count):
+def test_names_of_the_format_match_too(schema, pattern, count, final):
+    if "final" in pattern and final is None:
+        return
     config = config_from_dict(
         {
             "model_name": "xdeepfm",
             "dnn": {"hidden_units": [8]},
+            "final": final,
+            "feature": {"variational_dropout": 0.1},
             "training": {"part_optimizers": [part(pattern)]},
         }
     )

@@ -188,6 +188,21 @@ def test_a_sparse_optimizer_takes_the_tables_and_only_them(tiny_data, optimizer)
         assert torch.equal(weight, before[name]) == name.startswith("embedding.tables."), name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lazy_adam", "adagrad", "sgd"])
+def test_tables_that_are_not_trained_stay_as_they_are(tiny_data, optimizer):
+    """Whatever reaches for them: the gradient, L2, weight decay; the others move."""
+    schema = tiny_data.encoders.schema.with_fields({"age": {"trainable": False}})
+    extra = {"optimizer": "adamw"} if optimizer == "adamw" else {"sparse_optimizer": optimizer}
+    model, trainer = make(tiny_data, epochs=1, ema_decay=0.5, **extra)
+    model = build_model(schema, model.config)
+    before = copy.deepcopy(model.state_dict())
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    for table in model.embedding.tables.places:
+        name = f"embedding.tables.{table}.weight"
+        frozen = table in ("age", "age_wide")
+        assert torch.equal(model.state_dict()[name], before[name]) == frozen, table
+
+
 def test_two_runs_are_equal_bit_by_bit_and_another_seed_is_not(tiny_data):
     results = []
     for seed in (5, 5, 6):
