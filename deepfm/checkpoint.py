@@ -33,7 +33,10 @@ from deepfm.utils.io import (
 )
 
 FORMAT_VERSION = 1
-RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
+RESUMABLE_CHANGES = (
+    "training.epochs", "training.max_steps", "training.log_every_steps",
+    "training.checkpoint_every_steps", "output_dir", "device",
+)  # fmt: skip
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",

@@ -6,6 +6,7 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -365,11 +366,28 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PartOptimizerConfig:
-    """An optimizer of its own for the dense parameters whose whole name a regex matches."""
+    """An optimizer of its own for the dense parameters whose whole name a regex matches.
+
+    `scheduler: null`: the one of all others.
+    """
 
     pattern: str
     optimizer: str | dict[str, Any]
     scheduler: str | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        key = "training.part_optimizers"
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{key}.pattern: {self.pattern!r} is no regular expression: {error}"
+            ) from None
+        options = named_options(self.optimizer, OPTIMIZERS, f"{key}.optimizer", "optimizer")
+        object.__setattr__(self, "optimizer", options)
+        if self.scheduler is not None:
+            options = named_options(self.scheduler, SCHEDULERS, f"{key}.scheduler", "scheduler")
+            object.__setattr__(self, "scheduler", options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,9 @@ from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
 from deepfm.models.outputs import prediction_columns
 from deepfm.training.losses import check_losses
-from deepfm.training.optimizers import build_optimizers
+from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
+from deepfm.training.schedules import build_schedules
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -258,12 +259,7 @@ def train(
             bundle(state.model, dict(vars(state))).save(run.last)
             run.write_history(state.history)
 
-        trainer = Trainer(
-            config.training,
-            seed=config.seed,
-            device=device,
-            eval_batch_size=config.evaluation.batch_size,
-        )
+        trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
         with catch_signals() as received:
             state = trainer.fit(
                 model,
@@ -274,9 +270,7 @@ def train(
                 should_stop=received,
                 log=LOGGER.info,
             )
-        LOGGER.info(
-            f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
-        )
+        LOGGER.info(_kept(config, state))
         metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
@@ -295,6 +289,17 @@ def train(
         return metrics
 
 
+def _kept(config: ExperimentConfig, state: TrainingState) -> str:
+    """Which weights a run ends with, and that what follows is not cut short."""
+    best = f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
+    if config.training.evaluate_every_steps is not None:
+        best += f" after {state.best_step:,} steps"
+    if config.training.keep == "last":
+        best += f"; kept are the last weights, of epoch {state.epoch}"
+    limited = config.evaluation.max_batches is not None
+    return f"{best}; final evaluation of all rows" if limited else best
+
+
 def profile_training(config: ExperimentConfig) -> Profile:
     """Where the time of a training step goes; a trace, and nothing else, in `config.output_dir`.
 
@@ -307,7 +312,7 @@ def profile_training(config: ExperimentConfig) -> Profile:
     check_settings(config)
     data = load_data(config)
     model = build_model(data.encoders.schema, config)
-    trainer = Trainer(config.training, seed=config.seed, device=device)
+    trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
     run.make()
     measured = profile(trainer, model, data.train, data.valid, trace=run.trace)
     for line in measured.lines():
@@ -366,7 +371,8 @@ def check_settings(config: ExperimentConfig) -> None:
     schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
     tables = [f.name for f in schema.fields.values() if f.feature_type is not FeatureType.DENSE]
     schema = schema.with_fields({name: {"vocabulary_size": 2} for name in tables})
-    build_optimizers(build_model(schema, config), config.training)
+    assigned = assign_optimizers(build_model(schema, config), config.training)
+    build_schedules(assigned, config.training, maximize=True)
 
 
 def resolve_device(name: str) -> torch.device:
