@@ -239,6 +239,9 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
+        if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
+            LOGGER.info("feature.groups has no group wide: there is no first-order term")
+
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
                 config, data.encoders, data.users, data.items, data.history, weights, training
@@ -269,6 +272,8 @@ def train(
         LOGGER.info(
             f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
         )
+        for group, dropout in model.embedding.dropouts.items():
+            run.write_dropout_ratios(group, dropout.ratios())
         metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:

@@ -138,6 +138,7 @@ class PackedTables(nn.Module):
         capabilities: Of compact mode.
         layouts: The physical tables, by the names of their parameters.
         places: Where each logical table lies, by its name.
+        embedded: Names of those that hold embeddings.
 
     Raises:
         ValueError: Two fields disagree about the table that they share.
@@ -218,6 +219,7 @@ class PackedTables(nn.Module):
                     self._starts[parameter, field.name] = offsets[self._table[field.name]]
         names = [*self._specs, *map(wide_name, self._specs)]
         self.places: Mapping[str, Place] = {name: places[name] for name in names if name in places}
+        self.embedded = tuple(name for name in self._specs if name in places)
 
     def reset_parameters(self) -> None:
         """Initialize each logical table by its own shape; the padding row is zero."""
