@@ -5,6 +5,8 @@ renamed, so a file under its final name is always whole; it is read with `weight
 reading one never runs code.
 """
 
+import csv
+import io
 import json
 import pickle
 import zipfile
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 import torch
 import yaml
@@ -327,14 +328,11 @@ class RunDirectory:
 
     def write_dropout_ratios(self, group: str, ratios: Mapping[str, float]) -> None:
         """A CSV of drop probabilities by field, the most useful field first."""
-        table = pa.table(
-            {
-                "feature_name": pa.array(ratios.keys(), pa.string()),
-                "mean_drop_p": pa.array(ratios.values(), pa.float64()),
-            }
-        )
-        with atomic_writer(self.dropout_ratios[group]) as file:
-            pyarrow.csv.write_csv(table.sort_by("mean_drop_p"), file)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("feature_name", "mean_drop_p"))
+        writer.writerows(sorted(ratios.items(), key=lambda item: item[1]))
+        atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())
 
     def write_table(self, path: Path, table: pa.Table) -> None:
         with atomic_writer(path) as file:
