@@ -248,6 +248,9 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
+        if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
+            LOGGER.info("feature.groups has no group wide: there is no first-order term")
+
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
                 config, data.encoders, data.users, data.items, data.history, weights, training
@@ -271,6 +274,8 @@ def train(
                 log=LOGGER.info,
             )
         LOGGER.info(_kept(config, state))
+        for group, dropout in model.embedding.dropouts.items():
+            run.write_dropout_ratios(group, dropout.ratios())
         metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
