@@ -8,11 +8,13 @@ reading one never runs code.
 import json
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import torch
 import yaml
@@ -37,11 +39,14 @@ RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
-    "feature.init", "feature.embedding_dims", "feature.embedding_l2_reg",
+    "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
-# What its fields may change: the size of a vocabulary and which values enter it.
-_FREE_IN_A_FIELD = ("vocabulary_size", "min_count", "bad_values", "column", "group")
+# What its fields may change: the size of a vocabulary and which values enter it, and what
+# becomes of its table.
+_FREE_IN_A_FIELD = (
+    "vocabulary_size", "min_count", "bad_values", "column", "group", "init", "trainable",
+)  # fmt: skip
 
 
 @dataclass
@@ -249,8 +254,15 @@ class RunDirectory:
         return self.path / "trace.json"
 
     @property
+    def dropout_ratios(self) -> dict[str, Path]:
+        """What variational dropout learned, by feature group."""
+        groups = ("wide", "fm", "deep")
+        return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in groups}
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(value for key, value in vars(self).items() if key != "path")
+        named = (value for key, value in vars(self).items() if key != "path")
+        return (*named, *self.dropout_ratios.values())
 
     def check(
         self, config: ExperimentConfig, *, resume: bool, overwrite: bool
@@ -312,6 +324,17 @@ class RunDirectory:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in history)
         atomic_write_bytes(self.history, lines.encode())
+
+    def write_dropout_ratios(self, group: str, ratios: Mapping[str, float]) -> None:
+        """A CSV of drop probabilities by field, the most useful field first."""
+        table = pa.table(
+            {
+                "feature_name": pa.array(ratios.keys(), pa.string()),
+                "mean_drop_p": pa.array(ratios.values(), pa.float64()),
+            }
+        )
+        with atomic_writer(self.dropout_ratios[group]) as file:
+            pyarrow.csv.write_csv(table.sort_by("mean_drop_p"), file)
 
     def write_table(self, path: Path, table: pa.Table) -> None:
         with atomic_writer(path) as file:

@@ -349,6 +349,8 @@ class CINConfig:
     layer_sizes: tuple[int, ...] = limited((128, 128), at_least=1)
     split_half: bool = True
     group: Literal["fm", "wide"] = "fm"
+    bias: bool = False
+    init: Literal["xavier_uniform", "torch"] = "xavier_uniform"
 
 
 @dataclass(frozen=True, kw_only=True)

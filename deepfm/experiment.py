@@ -26,7 +26,7 @@ from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, Tabula
 from deepfm.data.encoders import Encoders
 from deepfm.data.labels import binary_label, group_ids, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
+from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.metrics import check_metrics
@@ -247,6 +247,9 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
+        if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
+            LOGGER.info("feature.groups has no group wide: there is no first-order term")
+
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
                 config, data.encoders, data.users, data.items, data.history, weights, training
@@ -277,6 +280,8 @@ def train(
         LOGGER.info(
             f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
         )
+        for group, dropout in model.embedding.dropouts.items():
+            run.write_dropout_ratios(group, dropout.ratios())
         metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
@@ -355,16 +360,17 @@ def evaluate_checkpoint(
 def check_settings(config: ExperimentConfig) -> None:
     """Refuse settings that contradict each other whatever the data is, before it is read.
 
-    Model and optimizers are built for one small field, so that what they refuse is written once.
+    Model and optimizers are built for the fields with 2 values each, so that what they refuse is
+    written once.
 
     Raises:
         ConfigError: Names the key.
     """
     check_losses(config)
     check_metrics(config)
-    size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
-    field = FieldSchema("field", FeatureType.SPARSE, **size)
-    schema = DatasetSchema(fields={field.name: field}, label_field="label")
+    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
+    tables = [f.name for f in schema.fields.values() if f.feature_type is not FeatureType.DENSE]
+    schema = schema.with_fields({name: {"vocabulary_size": 2} for name in tables})
     build_optimizers(build_model(schema, config), config.training)
 
 

@@ -34,9 +34,10 @@ class SparseOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, tables: PackedTables, **options: Any) -> None:
-        super().__init__(tables.parameters(), options)
+        trained = [weight for weight in tables.parameters() if weight.requires_grad]
+        super().__init__(trained, options)
         self.tables = tables
-        for weight in tables.parameters():
+        for weight in trained:
             self.state[weight] = {"step": torch.zeros(())} | self._initial_state(weight)
 
     def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
@@ -63,7 +64,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         for weight in group["params"]:
             self.state[weight]["step"] += 1
         for weight, rows, values in self.tables.touched():
-            state = _RowState(self.state[weight], rows)
+            state = _RowState(self.state[weight], rows, self.tables.blocks(weight))
             updated = values.detach()
             self._update(updated, values.grad, state, group)
             weight.index_copy_(0, rows, updated)
@@ -71,10 +72,11 @@ class SparseOptimizer(torch.optim.Optimizer):
 
 
 class _RowState(dict[str, Tensor]):
-    """Copies of some rows of a state."""
+    """Copies of some rows of a state; `blocks` are the widths of the logical tables in a row."""
 
-    def __init__(self, whole: dict[str, Tensor], rows: Tensor) -> None:
+    def __init__(self, whole: dict[str, Tensor], rows: Tensor, blocks: list[int]) -> None:
         self.step = int(whole["step"])
+        self.blocks = blocks
         self._whole = {name: tensor for name, tensor in whole.items() if name != "step"}
         self._rows = rows
         super().__init__({k: tensor.index_select(0, rows) for k, tensor in self._whole.items()})
@@ -142,7 +144,7 @@ class RowwiseAdagrad(SparseOptimizer):
 
     def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
         square, start = gradient.square(), 0
-        for k, width in enumerate(self.tables.blocks(values)):
+        for k, width in enumerate(state.blocks):
             columns = slice(start, start + width)
             total = state["sum"][:, k : k + 1].add_(square[:, columns].mean(1, keepdim=True))
             denominator = total.sqrt().add_(group["eps"])
@@ -291,6 +293,8 @@ def _logical(parameters: list[nn.Parameter], model: BaseCTRModel) -> dict[str, t
             logical[name] = (parameter, ..., ..., 0)
             continue
         for table, place in tables.places.items():
+            if id(packed[place.parameter]) not in wanted:
+                continue
             block = tables.blocks(packed[place.parameter])
             logical[f"embedding.tables.{table}.weight"] = (
                 packed[place.parameter],

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepfm.models.base import field_specs
+from deepfm.models.features import field_specs
 from deepfm.models.layers.embedding import (
     DenseSpec,
     FeatureEmbedding,
@@ -51,7 +51,7 @@ def test_views_equal_loops(schema):
 def test_dims(schema):
     layer = build(schema)
     assert layer.num_fields == 10
-    assert layer.dense_tail_dim == 2
+    assert layer.rest_dim == 2
     assert layer.total_dim == schema.total_embedding_dim + 2
     assert layer.fm_embedding_dim == 4
 

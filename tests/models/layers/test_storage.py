@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from deepfm.models.base import field_specs
+from deepfm.models.features import field_specs
 from deepfm.models.layers.embedding import FeatureEmbedding
 from deepfm.models.layers.storage import (
     PackedTables,
