@@ -491,10 +491,11 @@ def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
 
 def _torch_initializer(name: str, arguments: dict) -> Callable[[Tensor], Tensor]:
     """A function of `torch.nn.init` with arguments; they are tried where nothing is drawn."""
-    check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
     function = getattr(nn.init, name.rpartition(".")[2])
     try:
+        check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
         function(torch.empty(1, 1, device="meta"), **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"initializer: {name}: {error}") from None
+        reason = str(error).removeprefix(name).lstrip(": ")
+        raise ValueError(f"initializer: {name}: {reason}") from None
     return lambda weight: function(weight, **arguments)

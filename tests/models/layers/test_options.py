@@ -29,7 +29,7 @@ def test_calls_are_read(text, name, arguments):
     ],
 )  # fmt: skip
 def test_other_forms_are_refused(text):
-    with pytest.raises(ValueError, match="^expected "):
+    with pytest.raises(ValueError, match=r"^expected "):
         parse_call(text)
 
 
