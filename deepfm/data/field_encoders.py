@@ -217,7 +217,11 @@ class HashBuckets:
 
 
 class NumBuckets:
-    """Whole numbers that are ids already, 0 … n - 1; -1 is no value."""
+    """Whole numbers that are ids already, 0 … n - 1; -1 is no value.
+
+    NOTE[DIFF]: TorchEasyRec looks a number without a row up in row 0, with a warning. Here that is
+    one of three policies, and natively an error (`FieldSchema.out_of_range`).
+    """
 
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
