@@ -30,6 +30,7 @@ from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model
+from deepfm.models.layers.storage import wide_name
 from deepfm.training.optimizers import build_optimizers
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.trainer import Trainer, TrainingState
@@ -37,6 +38,7 @@ from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.seeding import generator
 
+_TABLES = "embedding.tables."
 EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
@@ -189,6 +191,34 @@ def prepare_data(config: ExperimentConfig) -> Path:
         )
     schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
     return store.prepare(data, schema)
+
+
+def describe_size(config: ExperimentConfig) -> list[str]:
+    """Lines on how many parameters a model has, counted without allocating or reading anything.
+
+    Raises:
+        ConfigError: Settings contradict each other, or rows of a table depend on the data.
+    """
+    data = config.data
+    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    for field in schema.fields.values():
+        if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
+            raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
+    with torch.device("meta"):
+        model = build_model(schema, config)
+    tables, wide, dense = 0, 0, 0
+    for name, weight in model.state_dict().items():
+        if not name.startswith(_TABLES):
+            dense += weight.numel()
+        elif name.endswith(wide_name("") + ".weight"):
+            wide += weight.numel()
+        else:
+            tables += weight.numel()
+    size = 4 * (tables + wide + dense) / 2**30
+    return [
+        f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
+        f"weights: {size:,.2f} GiB; Adagrad keeps as much again, Adam twice as much",
+    ]
 
 
 def train(

@@ -31,8 +31,10 @@ MAY_IMPORT = {
     "comparison": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
     },
+    "easyrec": {"errors", "config", "easyrec"},
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
+        "easyrec",
     },
     "__main__": {"cli"},
 }  # fmt: skip
