@@ -135,12 +135,14 @@ def _apply(pipeline: Pipeline, path: str, value: str, where: str) -> None:
         field = _field(target, name, where)
         if many and field.message_type is not None and _holds_another(target.message, field):
             skipped += 1
-        elif selector is not None:
-            _set_element(target, field, selector, value, where)
+            continue
+        if selector is not None:
+            changed = _set_elements(target, field, selector, value, where)
         else:
-            _set(target, field, value, where)
-            _forget_places(pipeline, f"{target.prefix}{name}")
-        pipeline.places[f"{target.prefix}{name}"] = "--override"
+            changed = _set(target, field, value, where)
+        for place in changed:
+            _forget_places(pipeline, place)
+            pipeline.places[place] = "--override"
     if skipped:
         if skipped == len(targets) or not targets:
             raise ConfigError(f"{where}: none of the {skipped} selected elements has this field")
@@ -247,41 +249,46 @@ def _holds(target: _Target, condition: re.Match[str], where: str) -> bool:
     return is_set and _OPERATORS[condition["operator"]](found, value)
 
 
-def _set_element(
+def _set_elements(
     target: _Target, field: FieldDescriptor, selector: str, value: str, where: str
-) -> None:
-    """Replace selected elements of a list of values or messages."""
+) -> list[str]:
+    """Replace selected elements of a list of values or messages; returns their paths."""
     name = f"{target.prefix}{field.name}"
     if not field.is_repeated or is_map(field):
         raise ConfigError(f"{where}: {name} is no list, found [{selector}]")
     elements = getattr(target.message, field.name)
-    for k in _indices(target, field, selector, where):
+    chosen = _indices(target, field, selector, where)
+    for k in chosen:
         if field.message_type is None:
             elements[k] = _scalar(field, value, name, where)
         else:
             elements[k].Clear()
-            _parse(elements[k], value, name, where)
+            _parse(elements[k], value, f"{name}[{k}].", where)
+    return [f"{name}[{k}]" for k in chosen]
 
 
-def _set(target: _Target, field: FieldDescriptor, value: str, where: str) -> None:
+def _set(target: _Target, field: FieldDescriptor, value: str, where: str) -> list[str]:
+    """Replace a field; returns its path."""
     name = f"{target.prefix}{field.name}"
     if field.message_type is None and not field.is_repeated:
         setattr(target.message, field.name, _scalar(field, value, name, where))
-        return
-    target.message.ClearField(field.name)
+        return [name]
+    group = field.containing_oneof
+    target.message.ClearField(group.name if group else field.name)
     text = value.strip()
     if field.message_type is not None and not text.startswith(("{", "<", "[")):
         text = f"{{ {text} }}"
-    if text != "[]" or field.message_type is not None:
-        _parse(target.message, f"{field.name}: {text}", name, where)
+    if text != "[]":
+        _parse(target.message, f"{field.name}: {text}", target.prefix, where)
+    return [name]
 
 
-def _parse(message: Any, text: str, name: str, where: str) -> None:
+def _parse(message: Any, text: str, prefix: str, where: str) -> None:
     try:
-        parse(message, text)
+        parse(message, text, prefix)
     except ConfigError as error:
         problem = re.sub(r"^\d+: ", "", str(error))
-        raise ConfigError(f"{where}: {name}: {problem}") from None
+        raise ConfigError(f"{where}: {problem}") from None
 
 
 def _scalar(field: FieldDescriptor, text: str, name: str, where: str) -> Any:

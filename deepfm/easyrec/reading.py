@@ -73,33 +73,32 @@ def read(path: str | Path) -> Pipeline:
     return _from_text(text, str(path))
 
 
-def parse(message: Any, text: str) -> None:
-    """Read protobuf text into a message, on top of what it holds.
+def parse(message: Any, text: str, prefix: str = "") -> dict[str, int]:
+    """Read protobuf text into a message, on top of what it holds; returns the line of each path.
+
+    Args:
+        prefix: The message's own path, ending in a dot.
 
     Raises:
-        ConfigError: The text is malformed or has an unknown name; the message begins with a line.
+        ConfigError: The text is malformed or has an unknown name; begins with the line.
     """
-    walk = _Walk(text, message.DESCRIPTOR)
-    _parse_values(message, walk.cleaned, "")
+    walk = _Walk(text, message.DESCRIPTOR, prefix)
+    try:
+        text_format.Parse(walk.cleaned, message)
+    except text_format.ParseError as error:
+        problem = re.sub(r"^\d+:\d+ : ", "", " ".join(str(error).split()))
+        problem = problem.replace("deepfm.easyrec.", "")
+        raise ConfigError(f"{error.GetLine() or 1}: {problem}") from None
+    return walk.lines
 
 
 def _from_text(text: str, file: str) -> Pipeline:
     message = EasyRecConfig()
     try:
-        walk = _Walk(text, message.DESCRIPTOR)
-        _parse_values(message, walk.cleaned, "")
+        lines = parse(message, text)
     except ConfigError as error:
         raise ConfigError(f"{file}:{error}") from None
-    return Pipeline(message, file, {path: f"{file}:{line}" for path, line in walk.lines.items()})
-
-
-def _parse_values(message: Any, text: str, prefix: str) -> None:
-    try:
-        text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        problem = re.sub(r"^\d+:\d+ : ", "", " ".join(str(error).split()))
-        problem = re.sub(r"deepfm\.easyrec\.", "", problem)
-        raise ConfigError(f"{prefix}{error.GetLine() or 1}: {problem}") from None
+    return Pipeline(message, file, {path: f"{file}:{line}" for path, line in lines.items()})
 
 
 class _Token(NamedTuple):
@@ -118,12 +117,12 @@ class _Walk:
         cleaned: The text with the bodies of `Opaque` messages blanked, on the same lines.
     """
 
-    def __init__(self, text: str, descriptor: Descriptor) -> None:
+    def __init__(self, text: str, descriptor: Descriptor, prefix: str = "") -> None:
         self.lines: dict[str, int] = {}
         self._blank: list[tuple[int, int]] = []
         self._tokens = list(_tokens(text))
         self._next = 0
-        self._fields(descriptor, "", "", 0)
+        self._fields(descriptor, prefix, "", 0)
         pieces, end = [], 0
         for first, last in self._blank:
             pieces += [text[end:first], re.sub(r"[^\n]", " ", text[first:last])]
