@@ -217,7 +217,7 @@ def check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
         for number in numbers if isinstance(value, dict | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ConfigError(f"{source_of(sources, path)}{path}: {number} is not finite")
-            if isinstance(number, bool) and item.type is not bool:  # bool is an int to Python
+            if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
                 expected = f"{_type_name(item.type)}, found {str(number).lower()}"
                 raise ConfigError(f"{source_of(sources, path)}{path}: expected {expected}")
             for name, limit in item.metadata.items():
