@@ -101,7 +101,7 @@ def test_the_real_deepfm_pipeline(caplog):
          "--override train_input_path=<path>; its ending says whether it is CSV or Parquet"),
         ("deepfm_criteo", ["train_input_path=a.parquet"], ":2: eval_input_path: only local files"),
         ("dlrm_criteo", [PATHS],
-         ":379: model_config.dlrm: not supported; supported models: deepfm, wide_and_deep, xdeepfm"),
+         ":379: model_config.dlrm: not supported; supported models: deepfm, wide_and_deep, xdee"),
         ("multi_tower_taobao", [], ":183: model_config.multi_tower: not supported"),
     ],
 )  # fmt: skip
