@@ -31,7 +31,7 @@ from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.metrics import check_metrics
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model
+from deepfm.models import build_model, count_parameters
 from deepfm.models.outputs import prediction_columns
 from deepfm.training.losses import check_losses
 from deepfm.training.optimizers import assign_optimizers
@@ -198,6 +198,25 @@ def prepare_data(config: ExperimentConfig) -> Path:
     check_losses(config)
     schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
     return store.prepare(data, schema, num_class=config.num_class)
+
+
+def describe_size(config: ExperimentConfig) -> list[str]:
+    """Lines on how many parameters a model has, counted without allocating or reading anything.
+
+    Raises:
+        ConfigError: Settings contradict each other, or rows of a table depend on the data.
+    """
+    data = config.data
+    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    for field in schema.fields.values():
+        if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
+            raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
+    dense, tables, wide = count_parameters(schema, config)
+    size = 4 * (dense + tables + wide) / 2**30
+    return [
+        f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
+        f"weights: {size:,.2f} GiB; Adagrad keeps as much again, Adam twice as much",
+    ]
 
 
 def train(
