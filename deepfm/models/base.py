@@ -104,6 +104,11 @@ class BaseCTRModel(nn.Module, ABC):
         """Width of what `_fuse` gets as interactions; 0 for None."""
         return 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
     @abstractmethod
     def _build_components(self) -> None:
         """Make the branches from `self.embedding`'s dims and `self.config`."""
