@@ -458,11 +458,12 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
     """The lines of a table with a column per split."""
     splits = [name for name in metrics if name != "data"]
     flat = {split: flatten(metrics[split]) for split in splits}
-    lines = [f"{'':<20}" + "".join(f"{split:>10}" for split in splits)]
+    width = max(20, 1 + max(map(len, flat[splits[0]])))
+    lines = [" " * width + "".join(f"{split:>10}" for split in splits)]
     for name in flat[splits[0]]:
         values = [flat[split].get(name) for split in splits]
         cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
-        lines.append(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
 
 

@@ -717,11 +717,11 @@ def test_declared_ids_train_predict_and_go_on_in_another_process(declared):
         "import sys\n"
         "from deepfm.prediction import Predictor\n"
         "(scored,) = Predictor(sys.argv[1]).predict_file(sys.argv[2])\n"
-        "print(scored.probability.to_pylist())\n"
+        "print(scored.predictions['probability'].to_pylist())\n"
     )
     command = [sys.executable, "-c", program, str(best), str(declared / "new.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    np.testing.assert_allclose(json.loads(done.stdout), scored.probability, rtol=1e-6)
+    np.testing.assert_allclose(json.loads(done.stdout), predicted, rtol=1e-6)
 
 
 def test_num_buckets_grow_in_a_warm_start(declared):
