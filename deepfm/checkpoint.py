@@ -36,17 +36,21 @@ from deepfm.utils.io import (
 )
 
 FORMAT_VERSION = 1
-RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
+RESUMABLE_CHANGES = (
+    "training.epochs", "training.max_steps", "training.log_every_steps",
+    "training.checkpoint_every_steps", "output_dir", "device",
+)  # fmt: skip
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
-# What its fields may change: the size of a vocabulary and which values enter it, and what
-# becomes of its table.
+# What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
+# its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (
-    "vocabulary_size", "min_count", "bad_values", "column", "group", "init", "trainable",
+    "vocabulary_size", "min_count", "bad_values", "column", "group", "num_buckets", "vocabulary",
+    "out_of_range", "default", "init", "trainable",
 )  # fmt: skip
 
 

@@ -81,6 +81,118 @@ def item_knn_scores(users_of, num_users, neighbours, shrinkage):
     return scores
 
 
+# --- losses and metrics of rows ----------------------------------------------------------------
+
+
+def softmax(logits):
+    exps = [math.exp(x - max(logits)) for x in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def row_losses(spec, logits, label, session=None):
+    """The loss of each row before any mean; logits are numbers, or lists of numbers."""
+    losses = []
+    for i, (z, y) in enumerate(zip(logits, label, strict=True)):
+        name = spec["name"]
+        if name == "l2":
+            losses.append((z - y) ** 2)
+        elif name == "binary_cross_entropy":
+            s = spec["label_smoothing"]
+            p, y = 1 / (1 + math.exp(-z)), y * (1 - s) + s / 2
+            losses.append(-y * math.log(p) - (1 - y) * math.log(1 - p))
+        elif name == "binary_focal":
+            p, a, g = 1 / (1 + math.exp(-z)), spec["alpha"], spec["gamma"]
+            if y:
+                losses.append(-a * (1 - p) ** g * math.log(p))
+            else:
+                losses.append(-(1 - a) * p**g * math.log(1 - p))
+        elif name == "softmax_cross_entropy":
+            s, p = spec["label_smoothing"], softmax(z)
+            target = [(1 - s) * (k == y) + s / len(z) for k in range(len(z))]
+            losses.append(-sum(t * math.log(q) for t, q in zip(target, p, strict=True)))
+        else:
+            y = int(y)
+            competing = [z[y]] + [
+                other[y]
+                for j, other in enumerate(logits)
+                if session[j] == session[i] and label[j] != y
+            ]
+            a = spec["alpha"]
+            calibration, contrast = -math.log(softmax(z)[y]), -math.log(softmax(competing)[0])
+            losses.append(a * calibration + (1 - a) * contrast)
+    return losses
+
+
+def weighted_mean(values, weights):
+    total = sum(weights)
+    return sum(w * v for w, v in zip(weights, values, strict=True)) / total if total else 0.0
+
+
+def binned_auc(label, probability, thresholds):
+    """Trapezoids under the ROC points of evenly spaced thresholds; 0/0 is 0."""
+    points = []
+    for k in range(thresholds):
+        rates = []
+        for wanted in (0, 1):
+            own = [p for p, y in zip(probability, label, strict=True) if y == wanted]
+            reached = sum(p >= k / (thresholds - 1) for p in own)
+            rates.append(reached / len(own) if own else 0.0)
+        points.append(tuple(rates))
+    points.sort()
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+
+
+def grouped(group, *columns):
+    """The columns of each group, as lists, in the order of the groups' ids."""
+    for wanted in sorted(set(group)):
+        rows = [i for i, g in enumerate(group) if g == wanted]
+        yield [[column[i] for i in rows] for column in columns]
+
+
+def grouped_auc(label, score, group):
+    """Mean of `pairwise_auc` over the groups with both classes, and how many those are."""
+    aucs = [pairwise_auc(y, s) for y, s in grouped(group, label, score) if len(set(y)) == 2]
+    return (sum(aucs) / len(aucs) if aucs else None), len(aucs)
+
+
+def concordant(target, predicted):
+    """How many pairs stand in the same order, of how many."""
+    pairs = list(itertools.combinations(zip(target, predicted, strict=True), 2))
+    return sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs), len(pairs)
+
+
+def grouped_xauc(target, predicted, group):
+    """XAUC of all pairs of each group of two rows or more, weighted by its rows."""
+    total = rows = 0
+    for t, p in grouped(group, target, predicted):
+        if len(t) > 1:
+            right, pairs = concordant(t, p)
+            total, rows = total + len(t) * right / pairs, rows + len(t)
+    return total / rows if rows else None
+
+
+def accuracy(label, probability, threshold, top_k):
+    """Share of rows whose class is predicted; `probability` holds numbers, or lists of numbers."""
+    right = 0
+    for y, p in zip(label, probability, strict=True):
+        if isinstance(p, float):
+            right += (p > threshold) == y
+        else:
+            right += y in sorted(range(len(p)), key=lambda k: -p[k])[:top_k]  # a stable sort
+    return right / len(label)
+
+
+def normalized_entropy(label, probability, eta):
+    """Cross-entropy over the entropy of the share of positives."""
+
+    def log(x):
+        return max(math.log(x), -100.0) if x else -100.0
+
+    entropy = -sum(log(p if y else 1 - p) for y, p in zip(label, probability, strict=True))
+    share = min(max(sum(label) / len(label), eta), 1 - eta)
+    return entropy / -sum(math.log(share) if y else math.log1p(-share) for y in label)
+
+
 # --- models: views of a batch, layers, logits --------------------------------------------------
 
 

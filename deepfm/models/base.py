@@ -1,8 +1,8 @@
 """What every model shares: views of the inputs in, logits of each row out.
 
-Decided here: how the branches of a model become logits, where the biases are, and that the sigmoid
-is in `predict` alone. Layers refuse a value with a ValueError that begins with their argument;
-`config_section` turns it into a ConfigError about the key that the user wrote.
+Decided here: how the branches of a model become logits, and where the biases are. Logits become
+probabilities in `outputs` alone. Layers refuse a value with a ValueError that begins with their
+argument; `config_section` turns it into a ConfigError about the key that the user wrote.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +19,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linear
+from deepfm.models.outputs import named_outputs, prediction
 
 
 class PairBranches(NamedTuple):
@@ -105,6 +106,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return next(self.parameters()).device
 
     @abstractmethod
@@ -167,20 +169,21 @@ class BaseCTRModel(nn.Module, ABC):
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
-    def predict(self, inputs: Inputs) -> Tensor:
-        """Probabilities in evaluation mode and without gradients; the mode is restored.
+    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        """A forward pass under the names that `training.losses` give it; see `named_outputs`."""
+        return named_outputs(self(inputs), self.config.training.losses)
 
-        (B,) of class 1 for one class or two, (B, C) for more.
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Probabilities of class 1, (B,), in evaluation mode and without gradients.
+
+        Of three classes or more, the probabilities of all, (B, C); where L2 is the only loss, the
+        numbers themselves, (B,). The mode is restored.
         """
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.no_grad():
-                logits = self(inputs)
-                if logits.dim() == 1:
-                    return torch.sigmoid(logits)
-                probability = torch.softmax(logits, dim=1)
-                return probability[:, 1] if probability.shape[1] == 2 else probability
+                return prediction(self(inputs), self.config.training.losses)
         finally:
             for module, mode in modes:
                 module.training = mode

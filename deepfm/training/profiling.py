@@ -5,6 +5,8 @@ the model run under named ranges of `torch.profiler`, and each node of the backw
 the part whose forward pass made it, which the profiler's sequence numbers tell.
 """
 
+import copy
+import dataclasses
 import functools
 import time
 from collections import defaultdict
@@ -94,6 +96,8 @@ def profile(
     if trainer.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     profiler = torch.profiler.profile(activities=activities)
+    trainer = copy.copy(trainer)
+    trainer.config = dataclasses.replace(trainer.config, max_steps=None, evaluate_every_steps=None)
     batches = _Batches(train, _WARM_UP + steps)
     times = []
     with _ranges(model), ExitStack() as measuring, suppress(Interrupted):
@@ -128,8 +132,8 @@ class _Batches:
         self.given = 0
         self.rows = 0  # of the batches after the warm-up
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int) -> "_Batches":
-        self._epoch = functools.partial(self._train.epoch, batch_size, seed=seed)
+    def epoch(self, batch_size: int, *, epoch: int, **options: Any) -> "_Batches":
+        self._epoch = functools.partial(self._train.epoch, batch_size, **options)
         return self
 
     def __len__(self) -> int:

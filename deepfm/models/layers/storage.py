@@ -172,6 +172,7 @@ class PackedTables(nn.Module):
         self._specs = logical_tables(fields)
         self._table = {field.name: field.table or field.name for field in fields}
         self._batches: list[CompactRows] | None = None  # a list in compact mode
+        self._closed = 0  # entries of it that `close_batch` has given
         self._starts: dict[tuple[str, str], int] = {}  # first rows, by parameter and sequence
         kinds: dict[tuple[int, int, bool], dict[str, list[str]]] = {}  # tables, with their readers
         for name, spec in self._specs.items():
@@ -345,17 +346,30 @@ class PackedTables(nn.Module):
 
         At most one entry per parameter: the gradients of several batches are added up.
         """
-        reached = [batch for batch in self._batches or () if batch.values.grad is not None]
+        return self._merge_from(0)
+
+    def close_batch(self) -> "list[CompactRows]":
+        """Of the rows that `touched` gives, those since the last call, with their gradients alone.
+
+        What is done to these gradients stays done; it is how a batch's penalty is added.
+        """
+        return self._merge_from(self._closed)
+
+    def _merge_from(self, first: int) -> "list[CompactRows]":
+        fresh = (self._batches or [])[first:]
+        reached = [batch for batch in fresh if batch.values.grad is not None]
         merged = []
         for weight in self.parameters():
             batches = [batch for batch in reached if batch.weight is weight]
             merged += [_merged(batches)] if len(batches) > 1 else batches
         if self._batches:
-            self._batches[:] = merged
+            self._batches[first:] = merged
+            self._closed = len(self._batches)
         return merged
 
     def forget_touched(self) -> None:
         """Drop the rows and gradients of all batches so far."""
+        self._closed = 0
         if self._batches:
             self._batches.clear()
 
