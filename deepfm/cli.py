@@ -8,15 +8,17 @@ import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from deepfm import comparison, experiment
-from deepfm.config import DataConfig, load_config
+from deepfm.config import DataConfig, ExperimentConfig, load_config
 from deepfm.data import ADAPTERS
 from deepfm.data.describe import describe, to_lines, to_yaml
 from deepfm.data.files import TableWriter, check_ending
+from deepfm.easyrec import is_pipeline, load_pipeline
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
@@ -65,13 +67,35 @@ def _describe(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"python -m deepfm train --config {output}")
 
 
+def _load(path: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """A config in YAML, or a pipeline of TorchEasyRec."""
+    if is_pipeline(path):
+        return load_pipeline(path, overrides)[0]
+    return load_config(path, overrides)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    output = Path(arguments.output)
+    if not is_pipeline(arguments.config):
+        raise ConfigError(f"{arguments.config}: expected a pipeline, .config or .json")
+    if is_pipeline(output) or output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{output}: expected a file that ends in .yaml")
+    if output.exists() and not arguments.overwrite:
+        raise ConfigError(f"{output} exists already; --overwrite replaces it")
+    config, text = load_pipeline(arguments.config, arguments.override)
+    for line in experiment.describe_size(config):
+        LOGGER.info(line)
+    atomic_write_bytes(output, text.encode())
+    LOGGER.info(f"the same experiment is in {output}; python -m deepfm train --config {output}")
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
-    path = experiment.prepare_data(load_config(arguments.config, arguments.override))
+    path = experiment.prepare_data(_load(arguments.config, arguments.override))
     LOGGER.info(f"the data is in {path}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    config = load_config(arguments.config, arguments.override)
+    config = _load(arguments.config, arguments.override)
     if arguments.profile:
         experiment.profile_training(config)
         return
@@ -84,7 +108,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    config = load_config(arguments.config) if arguments.config else None
+    config = _load(arguments.config) if arguments.config else None
     metrics = experiment.evaluate_checkpoint(
         arguments.checkpoint, config=config, split=arguments.split
     )
@@ -184,12 +208,18 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 
+    added = command("convert", _convert, "write a pipeline of TorchEasyRec as a YAML config")
+    added.add_argument("--config", required=True, help="a pipeline, .config or .json")
+    added.add_argument("--output", required=True, help="where to write the YAML")
+    added.add_argument("--overwrite", action="store_true", help="replace that file")
+    add_override(added)
+
     added = command("prepare", _prepare, "encode a declared table once, for any number of runs")
-    added.add_argument("--config", required=True, help="a YAML file, see configs/")
+    added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
     add_override(added)
 
     added = command("train", _train, "train a model and evaluate it")
-    added.add_argument("--config", required=True, help="a YAML file, see configs/")
+    added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
     add_override(added)
     existing = added.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue a stopped run")

@@ -31,7 +31,7 @@ from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.metrics import check_metrics
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model
+from deepfm.models import build_model, count_parameters
 from deepfm.models.outputs import prediction_columns
 from deepfm.training.losses import check_losses
 from deepfm.training.optimizers import assign_optimizers
@@ -200,6 +200,25 @@ def prepare_data(config: ExperimentConfig) -> Path:
     return store.prepare(data, schema, num_class=config.num_class)
 
 
+def describe_size(config: ExperimentConfig) -> list[str]:
+    """Lines on how many parameters a model has, counted without allocating or reading anything.
+
+    Raises:
+        ConfigError: Settings contradict each other, or rows of a table depend on the data.
+    """
+    data = config.data
+    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    for field in schema.fields.values():
+        if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
+            raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
+    dense, tables, wide = count_parameters(schema, config)
+    size = 4 * (dense + tables + wide) / 2**30
+    return [
+        f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
+        f"weights: {size:,.2f} GiB; Adagrad keeps as much again, Adam twice as much",
+    ]
+
+
 def train(
     config: ExperimentConfig,
     *,
@@ -248,6 +267,9 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
+        if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
+            LOGGER.info("feature.groups has no group wide: there is no first-order term")
+
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
                 config, data.encoders, data.users, data.items, data.history, weights, training
@@ -271,6 +293,8 @@ def train(
                 log=LOGGER.info,
             )
         LOGGER.info(_kept(config, state))
+        for group, dropout in model.embedding.dropouts.items():
+            run.write_dropout_ratios(group, dropout.ratios())
         metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
@@ -448,7 +472,8 @@ def _adapter(data: DataConfig) -> Any:
     """What answers the two questions about a data set: `schema()` and `load(…)`."""
     if data.table is not None:
         return SimpleNamespace(
-            schema=partial(tabular.schema, data.table), load=partial(tabular.load, data.table)
+            schema=partial(tabular.schema, data.table, Path(data.data_dir)),
+            load=partial(tabular.load, data.table),
         )
     return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
 

@@ -140,7 +140,8 @@ class Predictor:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
         item_field = self.schema.fields[self.schema.item_field]
         row = self._user_row(user)
-        for column in {field.column for field in fields if field.group == "item"}:
+        own = [field.raw_columns for field in fields if field.group == "item"]
+        for column in {column for columns in own for column in columns}:
             any_item = self._tables.items[column].slice(0, 1)  # each item replaces it by its own
             row = row.append_column(column, any_item)
         row = self._tables.complete(self.schema, row)
@@ -199,10 +200,10 @@ class Predictor:
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
-            has_vocabulary = not (field.hash_buckets or field.quantiles)
+            has_vocabulary = not (field.hash_buckets or field.quantiles or field.has_fixed_ids)
             if has_vocabulary and field.column in columns.column_names:
-                count = int((ids == 0).sum()) - columns[field.column].null_count
-                counts[field.name] = max(count, 0)
+                absent = columns[field.column].null_count if field.default is None else 0
+                counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
 
     def _user_row(self, user: object) -> pa.Table:

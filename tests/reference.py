@@ -328,13 +328,37 @@ def factorization_machine(fields):
     )
 
 
-def cin(fields, filters, split_half):
-    """CIN of one row's field vectors (F, D); `filters[k][h][i][j]` weighs map i with field j."""
+def variational_dropout(x, logits, dims, u=None, eps=None):
+    """Rows (B, total) of fields of these dims, each times what is left of it.
+
+    With u (B, F) as in training, else as in evaluation; `logits` are those of dropping a field.
+    """
+    result = np.array(x, dtype=np.float64)
+    for b in range(len(result)):
+        start = 0
+        for f, dim in enumerate(dims):
+            drop = 1 / (1 + math.exp(-logits[f]))
+            if u is not None:
+                odds = math.log(drop + eps) - math.log(1 - drop + eps)
+                odds += math.log(u[b][f] + eps) - math.log(1 - u[b][f] + eps)
+                drop = 1 / (1 + math.exp(-odds / 0.1))
+            for d in range(start, start + dim):
+                result[b, d] *= 1 - drop
+            start += dim
+    return result
+
+
+def cin(fields, filters, split_half, biases=None):
+    """CIN of one row's field vectors (F, D); `filters[k][h][i][j]` weighs map i with field j.
+
+    `biases[k][h]` is added to every dimension of a map.
+    """
     fields = np.asarray(fields)
     dims, maps, output = range(fields.shape[1]), fields, []
     for k, layer in enumerate(filters):
         new = np.zeros((len(layer), fields.shape[1]))
         for h in range(len(layer)):
+            new[h] += 0.0 if biases is None else biases[k][h]
             for i in range(len(maps)):
                 for j in range(len(fields)):
                     for d in dims:
@@ -346,6 +370,10 @@ def cin(fields, filters, split_half):
     return np.array(output)
 
 
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
 ACTIVATIONS = {
     "relu": lambda x: max(x, 0.0),
     "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
@@ -354,7 +382,45 @@ ACTIVATIONS = {
     "tanh": math.tanh,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "none": lambda x: x,
+    "": lambda x: x,
+    "nn.ReLU": lambda x: max(x, 0.0),
+    "ReLU(inplace=True)": lambda x: max(x, 0.0),
+    "nn.CELU(alpha=2)": lambda x: x if x > 0 else 2 * (math.exp(x / 2) - 1),
+    "ELU(alpha=0.5)": lambda x: x if x > 0 else 0.5 * (math.exp(x) - 1),
+    "nn.GELU": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    "nn.GELU(approximate='tanh')": lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
+    "nn.Hardshrink(lambd=0.1)": lambda x: x if abs(x) > 0.1 else 0.0,
+    "nn.Hardsigmoid": lambda x: min(max(x + 3, 0), 6) / 6,
+    "nn.Hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
+    "nn.Hardtanh(min_val=-0.1, max_val=0.2)": lambda x: min(max(x, -0.1), 0.2),
+    "nn.Identity": lambda x: x,
+    "torch.nn.LeakyReLU(negative_slope=0.3)": lambda x: x if x > 0 else 0.3 * x,
+    "nn.LogSigmoid": lambda x: -softplus(-x),
+    "nn.Mish": lambda x: x * math.tanh(softplus(x)),
+    "nn.PReLU(init=0.1)": lambda x: x if x > 0 else 0.1 * x,
+    "nn.RReLU(lower=0.1, upper=0.3)": lambda x: x if x > 0 else 0.2 * x,  # not in training
+    "nn.ReLU6": lambda x: min(max(x, 0.0), 6.0),
+    "SELU": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * (math.exp(x) - 1)),
+    "nn.SiLU()": lambda x: x / (1 + math.exp(-x)),
+    "nn.Sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "nn.Softplus(beta=2, threshold=20)": lambda x: softplus(2 * x) / 2,
+    "nn.Softshrink(lambd=0.1)": lambda x: math.copysign(max(abs(x) - 0.1, 0.0), x),
+    "nn.Softsign": lambda x: x / (1 + abs(x)),
+    "nn.Tanh": math.tanh,
+    "nn.Tanhshrink": lambda x: x - math.tanh(x),
+    "nn.Threshold(threshold=0.1, value=-2)": lambda x: x if x > 0.1 else -2.0,
 }
+
+
+def dice(x, mean, variance, alpha):
+    """One row, with statistics and slopes by unit."""
+    result = []
+    for value, m, v, a in zip(x, mean, variance, alpha, strict=True):
+        p = 1 / (1 + math.exp(-(value - m) / math.sqrt(v + 1e-5)))
+        result.append(a * (1 - p) * value + p * value)
+    return result
 
 
 def layer_norm(x, scale, shift, eps=1e-5):
@@ -368,9 +434,11 @@ def layer_norm(x, scale, shift, eps=1e-5):
 
 
 def mlp(x, layers, activation):
-    """One row through layers of {weight, bias?, batch_norm?, layer_norm?}, in evaluation mode.
+    """One row through layers of {weight, bias?, batch_norm?, layer_norm?, dice?}, in evaluation
+    mode.
 
-    `batch_norm` is (mean, variance, scale, shift), `layer_norm` (scale, shift).
+    `batch_norm` is (mean, variance, scale, shift), `layer_norm` (scale, shift), and `dice`, in
+    the place of the activation, (mean, variance, alpha).
     """
     for layer in layers:
         bias = layer.get("bias", np.zeros(len(layer["weight"])))
@@ -385,7 +453,10 @@ def mlp(x, layers, activation):
             ]
         if "layer_norm" in layer:
             x = layer_norm(x, *layer["layer_norm"])
-        x = [ACTIVATIONS[activation](value) for value in x]
+        if "dice" in layer:
+            x = dice(x, *layer["dice"])
+        else:
+            x = [ACTIVATIONS[activation](value) for value in x]
     return np.array(x)
 
 

@@ -34,8 +34,10 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.outputs", "evaluation", "checkpoint",
         "experiment",
     },
+    "easyrec": {"errors", "config", "easyrec"},
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
+        "easyrec",
     },
     "__main__": {"cli"},
 }  # fmt: skip

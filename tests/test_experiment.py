@@ -293,3 +293,42 @@ def test_data_without_a_test_split_gives_validation_metrics_only(
     assert main([*arguments, "--split", "valid"]) == 0
     assert main([*arguments, "--split", "test"]) == 2
     assert capsys.readouterr().err == "error: --split test: the data has no such split\n"
+
+
+def test_variational_dropout_leaves_a_table_of_each_group(tiny_config, tmp_path):
+    """Sorted by usefulness, replaced with the run, and equal for equal seeds."""
+    groups = {"wide": ["user", "item"], "deep": ["user", "item", "tags", "income"], "fm": ["tags"]}
+    feature = {"groups": groups, "variational_dropout": 0.05}
+    texts = []
+    for name in ("first", "second"):
+        path = tiny_config(feature=feature, output_dir=str(tmp_path / name))
+        experiment.train(load_config(path))
+        files = sorted((tmp_path / name).glob("feature_dropout_ratio_*.csv"))
+        assert [file.stem.rpartition("_")[2] for file in files] == ["deep", "wide"]
+        texts.append([file.read_text() for file in files])
+    assert texts[0] == texts[1]
+    header, *rows = texts[0][0].splitlines()
+    assert header == "feature_name,mean_drop_p"
+    rows = [row.split(",") for row in rows]
+    assert {name for name, _ in rows} == set(groups["deep"])
+    drop = [float(q) for _, q in rows]
+    assert drop == sorted(drop)
+    best = load_checkpoint(tmp_path / "first" / "best_model.pt").build_model()
+    assert drop == pytest.approx(sorted(best.embedding.dropouts["deep"].probability.tolist()))
+    plain = tiny_config(output_dir=str(tmp_path / "first"))
+    experiment.train(load_config(plain), overwrite=True)
+    assert not list((tmp_path / "first").glob("feature_dropout_ratio_*.csv"))
+
+
+def test_groups_are_checked_before_data_is_read(tiny_config):
+    path = tiny_config(data__data_dir="nowhere", feature={"groups": {"deep": ["user", "itme"]}})
+    with pytest.raises(ConfigError, match=r"^feature\.groups\.deep: no field 'itme'.*'item'"):
+        experiment.train(load_config(path))
+
+
+def test_a_missing_wide_group_is_said_once(tiny_config, caplog):
+    path = tiny_config(feature={"groups": {"deep": ["user", "item"]}}, training={"epochs": 1})
+    with caplog.at_level("INFO"):
+        experiment.train(load_config(path))
+    lines = [r.getMessage() for r in caplog.records if "no group wide" in r.getMessage()]
+    assert len(lines) == 1

@@ -1,6 +1,6 @@
 """Encoded rows as whole arrays: batches, epochs with fresh negatives, the ranking task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from deepfm.data.batch import Batch, Inputs
 from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
-from deepfm.data.schema import DatasetSchema, FeatureType
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import DataError
 from deepfm.utils.seeding import generator
 
@@ -31,13 +31,14 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def of(cls, schema: DatasetSchema, inputs: Inputs) -> "Catalogue":
-        def positions(fields: tuple) -> list[int]:
+        def positions(fields: Iterable[FieldSchema]) -> list[int]:
             return [k for k, field in enumerate(fields) if field.group == "item"]
 
+        by_column = [field for field in schema.dense_fields for _ in range(field.value_dim)]
         return cls(
             inputs,
             torch.tensor(positions(schema.sparse_fields), dtype=torch.int64),
-            torch.tensor(positions(schema.dense_fields), dtype=torch.int64),
+            torch.tensor(positions(by_column), dtype=torch.int64),
             tuple(positions(schema.sequence_fields)),
         )
 
@@ -46,8 +47,16 @@ class Catalogue(NamedTuple):
         inputs.sparse[rows[:, None], self.sparse] = self.inputs.sparse[items]
         inputs.dense[rows[:, None], self.dense] = self.inputs.dense[items]
         for own, position in enumerate(self.sequences):
-            inputs.sequence_ids[position][rows] = self.inputs.sequence_ids[own][items]
+            ids = self.inputs.sequence_ids[own][items]
+            inputs.sequence_ids[position][rows] = _widened(ids, inputs.sequence_ids[position])
             inputs.sequence_lengths[position][rows] = self.inputs.sequence_lengths[own][items]
+
+    def with_room(self, inputs: Inputs) -> Inputs:
+        """The inputs, with the item sequences wide enough for those of any item."""
+        ids = list(inputs.sequence_ids)
+        for own, position in enumerate(self.sequences):
+            ids[position] = _widened(ids[position], self.inputs.sequence_ids[own])
+        return inputs._replace(sequence_ids=tuple(ids))
 
     def clear(self, inputs: Inputs) -> None:
         """Overwrite, in place, the item features of all rows with ids, numbers and lengths of 0."""
@@ -123,6 +132,8 @@ class TabularDataset(torch.utils.data.Dataset):
     ) -> None:
         if len(label) != inputs.num_rows:
             raise DataError(f"{inputs.num_rows} encoded rows, but {len(label)} labels")
+        if (task := negatives or ranking) is not None:
+            inputs = task.catalogue.with_room(inputs)
         self.schema = schema
         self.inputs = inputs
         self.label = label
@@ -149,7 +160,8 @@ class TabularDataset(torch.utils.data.Dataset):
 
         Args:
             schema: With vocabulary sizes.
-            columns: By field name: ids (N,) for sparse fields, numbers (N,) for dense ones, and
+            columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
+                `padding_idx`), numbers (N,) or vectors (N, value_dim) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
             label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,).
             weight: Of each row in the training loss, (N,).
@@ -157,8 +169,8 @@ class TabularDataset(torch.utils.data.Dataset):
                 `group_columns` of the schema.
 
         Raises:
-            DataError: A field is missing, an id lies outside its vocabulary, or a weight cannot be
-                used.
+            DataError: A field is missing or has another shape, an id lies outside its vocabulary,
+                or a weight cannot be used.
         """
         by_type: dict[FeatureType, list] = {kind: [] for kind in FeatureType}
         for field in schema.fields.values():
@@ -172,7 +184,7 @@ class TabularDataset(torch.utils.data.Dataset):
             else:
                 dtype = torch.float32 if kind is FeatureType.DENSE else torch.int64
                 ids = torch.as_tensor(values, dtype=dtype)
-                by_type[kind].append(ids)
+                by_type[kind].append(_as_columns(ids, field))
             _check_ids(ids, field)
         label = torch.as_tensor(label, dtype=torch.float32)
         sequences = by_type[FeatureType.SEQUENCE]
@@ -319,11 +331,28 @@ def _check_ids(ids: Tensor, field) -> None:
     if field.feature_type is FeatureType.DENSE or not ids.numel():
         return
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= field.vocabulary_size:
-        bad = low if low < 0 else high
+    may_be_absent = field.padding_idx is None and field.feature_type is FeatureType.SPARSE
+    lowest = -1 if may_be_absent else 0
+    if low < lowest or high >= field.vocabulary_size:
+        bad = low if low < lowest else high
         size = field.vocabulary_size
         raise DataError(f"field {field.name}: id {bad} is outside its vocabulary of {size} rows")
 
 
 def _columns(arrays: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
-    return torch.stack(arrays, dim=1) if arrays else torch.zeros(rows, 0, dtype=dtype)
+    return torch.cat(arrays, dim=1) if arrays else torch.zeros(rows, 0, dtype=dtype)
+
+
+def _as_columns(values: Tensor, field: FieldSchema) -> Tensor:
+    """The values of a sparse or dense field as columns, (N, value_dim)."""
+    columns = values.unsqueeze(1) if values.dim() == 1 else values
+    if columns.dim() != 2 or columns.shape[1] != field.value_dim:
+        shape = "(N,)" if field.value_dim == 1 else f"(N, {field.value_dim})"
+        raise DataError(f"field {field.name}: expected {shape}, got {tuple(values.shape)}")
+    return columns
+
+
+def _widened(ids: Tensor, like: Tensor) -> Tensor:
+    """Padded ids with as many columns as others have, at least."""
+    missing = like.shape[1] - ids.shape[1]
+    return torch.nn.functional.pad(ids, (0, missing)) if missing > 0 else ids

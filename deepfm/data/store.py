@@ -1,9 +1,9 @@
 """Declared tables of any size: encoded once into arrays on disk, which training maps into memory.
 
-`prepare` reads the files as a stream, twice or three times: once over the split's column where
-the split needs it, once to fit the encoders on the training rows, once to encode every row. Its
-memory grows with the vocabularies and the side tables, not with the rows. What it makes is a
-directory:
+`prepare` reads the files as a stream, up to three times: once over the split's column where the
+split needs it, once to fit the encoders on the training rows where some field learns of them, once
+to encode every row. Its memory grows with the vocabularies and the side tables, not with the rows.
+What it makes is a directory:
 
     <store_dir>/<folder of the files>-<key>/
         manifest.json                 written last: what the arrays are, and what was counted
@@ -12,6 +12,8 @@ directory:
         train/dense.bin               (N, D) float32
         train/sequence0_ids.bin       (N, L) int32; one of each per sequence field
         train/sequence0_lengths.bin   (N,) int32
+        train/sequence0_starts.bin    (N,) int64, only of a field that keeps all its elements: its
+                                      ids are (E,), those of all rows end to end
         train/label.bin               (N,) float32
         train/weight.bin              (N,) float32, only with `sample_weight`
         train/group.bin               (N, G) int64, only with `group_columns`: a hash of each value
@@ -48,7 +50,7 @@ from torch import Tensor
 
 from deepfm.config import DataConfig, TableConfig
 from deepfm.data import tabular
-from deepfm.data.batch import Inputs
+from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoders import Encoders
 from deepfm.data.files import Rows, read_rows
@@ -65,7 +67,9 @@ BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
 _MAX_THREADS = 8  # each holds a batch of rows
 _FINGERPRINT = 1 << 20  # bytes at the head, in the middle and at the end of a file
 # What a model does with the ids is no part of a store.
-_MODEL_ONLY = ("vocabulary_size", "embedding_dim", "combiner", "padding_idx", "dense_embedding")
+_MODEL_ONLY = (
+    "vocabulary_size", "embedding_dim", "combiner", "dense_embedding", "init", "trainable",
+)  # fmt: skip
 
 
 class Store(NamedTuple):
@@ -197,7 +201,7 @@ def open_store(path: Path, data: DataConfig, schema: DatasetSchema) -> Store:
         part: _open_part(path / part, arrays, encoders.schema)
         for part, arrays in manifest["arrays"].items()
     }
-    sides = _side_tables(data)
+    sides = _side_tables(data, schema)
     summary = {key: manifest[key] for key in ("rows", "dropped", "bad_values")}
     return Store(path, encoders, parts, sides.get("user"), sides.get("item"), summary)
 
@@ -214,8 +218,11 @@ def _build(
     """Write all of a store but its manifest, whose content is returned."""
     stream = _Stream(data, schema, files, num_class)
     if encoders is None:
-        with _Pass("reading the training rows", stream) as passed:
-            encoders = Encoders.fit(schema, _training_rows(_ahead(passed.parts())))
+        if Encoders.has_to_learn(schema):
+            with _Pass("reading the training rows", stream) as passed:
+                encoders = Encoders.fit(schema, _training_rows(_ahead(passed.parts())))
+        else:
+            encoders = Encoders.fit(schema, ())
         if base is not None:
             encoders = encoders.grown_from(base)
     encoding, dropped, bad = _Encoding(encoders, data.table), 0, Counter()
@@ -267,7 +274,7 @@ class _Stream:
         self.files = {role: paths for role, paths in files.items() if role in (*PARTS, "rows")}
         self._data, self._schema, self._table = data, schema, data.table
         self._num_class = num_class
-        sides = _side_tables(data)
+        sides = _side_tables(data, schema)
         self._sides = RawTables(None, sides.get("user"), sides.get("item"))
         self._columns = self._needed_columns()
         if data.split_strategy == "predefined":
@@ -303,7 +310,7 @@ class _Stream:
     def _needed_columns(self) -> list[str]:
         """The columns to read from the files of rows: not those that only a side table has."""
         table = self._table
-        wanted = [field.column for field in self._schema.fields.values()]
+        wanted = [name for field in self._schema.fields.values() for name in field.raw_columns]
         wanted += [self._schema.label_field, table.sample_weight, *table.group_columns]
         if self._data.split_strategy == "time":
             wanted.append(table.time_column)
@@ -458,16 +465,25 @@ class _Encoding:
                 arrays[name] = whole
             elif len(chosen):
                 arrays[name] = {key: values[chosen] for key, values in whole.items()}
+            else:
+                continue
+            arrays[name] |= self._sequences(encoded.inputs, chosen)
         return _Encoded(arrays, len(part.parts) - int((parts >= 0).sum()), bad)
 
     def _arrays(self, inputs: Inputs) -> dict[str, np.ndarray]:
         arrays = {"sparse": inputs.sparse.numpy().astype(self._sparse)}
         arrays["dense"] = inputs.dense.numpy()
+        return arrays
+
+    def _sequences(self, inputs: Inputs, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays of the sequence fields for some rows; of a ragged one without its starts."""
+        rows, arrays = torch.from_numpy(chosen), {}
         for k, (ids, lengths) in enumerate(
             zip(inputs.sequence_ids, inputs.sequence_lengths, strict=True)
         ):
-            arrays[f"sequence{k}_ids"] = ids.numpy().astype(self._sequence)
-            arrays[f"sequence{k}_lengths"] = lengths.numpy().astype(np.int32)
+            found = ids.flat(rows) if isinstance(ids, Ragged) else ids[rows]
+            arrays[f"sequence{k}_ids"] = found.numpy().astype(self._sequence)
+            arrays[f"sequence{k}_lengths"] = lengths[rows].numpy().astype(np.int32)
         return arrays
 
 
@@ -480,6 +496,7 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         self.rows: Counter = Counter()
+        self._written: Counter = Counter()  # rows or elements, by split and array
         self._folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[tuple[str, str], BinaryIO] = {}
@@ -488,13 +505,21 @@ class _Writer:
     def write(self, encoded: _Encoded) -> None:
         for part, arrays in encoded.arrays.items():
             for name, values in arrays.items():
-                write_array(self._file(part, name, values), values)
+                if name.endswith("_ids") and values.ndim == 1:
+                    lengths = arrays[name.replace("_ids", "_lengths")].astype(np.int64)
+                    starts = self._written[part, name] + np.cumsum(lengths) - lengths
+                    self._append(part, name.replace("_ids", "_starts"), starts)
+                self._append(part, name, values)
             self.rows[part] += len(arrays["label"])
+
+    def _append(self, part: str, name: str, values: np.ndarray) -> None:
+        write_array(self._file(part, name, values), values)
+        self._written[part, name] += len(values)
 
     def forms(self, part: str) -> dict[str, dict[str, Any]]:
         """By array of a split: its `dtype` and `shape`."""
         return {
-            name: form | {"shape": [self.rows[part], *form["shape"]]}
+            name: form | {"shape": [self._written[part, name], *form["shape"]]}
             for name, form in self._forms[part].items()
         }
 
@@ -622,12 +647,12 @@ def _files(data: DataConfig) -> dict[str, list[Path]]:
     }
 
 
-def _side_tables(data: DataConfig) -> dict[str, pa.Table]:
+def _side_tables(data: DataConfig, schema: DatasetSchema) -> dict[str, pa.Table]:
     """The declared tables of users and items, by `user` and `item`."""
-    declared, sources = tabular.schema(data.table), {}
+    sources = {}
     for side in ("user", "item"):
         if (source := getattr(data.table, f"{side}s")) is not None:
-            sources[side] = tabular.side_table(source, declared, side, Path(data.data_dir))
+            sources[side] = tabular.side_table(source, schema, side, Path(data.data_dir))
     return sources
 
 
@@ -640,6 +665,7 @@ def _made_from(
         del table[name]  # in the schema, or as files; or what never reaches a store
     fields = [
         {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
+        | {"vocabulary": None if field.vocabulary is None else field.vocabulary.digest}
         for field in schema.fields.values()
     ]
     split: list[Any] = [data.split_strategy]
@@ -732,7 +758,7 @@ def _open_part(
     inputs = Inputs(
         tensors["sparse"],
         tensors["dense"],
-        tuple(tensors[f"sequence{k}_ids"] for k in sequences),
+        tuple(_sequence_ids(tensors, k) for k in sequences),
         tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
     )
     return TabularDataset(
@@ -743,6 +769,13 @@ def _open_part(
         group=tensors.get("group"),
         row=arrays["row"],
     )
+
+
+def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
+    ids, starts, lengths = (
+        tensors.get(f"sequence{number}_{part}") for part in ("ids", "starts", "lengths")
+    )
+    return ids if starts is None else Ragged(ids, starts, lengths)
 
 
 def _mapped(path: Path, dtype: str, shape: list[int]) -> np.ndarray:

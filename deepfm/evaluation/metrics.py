@@ -484,9 +484,18 @@ def _auc(scored: Scored, spec: Mapping[str, Any]) -> float | None:
     return auc(label, probability)
 
 
+def _classes(scored: Scored) -> tuple[NDArray, NDArray]:
+    """Labels and probabilities of each class, checked."""
+    probability = scored.of_classes
+    if not np.isin(scored.label, np.arange(probability.shape[1])).all():
+        found = np.unique(scored.label)[-5:].tolist()
+        raise DataError(f"expected classes 0 to {probability.shape[1] - 1}, got {found}")
+    return scored.label, probability
+
+
 def _accuracy(scored: Scored, spec: Mapping[str, Any]) -> float:
-    probability = scored.predicted if scored.num_class == 1 else scored.of_classes
-    return accuracy(scored.label, probability, threshold=spec["threshold"], top_k=spec["top_k"])
+    label, probability = (_binary if scored.num_class == 1 else _classes)(scored)
+    return accuracy(label, probability, threshold=spec["threshold"], top_k=spec["top_k"])
 
 
 def _xauc(scored: Scored, spec: Mapping[str, Any]) -> float | None:
@@ -508,7 +517,7 @@ _METRICS: dict[str, Callable[[Scored, Mapping[str, Any]], Any]] = {
     "mae": lambda scored, spec: float(np.abs(scored.value - scored.label).mean()),
     "mse": lambda scored, spec: float(np.square(scored.value - scored.label).mean()),
     "multiclass_auc": lambda scored, spec: multiclass_auc(
-        scored.label, scored.of_classes, thresholds=spec["thresholds"], average=spec["average"]
+        *_classes(scored), thresholds=spec["thresholds"], average=spec["average"]
     ),
     "normalized_entropy": lambda scored, spec: normalized_entropy(
         *_binary(scored), eta=spec["eta"]

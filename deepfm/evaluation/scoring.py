@@ -87,7 +87,7 @@ def score_items(
         raise ConfigError(
             f"num_class: items are ranked by one logit, found {model.config.num_class}"
         )
-    branches = model.pair_branches()
+    inputs, branches = catalogue.with_room(inputs), model.pair_branches()
     if branches is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
         occurs[items] = True  # the last entry is that of -1

@@ -1,8 +1,8 @@
 """What every model shares: views of the inputs in, logits of each row out.
 
-Decided here: how the branches of a model become logits, and where the biases are. Layers refuse a
-value with a ValueError that begins with their argument; `config_section` turns it into a
-ConfigError about the key that the user wrote. Logits become probabilities in `outputs` alone.
+Decided here: how the branches of a model become logits, and where the biases are. Logits become
+probabilities in `outputs` alone. Layers refuse a value with a ValueError that begins with their
+argument; `config_section` turns it into a ConfigError about the key that the user wrote.
 """
 
 from abc import ABC, abstractmethod
@@ -104,6 +104,11 @@ class BaseCTRModel(nn.Module, ABC):
         """Width of what `_fuse` gets as interactions; 0 for None."""
         return 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
     @abstractmethod
     def _build_components(self) -> None:
         """Make the branches from `self.embedding`'s dims and `self.config`."""
@@ -158,11 +163,6 @@ class BaseCTRModel(nn.Module, ABC):
     def pair_branches(self) -> PairBranches | None:
         """What `pairs.PairScorer` needs to score users x items; None: only whole rows score."""
         return None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits, (B,) for one class and (B, C) for more."""

@@ -183,6 +183,7 @@ def _check_initializer(key: str, text: str) -> None:
     except ValueError as error:
         name = text.partition("(")[0].partition(",")[0].strip().removeprefix("torch.")
         if name in INITIALIZERS:
-            raise ConfigError(f"{key}: {error}") from None
+            reason = str(error).removeprefix("initializer: ")
+            raise ConfigError(f"{key}: {reason}") from None
         hint = nearest(name, INITIALIZERS)
         raise ConfigError(f"{key}: unknown initializer {text!r}; {hint}") from None

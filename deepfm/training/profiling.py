@@ -37,7 +37,7 @@ class Profile(NamedTuple):
 
     Attributes:
         forward, backward: By name in `PARTS`. `data` is the wait for a batch, `interaction`
-            every part of the model but embedding and DNN, `rest` the loss, the sums of logits,
+            every part of the model but embedding and DNNs, `rest` the loss, the sums of logits,
             clipping and the loop. What is not of the model stands under `forward`.
         step: The whole step, of which these are the parts.
         steps: How many were measured.
@@ -177,7 +177,8 @@ def _ranges(model: BaseCTRModel) -> Iterator[None]:
         setattr(module, method, ranged)
 
     for name, child in model.named_children():
-        wrap(child, "forward", name if name in ("embedding", "dnn") else "interaction")
+        part = {"embedding": "embedding", "dnn": "dnn", "final": "dnn"}.get(name, "interaction")
+        wrap(child, "forward", part)
     wrap(model.embedding, "l2_reg", "embedding")
     try:
         yield

@@ -146,6 +146,9 @@ def build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
         tuple[float, ...]: _floats,
         float | tuple[float, ...]: lambda value: _floats(_int_to_float(value)),
         str | float | None: _int_to_float,
+        dict[str, int]: lambda value: (
+            {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+        ),
         tuple[str | dict[str, Any], ...]: lambda value: (
             (value,) if isinstance(value, str | dict) else _list_to_tuple(value)
         ),
@@ -217,7 +220,7 @@ def check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
         for number in numbers if isinstance(value, dict | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ConfigError(f"{source_of(sources, path)}{path}: {number} is not finite")
-            if isinstance(number, bool) and item.type is not bool:  # bool is an int to Python
+            if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
                 expected = f"{_type_name(item.type)}, found {str(number).lower()}"
                 raise ConfigError(f"{source_of(sources, path)}{path}: expected {expected}")
             for name, limit in item.metadata.items():

@@ -372,12 +372,20 @@ def test_whether_larger_is_better(name, larger):
     [
         ("auc", [0, 2], r"expected labels 0 and 1, got \[0, 2\]"),
         ("gauc", [0, 2], "expected labels 0 and 1"),
+        ("accuracy", [0, 2], "expected labels 0 and 1"),
         ("logloss", [], "no rows to evaluate"),
     ],
 )
 def test_labels_that_a_metric_cannot_use_are_refused(name, label, message):
     with pytest.raises(DataError, match=message):
         value(name, label, [0.5] * len(label), [1] * len(label))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "multiclass_auc"])
+@pytest.mark.parametrize("label", [[0, 3], [0.5, 1], [-1, 0]])
+def test_labels_that_are_no_class_are_refused(name, label):
+    with pytest.raises(DataError, match=r"expected classes 0 to 2, got \["):
+        value(name, label, [[0.2, 0.3, 0.5]] * 2, num_class=3)
 
 
 def test_a_diverged_model_says_so_for_every_metric():

@@ -119,7 +119,8 @@ def expected_logits(model, view):
     if name == "xdeepfm":
         fields = view[model.config.cin.group]
         filters = cin_filters(model.cin, num_fields=len(fields))
-        explicit = reference.cin(fields, filters, model.config.cin.split_half)
+        biases = [array(layer.bias) for layer in model.cin.layers if layer.bias is not None]
+        explicit = reference.cin(fields, filters, model.config.cin.split_half, biases or None)
         branches.append(explicit if final else array(model.cin_output.weight) @ explicit)
     if name == "attention_deepfm":
         attended = reference.field_self_attention(view["fm"], attention_layers(model.attention), 2)
@@ -172,6 +173,81 @@ def test_logits_equal_loops(schema, config, inputs, name, groups, final, num_cla
     assert (output.bias is None) == global_bias
 
 
+def masked(view, groups, embedding, masks):
+    """A view whose groups are what variational dropout leaves of them; `masks` by group."""
+    result = dict(view)
+    for group, dropout in embedding.dropouts.items():
+        assert dropout.names == groups[group]
+        vectors = [np.asarray(vector) for vector in view[group]]
+        dims = [len(vector) for vector in vectors]
+        rows = reference.variational_dropout(
+            [np.concatenate(vectors)], array(dropout.weight), dims, *masks[group]
+        )
+        result[group] = np.split(rows[0], np.cumsum(dims)[:-1])
+    return result
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["deepfm", "xdeepfm", "xdeepfm of wide", "attention_deepfm"])
+def test_variational_dropout_masks_each_group_by_itself(schema, config, inputs, name, training):
+    name, *of_wide = name.split(" of ")
+    config = replace(changed(config, "feature", variational_dropout=0.02), model_name=name)
+    groups = dict(GROUPS)
+    if of_wide:
+        config = changed(config, "cin", group="wide")
+        del groups["fm"]
+    model = build_model(schema, config).train(training)
+    assert set(model.embedding.dropouts) == set(groups)
+    views = reference.group_views(schema, inputs, embedding_weights(model.embedding), groups, 4)
+    draws, eps = dict.fromkeys(groups, ()), torch.finfo(torch.float32).eps
+    torch.manual_seed(11)
+    if training:  # in this order
+        draws = {
+            group: array(torch.rand(12, len(groups[group])))
+            for group in ("deep", "wide", "fm")
+            if group in groups
+        }
+    torch.manual_seed(11)
+    actual = model(inputs).detach()
+    expected = []
+    for b, view in enumerate(views):
+        masks = {group: ([u[b]], eps) if training else () for group, u in draws.items()}
+        view = masked(view, groups, model.embedding, masks)
+        expected.append(expected_logits(model, view)[0])
+    np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_what_variational_dropout_adds_to_the_loss(schema, config, inputs):
+    assert build_model(schema, config).regularization_losses(12) == {}
+    groups = dict(GROUPS) | {"wide": ("a",)}  # one field alone is not selected from
+    feature = {"variational_dropout": 0.02, "groups": groups}
+    model = build_model(schema, changed(config, "feature", **feature))
+    losses = model.regularization_losses(12)
+    assert list(losses) == ["fm_feature_p_loss", "deep_feature_p_loss"]
+    for group, loss in zip(("fm", "deep"), losses.values(), strict=True):
+        q = [1 / (1 + np.exp(-p)) for p in array(model.embedding.dropouts[group].weight)]
+        assert loss.item() == pytest.approx(0.02 / 12 * sum(1 - value for value in q))
+    before = model.embedding.dropouts["fm"].probability.sum().item()
+    losses["fm_feature_p_loss"].backward()
+    torch.optim.SGD(model.embedding.dropouts.parameters(), lr=10.0).step()
+    assert model.embedding.dropouts["fm"].probability.sum() > before
+
+
+def test_variational_dropout_without_groups_masks_dense_terms_too(schema, config, inputs):
+    feature = {"groups": {}, "unequal_dims": "project", "fm_embedding_dim": 4}
+    config = changed(config, "feature", variational_dropout=0.1, **feature)
+    embedding = build_model(schema, config).eval().embedding
+    wide = embedding.dropouts["wide"]
+    assert set(wide.names) == set(schema.fields)
+    with torch.no_grad():
+        wide.weight.fill_(-1e9)  # nothing is dropped, but for one field
+        full = embedding(*inputs).first_order
+        wide.weight[wide.names.index("price")] = 1e9
+        without = embedding(*inputs).first_order
+    lost = inputs.dense[:, :1] * embedding.dense_first_order[0]
+    torch.testing.assert_close(full - without, lost)
+
+
 @pytest.mark.parametrize("final", [None, FINAL])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_cin_of_wide_vectors_has_no_first_order_term_beside_it(
@@ -182,12 +258,8 @@ def test_a_cin_of_wide_vectors_has_no_first_order_term_beside_it(
     config = replace(config, model_name="xdeepfm", final=final, global_bias=False)
     groups = {"wide": GROUPS["wide"], "deep": GROUPS["deep"]}
     config = changed(config, "feature", groups=groups)
-    if bias:
-        model = build_model(schema, config)
-        assert all(layer.bias is not None for layer in model.cin.layers)
-        assert model(inputs).isfinite().all()
-    else:
-        model = check(schema, config, inputs)
+    model = check(schema, config, inputs)
+    assert all((layer.bias is not None) == bias for layer in model.cin.layers)
     assert not model.embedding.first_order
     assert model.embedding.num_fields == 4
     assert model.embedding.fm_embedding_dim == 3

@@ -198,8 +198,10 @@ def activation_from(text: str, width: int) -> nn.Module:
             raise ValueError(f"num_parameters is 1 or the width of the layer, {width}, in {text!r}")
         if "num_parameters" in arguments:
             arguments["num_parameters"] = int(shared)
-        return getattr(nn, name)(**arguments)
-    except (TypeError, ValueError) as error:
+        function = getattr(nn, name)(**arguments)
+        function(torch.empty(0, width))  # some arguments are looked at no earlier
+        return function
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"activation: {error}") from None
 
 

@@ -138,6 +138,7 @@ class PackedTables(nn.Module):
         capabilities: Of compact mode.
         layouts: The physical tables, by the names of their parameters.
         places: Where each logical table lies, by its name.
+        embedded: Names of those that hold embeddings.
 
     Raises:
         ValueError: Two fields disagree about the table that they share.
@@ -219,6 +220,7 @@ class PackedTables(nn.Module):
                     self._starts[parameter, field.name] = offsets[self._table[field.name]]
         names = [*self._specs, *map(wide_name, self._specs)]
         self.places: Mapping[str, Place] = {name: places[name] for name in names if name in places}
+        self.embedded = tuple(name for name in self._specs if name in places)
 
     def reset_parameters(self) -> None:
         """Initialize each logical table by its own shape; the padding row is zero."""
@@ -503,10 +505,11 @@ def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
 
 def _torch_initializer(name: str, arguments: dict) -> Callable[[Tensor], Tensor]:
     """A function of `torch.nn.init` with arguments; they are tried where nothing is drawn."""
-    check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
     function = getattr(nn.init, name.rpartition(".")[2])
     try:
+        check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
         function(torch.empty(1, 1, device="meta"), **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"initializer: {name}: {error}") from None
+        reason = str(error).removeprefix(name).lstrip(": ")
+        raise ValueError(f"initializer: {name}: {reason}") from None
     return lambda weight: function(weight, **arguments)

@@ -50,6 +50,10 @@ class VariationalDropout(nn.Module):
         """q, the probability that a field is dropped, (F,)."""
         return torch.sigmoid(self.weight)
 
+    def ratios(self) -> dict[str, float]:
+        """q by field."""
+        return dict(zip(self.names, self.probability.tolist(), strict=True))
+
     def penalty(self) -> Tensor:
         """sum_f (1 - q_f), ()."""
         return (1 - self.probability).sum()
