@@ -274,8 +274,8 @@ def _check_option(key: str, value: Any, default: Any) -> None:
         expected = "a whole number of at least 0"
     elif default is None:  # inherited, or no limit
         fits, expected = (
-            value is None or (is_number(value) and value > 0),
-            "a number above 0, or null",
+            value is None or (is_number(value) and value >= 0),
+            "a number of at least 0, or null",
         )
     else:
         fits, expected = is_number(value) and value >= 0, "a number of at least 0"
