@@ -7,7 +7,7 @@ READY_BENCHMARK := $(VENV)/.ready-benchmark
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test install lint format check benchmark download-data clean
+.PHONY: train test install lint format check benchmark download-data proto clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
@@ -45,6 +45,11 @@ $(READY_BENCHMARK): $(READY)
 
 download-data: $(READY)
 	$(BIN)/python -m deepfm download-data
+
+# A generator of 2024: its module runs with every protobuf from 4.25 on, a newer one's does not.
+proto: $(READY)
+	$(BIN)/uv run --quiet --no-project --isolated --python 3.11 --with grpcio-tools==1.62.3 --with setuptools==75.8.0 \
+		python -m grpc_tools.protoc -I. --python_out=. deepfm/easyrec/pipeline.proto
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

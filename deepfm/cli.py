@@ -8,22 +8,22 @@ import argparse
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from deepfm import comparison, experiment
-from deepfm.config import DataConfig, load_config
+from deepfm.config import DataConfig, ExperimentConfig, load_config
 from deepfm.data import ADAPTERS
 from deepfm.data.describe import describe, to_lines, to_yaml
 from deepfm.data.files import TableWriter, check_ending
+from deepfm.easyrec import is_pipeline, load_pipeline
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER, ProgressBar, configure_logging
-
-_PROBABILITY = "probability"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,13 +67,35 @@ def _describe(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"python -m deepfm train --config {output}")
 
 
+def _load(path: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """A config in YAML, or a pipeline of TorchEasyRec."""
+    if is_pipeline(path):
+        return load_pipeline(path, overrides)[0]
+    return load_config(path, overrides)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    output = Path(arguments.output)
+    if not is_pipeline(arguments.config):
+        raise ConfigError(f"{arguments.config}: expected a pipeline, .config or .json")
+    if is_pipeline(output) or output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{output}: expected a file that ends in .yaml")
+    if output.exists() and not arguments.overwrite:
+        raise ConfigError(f"{output} exists already; --overwrite replaces it")
+    config, text = load_pipeline(arguments.config, arguments.override)
+    for line in experiment.describe_size(config):
+        LOGGER.info(line)
+    atomic_write_bytes(output, text.encode())
+    LOGGER.info(f"the same experiment is in {output}; python -m deepfm train --config {output}")
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
-    path = experiment.prepare_data(load_config(arguments.config, arguments.override))
+    path = experiment.prepare_data(_load(arguments.config, arguments.override))
     LOGGER.info(f"the data is in {path}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    config = load_config(arguments.config, arguments.override)
+    config = _load(arguments.config, arguments.override)
     if arguments.profile:
         experiment.profile_training(config)
         return
@@ -86,7 +108,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    config = load_config(arguments.config) if arguments.config else None
+    config = _load(arguments.config) if arguments.config else None
     metrics = experiment.evaluate_checkpoint(
         arguments.checkpoint, config=config, split=arguments.split
     )
@@ -100,9 +122,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     predictor = Predictor(arguments.checkpoint)
     count, unknown, bad = 0, Counter(), Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:
-        for rows, probability, unknown_here, bad_here in predictor.predict_file(source):
-            writer.write(_with_probability(source, rows.table, arguments.columns, probability))
-            count += len(probability)
+        for rows, predictions, unknown_here, bad_here in predictor.predict_file(source):
+            writer.write(_with_predictions(source, rows.table, arguments.columns, predictions))
+            count += rows.table.num_rows
             unknown.update(unknown_here)
             bad.update(bad_here)
             if bar.due():
@@ -111,20 +133,22 @@ def _predict(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"{count:,} rows scored into {output}{counts}")
 
 
-def _with_probability(
-    source: str, table: pa.Table, columns: str | None, probability: pa.Array
+def _with_predictions(
+    source: str, table: pa.Table, columns: str | None, predictions: dict[str, pa.Array]
 ) -> pa.Table:
     chosen = columns.split(",") if columns is not None else table.column_names
     for name in chosen:
         if name not in table.column_names:
             hint = nearest(name, table.column_names)
             raise DataError(f"--columns: {source} has no column {name!r}; {hint}")
-    if _PROBABILITY in chosen:
-        raise DataError(
-            f"{source}: has a column {_PROBABILITY!r} already; rename it or leave it out of "
-            "--columns"
-        )
-    return table.select(chosen).append_column(_PROBABILITY, probability)
+    table = table.select(chosen)
+    for name, values in predictions.items():
+        if name in chosen:
+            raise DataError(
+                f"{source}: has a column {name!r} already; rename it or leave it out of --columns"
+            )
+        table = table.append_column(name, values)
+    return table
 
 
 def _counts(title: str, counts: Counter[str]) -> str:
@@ -184,12 +208,18 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 
+    added = command("convert", _convert, "write a pipeline of TorchEasyRec as a YAML config")
+    added.add_argument("--config", required=True, help="a pipeline, .config or .json")
+    added.add_argument("--output", required=True, help="where to write the YAML")
+    added.add_argument("--overwrite", action="store_true", help="replace that file")
+    add_override(added)
+
     added = command("prepare", _prepare, "encode a declared table once, for any number of runs")
-    added.add_argument("--config", required=True, help="a YAML file, see configs/")
+    added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
     add_override(added)
 
     added = command("train", _train, "train a model and evaluate it")
-    added.add_argument("--config", required=True, help="a YAML file, see configs/")
+    added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
     add_override(added)
     existing = added.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue a stopped run")
@@ -210,12 +240,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--config", help="other data paths and evaluation settings")
     added.add_argument("--split", choices=("valid", "test"), default="test")
 
-    added = command("predict", _predict, "probabilities for the raw rows of a file")
+    added = command("predict", _predict, "predictions for the raw rows of a file")
     add_checkpoint(added)
     added.add_argument(
         "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
     )
-    added.add_argument("--output", required=True, help="rows with probability, .csv or .parquet")
+    added.add_argument("--output", required=True, help="rows with predictions, .csv or .parquet")
     added.add_argument(
         "--columns", metavar="a,b,c", help="columns of the input to write (default: all)"
     )

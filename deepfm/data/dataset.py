@@ -109,10 +109,13 @@ class TabularDataset(torch.utils.data.Dataset):
         label: (N,) float32.
         weight: How much each row counts in the training loss, (N,) float32; None: all rows alike.
             Evaluation takes no account of it.
+        group: Which group each row belongs to, (N, G) int64, a column per `group_columns` of the
+            schema; None without any.
         row: Row number of each row in the raw table, (N,); 0 … N-1 by default.
 
     Raises:
-        DataError: Labels or weights are not one per row, or a weight is negative or not finite.
+        DataError: Labels, weights or groups are not one per row, or a weight is negative or not
+            finite.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class TabularDataset(torch.utils.data.Dataset):
         label: Tensor,
         *,
         weight: Tensor | None = None,
+        group: Tensor | None = None,
         row: np.ndarray | None = None,
         negatives: NegativeSampling | None = None,
         ranking: RankingTask | None = None,
@@ -135,6 +139,10 @@ class TabularDataset(torch.utils.data.Dataset):
         self.label = label
         self.row = np.arange(len(label)) if row is None else row
         self.weight = None if weight is None else _checked_weight(weight, self.row)
+        self.group = group
+        expected = (len(label), len(schema.group_columns))
+        if group is not None and group.shape != expected:
+            raise DataError(f"expected groups {expected} (N, G), got {tuple(group.shape)}")
         self.negatives = negatives
         self.ranking = ranking
 
@@ -146,6 +154,7 @@ class TabularDataset(torch.utils.data.Dataset):
         label: Any,
         *,
         weight: Any = None,
+        group: Any = None,
     ) -> "TabularDataset":
         """Build from arrays that are encoded already, one per field.
 
@@ -154,8 +163,10 @@ class TabularDataset(torch.utils.data.Dataset):
             columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
                 `padding_idx`), numbers (N,) or vectors (N, value_dim) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
-            label: 0 or 1 per row, (N,).
+            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,).
             weight: Of each row in the training loss, (N,).
+            group: Whole numbers that tell groups of rows apart, (N, G), a column per
+                `group_columns` of the schema.
 
         Raises:
             DataError: A field is missing or has another shape, an id lies outside its vocabulary,
@@ -184,44 +195,77 @@ class TabularDataset(torch.utils.data.Dataset):
             tuple(lengths for _, lengths in sequences),
         )
         weight = None if weight is None else torch.as_tensor(weight)
-        return cls(schema, inputs, label, weight=weight)
+        group = None if group is None else torch.as_tensor(group, dtype=torch.int64)
+        return cls(schema, inputs, label, weight=weight, group=group)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, index: int | slice | Tensor) -> Batch:
-        weight = None if self.weight is None else self.weight[index]
-        return Batch(self.inputs.select(index), self.label[index], weight)
+        weight, group = (
+            None if tensor is None else tensor[index] for tensor in (self.weight, self.group)
+        )
+        return Batch(self.inputs.select(index), self.label[index], weight, group)
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int) -> "Epoch":
+    def epoch(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> "Epoch":
         """All rows in the order of one training epoch, with its negatives."""
-        return Epoch(self, batch_size, seed, epoch)
+        return Epoch(self, batch_size, seed, epoch, shuffle=shuffle, drop_last=drop_last)
 
 
 class Epoch:
     """The batches of one training epoch, a pure function of (data set, seed, epoch).
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
-    one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which
-    batch normalisation cannot train on, joins the batch before. Without negatives the order is a
-    `deepfm.data.order.Order`, which never holds more than a window of it; with them it is held as
-    a whole.
+    one and whose label is 0; a copy keeps the weight and the groups of its row. A last batch of
+    one row, which batch normalisation cannot train on, joins the batch before. Without negatives
+    the order is a `deepfm.data.order.Order`, which never holds more than a window of it; with
+    them it is held as a whole. Without `shuffle` the rows come in the order of the data set, each
+    followed by its negatives. With `drop_last` every batch has `batch_size` rows, and what is
+    left is not seen.
+
+    Attributes:
+        num_rows: In all batches.
 
     No thread works ahead, because there is next to nothing to gain: of the 7 s in which an epoch
     of `configs/deepfm_movielens.yaml` trains on one core, drawing its 218,000 negatives and its
     order takes 9 ms, and making its batches 40 ms.
     """
 
-    def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
+    def __init__(
+        self,
+        dataset: TabularDataset,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
         self._dataset = dataset
         self._batch_size = batch_size
         self._rows: np.ndarray | None = None  # without negatives, `_order` numbers the rows
         self._items: Tensor | None = None
-        self._order: Order | None = None
+        self._order: Order | None = None  # None and no `_rows`: the rows as they stand
         if dataset.negatives is None or not dataset.negatives.count:
             self.num_rows = len(dataset)
-            self._order = Order(self.num_rows, seed, epoch)
-            return
+            if shuffle:
+                self._order = Order(self.num_rows, seed, epoch)
+        else:
+            self._draw(seed, epoch, shuffle=shuffle)
+        if drop_last:
+            self.num_rows -= self.num_rows % batch_size
+
+    def _draw(self, seed: int, epoch: int, *, shuffle: bool) -> None:
+        """The rows with their negatives, in order."""
+        dataset = self._dataset
         positive = np.flatnonzero(dataset.label.numpy() > 0)
         drawn = draw_negatives(
             dataset.negatives.user[positive],
@@ -233,7 +277,10 @@ class Epoch:
         rows = np.concatenate(
             [np.arange(len(dataset)), np.repeat(positive, dataset.negatives.count)]
         )
-        order = generator(seed, "order", epoch).permutation(len(rows))
+        if shuffle:
+            order = generator(seed, "order", epoch).permutation(len(rows))
+        else:
+            order = np.argsort(rows, kind="stable")
         self.num_rows = len(rows)
         self._rows = rows[order]
         self._items = torch.from_numpy(items[order])
@@ -247,14 +294,21 @@ class Epoch:
         for number in range(first, len(self)):
             start = number * self._batch_size
             end = self.num_rows if number == len(self) - 1 else start + self._batch_size
-            rows = self._order.rows(start, end) if self._order else self._rows[start:end]
-            batch = self._dataset[torch.from_numpy(rows)]
+            batch = self._dataset[self._rows_at(start, end)]
             if self._items is not None:
                 items = self._items[start:end]
                 sampled = torch.nonzero(items >= 0).squeeze(1)
                 self._dataset.negatives.catalogue.place(batch.inputs, sampled, items[sampled])
                 batch.label[sampled] = 0.0
             yield batch
+
+    def _rows_at(self, start: int, end: int) -> Tensor:
+        """The rows at the places `start` to `end` - 1, (end - start,)."""
+        if self._rows is not None:
+            return torch.from_numpy(self._rows[start:end])
+        if self._order is not None:
+            return torch.from_numpy(self._order.rows(start, end))
+        return torch.arange(start, end)
 
 
 def _checked_weight(weight: Tensor, row: np.ndarray) -> Tensor:

@@ -16,6 +16,7 @@ What it makes is a directory:
                                       ids are (E,), those of all rows end to end
         train/label.bin               (N,) float32
         train/weight.bin              (N,) float32, only with `sample_weight`
+        train/group.bin               (N, G) int64, only with `group_columns`: a hash of each value
         train/row.bin                 (N,) int64, number of the row over all files, from 0
         valid/…, test/…               the same; no test where the split has none
 
@@ -53,7 +54,7 @@ from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoders import Encoders
 from deepfm.data.files import Rows, read_rows
-from deepfm.data.labels import binary_label, sample_weight
+from deepfm.data.labels import binary_label, class_label, group_ids, number_label, sample_weight
 from deepfm.data.schema import DatasetSchema, RawTables
 from deepfm.data.splits import RandomSplit, StratifiedSplit, Times, TimeSample, TimeSplit
 from deepfm.errors import ConfigError, DataError, DeepFMError
@@ -114,6 +115,7 @@ def prepare(
     encoders: Encoders | None = None,
     *,
     base: Encoders | None = None,
+    num_class: int = 1,
 ) -> Path:
     """The directory of a table's store, which is made unless it is there.
 
@@ -124,6 +126,7 @@ def prepare(
         schema: Of the table.
         encoders: Those of a checkpoint, used as they are; without them new ones are fitted.
         base: Those of another checkpoint, from which the fitted ones grow.
+        num_class: How many classes a label of kind `class` has.
 
     Raises:
         DataError: A file is missing or malformed, a value is bad and its policy is `error`, or a
@@ -132,7 +135,7 @@ def prepare(
     """
     tabular.fetch(data.table.package, Path(data.data_dir), data.auto_download)
     files = _files(data)
-    source = _hash(_made_from(data, schema, files))
+    source = _hash(_made_from(data, schema, files, num_class))
     path = None
     if encoders is not None:
         path = _encoded_with(Path(data.store_dir), source, digest := _digest(encoders))
@@ -165,7 +168,7 @@ def prepare(
                 # Blocks come and go: with malloc a table takes an eighth less time than with the
                 # default, which gives each one back to the system.
                 pa.set_memory_pool(pa.system_memory_pool())
-                made = _build(scratch, data, schema, files, encoders, base)
+                made = _build(scratch, data, schema, files, encoders, base, num_class)
                 _write_manifest(scratch, made | {"source": source})
                 os.replace(scratch, path)
             finally:
@@ -210,9 +213,10 @@ def _build(
     files: dict[str, list[Path]],
     encoders: Encoders | None,
     base: Encoders | None,
+    num_class: int,
 ) -> dict[str, Any]:
     """Write all of a store but its manifest, whose content is returned."""
-    stream = _Stream(data, schema, files)
+    stream = _Stream(data, schema, files, num_class)
     if encoders is None:
         if Encoders.has_to_learn(schema):
             with _Pass("reading the training rows", stream) as passed:
@@ -260,11 +264,16 @@ class _Stream:
     """
 
     def __init__(
-        self, data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]]
+        self,
+        data: DataConfig,
+        schema: DatasetSchema,
+        files: dict[str, list[Path]],
+        num_class: int,
     ) -> None:
         self.rows = 0
         self.files = {role: paths for role, paths in files.items() if role in (*PARTS, "rows")}
         self._data, self._schema, self._table = data, schema, data.table
+        self._num_class = num_class
         sides = _side_tables(data, schema)
         self._sides = RawTables(None, sides.get("user"), sides.get("item"))
         self._columns = self._needed_columns()
@@ -284,7 +293,8 @@ class _Stream:
                 rows = rows._replace(table=self._sides.complete(self._schema, rows.table))
                 label, bad = self._label(rows)
                 numbers = first + np.arange(len(label))
-                parts, unplaced = split(rows, role, numbers, np.where(bad, -1, label).astype(int))
+                classes = np.where(bad, -1, label if self._has_classes else 0).astype(int)
+                parts, unplaced = split(rows, role, numbers, classes)
                 counts = Counter()
                 for column, mask in (
                     (self._schema.label_field, bad),
@@ -301,7 +311,7 @@ class _Stream:
         """The columns to read from the files of rows: not those that only a side table has."""
         table = self._table
         wanted = [name for field in self._schema.fields.values() for name in field.raw_columns]
-        wanted += [self._schema.label_field, table.sample_weight]
+        wanted += [self._schema.label_field, table.sample_weight, *table.group_columns]
         if self._data.split_strategy == "time":
             wanted.append(table.time_column)
         wanted = [column for column in dict.fromkeys(wanted) if column is not None]
@@ -318,13 +328,22 @@ class _Stream:
 
     def _label(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         rule = self._table.trained_label
-        column = rule.column
-        label, bad = binary_label(
-            rows.table[column].combine_chunks(), threshold=rule.threshold, positive=rule.positive
-        )
-        expected = "a number" if rule.threshold is not None else "0 or 1"
-        refuse_bad(self._table, rows, column, bad, expected)
+        values = rows.table[rule.column].combine_chunks()
+        if rule.kind == "class":
+            label, bad = class_label(values, self._num_class)
+            expected = f"a class from 0 to {self._num_class - 1}"
+        elif rule.kind == "number":
+            label, bad = number_label(values)
+            expected = "a finite number"
+        else:
+            label, bad = binary_label(values, threshold=rule.threshold, positive=rule.positive)
+            expected = "a number" if rule.threshold is not None else "0 or 1"
+        refuse_bad(self._table, rows, rule.column, bad, expected)
         return label, bad
+
+    @property
+    def _has_classes(self) -> bool:
+        return self._table.trained_label.kind != "number"
 
     def _prepared_split(self) -> Callable[[], Callable]:
         """What makes, for one time through the rows, the function that splits a batch of them.
@@ -344,10 +363,13 @@ class _Stream:
         if data.split_strategy == "time":
             return self._prepared_time_split()
         if data.stratify:
-            sizes = np.zeros(2, np.int64)
+            if not self._has_classes:
+                raise ConfigError("data.stratify: the label is a number, which has no classes")
+            classes = max(2, self._num_class)
+            sizes = np.zeros(classes, np.int64)
             for rows in self._read([self._schema.label_field], "rows"):
                 label, bad = self._label(rows)
-                sizes += np.bincount(label[~bad].astype(int), minlength=2)
+                sizes += np.bincount(label[~bad].astype(int), minlength=classes)
 
             def stratified() -> Callable:
                 split = StratifiedSplit(fractions, seed, sizes.tolist())
@@ -433,6 +455,8 @@ class _Encoding:
         }
         if weight is not None:
             whole["weight"] = weight[kept]
+        if columns := self._table.group_columns:
+            whole["group"] = group_ids(rows.table, columns)[kept]
         parts = parts[kept]
         arrays = {}
         for number, name in enumerate(PARTS):
@@ -632,7 +656,9 @@ def _side_tables(data: DataConfig, schema: DatasetSchema) -> dict[str, pa.Table]
     return sources
 
 
-def _made_from(data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]]) -> list[Any]:
+def _made_from(
+    data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]], num_class: int
+) -> list[Any]:
     """Everything that decides what a store holds, but for encoders given from outside."""
     table = asdict(data.table)
     for name in ("files", "valid_files", "test_files", "package", "fields", "labels", "label"):
@@ -648,6 +674,8 @@ def _made_from(data: DataConfig, schema: DatasetSchema, files: dict[str, list[Pa
     if data.split_strategy == "random":
         split += [data.split_seed, data.stratify]
     label = asdict(data.table.trained_label)
+    if label["kind"] == "class":
+        label["num_class"] = num_class
     content = {role: list(map(_fingerprint, paths)) for role, paths in files.items()}
     return [FORMAT_VERSION, content, table, fields, label, split]
 
@@ -734,7 +762,12 @@ def _open_part(
         tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
     )
     return TabularDataset(
-        schema, inputs, tensors["label"], weight=tensors.get("weight"), row=arrays["row"]
+        schema,
+        inputs,
+        tensors["label"],
+        weight=tensors.get("weight"),
+        group=tensors.get("group"),
+        row=arrays["row"],
     )
 
 

@@ -69,6 +69,7 @@ def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
         item_field=table.item_field,
         time_column=table.time_column,
         item_title_column=table.item_title_column,
+        group_columns=table.group_columns,
     )
 
 

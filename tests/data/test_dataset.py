@@ -98,6 +98,37 @@ def test_a_single_last_row_joins_the_batch_before(count, sizes):
     assert [len(b.label) for b in data.epoch(4, seed=0, epoch=0).batches()] == sizes
 
 
+def test_an_epoch_in_file_order_has_each_row_before_its_negatives(tiny_data):
+    train = tiny_data.train
+    batches = list(train.epoch(64, seed=1, epoch=2, shuffle=False).batches())
+    label = torch.cat([batch.label for batch in batches])
+    assert label.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0] * len(train)
+    user = rows_of(batches)[:, 0]
+    assert user.tolist() == train.inputs.sparse[:, 0].repeat_interleave(5).tolist()
+    assert rows_of(batches)[label > 0].tolist() == train.inputs.sparse.tolist()
+    same, other = (
+        rows_of(train.epoch(64, seed=1, epoch=k, shuffle=False).batches()) for k in (2, 3)
+    )
+    assert torch.equal(same, rows_of(batches))
+    assert not torch.equal(other, same)  # fresh negatives in each epoch
+
+
+def test_an_epoch_without_negatives_in_file_order_is_the_data(tiny_data):
+    valid = tiny_data.valid
+    epoch = valid.epoch(7, seed=1, epoch=0, shuffle=False)
+    assert torch.equal(rows_of(epoch.batches()), valid.inputs.sparse)
+    assert torch.equal(rows_of(epoch.batches(first=2)), valid.inputs.sparse[14:])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("count", "whole"), [(12, 12), (13, 12), (15, 12), (3, 0)])
+def test_a_batch_that_is_not_full_can_be_dropped(count, whole, shuffle):
+    epoch = encoded(count).epoch(4, seed=0, epoch=0, shuffle=shuffle, drop_last=True)
+    assert epoch.num_rows == whole
+    assert [len(batch.label) for batch in epoch.batches()] == [4] * (whole // 4)
+    assert len(epoch) == whole // 4
+
+
 @pytest.mark.parametrize("exclusion", ["train", "all"])
 def test_negative_exclusion_decides_about_held_out_items(tiny_config, exclusion):
     config = load_config(tiny_config(data__negative_exclusion=exclusion))

@@ -1,5 +1,6 @@
 """Stores of declared tables: equal to the encoders bit for bit, whole or absent, not in memory."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from deepfm.data import store, tabular
 from deepfm.data.batch import Ragged
 from deepfm.data.encoders import Encoders
 from deepfm.data.files import TableWriter, read_rows
+from deepfm.data.labels import group_ids
 from deepfm.data.store import Store, open_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, DataError, DeepFMError
 from deepfm.experiment import load_data
@@ -111,7 +113,8 @@ def config(folder: Path, **changes: object) -> ExperimentConfig:
 
 def made(used: ExperimentConfig, encoders: Encoders | None = None) -> Store:
     schema = tabular.schema(used.data.table)
-    return open_store(prepare(used.data, schema, encoders), used.data, schema)
+    path = prepare(used.data, schema, encoders, num_class=used.num_class)
+    return open_store(path, used.data, schema)
 
 
 @pytest.fixture
@@ -207,6 +210,73 @@ def test_a_stratified_split_has_equal_shares_of_positives(folder):
         for label in (0, 1):
             count = int((part.label.numpy() == label).sum())
             assert abs(count - share * (labels == label).sum()) <= 1
+
+
+def of_kind(folder: Path, kind: str, column: str, **changes: object) -> ExperimentConfig:
+    labels = {"target": {"column": column, "kind": kind}}
+    small = {"data__table__fields": {"city": {"type": "sparse"}}, "data__table__label": "target"}
+    return config(folder, data__table__labels=labels, **small, **changes)
+
+
+def test_labels_of_classes_and_their_stratified_split(folder):
+    raw = whole(folder)
+    ids = np.array(raw["id"].to_pylist(), int)
+    found = made(of_kind(folder, "class", "id", num_class=300, data__stratify=True))
+    for part in found.parts.values():
+        np.testing.assert_array_equal(part.label, ids[part.row])
+    train = np.bincount(found.parts["train"].label.numpy().astype(int), minlength=300)
+    assert np.abs(train - 0.8 * np.bincount(ids, minlength=300)).max() <= 1
+
+
+def test_a_class_that_there_is_not_names_file_and_line(folder):
+    line = next(k for k, v in enumerate(whole(folder)["id"].to_pylist()) if int(v) >= 290) + 2
+    used = of_kind(folder, "class", "id", num_class=290)
+    with pytest.raises(
+        DataError, match=rf"a.csv:{line}: column id: expected a class from 0 to 289"
+    ):
+        made(used)
+    dropped = made(of_kind(folder, "class", "id", num_class=290, data__table__bad_values="drop"))
+    assert dropped.summary["dropped"] == sum(int(v) >= 290 for v in whole(folder)["id"].to_pylist())
+
+
+def test_another_number_of_classes_is_another_store(folder):
+    few, many = (of_kind(folder, "class", "id", num_class=n) for n in (300, 301))
+    assert made(few).path == made(few).path != made(many).path
+    binary = config(folder, data__table__fields={"city": {"type": "sparse"}})
+    assert made(binary).path == made(dataclasses.replace(binary, num_class=2)).path
+
+
+def test_labels_of_numbers(folder):
+    raw = whole(folder)
+    used = of_kind(folder, "number", "rate", data__table__bad_values="drop")
+    found = made(used)
+    rate = raw["rate"].to_pylist()
+    assert found.summary["dropped"] == rate.count("?") == found.summary["bad_values"]["rate"]
+    for part in found.parts.values():
+        expected = np.array([float(rate[row]) for row in part.row], np.float32)
+        np.testing.assert_array_equal(part.label, expected)
+    with pytest.raises(DataError, match=r"csv:\d+: column rate: expected a finite number, found"):
+        made(of_kind(folder, "number", "rate"))
+    with pytest.raises(ConfigError, match=r"data\.stratify: the label is a number"):
+        made(of_kind(folder, "number", "rate", data__stratify=True))
+
+
+def test_groups_are_hashes_of_their_columns(folder, monkeypatch):
+    monkeypatch.setattr(store, "BLOCK_SIZE", 2000)
+    raw = whole(folder)
+    columns = ["other", "id"]
+    found = made(config(folder, data__table__group_columns=columns))
+    expected = group_ids(raw, columns)
+    for part in found.parts.values():
+        assert part.schema.group_columns == ("other", "id")
+        np.testing.assert_array_equal(part.group, expected[part.row])
+        assert torch.equal(part[2:5].group, part.group[2:5])
+    assert found.parts["train"].group.dtype == torch.int64
+    without = made(config(folder))
+    assert without.path != found.path
+    assert without.parts["train"].group is None
+    with pytest.raises(DataError, match=r"no column 'idd'; did you mean 'id'"):
+        made(config(folder, data__table__group_columns=["idd"]))
 
 
 @pytest.mark.parametrize("column", ["when", "id"])
@@ -641,7 +711,8 @@ def test_declared_ids_train_predict_and_go_on_in_another_process(declared):
     best = RunDirectory(used.output_dir).best
     write_table(declared / "new.parquet", whole(declared))
     (scored,) = Predictor(best).predict_file(declared / "new.parquet")
-    np.testing.assert_allclose(scored.probability, Predictor(best).predict(whole(declared)))
+    predicted = Predictor(best).predict(whole(declared))
+    np.testing.assert_allclose(scored.predictions["probability"], predicted)
     program = (
         "import sys\n"
         "from deepfm.prediction import Predictor\n"

@@ -1,0 +1,315 @@
+"""A pipeline file as a message, and where each of its fields stands.
+
+Names are checked here, against the format, so that a misspelt one is answered with the nearest;
+protobuf reads the values. The places are kept by path (`feature_configs[3].id_feature.pooling`),
+because a message forgets them and every later complaint has to name a line. What stands inside a
+field of type `Opaque` is skipped: the field itself will be refused, with a better reason than an
+unknown name below it.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from google.protobuf import json_format, text_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
+from deepfm.errors import ConfigError, nearest
+
+_TOKEN = re.compile(
+    r"""
+    (?P<skip>\s+|\#[^\n]*)
+    | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+    | (?P<word>[A-Za-z_][\w./]*)
+    | (?P<number>[-+]?(?:\d[\w.]*|\.\d[\w]*)(?:(?<=[eE])[-+]\d+\w*)?)
+    | (?P<sign>[{}<>\[\]:,;-])
+    """,
+    re.VERBOSE,
+)
+_CLOSING = {"{": "}", "<": ">"}
+
+
+class Pipeline(NamedTuple):
+    """What a file says.
+
+    Attributes:
+        message: An `EasyRecConfig`.
+        file: The file's path, for messages.
+        places: Where the field of a path stands, such as `x.config:17`.
+    """
+
+    message: EasyRecConfig
+    file: str
+    places: dict[str, str]
+
+    def place(self, path: str) -> str:
+        """Where a field, or the nearest one above it, stands."""
+        while path and path not in self.places:
+            path = path.rpartition(".")[0] if not path.endswith("]") else path.rpartition("[")[0]
+        return self.places.get(path, self.file)
+
+    def error(self, path: str, problem: str) -> ConfigError:
+        """A mistake in a field, with its place and path."""
+        return ConfigError(f"{self.place(path)}: {path}: {problem}")
+
+
+def read(path: str | Path) -> Pipeline:
+    """Read `*.config` (protobuf text) or `*.json`.
+
+    Raises:
+        ConfigError: The file cannot be read, is malformed, or has a field that the format lacks.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the config: {error}") from None
+    if path.suffix == ".json":
+        return _from_json(text, str(path))
+    return _from_text(text, str(path))
+
+
+def parse(message: Any, text: str, prefix: str = "") -> dict[str, int]:
+    """Read protobuf text into a message, on top of what it holds; returns the line of each path.
+
+    Args:
+        prefix: The message's own path, ending in a dot.
+
+    Raises:
+        ConfigError: The text is malformed or has an unknown name; begins with the line.
+    """
+    walk = _Walk(text, message.DESCRIPTOR, prefix)
+    try:
+        text_format.Parse(walk.cleaned, message)
+    except text_format.ParseError as error:
+        problem = re.sub(r"^\d+:\d+ : ", "", " ".join(str(error).split()))
+        problem = problem.replace("deepfm.easyrec.", "")
+        raise ConfigError(f"{error.GetLine() or 1}: {problem}") from None
+    return walk.lines
+
+
+def _from_text(text: str, file: str) -> Pipeline:
+    message = EasyRecConfig()
+    try:
+        lines = parse(message, text)
+    except ConfigError as error:
+        raise ConfigError(f"{file}:{error}") from None
+    return Pipeline(message, file, {path: f"{file}:{line}" for path, line in lines.items()})
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    line: int
+    start: int
+    end: int
+
+
+class _Walk:
+    """The fields of a protobuf text: their names checked, their lines kept.
+
+    Attributes:
+        lines: Line by path.
+        cleaned: The text with the bodies of `Opaque` messages blanked, on the same lines.
+    """
+
+    def __init__(self, text: str, descriptor: Descriptor, prefix: str = "") -> None:
+        self.lines: dict[str, int] = {}
+        self._blank: list[tuple[int, int]] = []
+        self._tokens = list(_tokens(text))
+        self._next = 0
+        self._fields(descriptor, prefix, "", 0)
+        pieces, end = [], 0
+        for first, last in self._blank:
+            pieces += [text[end:first], re.sub(r"[^\n]", " ", text[first:last])]
+            end = last
+        self.cleaned = "".join(pieces) + text[end:]
+
+    def _fields(self, descriptor: Descriptor, prefix: str, closing: str, opened: int) -> None:
+        """Fields up to the closing bracket of their message."""
+        counts: dict[str, int] = {}
+        while (token := self._take()).text != closing or token.kind == "string":
+            if token.kind == "end":
+                raise ConfigError(f"{opened}: {prefix[:-1]}: '{closing}' is missing")
+            if token.kind != "word":
+                raise ConfigError(
+                    f"{token.line}: expected a field's name, found {token.text!r}"
+                    + ("" if closing else "; outside all brackets")
+                )
+            field = find_field(descriptor, token.text, prefix, str(token.line))
+            name = f"{prefix}{field.name}"
+            colon = self._accept(":")
+            if self._accept("["):
+                if not field.is_repeated:
+                    raise ConfigError(f"{token.line}: {name}: not a list, expected one value")
+                self.lines.setdefault(name, token.line)
+                while not self._accept("]"):
+                    self._value(field, name, counts, colon=True, line=token.line)
+                    if not self._accept(",") and self._peek().text != "]":
+                        wrong = self._peek()
+                        raise ConfigError(
+                            f"{wrong.line}: {name}: expected ',' or ']', found {wrong.text!r}"
+                        )
+            else:
+                self._value(field, name, counts, colon=colon, line=token.line)
+            if not self._accept(","):
+                self._accept(";")
+
+    def _value(
+        self, field: FieldDescriptor, name: str, counts: dict[str, int], colon: bool, line: int
+    ) -> None:
+        token = self._take()
+        path = name
+        if field.is_repeated:
+            self.lines.setdefault(name, line)
+            path = f"{name}[{counts.get(name, 0)}]"
+            counts[name] = counts.get(name, 0) + 1
+        self.lines.setdefault(path, token.line if token.kind != "end" else line)
+        if field.message_type is not None:
+            if token.text not in _CLOSING or token.kind == "string":
+                raise ConfigError(f"{line}: {name}: expected {{ ... }}, found {token.text!r}")
+            if is_opaque(field):
+                self._skip(token, name)
+            else:
+                self._fields(field.message_type, f"{path}.", _CLOSING[token.text], token.line)
+            return
+        if not colon:
+            raise ConfigError(f"{line}: {name}: expected ':' and a value, found {token.text!r}")
+        if token.text == "-" and token.kind == "sign":
+            token = self._take()
+        if token.kind not in ("string", "word", "number"):
+            raise ConfigError(f"{line}: {name}: expected a value, found {token.text!r}")
+        while token.kind == "string" and self._peek().kind == "string":
+            self._take()  # adjacent texts are one
+
+    def _skip(self, opening: _Token, name: str) -> None:
+        depth = 1
+        while depth:
+            token = self._take()
+            if token.kind == "end":
+                raise ConfigError(f"{opening.line}: {name}: a bracket is not closed")
+            if token.kind == "sign":
+                depth += (token.text in "{<") - (token.text in "}>")
+        self._blank.append((opening.end, token.start))
+
+    def _peek(self) -> _Token:
+        return self._tokens[self._next]
+
+    def _take(self) -> _Token:
+        token = self._tokens[self._next]
+        self._next += token.kind != "end"
+        return token
+
+    def _accept(self, sign: str) -> bool:
+        found = self._peek().kind == "sign" and self._peek().text == sign
+        self._next += found
+        return found
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    position, line = 0, 1
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            found = text[position : position + 20].split("\n")[0]
+            what = "a text that is not closed" if found[0] in "\"'" else "no part of the format"
+            raise ConfigError(f"{line}: {what}: {found}")
+        if match.lastgroup != "skip":
+            yield _Token(match.lastgroup, match[0], line, match.start(), match.end())
+        line += match[0].count("\n")
+        position = match.end()
+    yield _Token("end", "", line, position, position)
+
+
+def find_field(descriptor: Descriptor, name: str, prefix: str, place: str) -> FieldDescriptor:
+    """A message's field by its name.
+
+    Args:
+        descriptor: Of the message.
+        prefix: Path of the message, ending in a dot unless it is the whole pipeline.
+        place: What an error begins with.
+    """
+    field = descriptor.fields_by_name.get(name)
+    if field is None:
+        known = [f.name for f in descriptor.fields]
+        raise ConfigError(f"{place}: unknown field '{prefix}{name}'; {nearest(name, known)}")
+    return field
+
+
+def is_opaque(field: FieldDescriptor) -> bool:
+    """Whether the content of a field is of no interest, because the field is refused."""
+    return field.message_type is not None and field.message_type.name == "Opaque"
+
+
+def is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _from_json(text: str, file: str) -> Pipeline:
+    """JSON with the format's names, or in camelCase; a JSON text is YAML, which knows lines."""
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise ConfigError(f"{file}:{line}: {getattr(error, 'msg', error)}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}:1: expected an object, found {type(raw).__name__}")
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:  # indented by tabs: the lines remain unknown
+        node = None
+    places: dict[str, str] = {}
+    message = EasyRecConfig()
+    cleaned = _clean(raw, node, message.DESCRIPTOR, "", file, places)
+    try:
+        json_format.ParseDict(cleaned, message)
+    except json_format.ParseError as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
+    return Pipeline(message, file, places)
+
+
+def _clean(
+    raw: Mapping[str, Any],
+    node: Any,
+    descriptor: Descriptor,
+    prefix: str,
+    file: str,
+    places: dict[str, str],
+) -> dict[str, Any]:
+    """The same with the format's names and without the content of opaque messages."""
+    by_name = {f.name: f for f in descriptor.fields}
+    names = {f.json_name: f.name for f in descriptor.fields} | {name: name for name in by_name}
+    below = {key.value: (key, value) for key, value in node.value} if _has(node, "map") else {}
+    cleaned = {}
+    for key, value in raw.items():
+        key_node, value_node = below.get(key, (None, None))
+        place = f"{file}:{key_node.start_mark.line + 1}" if key_node is not None else file
+        field = find_field(descriptor, names.get(key, key), prefix, place)
+        path = f"{prefix}{field.name}"
+        places.setdefault(path, place)
+
+        def one(value: Any, node: Any, path: str, field: FieldDescriptor = field) -> Any:
+            if field.message_type is None or not isinstance(value, dict):
+                return value
+            if is_opaque(field):
+                return {}
+            return _clean(value, node, field.message_type, f"{path}.", file, places)
+
+        if field.is_repeated and isinstance(value, list):
+            nodes = value_node.value if _has(value_node, "seq") else [None] * len(value)
+            cleaned[field.name] = []
+            for k, (item, item_node) in enumerate(zip(value, nodes, strict=True)):
+                if item_node is not None:
+                    places[f"{path}[{k}]"] = f"{file}:{item_node.start_mark.line + 1}"
+                cleaned[field.name].append(one(item, item_node, f"{path}[{k}]"))
+        else:
+            cleaned[field.name] = value if is_map(field) else one(value, value_node, path)
+    return cleaned
+
+
+def _has(node: Any, kind: str) -> bool:
+    return node is not None and node.tag == f"tag:yaml.org,2002:{kind}"
