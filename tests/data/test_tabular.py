@@ -346,6 +346,13 @@ def test_mistakes_in_declared_ids(tmp_path, field, message):
         tabular.schema(config(tmp_path, {"fields": fields}).data.table, tmp_path)
 
 
+def test_a_long_number_as_default_keeps_its_digits(tmp_path):
+    for default in (2**53 + 1, -(2**62) - 1, 17, 1.5, "x"):
+        fields = {"a": {"type": "sparse", "hash_buckets": 9, "default": default}}
+        schema = tabular.schema(config(tmp_path, {"fields": fields}).data.table)
+        assert schema.fields["a"].default_elements == [str(default)]
+
+
 def test_a_missing_vocabulary_file(tmp_path):
     fields = {"a": {"type": "sparse", "vocabulary_file": "words.txt"}}
     with pytest.raises(MissingDataError, match=r"words\.txt: no such file"):
