@@ -145,7 +145,9 @@ def build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
         ),
         tuple[float, ...]: _floats,
         float | tuple[float, ...]: lambda value: _floats(_int_to_float(value)),
-        str | float | None: _int_to_float,
+        str | float | None: lambda value: (  # a float would change the last digits of a long id
+            str(value) if isinstance(value, int) and abs(value) > 2**53 else _int_to_float(value)
+        ),
         dict[str, int]: lambda value: (
             {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
         ),
