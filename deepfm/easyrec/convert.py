@@ -123,6 +123,7 @@ _SCHEDULES = {
     ),
 }  # fmt: skip
 _PARQUET, _TEXT = (".parquet",), (".csv", ".tsv", ".txt", ".gz", ".zst")
+_UNTYPED = ""  # a column that is declared without a type
 _TYPE_NAMES = {"BIGINT": "INT64", "INT": "INT32"}
 
 
@@ -274,7 +275,12 @@ class _Converter:
         """Types of columns by name, as the pipeline declares them."""
         data = self.message.data_config
         if not data.input_fields_str:
-            return {item.input_name: FieldType.Name(item.input_type) for item in data.input_fields}
+            return {
+                item.input_name: FieldType.Name(item.input_type)
+                if item.HasField("input_type")
+                else _UNTYPED
+                for item in data.input_fields
+            }
         found = {}
         for part in filter(None, (p.strip() for p in data.input_fields_str.split(";"))):
             name, colon, kind = (piece.strip() for piece in part.partition(":"))
@@ -301,6 +307,7 @@ class _Converter:
         held = {
             name: INTEGER if kind in ("INT32", "INT64") else LIST if "ARRAY" in kind else OTHER
             for name, kind in self._input_types().items()
+            if kind != _UNTYPED
         }
         if _is_parquet(source["files"][0]):
             paths = sorted(glob.glob(source["files"][0]))

@@ -176,6 +176,7 @@ def test_combo_features(tmp_path, mode, options, expected):
     [
         ("input_fields { input_name: 'x' input_type: INT64 }", "sparse"),
         ("input_fields { input_name: 'x' input_type: STRING }", "sequence"),
+        ("input_fields { input_name: 'x' }", "sequence"),
         ("input_fields { input_name: 'x' input_type: ARRAY_INT64 }", "sequence"),
         ("input_fields_str: 'y:INT; x : bigint;'", "sparse"),
         ("input_fields_str: 'x:ARRAY<BIGINT>'", "sequence"),
