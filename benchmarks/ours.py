@@ -105,7 +105,7 @@ def prepare(task: Task, optimizer: str, *, seed: int = 0) -> Prepared:
     train, scored = dataset_of(schema, task.train), dataset_of(schema, task.score)
     valid = dataset_of(schema, Split(*(array[:BATCH_SIZE] for array in task.score)))
     model = build_model(schema, config)
-    trainer = Trainer(config.training, seed=seed, eval_batch_size=BATCH_SIZE)
+    trainer = Trainer(config.training, config.evaluation, seed=seed)
 
     def predict() -> np.ndarray:
         logits = score(model, scored.inputs, batch_size=config.evaluation.batch_size)

@@ -2,7 +2,7 @@
 
 raw files -> data/<adapter> -> data/{schema, splits, transforms} -> data/dataset (+ sampling)
 -> Batch -> models/layers/embedding -> models/layers/{fm, cin, attention, dnn} -> models/* (logit)
--> training/{trainer, optimizers} + evaluation/{scoring, ranking, metrics} -> checkpoint
+-> training/{trainer, optimizers, losses} + evaluation/{scoring, ranking, metrics} -> checkpoint
 -> evaluate / predict / recommend
 """
 

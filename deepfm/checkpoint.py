@@ -5,9 +5,12 @@ renamed, so a file under its final name is always whole; it is read with `weight
 reading one never runs code.
 """
 
+import csv
+import io
 import json
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +36,22 @@ from deepfm.utils.io import (
 )
 
 FORMAT_VERSION = 1
-RESUMABLE_CHANGES = ("training.epochs", "output_dir", "device")
+RESUMABLE_CHANGES = (
+    "training.epochs", "training.max_steps", "training.log_every_steps",
+    "training.checkpoint_every_steps", "output_dir", "device",
+)  # fmt: skip
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
-    "feature.init", "feature.embedding_dims", "feature.embedding_l2_reg",
+    "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
-# What its fields may change: the size of a vocabulary and which values enter it.
-_FREE_IN_A_FIELD = ("vocabulary_size", "min_count", "bad_values", "column", "group")
+# What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
+# its table. Whether declared ids still mean the same is for the encoders to say.
+_FREE_IN_A_FIELD = (
+    "vocabulary_size", "min_count", "bad_values", "column", "group", "num_buckets", "vocabulary",
+    "out_of_range", "default", "init", "trainable",
+)  # fmt: skip
 
 
 @dataclass
@@ -249,8 +259,15 @@ class RunDirectory:
         return self.path / "trace.json"
 
     @property
+    def dropout_ratios(self) -> dict[str, Path]:
+        """What variational dropout learned, by feature group."""
+        groups = ("wide", "fm", "deep")
+        return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in groups}
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(value for key, value in vars(self).items() if key != "path")
+        named = (value for key, value in vars(self).items() if key != "path")
+        return (*named, *self.dropout_ratios.values())
 
     def check(
         self, config: ExperimentConfig, *, resume: bool, overwrite: bool
@@ -312,6 +329,14 @@ class RunDirectory:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in history)
         atomic_write_bytes(self.history, lines.encode())
+
+    def write_dropout_ratios(self, group: str, ratios: Mapping[str, float]) -> None:
+        """A CSV of drop probabilities by field, the most useful field first."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("feature_name", "mean_drop_p"))
+        writer.writerows(sorted(ratios.items(), key=lambda item: item[1]))
+        atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())
 
     def write_table(self, path: Path, table: pa.Table) -> None:
         with atomic_writer(path) as file:

@@ -25,8 +25,6 @@ from deepfm.training.trainer import Interrupted
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER, ProgressBar, configure_logging
 
-_PROBABILITY = "probability"
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -124,9 +122,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     predictor = Predictor(arguments.checkpoint)
     count, unknown, bad = 0, Counter(), Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:
-        for rows, probability, unknown_here, bad_here in predictor.predict_file(source):
-            writer.write(_with_probability(source, rows.table, arguments.columns, probability))
-            count += len(probability)
+        for rows, predictions, unknown_here, bad_here in predictor.predict_file(source):
+            writer.write(_with_predictions(source, rows.table, arguments.columns, predictions))
+            count += rows.table.num_rows
             unknown.update(unknown_here)
             bad.update(bad_here)
             if bar.due():
@@ -135,20 +133,22 @@ def _predict(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"{count:,} rows scored into {output}{counts}")
 
 
-def _with_probability(
-    source: str, table: pa.Table, columns: str | None, probability: pa.Array
+def _with_predictions(
+    source: str, table: pa.Table, columns: str | None, predictions: dict[str, pa.Array]
 ) -> pa.Table:
     chosen = columns.split(",") if columns is not None else table.column_names
     for name in chosen:
         if name not in table.column_names:
             hint = nearest(name, table.column_names)
             raise DataError(f"--columns: {source} has no column {name!r}; {hint}")
-    if _PROBABILITY in chosen:
-        raise DataError(
-            f"{source}: has a column {_PROBABILITY!r} already; rename it or leave it out of "
-            "--columns"
-        )
-    return table.select(chosen).append_column(_PROBABILITY, probability)
+    table = table.select(chosen)
+    for name, values in predictions.items():
+        if name in chosen:
+            raise DataError(
+                f"{source}: has a column {name!r} already; rename it or leave it out of --columns"
+            )
+        table = table.append_column(name, values)
+    return table
 
 
 def _counts(title: str, counts: Counter[str]) -> str:
@@ -240,12 +240,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--config", help="other data paths and evaluation settings")
     added.add_argument("--split", choices=("valid", "test"), default="test")
 
-    added = command("predict", _predict, "probabilities for the raw rows of a file")
+    added = command("predict", _predict, "predictions for the raw rows of a file")
     add_checkpoint(added)
     added.add_argument(
         "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
     )
-    added.add_argument("--output", required=True, help="rows with probability, .csv or .parquet")
+    added.add_argument("--output", required=True, help="rows with predictions, .csv or .parquet")
     added.add_argument(
         "--columns", metavar="a,b,c", help="columns of the input to write (default: all)"
     )

@@ -6,7 +6,8 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -349,6 +350,8 @@ class CINConfig:
     layer_sizes: tuple[int, ...] = limited((128, 128), at_least=1)
     split_half: bool = True
     group: Literal["fm", "wide"] = "fm"
+    bias: bool = False
+    init: Literal["xavier_uniform", "torch"] = "xavier_uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,11 +366,28 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PartOptimizerConfig:
-    """An optimizer of its own for the dense parameters whose whole name a regex matches."""
+    """An optimizer of its own for the dense parameters whose whole name a regex matches.
+
+    `scheduler: null`: the one of all others.
+    """
 
     pattern: str
     optimizer: str | dict[str, Any]
     scheduler: str | dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        key = "training.part_optimizers"
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{key}.pattern: {self.pattern!r} is no regular expression: {error}"
+            ) from None
+        options = named_options(self.optimizer, OPTIMIZERS, f"{key}.optimizer", "optimizer")
+        object.__setattr__(self, "optimizer", options)
+        if self.scheduler is not None:
+            options = named_options(self.scheduler, SCHEDULERS, f"{key}.scheduler", "scheduler")
+            object.__setattr__(self, "scheduler", options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -427,10 +447,6 @@ class TrainingConfig:
         set_options("metrics", TRAIN_METRICS, "metric")
         if not self.losses:
             raise ConfigError("training.losses: expected at least one loss")
-        if self.metric not in (known := metric_names()):
-            raise ConfigError(
-                f"training.metric: unknown metric {self.metric!r}; {nearest(self.metric, known)}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,6 +491,14 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        metric = self.training.metric
+        known = metric_names(self.training.losses, self.evaluation.metrics)
+        if metric not in known:
+            raise ConfigError(
+                f"training.metric: unknown metric {metric!r}; {nearest(metric, known)}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default spelled out; `config_from_dict` is the inverse.
 
@@ -489,10 +513,38 @@ class ExperimentConfig:
         return nested
 
 
-def metric_names() -> list[str]:
-    """The metrics that early stopping can watch."""
+def metric_names(
+    losses: Iterable[Mapping[str, Any]] = (), metrics: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """The metrics that early stopping can watch, by the names they are reported under.
+
+    Args:
+        losses, metrics: As in `training.losses` and `evaluation.metrics`.
+    """
     ranking = [f"{name}@{k}" for name in ("hr", "ndcg") for k in RANKING_KS]
-    return ["auc", "logloss", *ranking, *(f"ranking_99.{name}" for name in ranking)]
+    ranking += [f"ranking_99.{name}" for name in ranking]
+    configured = [*reported_names(metrics), *(loss["name"] for loss in losses)]
+    return list(dict.fromkeys(["auc", "logloss", *configured, *ranking]))
+
+
+def reported_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What metrics are called in results: by name, and what sets those of one name apart.
+
+    Example:
+        >>> auc, gauc = {"name": "auc", "thresholds": 0}, {"name": "gauc", "group": "user"}
+        >>> reported_names([auc, gauc, auc | {"thresholds": 200}])
+        ['auc[0]', 'gauc', 'auc[200]']
+    """
+    found = []
+    for spec in specs:
+        others = [other for other in specs if other["name"] == spec["name"]]
+        apart = [
+            str(value)
+            for option, value in spec.items()
+            if any(other[option] != value for other in others)
+        ]
+        found.append(f"{spec['name']}[{','.join(apart)}]" if apart else spec["name"])
+    return found
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:

@@ -1,5 +1,6 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,22 +24,24 @@ from deepfm.config import DataConfig, ExperimentConfig
 from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoders import Encoders
-from deepfm.data.labels import binary_label, sample_weight
+from deepfm.data.labels import binary_label, group_ids, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
+from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
+from deepfm.evaluation.metrics import check_metrics
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model
-from deepfm.models.layers.storage import wide_name
-from deepfm.training.optimizers import build_optimizers
+from deepfm.models import build_model, count_parameters
+from deepfm.models.outputs import prediction_columns
+from deepfm.training.losses import check_losses
+from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
+from deepfm.training.schedules import build_schedules
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.seeding import generator
 
-_TABLES = "embedding.tables."
 EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
@@ -111,7 +114,7 @@ def load_data(
     if base is not None:
         check_same_fields(base.schema, schema)
     if data.split_strategy != "leave_one_out":
-        return _load_store(data, schema, encoders, base)
+        return _load_store(config, schema, encoders, base)
     if not data.num_neg_train and not data.explicit_negatives:
         raise ConfigError(
             "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
@@ -121,6 +124,7 @@ def load_data(
     weight = _weights(data, tables.interactions)
 
     columns = tables.complete(schema, tables.interactions)
+    group = group_ids(columns, schema.group_columns) if schema.group_columns else None
     if encoders is None:
         encoders = Encoders.fit(schema, columns.take(split.train))
         encoders = encoders if base is None else encoders.grown_from(base)
@@ -138,6 +142,8 @@ def load_data(
         inputs = encoders.encode(columns.take(rows))
         if weight is not None:
             extra["weight"] = torch.from_numpy(weight[rows])
+        if group is not None:
+            extra["group"] = torch.from_numpy(group[rows])
         return TabularDataset(schema, inputs, torch.from_numpy(label[rows]), row=rows, **extra)
 
     def held_out(rows: np.ndarray) -> TabularDataset:
@@ -189,8 +195,9 @@ def prepare_data(config: ExperimentConfig) -> Path:
             "data.split_strategy: only declared tables split by predefined, random or time are "
             "prepared; all other data is read into memory when it is needed"
         )
+    check_losses(config)
     schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
-    return store.prepare(data, schema)
+    return store.prepare(data, schema, num_class=config.num_class)
 
 
 def describe_size(config: ExperimentConfig) -> list[str]:
@@ -204,17 +211,8 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
-    with torch.device("meta"):
-        model = build_model(schema, config)
-    tables, wide, dense = 0, 0, 0
-    for name, weight in model.state_dict().items():
-        if not name.startswith(_TABLES):
-            dense += weight.numel()
-        elif name.endswith(wide_name("") + ".weight"):
-            wide += weight.numel()
-        else:
-            tables += weight.numel()
-    size = 4 * (tables + wide + dense) / 2**30
+    dense, tables, wide = count_parameters(schema, config)
+    size = 4 * (dense + tables + wide) / 2**30
     return [
         f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
         f"weights: {size:,.2f} GiB; Adagrad keeps as much again, Adam twice as much",
@@ -269,6 +267,9 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
+        if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
+            LOGGER.info("feature.groups has no group wide: there is no first-order term")
+
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
                 config, data.encoders, data.users, data.items, data.history, weights, training
@@ -280,12 +281,7 @@ def train(
             bundle(state.model, dict(vars(state))).save(run.last)
             run.write_history(state.history)
 
-        trainer = Trainer(
-            config.training,
-            seed=config.seed,
-            device=device,
-            eval_batch_size=config.evaluation.batch_size,
-        )
+        trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
         with catch_signals() as received:
             state = trainer.fit(
                 model,
@@ -296,15 +292,17 @@ def train(
                 should_stop=received,
                 log=LOGGER.info,
             )
-        LOGGER.info(
-            f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
-        )
+        LOGGER.info(_kept(config, state))
+        for group, dropout in model.embedding.dropouts.items():
+            run.write_dropout_ratios(group, dropout.ratios())
         metrics: dict[str, Any] = {}
         for name, split in (("valid", data.valid), ("test", data.test)):
             if split is not None:
                 result = evaluate(model, split, batch_size=config.evaluation.batch_size)
                 metrics[name], last = result.metrics, split
-        run.write_table(run.predictions, _predictions(last, result))  # of the last split there is
+        run.write_table(
+            run.predictions, _predictions(config, last, result)
+        )  # of the last split there is
         if result.counts is not None:
             run.write_table(run.ranks, _ranks(last, result))
         if data.summary is not None:
@@ -313,6 +311,17 @@ def train(
         for line in format_metrics(metrics):
             LOGGER.info(line)
         return metrics
+
+
+def _kept(config: ExperimentConfig, state: TrainingState) -> str:
+    """Which weights a run ends with, and that what follows is not cut short."""
+    best = f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
+    if config.training.evaluate_every_steps is not None:
+        best += f" after {state.best_step:,} steps"
+    if config.training.keep == "last":
+        best += f"; kept are the last weights, of epoch {state.epoch}"
+    limited = config.evaluation.max_batches is not None
+    return f"{best}; final evaluation of all rows" if limited else best
 
 
 def profile_training(config: ExperimentConfig) -> Profile:
@@ -327,7 +336,7 @@ def profile_training(config: ExperimentConfig) -> Profile:
     check_settings(config)
     data = load_data(config)
     model = build_model(data.encoders.schema, config)
-    trainer = Trainer(config.training, seed=config.seed, device=device)
+    trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
     run.make()
     measured = profile(trainer, model, data.train, data.valid, trace=run.trace)
     for line in measured.lines():
@@ -359,12 +368,15 @@ def evaluate_checkpoint(
                 + ", ".join(changed)
             )
         used = config
+        check_metrics(used)
     data = load_data(used, checkpoint.encoders)
     rows = getattr(data, split)
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
-    model = checkpoint.build_model().to(device)
+    model = (
+        replace(checkpoint, config=used).build_model().to(device)
+    )  # the metrics are its config's
     result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
@@ -372,21 +384,19 @@ def evaluate_checkpoint(
 def check_settings(config: ExperimentConfig) -> None:
     """Refuse settings that contradict each other whatever the data is, before it is read.
 
-    Model and optimizers are built for one small field, so that what they refuse is written once.
+    Model and optimizers are built for the fields with 2 values each, so that what they refuse is
+    written once.
 
     Raises:
         ConfigError: Names the key.
     """
-    size = {"vocabulary_size": 2, "embedding_dim": config.feature.fm_embedding_dim}
-    field = FieldSchema("field", FeatureType.SPARSE, **size)
-    schema = DatasetSchema(fields={field.name: field}, label_field="label")
-    build_optimizers(build_model(schema, config), config.training)
-    metric, strategy = config.training.metric, config.data.split_strategy
-    if metric not in ("auc", "logloss") and strategy != "leave_one_out":
-        raise ConfigError(
-            f"training.metric: {metric} needs a ranking task, which data.split_strategy: "
-            f"{strategy} does not make; choose auc or logloss"
-        )
+    check_losses(config)
+    check_metrics(config)
+    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
+    tables = [f.name for f in schema.fields.values() if f.feature_type is not FeatureType.DENSE]
+    schema = schema.with_fields({name: {"vocabulary_size": 2} for name in tables})
+    assigned = assign_optimizers(build_model(schema, config), config.training)
+    build_schedules(assigned, config.training, maximize=True)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -422,10 +432,15 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
 
 
 def _load_store(
-    data: DataConfig, schema: DatasetSchema, encoders: Encoders | None, base: Encoders | None
+    config: ExperimentConfig,
+    schema: DatasetSchema,
+    encoders: Encoders | None,
+    base: Encoders | None,
 ) -> ExperimentData:
     """A declared table of any size, by memory map."""
-    found = store.open_store(store.prepare(data, schema, encoders, base=base), data, schema)
+    data = config.data
+    path = store.prepare(data, schema, encoders, base=base, num_class=config.num_class)
+    found = store.open_store(path, data, schema)
     train, valid, test = (found.parts.get(part) for part in store.PARTS)
     return ExperimentData(
         train, valid, test, found.encoders, found.users, found.items, summary=found.summary
@@ -457,7 +472,8 @@ def _adapter(data: DataConfig) -> Any:
     """What answers the two questions about a data set: `schema()` and `load(…)`."""
     if data.table is not None:
         return SimpleNamespace(
-            schema=partial(tabular.schema, data.table), load=partial(tabular.load, data.table)
+            schema=partial(tabular.schema, data.table, Path(data.data_dir)),
+            load=partial(tabular.load, data.table),
         )
     return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
 
@@ -526,10 +542,9 @@ def _growth(base: Checkpoint, encoders: Encoders) -> str:
     return f" with {after - before:,} new values"
 
 
-def _predictions(dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    return pa.table(
-        {"row": dataset.row, "label": dataset.label.numpy(), "probability": result.probability}
-    )
+def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Evaluation) -> pa.Table:
+    columns = prediction_columns(result.predicted, config.training.losses)
+    return pa.table({"row": dataset.row, "label": dataset.label.numpy()} | columns)
 
 
 def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table:

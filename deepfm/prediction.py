@@ -15,6 +15,7 @@ from deepfm.data.files import Rows, file_ending, first_line, is_header, read_row
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import score, score_items, sigmoid
+from deepfm.models.outputs import is_regression, predicted, prediction_columns
 
 
 class Recommendation(NamedTuple):
@@ -30,14 +31,15 @@ class ScoredRows(NamedTuple):
 
     Attributes:
         rows: As they were read.
-        probability: Of the positive class, (N,) float64; null for a row with a value that its
-            field cannot read, if the field's policy is to drop such rows.
+        predictions: By column, (N,) float64: `probability`, of the positive class;
+            `probability_0`, … of three classes or more; `prediction`, of a regression. Null for a
+            row with a value that its field cannot read, if the field's policy is to drop such rows.
         unknown: Per field with a vocabulary, how many values training has not seen.
         bad: Per column, how many values could not be read.
     """
 
     rows: Rows
-    probability: pa.Array
+    predictions: dict[str, pa.Array]
     unknown: dict[str, int]
     bad: dict[str, int]
 
@@ -69,9 +71,12 @@ class Predictor:
         self._tables = RawTables(None, loaded.users, loaded.items)
         self._history = loaded.history
         self._source = loaded.config.data.table
+        self._losses = loaded.config.training.losses
 
     def predict(self, columns: pa.Table) -> np.ndarray:
         """Probability of the positive class for each raw row, (N,) float64.
+
+        Of three classes or more, the probability of each, (N, C); of a regression the number, (N,).
 
         User and item columns that are missing are looked up by id; an id that training has not
         seen is served as unknown. Other columns are ignored.
@@ -80,7 +85,7 @@ class Predictor:
             DataError: A column is missing that cannot be looked up, or a value cannot be read.
         """
         inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
-        return sigmoid(score(self.model, inputs, batch_size=self.batch_size))
+        return self._predicted(inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """The rows of a file of any size with their probabilities, as a stream.
@@ -100,12 +105,16 @@ class Predictor:
             except DataError as error:
                 at_row = str(error).startswith(f"{path}:")
                 raise error if at_row else DataError(f"{path}: {error}") from None
-            probability = np.full(len(columns), np.nan)
-            probability[kept] = sigmoid(score(self.model, inputs, batch_size=self.batch_size))
+            known = prediction_columns(self._predicted(inputs), self._losses)
+            predictions = {}
+            for name, values in known.items():
+                whole = np.full(len(columns), np.nan)
+                whole[kept] = values
+                predictions[name] = pa.array(whole, from_pandas=True)
             if len(kept) < len(columns):
                 columns = columns.take(pa.array(kept))
             unknown = self._unknown(columns, inputs)
-            yield ScoredRows(rows, pa.array(probability, from_pandas=True), unknown, bad)
+            yield ScoredRows(rows, predictions, unknown, bad)
 
     def knows_user(self, user: object) -> bool:
         """Whether the user stands in the user table.
@@ -131,7 +140,8 @@ class Predictor:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
         item_field = self.schema.fields[self.schema.item_field]
         row = self._user_row(user)
-        for column in {field.column for field in fields if field.group == "item"}:
+        own = [field.raw_columns for field in fields if field.group == "item"]
+        for column in {column for columns in own for column in columns}:
             any_item = self._tables.items[column].slice(0, 1)  # each item replaces it by its own
             row = row.append_column(column, any_item)
         row = self._tables.complete(self.schema, row)
@@ -156,12 +166,18 @@ class Predictor:
             )
         ]
 
+    def _predicted(self, inputs: Inputs) -> np.ndarray:
+        logits = score(self.model, inputs, batch_size=self.batch_size)
+        return predicted(logits, self._losses)
+
     def _need_items(self) -> None:
         if self._history is None:
             raise DataError(
                 "the checkpoint has no items to rank: it was not trained with split_strategy "
                 "leave_one_out"
             )
+        if self.model.config.num_class != 1 or is_regression(self._losses):
+            raise DataError("the checkpoint ranks no items: it does not predict one probability")
 
     def _form(self, path: Path) -> dict[str, Any]:
         """How a file is to be read: the arguments of `read_rows`."""
@@ -184,10 +200,10 @@ class Predictor:
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
-            has_vocabulary = not (field.hash_buckets or field.quantiles)
+            has_vocabulary = not (field.hash_buckets or field.quantiles or field.has_fixed_ids)
             if has_vocabulary and field.column in columns.column_names:
-                count = int((ids == 0).sum()) - columns[field.column].null_count
-                counts[field.name] = max(count, 0)
+                absent = columns[field.column].null_count if field.default is None else 0
+                counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
 
     def _user_row(self, user: object) -> pa.Table:

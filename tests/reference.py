@@ -81,6 +81,118 @@ def item_knn_scores(users_of, num_users, neighbours, shrinkage):
     return scores
 
 
+# --- losses and metrics of rows ----------------------------------------------------------------
+
+
+def softmax(logits):
+    exps = [math.exp(x - max(logits)) for x in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def row_losses(spec, logits, label, session=None):
+    """The loss of each row before any mean; logits are numbers, or lists of numbers."""
+    losses = []
+    for i, (z, y) in enumerate(zip(logits, label, strict=True)):
+        name = spec["name"]
+        if name == "l2":
+            losses.append((z - y) ** 2)
+        elif name == "binary_cross_entropy":
+            s = spec["label_smoothing"]
+            p, y = 1 / (1 + math.exp(-z)), y * (1 - s) + s / 2
+            losses.append(-y * math.log(p) - (1 - y) * math.log(1 - p))
+        elif name == "binary_focal":
+            p, a, g = 1 / (1 + math.exp(-z)), spec["alpha"], spec["gamma"]
+            if y:
+                losses.append(-a * (1 - p) ** g * math.log(p))
+            else:
+                losses.append(-(1 - a) * p**g * math.log(1 - p))
+        elif name == "softmax_cross_entropy":
+            s, p = spec["label_smoothing"], softmax(z)
+            target = [(1 - s) * (k == y) + s / len(z) for k in range(len(z))]
+            losses.append(-sum(t * math.log(q) for t, q in zip(target, p, strict=True)))
+        else:
+            y = int(y)
+            competing = [z[y]] + [
+                other[y]
+                for j, other in enumerate(logits)
+                if session[j] == session[i] and label[j] != y
+            ]
+            a = spec["alpha"]
+            calibration, contrast = -math.log(softmax(z)[y]), -math.log(softmax(competing)[0])
+            losses.append(a * calibration + (1 - a) * contrast)
+    return losses
+
+
+def weighted_mean(values, weights):
+    total = sum(weights)
+    return sum(w * v for w, v in zip(weights, values, strict=True)) / total if total else 0.0
+
+
+def binned_auc(label, probability, thresholds):
+    """Trapezoids under the ROC points of evenly spaced thresholds; 0/0 is 0."""
+    points = []
+    for k in range(thresholds):
+        rates = []
+        for wanted in (0, 1):
+            own = [p for p, y in zip(probability, label, strict=True) if y == wanted]
+            reached = sum(p >= k / (thresholds - 1) for p in own)
+            rates.append(reached / len(own) if own else 0.0)
+        points.append(tuple(rates))
+    points.sort()
+    return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+
+
+def grouped(group, *columns):
+    """The columns of each group, as lists, in the order of the groups' ids."""
+    for wanted in sorted(set(group)):
+        rows = [i for i, g in enumerate(group) if g == wanted]
+        yield [[column[i] for i in rows] for column in columns]
+
+
+def grouped_auc(label, score, group):
+    """Mean of `pairwise_auc` over the groups with both classes, and how many those are."""
+    aucs = [pairwise_auc(y, s) for y, s in grouped(group, label, score) if len(set(y)) == 2]
+    return (sum(aucs) / len(aucs) if aucs else None), len(aucs)
+
+
+def concordant(target, predicted):
+    """How many pairs stand in the same order, of how many."""
+    pairs = list(itertools.combinations(zip(target, predicted, strict=True), 2))
+    return sum((a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs), len(pairs)
+
+
+def grouped_xauc(target, predicted, group):
+    """XAUC of all pairs of each group of two rows or more, weighted by its rows."""
+    total = rows = 0
+    for t, p in grouped(group, target, predicted):
+        if len(t) > 1:
+            right, pairs = concordant(t, p)
+            total, rows = total + len(t) * right / pairs, rows + len(t)
+    return total / rows if rows else None
+
+
+def accuracy(label, probability, threshold, top_k):
+    """Share of rows whose class is predicted; `probability` holds numbers, or lists of numbers."""
+    right = 0
+    for y, p in zip(label, probability, strict=True):
+        if isinstance(p, float):
+            right += (p > threshold) == y
+        else:
+            right += y in sorted(range(len(p)), key=lambda k: -p[k])[:top_k]  # a stable sort
+    return right / len(label)
+
+
+def normalized_entropy(label, probability, eta):
+    """Cross-entropy over the entropy of the share of positives."""
+
+    def log(x):
+        return max(math.log(x), -100.0) if x else -100.0
+
+    entropy = -sum(log(p if y else 1 - p) for y, p in zip(label, probability, strict=True))
+    share = min(max(sum(label) / len(label), eta), 1 - eta)
+    return entropy / -sum(math.log(share) if y else math.log1p(-share) for y in label)
+
+
 # --- models: views of a batch, layers, logits --------------------------------------------------
 
 
@@ -104,15 +216,19 @@ def row_ids(field, sparse_ids, sequences):
     else:
         padded, length = sequences[field.name]
         ids = padded[:length]
-    return [i for i in ids if field.padding_idx is None or i != field.padding_idx]
+    return [i for i in ids if i != (-1 if field.padding_idx is None else field.padding_idx)]
 
 
 def examples(schema, inputs):
-    """One (sparse ids, dense values, sequences) per row of `inputs`, each a dict by field name."""
+    """One (sparse ids, dense values, sequences) per row of `inputs`, each a dict by field name.
+
+    The values of a dense field are an array of its `value_dim` numbers.
+    """
+    columns = dense_columns(schema)
     for b in range(len(inputs.sparse)):
         yield (
             {f.name: int(inputs.sparse[b, k]) for k, f in enumerate(schema.sparse_fields)},
-            {f.name: float(inputs.dense[b, k]) for k, f in enumerate(schema.dense_fields)},
+            {name: inputs.dense[b, place].double().numpy() for name, place in columns.items()},
             {
                 f.name: (inputs.sequence_ids[k][b].tolist(), int(inputs.sequence_lengths[k][b]))
                 for k, f in enumerate(schema.sequence_fields)
@@ -120,24 +236,34 @@ def examples(schema, inputs):
         )
 
 
+def dense_columns(schema):
+    """Which columns of `inputs.dense` each dense field has, as lists."""
+    columns, start = {}, 0
+    for field in schema.dense_fields:
+        columns[field.name] = list(range(start, start + field.value_dim))
+        start += field.value_dim
+    return columns
+
+
 def feature_views(schema, inputs, weights, fm_embedding_dim):
     """first_order (B,), field_embeddings (B, F, D) and flat_embeddings (B, total), row by row.
 
     `weights` has float64 arrays: `<table>` (rows, dim), `<table>_wide` (rows, 1), where fields
     with one `embedding_name` read the table of that name,
-    `vector of <field>` (dim,), `projection of <field>` (D, dim), `dense_first_order` (F_dense,).
+    `vectors of <field>` (value_dim, dim), `projection of <field>` (D, dim), `dense_first_order`
+    (columns of dense,).
     """
     first_order, field_embeddings, flat_embeddings = [], [], []
     for sparse_ids, values, sequences in examples(schema, inputs):
         linear, aligned, own, raw = 0.0, [], [], []
         for field in schema.fields.values():
             if field.feature_type == "dense":
-                place = [f.name for f in schema.dense_fields].index(field.name)
-                linear += weights["dense_first_order"][place] * values[field.name]
+                places = dense_columns(schema)[field.name]
+                linear += weights["dense_first_order"][places] @ values[field.name]
                 if field.dense_embedding == "none":
-                    raw.append(values[field.name])
+                    raw.extend(values[field.name])
                     continue
-                vector = values[field.name] * weights[f"vector of {field.name}"]
+                vector = values[field.name] @ weights[f"vectors of {field.name}"]
             else:
                 ids = row_ids(field, sparse_ids, sequences)
                 combiner = "sum" if field.feature_type == "sparse" else field.combiner
@@ -153,6 +279,32 @@ def feature_views(schema, inputs, weights, fm_embedding_dim):
         field_embeddings.append(aligned)
         flat_embeddings.append([*own, *raw])
     return np.array(first_order), np.array(field_embeddings), np.array(flat_embeddings)
+
+
+def group_views(schema, inputs, weights, groups, fm_embedding_dim):
+    """Per row of `inputs` a dict by group of lists of vectors, one per field of the group.
+
+    `weights` as in `feature_views`, with `<table>_wide` (rows, w).
+    """
+    views = []
+    for sparse_ids, values, sequences in examples(schema, inputs):
+        view = {group: [] for group in groups}
+        for group, names in groups.items():
+            for field in (schema.fields[name] for name in names):
+                if field.feature_type == "dense":
+                    vector = values[field.name]
+                    if field.dense_embedding == "linear":
+                        vector = vector @ weights[f"vectors of {field.name}"]
+                else:
+                    name = field.embedding_name + ("_wide" if group == "wide" else "")
+                    rows = [weights[name][i] for i in row_ids(field, sparse_ids, sequences)]
+                    combiner = "sum" if field.feature_type == "sparse" else field.combiner
+                    vector = pooled(rows, combiner, weights[name].shape[1])
+                if group == "fm" and len(vector) != fm_embedding_dim:
+                    vector = weights[f"projection of {field.name}"] @ vector
+                view[group].append(vector)
+        views.append(view)
+    return views
 
 
 def l2_of_batch(schema, inputs, weights, rate):
@@ -176,13 +328,37 @@ def factorization_machine(fields):
     )
 
 
-def cin(fields, filters, split_half):
-    """CIN of one row's field vectors (F, D); `filters[k][h][i][j]` weighs map i with field j."""
+def variational_dropout(x, logits, dims, u=None, eps=None):
+    """Rows (B, total) of fields of these dims, each times what is left of it.
+
+    With u (B, F) as in training, else as in evaluation; `logits` are those of dropping a field.
+    """
+    result = np.array(x, dtype=np.float64)
+    for b in range(len(result)):
+        start = 0
+        for f, dim in enumerate(dims):
+            drop = 1 / (1 + math.exp(-logits[f]))
+            if u is not None:
+                odds = math.log(drop + eps) - math.log(1 - drop + eps)
+                odds += math.log(u[b][f] + eps) - math.log(1 - u[b][f] + eps)
+                drop = 1 / (1 + math.exp(-odds / 0.1))
+            for d in range(start, start + dim):
+                result[b, d] *= 1 - drop
+            start += dim
+    return result
+
+
+def cin(fields, filters, split_half, biases=None):
+    """CIN of one row's field vectors (F, D); `filters[k][h][i][j]` weighs map i with field j.
+
+    `biases[k][h]` is added to every dimension of a map.
+    """
     fields = np.asarray(fields)
     dims, maps, output = range(fields.shape[1]), fields, []
     for k, layer in enumerate(filters):
         new = np.zeros((len(layer), fields.shape[1]))
         for h in range(len(layer)):
+            new[h] += 0.0 if biases is None else biases[k][h]
             for i in range(len(maps)):
                 for j in range(len(fields)):
                     for d in dims:
@@ -194,6 +370,10 @@ def cin(fields, filters, split_half):
     return np.array(output)
 
 
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
 ACTIVATIONS = {
     "relu": lambda x: max(x, 0.0),
     "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
@@ -202,7 +382,45 @@ ACTIVATIONS = {
     "tanh": math.tanh,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "none": lambda x: x,
+    "": lambda x: x,
+    "nn.ReLU": lambda x: max(x, 0.0),
+    "ReLU(inplace=True)": lambda x: max(x, 0.0),
+    "nn.CELU(alpha=2)": lambda x: x if x > 0 else 2 * (math.exp(x / 2) - 1),
+    "ELU(alpha=0.5)": lambda x: x if x > 0 else 0.5 * (math.exp(x) - 1),
+    "nn.GELU": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+    "nn.GELU(approximate='tanh')": lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
+    "nn.Hardshrink(lambd=0.1)": lambda x: x if abs(x) > 0.1 else 0.0,
+    "nn.Hardsigmoid": lambda x: min(max(x + 3, 0), 6) / 6,
+    "nn.Hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
+    "nn.Hardtanh(min_val=-0.1, max_val=0.2)": lambda x: min(max(x, -0.1), 0.2),
+    "nn.Identity": lambda x: x,
+    "torch.nn.LeakyReLU(negative_slope=0.3)": lambda x: x if x > 0 else 0.3 * x,
+    "nn.LogSigmoid": lambda x: -softplus(-x),
+    "nn.Mish": lambda x: x * math.tanh(softplus(x)),
+    "nn.PReLU(init=0.1)": lambda x: x if x > 0 else 0.1 * x,
+    "nn.RReLU(lower=0.1, upper=0.3)": lambda x: x if x > 0 else 0.2 * x,  # not in training
+    "nn.ReLU6": lambda x: min(max(x, 0.0), 6.0),
+    "SELU": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * (math.exp(x) - 1)),
+    "nn.SiLU()": lambda x: x / (1 + math.exp(-x)),
+    "nn.Sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "nn.Softplus(beta=2, threshold=20)": lambda x: softplus(2 * x) / 2,
+    "nn.Softshrink(lambd=0.1)": lambda x: math.copysign(max(abs(x) - 0.1, 0.0), x),
+    "nn.Softsign": lambda x: x / (1 + abs(x)),
+    "nn.Tanh": math.tanh,
+    "nn.Tanhshrink": lambda x: x - math.tanh(x),
+    "nn.Threshold(threshold=0.1, value=-2)": lambda x: x if x > 0.1 else -2.0,
 }
+
+
+def dice(x, mean, variance, alpha):
+    """One row, with statistics and slopes by unit."""
+    result = []
+    for value, m, v, a in zip(x, mean, variance, alpha, strict=True):
+        p = 1 / (1 + math.exp(-(value - m) / math.sqrt(v + 1e-5)))
+        result.append(a * (1 - p) * value + p * value)
+    return result
 
 
 def layer_norm(x, scale, shift, eps=1e-5):
@@ -216,9 +434,11 @@ def layer_norm(x, scale, shift, eps=1e-5):
 
 
 def mlp(x, layers, activation):
-    """One row through layers of {weight, bias?, batch_norm?, layer_norm?}, in evaluation mode.
+    """One row through layers of {weight, bias?, batch_norm?, layer_norm?, dice?}, in evaluation
+    mode.
 
-    `batch_norm` is (mean, variance, scale, shift), `layer_norm` (scale, shift).
+    `batch_norm` is (mean, variance, scale, shift), `layer_norm` (scale, shift), and `dice`, in
+    the place of the activation, (mean, variance, alpha).
     """
     for layer in layers:
         bias = layer.get("bias", np.zeros(len(layer["weight"])))
@@ -233,7 +453,10 @@ def mlp(x, layers, activation):
             ]
         if "layer_norm" in layer:
             x = layer_norm(x, *layer["layer_norm"])
-        x = [ACTIVATIONS[activation](value) for value in x]
+        if "dice" in layer:
+            x = dice(x, *layer["dice"])
+        else:
+            x = [ACTIVATIONS[activation](value) for value in x]
     return np.array(x)
 
 

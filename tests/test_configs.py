@@ -118,7 +118,7 @@ def test_real_criteo_rows_are_served_as_they_were_trained(tmp_path):
     evaluated = pa.parquet.read_table(tmp_path / "run" / "predictions.parquet")
     predictor = Predictor(tmp_path / "run" / "best_model.pt")
     parts = predictor.predict_file(SHARED / "criteo" / "train_sample.tsv")
-    served = np.concatenate([np.asarray(part.probability) for part in parts])
+    served = np.concatenate([np.asarray(part.predictions["probability"]) for part in parts])
     rows = evaluated["row"].to_numpy()
     assert len(served) == 2000
     np.testing.assert_allclose(served[rows], evaluated["probability"].to_numpy(), atol=1e-7)

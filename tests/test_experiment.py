@@ -6,13 +6,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 import torch
 
 from deepfm import experiment
-from deepfm.checkpoint import Checkpoint, load_checkpoint, transfer
+from deepfm.checkpoint import Checkpoint, RunDirectory, load_checkpoint, transfer
 from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.schema import DatasetSchema, RawTables
@@ -63,6 +64,77 @@ def base(tiny_config, monkeypatch, tmp_path):
     path = tiny_config("before", output_dir=str(tmp_path / "before"), data__dataset_name="before")
     experiment.train(load_config(path))
     return tmp_path / "before" / "best_model.pt"
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (
+            {"scheduler": {"name": "cosine_annealing"}},
+            r"training\.scheduler: cosine_annealing: t_max: expected at least 1, found 0",
+        ),
+        (
+            {
+                "sparse_optimizer": "adagrad",
+                "sparse_scheduler": {"name": "manual_step", "sizes": [2]},
+            },
+            r"training\.sparse_scheduler: manual_step: expected one of lrs for each of sizes",
+        ),
+        (
+            {
+                "part_optimizers": [
+                    {
+                        "pattern": "dnn.*",
+                        "optimizer": "sgd",
+                        "scheduler": {"name": "exponential", "decay_size": 0},
+                    }
+                ]
+            },
+            r"training\.part_optimizers\.scheduler: exponential: decay_size",
+        ),
+        (
+            {"optimizer": {"name": "sgd", "nesterov": True}},
+            r"training\.optimizer: sgd: Nesterov momentum requires a momentum",
+        ),
+        (
+            {"part_optimizers": [{"pattern": "dnn.wieght", "optimizer": "sgd"}]},
+            r"training\.part_optimizers: 'dnn.wieght' matches no whole name",
+        ),
+        ({"sparse_update": "backward"}, r"training\.sparse_update: backward needs"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_data_is_read(tiny_config, training, message):
+    config = load_config(tiny_config(data__data_dir="nowhere"))
+    raw = config.to_dict()
+    raw["training"] |= training
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        experiment.train(config_from_dict(raw))
+
+
+def test_the_log_says_what_was_kept_and_that_all_rows_were_scored(tiny_config, caplog):
+    config = tiny_config(
+        training__metric="logloss",
+        training__epochs=2,
+        training__keep="last",
+        training__evaluate_every_steps=3,
+        training__early_stopping_patience=None,
+        evaluation__max_batches=2,
+        evaluation__batch_size=16,
+    )
+    with caplog.at_level("INFO"):
+        metrics = experiment.train(load_config(config))
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("in-training, first 32 rows" in line for line in lines) > 2
+    (said,) = (line for line in lines if line.endswith("; final evaluation of all rows"))
+    assert "kept are the last weights, of epoch 2" in said
+    run = RunDirectory(load_config(config).output_dir)
+    table = pa.parquet.read_table(run.predictions)
+    label, probability = (table[name].to_numpy() for name in ("label", "probability"))
+    by_hand = -np.mean(label * np.log(probability) + (1 - label) * np.log(1 - probability))
+    assert len(label) > 32
+    assert metrics["test"]["logloss"] == pytest.approx(by_hand, rel=1e-6)
+    kept, last = load_checkpoint(run.best), load_checkpoint(run.last)
+    assert all(torch.equal(kept.model[name], last.model[name]) for name in kept.model)
 
 
 def test_a_warm_start_keeps_known_rows_and_initializes_new_ones(base, tiny_config, tmp_path):
@@ -221,3 +293,42 @@ def test_data_without_a_test_split_gives_validation_metrics_only(
     assert main([*arguments, "--split", "valid"]) == 0
     assert main([*arguments, "--split", "test"]) == 2
     assert capsys.readouterr().err == "error: --split test: the data has no such split\n"
+
+
+def test_variational_dropout_leaves_a_table_of_each_group(tiny_config, tmp_path):
+    """Sorted by usefulness, replaced with the run, and equal for equal seeds."""
+    groups = {"wide": ["user", "item"], "deep": ["user", "item", "tags", "income"], "fm": ["tags"]}
+    feature = {"groups": groups, "variational_dropout": 0.05}
+    texts = []
+    for name in ("first", "second"):
+        path = tiny_config(feature=feature, output_dir=str(tmp_path / name))
+        experiment.train(load_config(path))
+        files = sorted((tmp_path / name).glob("feature_dropout_ratio_*.csv"))
+        assert [file.stem.rpartition("_")[2] for file in files] == ["deep", "wide"]
+        texts.append([file.read_text() for file in files])
+    assert texts[0] == texts[1]
+    header, *rows = texts[0][0].splitlines()
+    assert header == "feature_name,mean_drop_p"
+    rows = [row.split(",") for row in rows]
+    assert {name for name, _ in rows} == set(groups["deep"])
+    drop = [float(q) for _, q in rows]
+    assert drop == sorted(drop)
+    best = load_checkpoint(tmp_path / "first" / "best_model.pt").build_model()
+    assert drop == pytest.approx(sorted(best.embedding.dropouts["deep"].probability.tolist()))
+    plain = tiny_config(output_dir=str(tmp_path / "first"))
+    experiment.train(load_config(plain), overwrite=True)
+    assert not list((tmp_path / "first").glob("feature_dropout_ratio_*.csv"))
+
+
+def test_groups_are_checked_before_data_is_read(tiny_config):
+    path = tiny_config(data__data_dir="nowhere", feature={"groups": {"deep": ["user", "itme"]}})
+    with pytest.raises(ConfigError, match=r"^feature\.groups\.deep: no field 'itme'.*'item'"):
+        experiment.train(load_config(path))
+
+
+def test_a_missing_wide_group_is_said_once(tiny_config, caplog):
+    path = tiny_config(feature={"groups": {"deep": ["user", "item"]}}, training={"epochs": 1})
+    with caplog.at_level("INFO"):
+        experiment.train(load_config(path))
+    lines = [r.getMessage() for r in caplog.records if "no group wide" in r.getMessage()]
+    assert len(lines) == 1

@@ -62,7 +62,7 @@ def raw(tmp_path):
 
 def test_raw_rows_score_like_the_evaluated_split(predictor, raw, tiny_data):
     rows = raw.take(tiny_data.test.row)
-    expected = evaluate(predictor.model, tiny_data.test, batch_size=100).probability
+    expected = evaluate(predictor.model, tiny_data.test, batch_size=100).predicted
     np.testing.assert_allclose(predictor.predict(rows), expected, rtol=1e-6)
 
 
@@ -140,7 +140,9 @@ def test_scoring_restores_the_mode(tiny_data, predictor):
 
 
 def scores(predictor, path) -> np.ndarray:
-    return np.concatenate([part.probability.to_numpy() for part in predictor.predict_file(path)])
+    return np.concatenate(
+        [part.predictions["probability"].to_numpy() for part in predictor.predict_file(path)]
+    )
 
 
 def write(path, table: pa.Table) -> None:
@@ -172,7 +174,7 @@ def test_a_file_without_rows_has_no_scores(predictor, tmp_path):
     path.write_text("user,item\n")
     (part,) = predictor.predict_file(path)
     assert part.rows.table.column_names == ["user", "item"]
-    assert len(part.probability) == 0
+    assert len(part.predictions["probability"]) == 0
 
 
 COLUMNS = ("stars", "user", "age", "income", "item", "tags", "price")
@@ -239,7 +241,7 @@ def test_rows_that_cannot_be_read_have_no_probability(declared, raw, lines, tmp_
     predictor = declared(bad_values="drop", files=("train.csv",))
     (part,) = predictor.predict_file(path)
     assert part.bad == {"income": 2}
-    found = part.probability.to_pylist()
+    found = part.predictions["probability"].to_pylist()
     assert [row for row, value in enumerate(found) if value is None] == list(bad)
     kept = [row for row in range(len(raw)) if row not in bad]
     expected = predictor.predict(raw.take(kept))

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from deepfm.cli import _parser
-from deepfm.config import config_from_dict
+from deepfm.config import LOSSES, METRICS, TRAIN_METRICS, config_from_dict
 from deepfm.data import tabular
+from deepfm.experiment import check_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,9 +43,35 @@ def test_every_command_of_the_cli_is_shown():
 
 @pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
 def test_the_declared_table_is_a_valid_config(page):
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    text = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[0]
     declared = config_from_dict(yaml.safe_load(text)).data.table
     assert "history" in tabular.schema(declared).fields
+
+
+def test_the_declared_ids_are_valid_fields(tmp_path):
+    page = (ROOT / "docs" / "data.md").read_text()
+    _, text = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "cities.txt").write_text("Oslo\nRoma\n")
+    table = {"files": "f.csv", "label": "y"} | yaml.safe_load(text)
+    data = {"dataset_name": "tabular", "split_strategy": "random", "table": table}
+    fields = tabular.schema(config_from_dict({"data": data}).data.table, tmp_path).fields
+    sizes = {name: field.vocabulary_size for name, field in fields.items()}
+    assert sizes == {
+        "user": 5_000_000, "color": 4, "city": 2, "age": 5, "query": 100_000, "clicks": 40_000,
+        "pair": 100_001, "place": 0,
+    }  # fmt: skip
+
+
+def test_the_page_of_losses_and_metrics_lists_them_all_and_its_example_fits():
+    text = (ROOT / "docs" / "losses_and_metrics.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    check_settings(config_from_dict(yaml.safe_load(example)))
+    cells = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
+    names = set(re.findall(r"`(\w+)`", cells))
+    assert names >= set(LOSSES) | set(METRICS)
+    options = {o for table in (LOSSES, METRICS) for kind in table.values() for o in kind}
+    assert all(f"`{option}`" in text for option in options)
+    assert all(f"`{name}`" in text.rpartition("## ")[2] for name in TRAIN_METRICS)
 
 
 def test_the_python_example_runs():

@@ -6,6 +6,49 @@ import torch
 from torch import Tensor
 
 
+class Ragged:
+    """Lists of ids of any lengths, end to end, as a data set holds those that are never cut.
+
+    Args:
+        ids: Of all rows, (E,).
+        starts: Where each row's list begins, (N,) int64.
+        lengths: Of each row, (N,).
+    """
+
+    def __init__(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> None:
+        self.ids, self.starts, self.lengths = ids, starts, lengths
+
+    @classmethod
+    def of(cls, ids: Tensor, lengths: Tensor) -> "Ragged":
+        return cls(ids, lengths.cumsum(0) - lengths, lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def flat(self, rows: Tensor) -> Tensor:
+        """The ids of some rows end to end, (sum of their lengths,)."""
+        lengths = self.lengths[rows]
+        before = lengths.cumsum(0) - lengths
+        places = torch.arange(int(lengths.sum()))
+        return self.ids[places + (self.starts[rows] - before).repeat_interleave(lengths)]
+
+    def __getitem__(self, rows: Tensor | slice | int) -> Tensor:
+        """The lists of some rows, padded with 0 to the longest of them: (B, L), L at least 1; that
+        of one row is (L,).
+        """
+        if isinstance(rows, int):
+            return self[torch.tensor([rows])].squeeze(0)
+        starts, lengths = self.starts[rows], self.lengths[rows].long()
+        longest = int(lengths.max()) if len(lengths) else 0
+        position = torch.arange(max(longest, 1))
+        is_padding = position >= lengths.unsqueeze(1)  # (B, L)
+        if not longest:
+            return torch.zeros(is_padding.shape, dtype=self.ids.dtype)
+        places = (starts.unsqueeze(1) + position).masked_fill_(is_padding, 0)
+        found = self.ids.index_select(0, places.flatten()).view(places.shape)
+        return found.masked_fill_(is_padding, 0)
+
+
 class Inputs(NamedTuple):
     """Encoded features of B rows; fields stand in schema order within their type.
 
@@ -13,13 +56,14 @@ class Inputs(NamedTuple):
         sparse: Ids of the sparse fields, (B, F_sparse) int64; a stored data set may hold int32.
             -1 means no value in a field without `padding_idx`.
         dense: Values of the dense fields, `value_dim` columns each, (B, sum of value_dim) float32.
-        sequence_ids: Per sequence field the padded ids, (B, L) int64.
+        sequence_ids: Per sequence field the padded ids, (B, L) int64. Where nothing is cut, L is
+            that of the longest list, and a data set may hold them as `Ragged`.
         sequence_lengths: Per sequence field the number of valid ids, (B,) int64.
     """
 
     sparse: Tensor
     dense: Tensor
-    sequence_ids: tuple[Tensor, ...]
+    sequence_ids: "tuple[Tensor | Ragged, ...]"
     sequence_lengths: tuple[Tensor, ...]
 
     @property
@@ -27,7 +71,8 @@ class Inputs(NamedTuple):
         return self.sparse.shape[0]
 
     def select(self, rows: Tensor | slice) -> "Inputs":
-        """The given rows, as a whole-array operation; ids stored as int32 become int64.
+        """The given rows, as a whole-array operation; ids stored as int32 become int64, and
+        `Ragged` ones padded.
 
         Args:
             rows: Row numbers from 0 on (int64), a boolean mask, or a slice.
@@ -42,7 +87,10 @@ class Inputs(NamedTuple):
         return Inputs(
             select(self.sparse).long(),
             select(self.dense),
-            tuple(select(ids).long() for ids in self.sequence_ids),
+            tuple(
+                (ids[rows] if isinstance(ids, Ragged) else select(ids)).long()
+                for ids in self.sequence_ids
+            ),
             tuple(select(lengths).long() for lengths in self.sequence_lengths),
         )
 

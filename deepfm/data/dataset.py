@@ -1,6 +1,6 @@
 """Encoded rows as whole arrays: batches, epochs with fresh negatives, the ranking task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 from deepfm.data.batch import Batch, Inputs
 from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
-from deepfm.data.schema import DatasetSchema, FeatureType
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import DataError
 from deepfm.utils.seeding import generator
 
@@ -31,13 +31,14 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def of(cls, schema: DatasetSchema, inputs: Inputs) -> "Catalogue":
-        def positions(fields: tuple) -> list[int]:
+        def positions(fields: Iterable[FieldSchema]) -> list[int]:
             return [k for k, field in enumerate(fields) if field.group == "item"]
 
+        by_column = [field for field in schema.dense_fields for _ in range(field.value_dim)]
         return cls(
             inputs,
             torch.tensor(positions(schema.sparse_fields), dtype=torch.int64),
-            torch.tensor(positions(schema.dense_fields), dtype=torch.int64),
+            torch.tensor(positions(by_column), dtype=torch.int64),
             tuple(positions(schema.sequence_fields)),
         )
 
@@ -46,8 +47,16 @@ class Catalogue(NamedTuple):
         inputs.sparse[rows[:, None], self.sparse] = self.inputs.sparse[items]
         inputs.dense[rows[:, None], self.dense] = self.inputs.dense[items]
         for own, position in enumerate(self.sequences):
-            inputs.sequence_ids[position][rows] = self.inputs.sequence_ids[own][items]
+            ids = self.inputs.sequence_ids[own][items]
+            inputs.sequence_ids[position][rows] = _widened(ids, inputs.sequence_ids[position])
             inputs.sequence_lengths[position][rows] = self.inputs.sequence_lengths[own][items]
+
+    def with_room(self, inputs: Inputs) -> Inputs:
+        """The inputs, with the item sequences wide enough for those of any item."""
+        ids = list(inputs.sequence_ids)
+        for own, position in enumerate(self.sequences):
+            ids[position] = _widened(ids[position], self.inputs.sequence_ids[own])
+        return inputs._replace(sequence_ids=tuple(ids))
 
     def clear(self, inputs: Inputs) -> None:
         """Overwrite, in place, the item features of all rows with ids, numbers and lengths of 0."""
@@ -100,10 +109,13 @@ class TabularDataset(torch.utils.data.Dataset):
         label: (N,) float32.
         weight: How much each row counts in the training loss, (N,) float32; None: all rows alike.
             Evaluation takes no account of it.
+        group: Which group each row belongs to, (N, G) int64, a column per `group_columns` of the
+            schema; None without any.
         row: Row number of each row in the raw table, (N,); 0 … N-1 by default.
 
     Raises:
-        DataError: Labels or weights are not one per row, or a weight is negative or not finite.
+        DataError: Labels, weights or groups are not one per row, or a weight is negative or not
+            finite.
     """
 
     def __init__(
@@ -113,17 +125,24 @@ class TabularDataset(torch.utils.data.Dataset):
         label: Tensor,
         *,
         weight: Tensor | None = None,
+        group: Tensor | None = None,
         row: np.ndarray | None = None,
         negatives: NegativeSampling | None = None,
         ranking: RankingTask | None = None,
     ) -> None:
         if len(label) != inputs.num_rows:
             raise DataError(f"{inputs.num_rows} encoded rows, but {len(label)} labels")
+        if (task := negatives or ranking) is not None:
+            inputs = task.catalogue.with_room(inputs)
         self.schema = schema
         self.inputs = inputs
         self.label = label
         self.row = np.arange(len(label)) if row is None else row
         self.weight = None if weight is None else _checked_weight(weight, self.row)
+        self.group = group
+        expected = (len(label), len(schema.group_columns))
+        if group is not None and group.shape != expected:
+            raise DataError(f"expected groups {expected} (N, G), got {tuple(group.shape)}")
         self.negatives = negatives
         self.ranking = ranking
 
@@ -135,19 +154,23 @@ class TabularDataset(torch.utils.data.Dataset):
         label: Any,
         *,
         weight: Any = None,
+        group: Any = None,
     ) -> "TabularDataset":
         """Build from arrays that are encoded already, one per field.
 
         Args:
             schema: With vocabulary sizes.
-            columns: By field name: ids (N,) for sparse fields, numbers (N,) for dense ones, and
+            columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
+                `padding_idx`), numbers (N,) or vectors (N, value_dim) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
-            label: 0 or 1 per row, (N,).
+            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,).
             weight: Of each row in the training loss, (N,).
+            group: Whole numbers that tell groups of rows apart, (N, G), a column per
+                `group_columns` of the schema.
 
         Raises:
-            DataError: A field is missing, an id lies outside its vocabulary, or a weight cannot be
-                used.
+            DataError: A field is missing or has another shape, an id lies outside its vocabulary,
+                or a weight cannot be used.
         """
         by_type: dict[FeatureType, list] = {kind: [] for kind in FeatureType}
         for field in schema.fields.values():
@@ -161,7 +184,7 @@ class TabularDataset(torch.utils.data.Dataset):
             else:
                 dtype = torch.float32 if kind is FeatureType.DENSE else torch.int64
                 ids = torch.as_tensor(values, dtype=dtype)
-                by_type[kind].append(ids)
+                by_type[kind].append(_as_columns(ids, field))
             _check_ids(ids, field)
         label = torch.as_tensor(label, dtype=torch.float32)
         sequences = by_type[FeatureType.SEQUENCE]
@@ -172,44 +195,77 @@ class TabularDataset(torch.utils.data.Dataset):
             tuple(lengths for _, lengths in sequences),
         )
         weight = None if weight is None else torch.as_tensor(weight)
-        return cls(schema, inputs, label, weight=weight)
+        group = None if group is None else torch.as_tensor(group, dtype=torch.int64)
+        return cls(schema, inputs, label, weight=weight, group=group)
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, index: int | slice | Tensor) -> Batch:
-        weight = None if self.weight is None else self.weight[index]
-        return Batch(self.inputs.select(index), self.label[index], weight)
+        weight, group = (
+            None if tensor is None else tensor[index] for tensor in (self.weight, self.group)
+        )
+        return Batch(self.inputs.select(index), self.label[index], weight, group)
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int) -> "Epoch":
+    def epoch(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> "Epoch":
         """All rows in the order of one training epoch, with its negatives."""
-        return Epoch(self, batch_size, seed, epoch)
+        return Epoch(self, batch_size, seed, epoch, shuffle=shuffle, drop_last=drop_last)
 
 
 class Epoch:
     """The batches of one training epoch, a pure function of (data set, seed, epoch).
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
-    one and whose label is 0; a copy keeps the weight of its row. A last batch of one row, which
-    batch normalisation cannot train on, joins the batch before. Without negatives the order is a
-    `deepfm.data.order.Order`, which never holds more than a window of it; with them it is held as
-    a whole.
+    one and whose label is 0; a copy keeps the weight and the groups of its row. A last batch of
+    one row, which batch normalisation cannot train on, joins the batch before. Without negatives
+    the order is a `deepfm.data.order.Order`, which never holds more than a window of it; with
+    them it is held as a whole. Without `shuffle` the rows come in the order of the data set, each
+    followed by its negatives. With `drop_last` every batch has `batch_size` rows, and what is
+    left is not seen.
+
+    Attributes:
+        num_rows: In all batches.
 
     No thread works ahead, because there is next to nothing to gain: of the 7 s in which an epoch
     of `configs/deepfm_movielens.yaml` trains on one core, drawing its 218,000 negatives and its
     order takes 9 ms, and making its batches 40 ms.
     """
 
-    def __init__(self, dataset: TabularDataset, batch_size: int, seed: int, epoch: int) -> None:
+    def __init__(
+        self,
+        dataset: TabularDataset,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
         self._dataset = dataset
         self._batch_size = batch_size
         self._rows: np.ndarray | None = None  # without negatives, `_order` numbers the rows
         self._items: Tensor | None = None
-        self._order: Order | None = None
+        self._order: Order | None = None  # None and no `_rows`: the rows as they stand
         if dataset.negatives is None or not dataset.negatives.count:
             self.num_rows = len(dataset)
-            self._order = Order(self.num_rows, seed, epoch)
-            return
+            if shuffle:
+                self._order = Order(self.num_rows, seed, epoch)
+        else:
+            self._draw(seed, epoch, shuffle=shuffle)
+        if drop_last:
+            self.num_rows -= self.num_rows % batch_size
+
+    def _draw(self, seed: int, epoch: int, *, shuffle: bool) -> None:
+        """The rows with their negatives, in order."""
+        dataset = self._dataset
         positive = np.flatnonzero(dataset.label.numpy() > 0)
         drawn = draw_negatives(
             dataset.negatives.user[positive],
@@ -221,7 +277,10 @@ class Epoch:
         rows = np.concatenate(
             [np.arange(len(dataset)), np.repeat(positive, dataset.negatives.count)]
         )
-        order = generator(seed, "order", epoch).permutation(len(rows))
+        if shuffle:
+            order = generator(seed, "order", epoch).permutation(len(rows))
+        else:
+            order = np.argsort(rows, kind="stable")
         self.num_rows = len(rows)
         self._rows = rows[order]
         self._items = torch.from_numpy(items[order])
@@ -235,14 +294,21 @@ class Epoch:
         for number in range(first, len(self)):
             start = number * self._batch_size
             end = self.num_rows if number == len(self) - 1 else start + self._batch_size
-            rows = self._order.rows(start, end) if self._order else self._rows[start:end]
-            batch = self._dataset[torch.from_numpy(rows)]
+            batch = self._dataset[self._rows_at(start, end)]
             if self._items is not None:
                 items = self._items[start:end]
                 sampled = torch.nonzero(items >= 0).squeeze(1)
                 self._dataset.negatives.catalogue.place(batch.inputs, sampled, items[sampled])
                 batch.label[sampled] = 0.0
             yield batch
+
+    def _rows_at(self, start: int, end: int) -> Tensor:
+        """The rows at the places `start` to `end` - 1, (end - start,)."""
+        if self._rows is not None:
+            return torch.from_numpy(self._rows[start:end])
+        if self._order is not None:
+            return torch.from_numpy(self._order.rows(start, end))
+        return torch.arange(start, end)
 
 
 def _checked_weight(weight: Tensor, row: np.ndarray) -> Tensor:
@@ -265,11 +331,28 @@ def _check_ids(ids: Tensor, field) -> None:
     if field.feature_type is FeatureType.DENSE or not ids.numel():
         return
     low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= field.vocabulary_size:
-        bad = low if low < 0 else high
+    may_be_absent = field.padding_idx is None and field.feature_type is FeatureType.SPARSE
+    lowest = -1 if may_be_absent else 0
+    if low < lowest or high >= field.vocabulary_size:
+        bad = low if low < lowest else high
         size = field.vocabulary_size
         raise DataError(f"field {field.name}: id {bad} is outside its vocabulary of {size} rows")
 
 
 def _columns(arrays: list[Tensor], rows: int, dtype: torch.dtype) -> Tensor:
-    return torch.stack(arrays, dim=1) if arrays else torch.zeros(rows, 0, dtype=dtype)
+    return torch.cat(arrays, dim=1) if arrays else torch.zeros(rows, 0, dtype=dtype)
+
+
+def _as_columns(values: Tensor, field: FieldSchema) -> Tensor:
+    """The values of a sparse or dense field as columns, (N, value_dim)."""
+    columns = values.unsqueeze(1) if values.dim() == 1 else values
+    if columns.dim() != 2 or columns.shape[1] != field.value_dim:
+        shape = "(N,)" if field.value_dim == 1 else f"(N, {field.value_dim})"
+        raise DataError(f"field {field.name}: expected {shape}, got {tuple(values.shape)}")
+    return columns
+
+
+def _widened(ids: Tensor, like: Tensor) -> Tensor:
+    """Padded ids with as many columns as others have, at least."""
+    missing = like.shape[1] - ids.shape[1]
+    return torch.nn.functional.pad(ids, (0, missing)) if missing > 0 else ids

@@ -36,12 +36,12 @@ class ColumnSummary(NamedTuple):
     """What a column of a file holds.
 
     Attributes:
-        kind: `number`, `text`, `list` or `date`.
+        kind: `number`, `text`, `list`, `vector` (lists of equally many numbers) or `date`.
         distinct: Number of different values, absent ones not counted.
         missing: Share of rows without a value.
         is_whole: All numbers are whole ones.
         low, high: Range of the numbers; 0 for others.
-        separator: What cuts a text into a list, None for single values.
+        separator: What cuts a text into a list or vector, None for single values.
         longest: Elements of the longest list.
         examples: Some values, as text.
     """
@@ -188,11 +188,20 @@ def _summary(name: str, values: pa.Array) -> ColumnSummary:
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         longest = pc.max(pc.list_value_length(values)).as_py() or 0
         elements = values.flatten()
+        shortest = pc.min(pc.list_value_length(values)).as_py()
+        is_vector = pa.types.is_floating(elements.type) and shortest == longest > 1
+        kind = "vector" if is_vector else "list"
         return ColumnSummary(
-            name, "list", _distinct(elements), missing, False, 0, 0, None, longest,
+            name, kind, _distinct(elements), missing, False, 0, 0, None, longest,
             _examples(values),
         )  # fmt: skip
     known = values.drop_null()
+    separator, longest = _vector(known)
+    if separator is not None:
+        return ColumnSummary(
+            name, "vector", _distinct(known), missing, False, 0, 0, separator, longest,
+            _examples(known),
+        )  # fmt: skip
     separator, longest = _separator(known)
     if separator is not None:
         elements = pc.split_pattern(known, separator).flatten()
@@ -235,6 +244,22 @@ def _kind(known: pa.Array) -> tuple[str, np.ndarray]:
         return "number", known.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
         return "text", nothing
+
+
+def _vector(known: pa.Array) -> tuple[str | None, int]:
+    """What cuts the texts of a column into equally many numbers each, not all whole ones."""
+    if not is_text(known.type) or not len(known):
+        return None, 0
+    for separator in ("|", "^", ";", ",", " "):
+        counts = pc.min_max(pc.count_substring(known, separator)).as_py()
+        if counts["min"] == counts["max"] >= 1:
+            elements = pc.split_pattern(known, separator).flatten()
+            if (
+                pc.all(pc.match_substring_regex(elements, _NUMBER)).as_py()
+                and pc.any(pc.match_substring(elements, ".")).as_py()
+            ):
+                return separator, counts["max"] + 1
+    return None, 0
 
 
 def _separator(known: pa.Array) -> tuple[str | None, int]:
@@ -309,6 +334,13 @@ def _settings(column: ColumnSummary) -> dict[str, Any]:
         settings: dict[str, Any] = {"type": "sequence", "max_length": min(column.longest, 50)}
         if column.separator is not None:
             settings["separator"] = column.separator
+    elif column.kind == "vector":
+        settings = {"type": "dense", "value_dim": column.longest, "scale": "standard"}
+        if column.separator is not None:
+            settings["separator"] = column.separator
+        if column.missing:
+            settings["missing"] = "indicator"
+        return settings
     elif column.kind == "date":
         settings = {"type": "sparse", "transform": "hour()"}
     elif column.kind == "number" and _is_quantity(column):

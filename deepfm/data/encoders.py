@@ -7,8 +7,8 @@ training split, in a stream, and travel with the model as plain data.
 Work is done once per distinct value of a batch wherever that is less than once per row.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,24 +16,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from deepfm.data.batch import Inputs
+from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.field_encoders import (
     FLOAT32_MAX,
     KINDS,
     Encoder,
-    check_same_kind,
+    NoAccumulator,
+    grown,
+    kept_elements,
     kind_of,
+    must_be_fitted,
     pad,
     plain,
 )
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.transforms import (
+    LIST_TRANSFORM,
     NEVER_BAD,
+    NUMERIC,
     Reading,
     as_text,
     find_transform,
+    is_text,
     name_of,
     read_numbers,
+    read_whole_numbers,
 )
 from deepfm.errors import DataError, nearest
 
@@ -90,7 +97,8 @@ class Encoders:
         Rows that a policy `drop` leaves out are not seen, nor are values that cannot be read.
 
         Args:
-            batches: The rows at once, or in batches of any size; the result is the same.
+            batches: The rows at once, or in batches of any size; the result is the same. None are
+                needed for a schema that `has_to_learn` nothing.
 
         Raises:
             DataError: A raw column is missing or of another type, a value cannot be read, or
@@ -106,11 +114,12 @@ class Encoders:
         for block in _blocks(batches, schema):
             for reader in readers:
                 reader.require(block)
-            block = block.select(_kept(readers, block, {}, {}))
+            block = block.select(_kept(readers, block, _Found()))
             rows += block.table.num_rows
             for reader in readers:
-                accumulators[reader.field.name].add(*reader.learn(block))
-        if not rows:
+                if not isinstance(accumulator := accumulators[reader.field.name], NoAccumulator):
+                    accumulator.add(*reader.learn(block))
+        if not rows and cls.has_to_learn(schema):
             raise DataError("the training split is empty: no encoder can be fitted")
         fields: dict[str, list[FieldSchema]] = defaultdict(list)
         for field in schema.fields.values():
@@ -122,6 +131,11 @@ class Encoders:
             for name, sharing in fields.items()
         }
         return cls(schema, by_table)
+
+    @staticmethod
+    def has_to_learn(schema: DatasetSchema) -> bool:
+        """Whether some field needs the training split; all others' encoders are declared."""
+        return any(must_be_fitted(field) for field in schema.fields.values())
 
     def encode(self, columns: pa.Table, group: str | None = None) -> Inputs:
         """Encode raw rows, every one of them; with `group`, the fields of that group only.
@@ -135,27 +149,30 @@ class Encoders:
         Raises:
             DataError: A raw column is missing or of another type, or a value cannot be read.
         """
-        return self._encode(_Block.of(columns), group, {}, {})
+        inputs = self._encode(_Block.of(columns), group, _Found())
+        padded = (ids[:] if isinstance(ids, Ragged) else ids for ids in inputs.sequence_ids)
+        return inputs._replace(sequence_ids=tuple(padded))
 
     def encode_rows(self, rows: "pa.Table | Rows") -> EncodedRows:
         """Encode a batch without the rows that the policy `drop` leaves out.
 
+        Sequences that are never cut come as `Ragged`.
+
         Raises:
             DataError: As in `encode`; the message begins with the place of the row.
         """
-        block, readings, bad = _Block.of(rows), {}, {}
-        kept = _kept(self._readers, block, readings, bad)
-        counts = _counted_cells(bad)
+        block, found = _Block.of(rows), _Found()
+        kept, counts = _kept(self._readers, block, found), Counter()
         if kept is not None:
-            block, readings, bad = block.select(kept), {}, {}
-        inputs = self._encode(block, None, readings, bad)
-        for column, count in _counted_cells(bad).items():
-            counts[column] = counts.get(column, 0) + count
+            counts += found.bad_cells(with_outside=False)
+            block, found = block.select(kept), _Found()
+        inputs = self._encode(block, None, found)
+        counts += found.bad_cells()
         if kept is None:
             kept = np.arange(inputs.num_rows)
-        return EncodedRows(inputs, kept, counts)
+        return EncodedRows(inputs, kept, dict(counts))
 
-    def _encode(self, block: "_Block", group: str | None, readings: dict, bad: dict) -> Inputs:
+    def _encode(self, block: "_Block", group: str | None, found: "_Found") -> Inputs:
         count = block.table.num_rows
         readers = [reader for reader in self._readers if group in (None, reader.field.group)]
 
@@ -164,28 +181,44 @@ class Encoders:
 
         columns: dict[FeatureType, list] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
         for reader in of(FeatureType.SPARSE):
-            values, codes = reader.read(block, readings, bad)
-            ids = self._by_table[reader.field.embedding_name].ids(values)
+            values, codes, _ = reader.read(block, found)
+            ids = reader.named(self._by_table[reader.field.embedding_name].ids, values)
             columns[FeatureType.SPARSE].append((ids, codes))
         for reader in of(FeatureType.DENSE):
-            values, codes = reader.read(block, readings, bad)
+            values, codes, _ = reader.read(block, found)
             scaled = self._by_table[reader.field.embedding_name].transform(values)
             columns[FeatureType.DENSE].append((scaled, codes))
         sparse = _rows_of(columns[FeatureType.SPARSE], count, np.int64)
         dense = _rows_of(columns[FeatureType.DENSE], count, np.float32)
-        sequences = []
-        for reader in of(FeatureType.SEQUENCE):
-            lists, _ = reader.read(block, readings, bad)
-            values, codes = _coded(pa.chunked_array([lists.flatten()]))
-            ids = reader.named(self._by_table[reader.field.embedding_name].ids, values)[codes]
-            row = pc.list_parent_indices(lists).to_numpy()
-            sequences.append(pad(ids, row, count, reader.field.max_length, reader.field.keep))
+        sequences = [
+            self._encode_sequence(reader, *reader.read(block, found), count)
+            for reader in of(FeatureType.SEQUENCE)
+        ]
         return Inputs(
             torch.from_numpy(sparse),
             torch.from_numpy(dense),
-            tuple(torch.from_numpy(ids) for ids, _ in sequences),
-            tuple(torch.from_numpy(lengths) for _, lengths in sequences),
+            tuple(ids for ids, _ in sequences),
+            tuple(lengths for _, lengths in sequences),
         )
+
+    def _encode_sequence(
+        self,
+        reader: "_Reader",
+        values: pa.Array | np.ndarray,
+        codes: np.ndarray | None,
+        row: np.ndarray,
+        count: int,
+    ) -> tuple[torch.Tensor | Ragged, torch.Tensor]:
+        field = reader.field
+        ids = reader.named(self._by_table[field.embedding_name].ids, values)
+        ids = ids if codes is None else ids[codes]
+        if field.max_length:
+            padded, lengths = pad(
+                ids, row, count, field.max_length, field.keep, absent=field.absent_id
+            )
+            return torch.from_numpy(padded), torch.from_numpy(lengths)
+        kept, lengths = map(torch.from_numpy, kept_elements(ids, row, count, field.absent_id))
+        return Ragged.of(kept, lengths), lengths
 
     def grown_from(self, base: "Encoders") -> "Encoders":
         """These encoders with all that `base` has learnt, and what is new appended.
@@ -198,8 +231,7 @@ class Encoders:
         """
         by_table = dict(self._by_table)
         for name in by_table.keys() & base._by_table.keys():
-            check_same_kind(name, by_table[name], base._by_table[name])
-            by_table[name] = by_table[name].grown_from(base._by_table[name])
+            by_table[name] = grown(name, by_table[name], base._by_table[name])
         return Encoders(self.schema, by_table)
 
     def to_dict(self) -> dict[str, Any]:
@@ -261,7 +293,7 @@ def _blocks(
             table = batches.slice(start, FIT_ROWS)
             yield _Block(table, [batches], np.arange(start, start + table.num_rows))
         return
-    columns = {field.column for field in schema.fields.values()}
+    columns = {column for field in schema.fields.values() for column in field.raw_columns}
     waiting: list[Any] = []
     rows = size = 0
     for part in batches:
@@ -284,21 +316,42 @@ def _readers(schema: DatasetSchema) -> list["_Reader"]:
     return [_Reader(field, schema) for field in schema.fields.values()]
 
 
-def _kept(readers: list["_Reader"], block: _Block, readings: dict, bad: dict) -> np.ndarray | None:
+class _Found:
+    """What was read of a block of rows so far.
+
+    Attributes:
+        readings: What `_Reader.read` returned, by field name.
+        bad: By column, masks of the cells that could not be read and were excused.
+        outside: By column, masks of the cells with a whole number that has no row.
+    """
+
+    def __init__(self) -> None:
+        self.readings: dict[str, tuple] = {}
+        self.bad: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.outside: dict[str, list[np.ndarray]] = defaultdict(list)
+
+    def bad_cells(self, *, with_outside: bool = True) -> Counter:
+        """How many cells stand in any of the masks, by column."""
+        counts = Counter()
+        for column in [*self.bad, *(self.outside if with_outside else ())]:
+            masks = list(self.bad.get(column, ()))
+            if with_outside:
+                masks += self.outside.get(column, ())
+            counts[column] = int(np.logical_or.reduce(masks).sum())
+        return counts
+
+
+def _kept(readers: list["_Reader"], block: _Block, found: _Found) -> np.ndarray | None:
     """The rows without a value that drops its row; None: all of them."""
     for reader in readers:
         if reader.field.bad_values == "drop" and reader.can_fail:
-            reader.read(block, readings, bad)
-    dropped = [mask for masks in bad.values() for mask in masks]
+            reader.read(block, found)
+    dropped = [mask for masks in found.bad.values() for mask in masks]
     return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
 
 
-def _counted_cells(bad: dict[str, list[np.ndarray]]) -> dict[str, int]:
-    return {name: int(np.logical_or.reduce(masks).sum()) for name, masks in bad.items()}
-
-
 class _Reader:
-    """How one field reads its raw column, up to what its encoder takes.
+    """How one field reads its raw columns, up to what its encoder takes.
 
     Args:
         field: The field.
@@ -308,88 +361,149 @@ class _Reader:
 
     def __init__(self, field: FieldSchema, schema: DatasetSchema) -> None:
         self.field = field
-        self._transform = find_transform(field.transform)
+        transform = name_of(field.transform)
         self._is_sequence = field.feature_type is FeatureType.SEQUENCE
         self._is_dense = field.feature_type is FeatureType.DENSE
-        self._is_number = self._is_dense or field.quantiles > 0
-        self.can_fail = self._is_number or name_of(field.transform) not in NEVER_BAD
+        self._is_number = self._is_dense or field.quantiles > 0 or len(field.boundaries) > 0
+        self._is_listed = self._is_sequence and transform == LIST_TRANSFORM
+        self._transform = find_transform(None if self._is_listed else field.transform)
+        self._cut = find_transform(f"{LIST_TRANSFORM}({field.cut_at})") if field.cut_at else None
+        # Elsewhere an empty text, which only Parquet has beside null, is a value like others.
+        self._empty_is_absent = field.absent_id < 0 or field.default is not None
+        self.can_fail = (
+            self._is_number
+            or field.num_buckets > 0
+            or (not self._is_listed and transform not in NEVER_BAD)
+        )
         self._source: _Reader | None = None
-        self._is_indicator = name_of(field.transform) == "is_missing"
+        self._is_indicator = transform == "is_missing"
         if self._is_dense and self._is_indicator:
             for other in schema.dense_fields:
                 if other.missing == "indicator" and other.column == field.column:
                     self._source = _Reader(other, schema)
 
     def require(self, block: _Block) -> None:
-        """Refuse rows without the field's column."""
-        field, names = self.field, block.table.column_names
-        if field.column not in names:
-            hint = nearest(field.column, names)
-            raise DataError(f"field {field.name}: no column {field.column!r}; {hint}")
+        """Refuse rows without the field's columns."""
+        names = block.table.column_names
+        for column in self.field.raw_columns:
+            if column not in names:
+                hint = nearest(column, names)
+                raise DataError(f"field {self.field.name}: no column {column!r}; {hint}")
 
     def learn(self, block: _Block) -> tuple:
         """What the field's accumulator takes: numbers, or values with their counts."""
         if self._is_number:
-            numbers, codes = self.read(block, {}, {})
+            numbers, codes, _ = self.read(block, _Found())
             numbers = numbers if codes is None else numbers[codes]
             return (numbers[~np.isnan(numbers)],)
+        column, empty = self._column(block), 0
         if self._is_sequence:
-            lists, _ = self.read(block, {}, {})
-            values, counts = _distinct(pa.chunked_array([lists.flatten()]))
-            return self.named(plain, values), counts
-        values, counts = self.named(_distinct, block.table[self.field.column])
+            lists = self.named(self._lists, column)
+            column = pa.chunked_array([lists.flatten()])
+            if self.field.default is not None:
+                empty = len(lists) - np.count_nonzero(_lengths(lists))
+        values, counts = self.named(_distinct, column)
         reading = self.named(self._read, values)
         if reading.bad is not None and self.field.bad_values == "error":
-            self.read(block, {}, {})  # raises: it finds the row
-        return reading.values, counts
+            self.read(block, _Found())  # raises: it finds the row
+        if not empty:
+            return reading.values, counts
+        own = np.full(len(self.field.default_elements), empty)
+        return append(reading.values, self.field.default_elements), np.append(counts, own)
 
     def read(
-        self, block: _Block, readings: dict, bad: dict
-    ) -> tuple[pa.Array | np.ndarray, np.ndarray | None]:
-        """Values, and for each row which of them it has (None: row n has value n).
+        self, block: _Block, found: _Found
+    ) -> tuple[pa.Array | np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Values; which of them each row, or each element of a sequence, has (None: the n-th has
+        value n); and for a sequence the row of each element.
 
         Args:
             block: Raw rows.
-            readings: What was returned before for these rows, by field name; added to.
-            bad: By column, masks of the cells that a policy excused; added to.
+            found: What was found before in these rows; added to.
 
         Raises:
             DataError: The column is missing or of another type, or a value cannot be read.
         """
         field = self.field
-        if field.name not in readings:
-            values, codes = self.named(self._levels, self._column(block))
+        if field.name not in found.readings:
+            column, row = self._column(block), None
+            if self._is_sequence:
+                lists = self.named(self._lists, column)
+                row = pc.list_parent_indices(lists).to_numpy()
+                column = pa.chunked_array([lists.flatten()])
+            values, codes = self.named(self._levels, column)
             reading = self.named(self._read, values)
-            self._apply_policies(block, values, codes, reading, bad)
-            readings[field.name] = reading.values, codes
-        return readings[field.name]
+            places = _Places(block, values, codes, row)
+            self._apply_policies(places, reading, found)
+            ready = reading.values
+            if field.num_buckets:
+                ready = self._in_range(places, ready, found)
+            if self._is_sequence and field.default is not None:
+                empty = np.flatnonzero(_lengths(lists) == 0)
+                ready, codes, row = self._with_default(ready, codes, row, empty)
+            found.readings[field.name] = ready, codes, row
+        return found.readings[field.name]
 
     def named(self, function: Any, *args: Any) -> Any:
         """Call a function; its error names the field and the column."""
         try:
             return function(*args)
         except (DataError, pa.ArrowException) as error:
-            raise DataError(
-                f"field {self.field.name}, column {self.field.column}: {error}"
-            ) from None
+            raise DataError(f"{self._place}: {error}") from None
+
+    @property
+    def _place(self) -> str:
+        field = self.field
+        several = f"columns {', '.join(field.columns)}"
+        return f"field {field.name}, {several if field.columns else f'column {field.column}'}"
 
     def _column(self, block: _Block) -> pa.ChunkedArray:
-        """The raw column; where it is absent and the field has a policy for that, nulls."""
-        field = self.field
-        if field.column not in block.table.column_names:
+        """The raw column, of a cross its values; where it is absent and the field has a policy
+        for that, nulls."""
+        field, names = self.field, block.table.column_names
+        if absent := [column for column in field.raw_columns if column not in names]:
             if self._is_dense:
-                excused = self._is_indicator or field.missing != "error"
+                has_policy = field.missing != "error" or field.default is not None
+                excused = self._is_indicator or has_policy
             else:
                 excused = field.bad_values == "unknown"
             if not excused:
                 self.require(block)
-            kind = pa.list_(pa.string()) if self._is_sequence else pa.string()
-            return pa.chunked_array([pa.nulls(block.table.num_rows, kind)])
-        return block.table[field.column]
+        columns = [
+            pa.chunked_array([pa.nulls(block.table.num_rows, pa.string())])
+            if column in absent
+            else block.table[column]
+            for column in field.raw_columns
+        ]
+        if field.columns:
+            return pa.chunked_array([self.named(cross, columns, self._cut, self._is_sequence)])
+        return columns[0]
+
+    def _lists(self, column: pa.ChunkedArray) -> pa.Array:
+        """The lists of a sequence or of a vector, one per row."""
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        values = _combined(column)
+        if self._cut is not None:
+            values = self._cut(values).values
+        if self._is_sequence and pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), None, values)
+        if self._is_sequence and pa.types.is_primitive(values.type):  # a number: one element
+            values = _as_lists(values)
+        if column.null_count == len(column) and not _is_list(values.type):
+            values = pa.nulls(len(column), pa.list_(pa.string()))
+        if not _is_list(values.type):
+            raise DataError(f"expected lists, found {values.type}")
+        return values
 
     def _levels(self, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray | None]:
-        plain_numbers = self._is_number and self.field.transform is None
-        if self._is_sequence or (plain_numbers and not pa.types.is_dictionary(column.type)):
+        """Values, and which of them each cell has; where most differ, all cells as they are."""
+        is_read_fast = name_of(self.field.transform) in (None, *NUMERIC) and (
+            self._is_number or self.field.num_buckets > 0
+        )
+        if _is_list(column.type) and self._is_dense:
+            return _combined(column), None
+        if is_read_fast and not pa.types.is_dictionary(column.type):
             return _combined(column), None
         return _coded(column)
 
@@ -397,16 +511,37 @@ class _Reader:
         """Distinct values as the encoder takes them."""
         if self._source is not None:
             numbers = self._source._read(values).values
-            return Reading(np.isnan(numbers).astype(np.float64))
+            absent = np.isnan(numbers)
+            return Reading((absent if absent.ndim == 1 else absent.any(1)).astype(np.float64))
+        is_vector = self._cut is not None or _is_list(values.type) or self.field.value_dim > 1
+        if self._is_dense and is_vector and not self._is_indicator:
+            return self._read_vectors(values)
         reading = self._transform(values)
-        if _is_list(reading.values.type) != self._is_sequence:
-            expected = "lists" if self._is_sequence else "single values"
-            raise DataError(f"expected {expected}, found {reading.values.type}")
-        if self._is_sequence:
-            return reading
+        if _is_list(reading.values.type):
+            raise DataError(f"expected single values, found {reading.values.type}")
+        if self.field.num_buckets:
+            return _either(reading, read_whole_numbers(reading.values))
         if not self._is_number:
-            clean = as_text if self.field.hash_buckets else plain
-            return reading._replace(values=clean(reading.values))
+            return reading._replace(values=self._categories(reading.values))
+        reading = self._read_finite(reading)
+        if not self._is_dense and not self._is_sequence and self.field.default is not None:
+            filled = np.where(np.isnan(reading.values), float(self.field.default), reading.values)
+            return reading._replace(values=filled)
+        return reading
+
+    def _categories(self, values: pa.Array) -> pa.Array:
+        """Categorical values, with the default in the place of absent ones."""
+        field = self.field
+        is_text_only = field.hash_buckets or field.vocabulary is not None
+        values = as_text(values) if is_text_only else plain(values)
+        if self._empty_is_absent and is_text(values.type):
+            values = pc.if_else(pc.equal(values, ""), None, values)
+        if field.default is None or self._is_sequence or not values.null_count:
+            return values
+        return fill_absent(values, field.default_elements[0])
+
+    def _read_finite(self, reading: Reading) -> Reading:
+        """What a transform gave, as numbers that the encoder has a value for."""
         reading = _either(reading, read_numbers(reading.values))
         if self._is_dense:
             reading = _refuse_where(reading, np.abs(reading.values) > FLOAT32_MAX, "a float32")
@@ -414,56 +549,231 @@ class _Reader:
                 reading = _refuse_where(reading, reading.values <= -1, "a number above -1")
         return reading
 
-    def _apply_policies(
+    def _read_vectors(self, values: pa.Array) -> Reading:
+        """Lists or separated texts as vectors (N, value_dim), of one number as (N,)."""
+        width, count = self.field.value_dim, len(values)
+        lists = self._lists(pa.chunked_array([values]))
+        lengths = _lengths(lists)
+        fits = lengths == width
+        elements = self._transform(lists.filter(pa.array(fits)).flatten())
+        reading = self._read_finite(elements)
+        found = np.full((count, width), np.nan)
+        found[fits] = reading.values.reshape(-1, width)
+        bad = lengths != 0
+        bad[fits] = np.isnan(found[fits]).any(1)
+        found[bad] = np.nan
+        found = found if width > 1 else found[:, 0]
+        return Reading(found, bad if bad.any() else None, _numbered(width))
+
+    def _with_default(
         self,
-        block: _Block,
-        values: pa.Array,
+        values: pa.Array | np.ndarray,
         codes: np.ndarray | None,
-        reading: Reading,
-        bad: dict,
-    ) -> None:
-        field, column = self.field, self.field.column
+        row: np.ndarray,
+        empty: np.ndarray,
+    ) -> tuple[pa.Array | np.ndarray, np.ndarray | None, np.ndarray]:
+        """What `read` gives for a sequence, with the default's elements in the empty rows."""
+        if not len(empty):
+            return values, codes, row
+        elements = self.field.default_elements
+        codes = np.arange(len(values)) if codes is None else codes
+        own = len(values) + np.arange(len(elements))
+        codes = np.concatenate([codes, np.tile(own, len(empty))])
+        row = np.concatenate([row, np.repeat(empty, len(own))])
+        order = np.argsort(row, kind="stable")
+        return append(values, elements), codes[order], row[order]
 
-        def rows(mask: np.ndarray) -> np.ndarray:
-            return mask if codes is None else mask[codes]
+    def _in_range(self, places: "_Places", values: pa.Array, found: _Found) -> np.ndarray:
+        """Whole numbers as ids, -1 for absent ones."""
+        field = self.field
+        absent = None
+        if values.null_count:
+            absent = values.is_null().to_numpy(zero_copy_only=False)
+            values = pc.fill_null(values, 0)
+        ids = values.to_numpy()
+        outside = (ids < 0) | (ids >= field.num_buckets)
+        if outside.any():
+            if field.out_of_range == "error":
+                place = int(np.argmax(places.cells(outside)))
+                expected = f"a whole number from 0 to {field.num_buckets - 1}"
+                self._refuse(places, place, expected, " (`out_of_range` is error)")
+            found.outside[field.column].append(places.rows(places.cells(outside)))
+            ids = np.where(outside, 0 if field.out_of_range == "row0" else -1, ids)
+        if absent is not None:
+            use_default = field.default is not None and not self._is_sequence
+            ids = np.where(absent, int(field.default_elements[0]) if use_default else -1, ids)
+        return ids
 
-        def refuse(row: int, expected: str, why: str = "") -> None:
-            value = values[row if codes is None else int(codes[row])].as_py()
-            found = "no value" if value is None else repr(value)
-            raise DataError(
-                f"{block.place(row)}: field {field.name}, column {column}: expected {expected}, "
-                f"found {found}{why}"
-            )
+    def _refuse(self, places: "_Places", cell: int, expected: str, why: str = "") -> None:
+        value = places.value(cell)
+        shown = "no value" if value is None else repr(value)
+        raise DataError(
+            f"{places.place(cell)}: {self._place}: expected {expected}, found {shown}{why}"
+        )
 
+    def _apply_policies(self, places: "_Places", reading: Reading, found: _Found) -> None:
+        field = self.field
+        needs_number = self._is_dense and field.missing == "error" and field.default is None
         unreadable = None
-        if reading.bad is not None and (unreadable := rows(reading.bad)).any():
-            row = int(np.argmax(unreadable))
+        if reading.bad is not None and (unreadable := places.cells(reading.bad)).any():
+            cell = int(np.argmax(unreadable))
             if field.bad_values == "error":
-                refuse(row, reading.expected)
-            if field.bad_values == "unknown" and self._is_dense and field.missing == "error":
-                refuse(row, reading.expected, " (unknown is absent, and `missing` is error)")
-            bad.setdefault(column, []).append(unreadable)
-        if self._is_dense and field.missing == "error" and self._source is None:
-            absent = rows(np.isnan(reading.values))
+                self._refuse(places, cell, reading.expected)
+            if field.bad_values == "unknown" and needs_number:
+                why = " (unknown is absent, and `missing` is error)"
+                self._refuse(places, cell, reading.expected, why)
+            found.bad[field.column].append(places.rows(unreadable))
+        if needs_number and self._source is None:
+            absent = np.isnan(reading.values)
+            absent = places.cells(absent if absent.ndim == 1 else absent.all(1))
             if unreadable is not None:
                 absent = absent & ~unreadable
             if absent.any():
-                refuse(int(np.argmax(absent)), "a number", " (`missing` is error)")
+                self._refuse(
+                    places, int(np.argmax(absent)), _numbered(field.value_dim),
+                    " (`missing` is error)",
+                )  # fmt: skip
+
+
+class _Places(NamedTuple):
+    """Where the values of a field stand: in cells, which are rows or the elements of lists.
+
+    Attributes:
+        block: The rows.
+        levels: Values, of which cells have one each.
+        codes: Which of them each cell has; None: the n-th cell has value n.
+        row: The row of each cell; None: the n-th row is cell n.
+    """
+
+    block: _Block
+    levels: pa.Array
+    codes: np.ndarray | None
+    row: np.ndarray | None
+
+    def cells(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of values as one of cells."""
+        return mask if self.codes is None else mask[self.codes]
+
+    def rows(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of cells as one of rows: those with any such cell."""
+        if self.row is None:
+            return mask
+        rows = np.zeros(self.block.table.num_rows, bool)
+        rows[self.row[mask]] = True
+        return rows
+
+    def value(self, cell: int) -> Any:
+        return self.levels[cell if self.codes is None else int(self.codes[cell])].as_py()
+
+    def place(self, cell: int) -> str:
+        return self.block.place(cell if self.row is None else int(self.row[cell]))
+
+
+def cross(columns: list[pa.ChunkedArray], cut: Callable | None, as_lists: bool) -> pa.Array:
+    """The combinations of several columns' values, joined by `_`, in the order of the columns.
+
+    Args:
+        columns: With N values each; a null or an empty text is no value, and where a column has
+            none, there is no combination.
+        cut: What makes lists of texts; None: each cell is one value.
+        as_lists: Whether a row may have several combinations.
+
+    Returns:
+        (N,) texts or lists of them.
+
+    Raises:
+        DataError: A row has several values, but may have one only.
+    """
+    parts = [_parts(column, cut) for column in columns]
+    rows = len(columns[0])
+    texts, lengths = parts[0]
+    for more, counts in parts[1:]:
+        own = np.repeat(np.arange(len(texts)), np.repeat(counts, lengths))
+        products = lengths * counts
+        row = np.repeat(np.arange(rows), products)
+        first = np.cumsum(products) - products
+        place = np.arange(len(row)) - first[row]  # of the combination among those of its row
+        other = (np.cumsum(counts) - counts)[row] + place % np.maximum(counts, 1)[row]
+        texts = pc.binary_join_element_wise(
+            texts.take(pa.array(own)), more.take(pa.array(other)), pa.scalar("_", pa.large_string())
+        )
+        lengths = products
+    if not as_lists:
+        if (lengths > 1).any():
+            raise DataError("expected single values, found lists")
+        places = np.cumsum(lengths) - lengths
+        return texts.take(pa.array(places, mask=lengths == 0))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, texts)
+
+
+def _parts(column: pa.ChunkedArray, cut: Callable | None) -> tuple[pa.Array, np.ndarray]:
+    """The values of a column's cells end to end, as text, and how many each cell has."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    values = _combined(column)
+    if cut is not None:
+        values = cut(values).values
+    if not _is_list(values.type):
+        values = _as_lists(as_text(values))
+    texts, row = as_text(values.flatten()), pc.list_parent_indices(values).to_numpy()
+    has_value = pc.fill_null(pc.not_equal(texts, ""), False)
+    row = row[has_value.to_numpy(zero_copy_only=False)]
+    return texts.filter(has_value), np.bincount(row, minlength=len(values))
+
+
+def _as_lists(values: pa.Array) -> pa.Array:
+    """Single values as lists of one, null as an empty list."""
+    lengths = values.is_valid().to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, values.drop_null())
+
+
+def _lengths(lists: pa.Array) -> np.ndarray:
+    """How many elements each list has, none if it is null, (N,)."""
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+
+
+def append(values: pa.Array | np.ndarray, texts: list[str]) -> pa.Array | np.ndarray:
+    """Values and some texts, as values of their type; all are text where a text is none of it."""
+    if isinstance(values, np.ndarray):
+        return np.concatenate([values, np.array(texts, np.float64).astype(values.dtype)])
+    more = pa.array(texts, pa.large_string())
+    try:
+        more = more.cast(values.type)
+    except pa.ArrowException:
+        values = as_text(values)
+    return pa.concat_arrays([values, more])
+
+
+def fill_absent(values: pa.Array, default: str) -> pa.Array:
+    """Values with a text in the place of nulls; all are text where it is none of their type."""
+    joined = append(values, [default])
+    return pc.fill_null(joined[:-1], joined[-1])
+
+
+def _numbered(count: int) -> str:
+    return "a number" if count == 1 else f"{count} numbers"
 
 
 def _rows_of(
     columns: list[tuple[np.ndarray, np.ndarray | None]], count: int, dtype: type
 ) -> np.ndarray:
-    """Columns side by side, (N, F), each given as values and which of them every row has.
+    """Columns side by side, (N, sum of widths), each given as values (V,) or (V, width) and which
+    of them every row has.
 
     Some rows at a time: a whole column after the other would miss the processor's cache with
     every number, which takes three times as long.
     """
-    rows = np.empty((count, len(columns)), dtype)
+    places, width = [], 0
+    for values, _ in columns:
+        places.append(width if values.ndim == 1 else slice(width, width + values.shape[1]))
+        width += 1 if values.ndim == 1 else values.shape[1]
+    rows = np.empty((count, width), dtype)
     for start in range(0, count, _TILE):
         part = slice(start, start + _TILE)
-        for column, (values, codes) in enumerate(columns):
-            rows[part, column] = values[part] if codes is None else values[codes[part]]
+        for place, (values, codes) in zip(places, columns, strict=True):
+            rows[part, place] = values[part] if codes is None else values[codes[part]]
     return rows
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
+from deepfm.data.hashing import hash_texts
 from deepfm.data.order import mix
 from deepfm.data.schema import FeatureType, FieldSchema
 from deepfm.data.transforms import as_text, is_text, read_integers, read_numbers
+from deepfm.data.words import WordIds
 from deepfm.errors import DataError
 from deepfm.utils.io import table_to_tensor, tensor_to_table
 
@@ -168,51 +169,181 @@ def merged_counts(parts: list[pa.Table]) -> pa.Table:
 
 
 class HashBuckets:
-    """Ids 1 … n by hash: 1 + xxh64(text, seed 0) mod n; absent values become 0.
+    """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.hashing`.
 
-    The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value.
+    The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value. With `padding` all
+    ids are one higher, from 1 on, and absent values are 0; without, they are -1.
+    """
 
-    Source: Y. Collet, xxHash, XXH64 (https://github.com/Cyan4973/xxHash).
+    def __init__(self, buckets: int, function: str = "xxh64", padding: bool = True) -> None:
+        self.buckets = buckets
+        self.function = function
+        self.padding = padding
+
+    @classmethod
+    def of(cls, field: FieldSchema) -> "HashBuckets":
+        return cls(field.hash_buckets, field.hash_function, field.padding_idx is not None)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.buckets + self.padding
+
+    def ids(self, values: pa.Array) -> np.ndarray:
+        """Ids of values, (N,) int64; one hash per value, so give distinct ones."""
+        texts = as_text(values)
+        ids = (hash_texts(texts, self.function) % np.uint64(self.buckets)).astype(np.int64)
+        ids += self.padding
+        if texts.null_count:
+            ids[texts.is_null().to_numpy(zero_copy_only=False)] = self.padding - 1
+        return ids
+
+    def grown_from(self, base: "HashBuckets") -> "HashBuckets":
+        for key, word in (("buckets", "hash_buckets"), ("function", ""), ("padding", "padding")):
+            before, now = getattr(base, key), getattr(self, key)
+            if before != now:
+                raise DataError(f"{before} {word or 'as hash_function'} before, {now} now")
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "hash_buckets": self.buckets, "function": self.function, "padding": self.padding,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "HashBuckets":
+        before = {"function": "xxh64", "padding": True}  # an older form has the number only
+        found = before | dict(stored)
+        return cls(found["hash_buckets"], found["function"], found["padding"])
+
+
+class NumBuckets:
+    """Whole numbers that are ids already, 0 … n - 1; -1 is no value.
+
+    NOTE[DIFF]: TorchEasyRec looks a number without a row up in row 0, with a warning. Here that is
+    one of three policies, and natively an error (`FieldSchema.out_of_range`).
     """
 
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
 
+    @classmethod
+    def of(cls, field: FieldSchema) -> "NumBuckets":
+        return cls(field.num_buckets)
+
     @property
     def vocabulary_size(self) -> int:
-        return self.buckets + 1
+        return self.buckets
+
+    def ids(self, values: np.ndarray) -> np.ndarray:
+        """The numbers themselves, (N,) int64, whose range their reader has seen to."""
+        return values
+
+    def grown_from(self, base: "NumBuckets") -> "NumBuckets":
+        if self.buckets < base.buckets:
+            raise DataError(f"num_buckets {base.buckets} before, only {self.buckets} now")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"num_buckets": self.buckets}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "NumBuckets":
+        return cls(stored["num_buckets"])
+
+
+class DeclaredVocabulary:
+    """Words to the ids that were declared for them; other texts to the OOV id, or to -1.
+
+    The text of a value is that of `as_text`. An absent value is -1.
+    """
+
+    def __init__(self, words: WordIds, oov_id: int | None) -> None:
+        self.words = words
+        self.oov_id = oov_id
+
+    @classmethod
+    def of(cls, field: FieldSchema) -> "DeclaredVocabulary":
+        return cls(field.vocabulary, field.oov_id)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return max(self.words.rows, (self.oov_id or 0) + 1)
 
     def ids(self, values: pa.Array) -> np.ndarray:
-        """Ids of values, (N,) int64; one hash per value, so give distinct ones."""
-        digest, buckets = xxhash.xxh64_intdigest, self.buckets
-        texts = as_text(values).to_pylist()
-        return np.array(
-            [0 if text is None else 1 + digest(text.encode()) % buckets for text in texts], np.int64
-        )
+        """Ids of values, (N,) int64."""
+        texts = as_text(values)
+        ids = self.words.find(texts)
+        if self.oov_id is not None:
+            is_text = texts.is_valid().to_numpy(zero_copy_only=False)
+            ids = np.where((ids < 0) & is_text, self.oov_id, ids)
+        return ids
 
-    def grown_from(self, base: "HashBuckets") -> "HashBuckets":
+    def grown_from(self, base: "DeclaredVocabulary") -> "DeclaredVocabulary":
+        moved = np.flatnonzero(self.words.find(base.words.words) != base.words.ids)
+        if len(moved):
+            word = base.words.words[int(moved[0])].as_py()
+            raise DataError(f"the word {word!r} has lost the id it had before")
+        if self.oov_id != base.oov_id:
+            raise DataError(f"oov_id {base.oov_id} before, {self.oov_id} now")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"words": self.words.to_tensor(), "oov_id": self.oov_id}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "DeclaredVocabulary":
+        return cls(WordIds.from_tensor(stored["words"]), stored["oov_id"])
+
+
+class Boundaries:
+    """Numbers to how many of the declared boundaries lie below them; an absent one is -1.
+
+    Number and boundaries are compared as float32, so that a number has one id whether it comes
+    as text, as float64 or as float32.
+
+    NOTE[DIFF]: TorchEasyRec does not say what a number that equals a boundary gets. Here the
+    boundary is not below it, so it has the id of the numbers just under it.
+    """
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self.edges = np.array(edges, np.float32)
+
+    @classmethod
+    def of(cls, field: FieldSchema) -> "Boundaries":
+        return cls(field.boundaries)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.edges) + 1
+
+    def ids(self, numbers: np.ndarray) -> np.ndarray:
+        """Ids of float64 numbers, (N,) int64; NaN is absent."""
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and above all boundaries
+            singles = numbers.astype(np.float32)
+        return np.where(np.isnan(numbers), -1, np.searchsorted(self.edges, singles, side="left"))
+
+    def grown_from(self, base: "Boundaries") -> "Boundaries":
+        if not np.array_equal(self.edges, base.edges):
+            raise DataError(f"boundaries {base.edges.tolist()} before, {self.edges.tolist()} now")
         return base
 
     def to_dict(self) -> dict[str, Any]:
-        return {"hash_buckets": self.buckets}
+        return {"boundaries": self.edges.tolist()}
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "HashBuckets":
-        return cls(stored["hash_buckets"])
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Boundaries":
+        return cls(stored["boundaries"])
 
 
 class NoAccumulator:
-    """Nothing to learn: the hash of a value does not depend on other values."""
+    """Nothing to learn: the id of a value does not depend on other values."""
 
     def __init__(self, field: FieldSchema, position: int) -> None:
         pass
 
-    def add(self, *values: Any) -> None:
-        pass
-
     @staticmethod
-    def finish(accumulators: Iterable["NoAccumulator"], field: FieldSchema) -> HashBuckets:
-        return HashBuckets(field.hash_buckets)
+    def finish(accumulators: Iterable["NoAccumulator"], field: FieldSchema) -> Any:
+        return KINDS[kind_of(field)][1].of(field)
 
 
 class Quantiles:
@@ -305,25 +436,42 @@ class Scaler:
 
     `none`: as they are; `min_max`: (x - min) / (max - min), not clipped outside; `standard`:
     (x - mean) / population deviation; `log1p`: ln(1 + x). Where the training split has one value
-    only, `min_max` and `standard` give 0. Results beyond float32 become its largest number.
+    only, `min_max` and `standard` give 0. Results beyond float32 become its largest number. A
+    default takes the place of an absent value as it is, unscaled. Of a vector all numbers are
+    scaled alike, by the figures of all of them together.
 
     Args:
         scale, missing: As in `FieldSchema`.
         low, high, mean, deviation: Of the training split's numbers.
+        default: One number, or as many as the field has per row; None: there is none.
     """
 
     vocabulary_size = 0
 
     def __init__(
-        self, scale: str, missing: str, *, low: float, high: float, mean: float, deviation: float
+        self,
+        scale: str,
+        missing: str,
+        *,
+        low: float,
+        high: float,
+        mean: float,
+        deviation: float,
+        default: Sequence[float] | None = None,
     ) -> None:
         self.scale = scale
         self.missing = missing
+        self.default = default
         self.low, self.high = low, high
         self.mean, self.deviation = mean, deviation
 
     def transform(self, numbers: np.ndarray) -> np.ndarray:
-        """Scaled values, (N,) float32; NaN is absent."""
+        """Scaled values, (N,) or (N, value_dim) float32 as the numbers; NaN is absent."""
+        if self.default is not None and (absent := np.isnan(numbers)).any():
+            return np.where(absent, np.float32(self.default), self._scaled(numbers))
+        return self._scaled(numbers)
+
+    def _scaled(self, numbers: np.ndarray) -> np.ndarray:
         fill = self.mean if self.missing in ("mean", "indicator") else 0.0
         if (absent := np.isnan(numbers)).any():
             numbers = np.where(absent, fill, numbers)
@@ -334,7 +482,7 @@ class Scaler:
             if self.scale == "standard":
                 origin, span = self.mean, self.deviation
             if self.low == self.high or not span:
-                return np.zeros(len(numbers), np.float32)
+                return np.zeros(numbers.shape, np.float32)
             with np.errstate(over="ignore"):  # clipped below
                 numbers = (numbers - origin) / span
         return np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
@@ -392,16 +540,25 @@ class Moments:
             own._merge(own._waiting)
             own._waiting = np.zeros(0)
         low, high = (own._low, own._high) if own._count else (0.0, 0.0)
+        default = None
+        if field.default is not None:
+            default = [float(element) for element in field.default_elements]
         deviation = math.sqrt(own._squares / max(own._count, 1))
         return Scaler(
-            field.scale, field.missing, low=low, high=high, mean=own._mean, deviation=deviation
+            field.scale,
+            field.missing,
+            low=low,
+            high=high,
+            mean=own._mean,
+            deviation=deviation,
+            default=default,
         )
 
 
 def pad(
-    ids: np.ndarray, row: np.ndarray, rows: int, max_length: int, keep: str
+    ids: np.ndarray, row: np.ndarray, rows: int, max_length: int, keep: str, absent: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of list elements to padded rows; elements with id 0 are left out first.
+    """Ids of list elements to padded rows; elements without a value are left out first.
 
     Absence is a length, never an id.
 
@@ -411,11 +568,12 @@ def pad(
         rows: Number of rows N.
         max_length: Elements L that are kept of a row.
         keep: Whether those are the `first` or the `last` ones.
+        absent: The id of no value, below all others.
 
     Returns:
         Padded ids (N, L) int64 and lengths (N,) int64.
     """
-    ids, row = ids[ids > 0], row[ids > 0]
+    ids, row = ids[ids > absent], row[ids > absent]
     starts = np.searchsorted(row, np.arange(rows + 1))
     position = np.arange(len(row)) - starts[row]
     lengths = np.diff(starts)
@@ -425,6 +583,18 @@ def pad(
     padded = np.zeros((rows, max_length), np.int64)
     padded[row[kept], position[kept]] = ids[kept]
     return padded, np.minimum(lengths, max_length).astype(np.int64)
+
+
+def kept_elements(
+    ids: np.ndarray, row: np.ndarray, rows: int, absent: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of all list elements that have one, end to end, and how many each row has, (N,).
+
+    Args:
+        ids, row, rows, absent: As in `pad`.
+    """
+    has_one = ids > absent
+    return ids[has_one], np.bincount(row[has_one], minlength=rows)
 
 
 def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -461,29 +631,46 @@ def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
 KINDS: dict[str, tuple[type, type]] = {
     "vocabulary": (VocabularyCounter, Vocabulary),
     "hash_buckets": (NoAccumulator, HashBuckets),
+    "num_buckets": (NoAccumulator, NumBuckets),
+    "declared_vocabulary": (NoAccumulator, DeclaredVocabulary),
+    "boundaries": (NoAccumulator, Boundaries),
     "quantiles": (QuantileSample, Quantiles),
     "scaler": (Moments, Scaler),
 }
-Encoder = Vocabulary | HashBuckets | Quantiles | Scaler
+Encoder = (
+    Vocabulary | HashBuckets | NumBuckets | DeclaredVocabulary | Boundaries | Quantiles | Scaler
+)
 
 
 def kind_of(field: FieldSchema) -> str:
     """The key of `KINDS` for a field."""
     if field.feature_type is FeatureType.DENSE:
         return "scaler"
-    if field.hash_buckets:
-        return "hash_buckets"
-    return "quantiles" if field.quantiles else "vocabulary"
+    if field.vocabulary is not None:
+        return "declared_vocabulary"
+    for kind in ("hash_buckets", "num_buckets", "boundaries", "quantiles"):
+        if getattr(field, kind):
+            return kind
+    return "vocabulary"
 
 
-def check_same_kind(name: str, new: Encoder, base: Encoder) -> None:
-    """Refuse to grow an encoder out of another sort, whose ids would mean something else.
+def must_be_fitted(field: FieldSchema) -> bool:
+    """Whether what the field's values become depends on the training split."""
+    if field.feature_type is FeatureType.DENSE:
+        return field.scale in ("min_max", "standard") or field.missing in ("mean", "indicator")
+    return KINDS[kind_of(field)][0] is not NoAccumulator
+
+
+def grown(name: str, new: Encoder, base: Encoder) -> Encoder:
+    """A table's encoder with all that `base` has learnt.
 
     Raises:
-        DataError: The two differ in kind, or in a number of hash buckets.
+        DataError: The two differ in kind, or so that the ids of base would mean something else.
     """
     if type(new) is not type(base):
         kinds = {encoder: kind for kind, (_, encoder) in KINDS.items()}
         raise DataError(f"table {name}: {kinds[type(base)]} before, {kinds[type(new)]} now")
-    if isinstance(new, HashBuckets) and new.buckets != base.buckets:
-        raise DataError(f"table {name}: {base.buckets} hash_buckets before, {new.buckets} now")
+    try:
+        return new.grown_from(base)
+    except DataError as error:
+        raise DataError(f"table {name}: {error}") from None

@@ -1,10 +1,16 @@
-"""The label of a row, 0 or 1, and its weight, from what their raw columns hold."""
+"""The label of a row, its weight, and the groups it belongs to, from what raw columns hold."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
-from deepfm.data.transforms import is_text, read_numbers
+from deepfm.data.transforms import as_text, is_text, read_numbers
+from deepfm.errors import DataError, nearest
+
+_NO_GROUP = 0  # a hash is 0 once in 2^64
 
 
 def binary_label(
@@ -23,14 +29,12 @@ def binary_label(
         >>> binary_label(pa.array(["1", "0", "2"]))
         (array([1., 0., 0.], dtype=float32), array([False, False,  True]))
     """
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
     if positive is not None:
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
         equal = pc.equal(values.cast(pa.string()), positive)
         return np.asarray(equal.fill_null(False)).astype(np.float32), np.asarray(values.is_null())
-    if is_text(values.type):
-        values = pc.utf8_trim_whitespace(values)
-    numbers = read_numbers(values).values  # NaN where there is no finite number
+    numbers = _numbers(values)
     if threshold is None:
         label = numbers == 1
         bad = ~label & (numbers != 0)
@@ -38,6 +42,66 @@ def binary_label(
         label = numbers >= threshold
         bad = np.isnan(numbers)
     return label.astype(np.float32), bad
+
+
+def class_label(values: pa.Array, num_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of classes, (N,) float32, and which values are bad, (N,) bool; a bad one's is 0.
+
+    Good are the whole numbers 0 … num_class - 1.
+
+    Raises:
+        DataError: The values are of a type that is no number.
+
+    Example:
+        >>> class_label(pa.array(["2", "0", "3", "0.5"]), 3)[1]
+        array([False, False,  True,  True])
+    """
+    numbers = _numbers(values)
+    good = (numbers >= 0) & (numbers < num_class) & (numbers == np.floor(numbers))
+    return np.where(good, numbers, 0).astype(np.float32), ~good
+
+
+def number_label(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers, (N,) float32, and which values are no finite ones, (N,) bool; a bad one's is 0.
+
+    Raises:
+        DataError: The values are of a type that is no number.
+    """
+    numbers = _numbers(values)
+    with np.errstate(over="ignore"):
+        numbers = numbers.astype(np.float32)
+    bad = ~np.isfinite(numbers)  # a number beyond float32 is not finite either
+    return np.where(bad, np.float32(0), numbers), bad
+
+
+def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
+    """Which group each row belongs to by each column, (N, G) int64.
+
+    The xxh64 (seed 0) of the value's text, so that the id of a value is the same everywhere; 17,
+    17.0 and "17" are one value. All rows without a value are one group. Of a list the first
+    element counts.
+
+    Raises:
+        DataError: A column is missing, or holds neither values nor lists of values.
+    """
+    found = np.empty((table.num_rows, len(columns)), np.int64)
+    for place, column in enumerate(columns):
+        if column not in table.column_names:
+            hint = nearest(column, table.column_names)
+            raise DataError(f"data.table.group_columns: no column {column!r}; {hint}")
+        values = table[column].combine_chunks()
+        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+            values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
+            values = pc.list_element(values, 0)
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        hashes = [
+            _NO_GROUP if text is None else xxhash.xxh64_intdigest(text.encode())
+            for text in as_text(encoded.dictionary).to_pylist()
+        ]
+        hashes = np.array([*hashes, _NO_GROUP], np.uint64).view(np.int64)
+        codes = encoded.indices.fill_null(len(hashes) - 1)
+        found[:, place] = hashes[codes.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -53,3 +117,12 @@ def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         weights = numbers.astype(np.float32)
     bad = ~(np.isfinite(weights) & (numbers >= 0))  # a number beyond float32 is not finite either
     return np.where(bad, np.float32(0), weights), bad
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    """As float64, NaN where there is no finite number; blanks around a text do not count."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if is_text(values.type):
+        values = pc.utf8_trim_whitespace(values)
+    return read_numbers(values).values

@@ -1,9 +1,9 @@
 """Declared tables of any size: encoded once into arrays on disk, which training maps into memory.
 
-`prepare` reads the files as a stream, twice or three times: once over the split's column where
-the split needs it, once to fit the encoders on the training rows, once to encode every row. Its
-memory grows with the vocabularies and the side tables, not with the rows. What it makes is a
-directory:
+`prepare` reads the files as a stream, up to three times: once over the split's column where the
+split needs it, once to fit the encoders on the training rows where some field learns of them, once
+to encode every row. Its memory grows with the vocabularies and the side tables, not with the rows.
+What it makes is a directory:
 
     <store_dir>/<folder of the files>-<key>/
         manifest.json                 written last: what the arrays are, and what was counted
@@ -12,8 +12,11 @@ directory:
         train/dense.bin               (N, D) float32
         train/sequence0_ids.bin       (N, L) int32; one of each per sequence field
         train/sequence0_lengths.bin   (N,) int32
+        train/sequence0_starts.bin    (N,) int64, only of a field that keeps all its elements: its
+                                      ids are (E,), those of all rows end to end
         train/label.bin               (N,) float32
         train/weight.bin              (N,) float32, only with `sample_weight`
+        train/group.bin               (N, G) int64, only with `group_columns`: a hash of each value
         train/row.bin                 (N,) int64, number of the row over all files, from 0
         valid/…, test/…               the same; no test where the split has none
 
@@ -47,11 +50,11 @@ from torch import Tensor
 
 from deepfm.config import DataConfig, TableConfig
 from deepfm.data import tabular
-from deepfm.data.batch import Inputs
+from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoders import Encoders
 from deepfm.data.files import Rows, read_rows
-from deepfm.data.labels import binary_label, sample_weight
+from deepfm.data.labels import binary_label, class_label, group_ids, number_label, sample_weight
 from deepfm.data.schema import DatasetSchema, RawTables
 from deepfm.data.splits import RandomSplit, StratifiedSplit, Times, TimeSample, TimeSplit
 from deepfm.errors import ConfigError, DataError, DeepFMError
@@ -64,7 +67,9 @@ BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
 _MAX_THREADS = 8  # each holds a batch of rows
 _FINGERPRINT = 1 << 20  # bytes at the head, in the middle and at the end of a file
 # What a model does with the ids is no part of a store.
-_MODEL_ONLY = ("vocabulary_size", "embedding_dim", "combiner", "padding_idx", "dense_embedding")
+_MODEL_ONLY = (
+    "vocabulary_size", "embedding_dim", "combiner", "dense_embedding", "init", "trainable",
+)  # fmt: skip
 
 
 class Store(NamedTuple):
@@ -110,6 +115,7 @@ def prepare(
     encoders: Encoders | None = None,
     *,
     base: Encoders | None = None,
+    num_class: int = 1,
 ) -> Path:
     """The directory of a table's store, which is made unless it is there.
 
@@ -120,6 +126,7 @@ def prepare(
         schema: Of the table.
         encoders: Those of a checkpoint, used as they are; without them new ones are fitted.
         base: Those of another checkpoint, from which the fitted ones grow.
+        num_class: How many classes a label of kind `class` has.
 
     Raises:
         DataError: A file is missing or malformed, a value is bad and its policy is `error`, or a
@@ -128,7 +135,7 @@ def prepare(
     """
     tabular.fetch(data.table.package, Path(data.data_dir), data.auto_download)
     files = _files(data)
-    source = _hash(_made_from(data, schema, files))
+    source = _hash(_made_from(data, schema, files, num_class))
     path = None
     if encoders is not None:
         path = _encoded_with(Path(data.store_dir), source, digest := _digest(encoders))
@@ -161,7 +168,7 @@ def prepare(
                 # Blocks come and go: with malloc a table takes an eighth less time than with the
                 # default, which gives each one back to the system.
                 pa.set_memory_pool(pa.system_memory_pool())
-                made = _build(scratch, data, schema, files, encoders, base)
+                made = _build(scratch, data, schema, files, encoders, base, num_class)
                 _write_manifest(scratch, made | {"source": source})
                 os.replace(scratch, path)
             finally:
@@ -194,7 +201,7 @@ def open_store(path: Path, data: DataConfig, schema: DatasetSchema) -> Store:
         part: _open_part(path / part, arrays, encoders.schema)
         for part, arrays in manifest["arrays"].items()
     }
-    sides = _side_tables(data)
+    sides = _side_tables(data, schema)
     summary = {key: manifest[key] for key in ("rows", "dropped", "bad_values")}
     return Store(path, encoders, parts, sides.get("user"), sides.get("item"), summary)
 
@@ -206,12 +213,16 @@ def _build(
     files: dict[str, list[Path]],
     encoders: Encoders | None,
     base: Encoders | None,
+    num_class: int,
 ) -> dict[str, Any]:
     """Write all of a store but its manifest, whose content is returned."""
-    stream = _Stream(data, schema, files)
+    stream = _Stream(data, schema, files, num_class)
     if encoders is None:
-        with _Pass("reading the training rows", stream) as passed:
-            encoders = Encoders.fit(schema, _training_rows(_ahead(passed.parts())))
+        if Encoders.has_to_learn(schema):
+            with _Pass("reading the training rows", stream) as passed:
+                encoders = Encoders.fit(schema, _training_rows(_ahead(passed.parts())))
+        else:
+            encoders = Encoders.fit(schema, ())
         if base is not None:
             encoders = encoders.grown_from(base)
     encoding, dropped, bad = _Encoding(encoders, data.table), 0, Counter()
@@ -253,12 +264,17 @@ class _Stream:
     """
 
     def __init__(
-        self, data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]]
+        self,
+        data: DataConfig,
+        schema: DatasetSchema,
+        files: dict[str, list[Path]],
+        num_class: int,
     ) -> None:
         self.rows = 0
         self.files = {role: paths for role, paths in files.items() if role in (*PARTS, "rows")}
         self._data, self._schema, self._table = data, schema, data.table
-        sides = _side_tables(data)
+        self._num_class = num_class
+        sides = _side_tables(data, schema)
         self._sides = RawTables(None, sides.get("user"), sides.get("item"))
         self._columns = self._needed_columns()
         if data.split_strategy == "predefined":
@@ -277,7 +293,8 @@ class _Stream:
                 rows = rows._replace(table=self._sides.complete(self._schema, rows.table))
                 label, bad = self._label(rows)
                 numbers = first + np.arange(len(label))
-                parts, unplaced = split(rows, role, numbers, np.where(bad, -1, label).astype(int))
+                classes = np.where(bad, -1, label if self._has_classes else 0).astype(int)
+                parts, unplaced = split(rows, role, numbers, classes)
                 counts = Counter()
                 for column, mask in (
                     (self._schema.label_field, bad),
@@ -293,8 +310,8 @@ class _Stream:
     def _needed_columns(self) -> list[str]:
         """The columns to read from the files of rows: not those that only a side table has."""
         table = self._table
-        wanted = [field.column for field in self._schema.fields.values()]
-        wanted += [self._schema.label_field, table.sample_weight]
+        wanted = [name for field in self._schema.fields.values() for name in field.raw_columns]
+        wanted += [self._schema.label_field, table.sample_weight, *table.group_columns]
         if self._data.split_strategy == "time":
             wanted.append(table.time_column)
         wanted = [column for column in dict.fromkeys(wanted) if column is not None]
@@ -311,13 +328,22 @@ class _Stream:
 
     def _label(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         rule = self._table.trained_label
-        column = rule.column
-        label, bad = binary_label(
-            rows.table[column].combine_chunks(), threshold=rule.threshold, positive=rule.positive
-        )
-        expected = "a number" if rule.threshold is not None else "0 or 1"
-        refuse_bad(self._table, rows, column, bad, expected)
+        values = rows.table[rule.column].combine_chunks()
+        if rule.kind == "class":
+            label, bad = class_label(values, self._num_class)
+            expected = f"a class from 0 to {self._num_class - 1}"
+        elif rule.kind == "number":
+            label, bad = number_label(values)
+            expected = "a finite number"
+        else:
+            label, bad = binary_label(values, threshold=rule.threshold, positive=rule.positive)
+            expected = "a number" if rule.threshold is not None else "0 or 1"
+        refuse_bad(self._table, rows, rule.column, bad, expected)
         return label, bad
+
+    @property
+    def _has_classes(self) -> bool:
+        return self._table.trained_label.kind != "number"
 
     def _prepared_split(self) -> Callable[[], Callable]:
         """What makes, for one time through the rows, the function that splits a batch of them.
@@ -337,10 +363,13 @@ class _Stream:
         if data.split_strategy == "time":
             return self._prepared_time_split()
         if data.stratify:
-            sizes = np.zeros(2, np.int64)
+            if not self._has_classes:
+                raise ConfigError("data.stratify: the label is a number, which has no classes")
+            classes = max(2, self._num_class)
+            sizes = np.zeros(classes, np.int64)
             for rows in self._read([self._schema.label_field], "rows"):
                 label, bad = self._label(rows)
-                sizes += np.bincount(label[~bad].astype(int), minlength=2)
+                sizes += np.bincount(label[~bad].astype(int), minlength=classes)
 
             def stratified() -> Callable:
                 split = StratifiedSplit(fractions, seed, sizes.tolist())
@@ -426,6 +455,8 @@ class _Encoding:
         }
         if weight is not None:
             whole["weight"] = weight[kept]
+        if columns := self._table.group_columns:
+            whole["group"] = group_ids(rows.table, columns)[kept]
         parts = parts[kept]
         arrays = {}
         for number, name in enumerate(PARTS):
@@ -434,16 +465,25 @@ class _Encoding:
                 arrays[name] = whole
             elif len(chosen):
                 arrays[name] = {key: values[chosen] for key, values in whole.items()}
+            else:
+                continue
+            arrays[name] |= self._sequences(encoded.inputs, chosen)
         return _Encoded(arrays, len(part.parts) - int((parts >= 0).sum()), bad)
 
     def _arrays(self, inputs: Inputs) -> dict[str, np.ndarray]:
         arrays = {"sparse": inputs.sparse.numpy().astype(self._sparse)}
         arrays["dense"] = inputs.dense.numpy()
+        return arrays
+
+    def _sequences(self, inputs: Inputs, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays of the sequence fields for some rows; of a ragged one without its starts."""
+        rows, arrays = torch.from_numpy(chosen), {}
         for k, (ids, lengths) in enumerate(
             zip(inputs.sequence_ids, inputs.sequence_lengths, strict=True)
         ):
-            arrays[f"sequence{k}_ids"] = ids.numpy().astype(self._sequence)
-            arrays[f"sequence{k}_lengths"] = lengths.numpy().astype(np.int32)
+            found = ids.flat(rows) if isinstance(ids, Ragged) else ids[rows]
+            arrays[f"sequence{k}_ids"] = found.numpy().astype(self._sequence)
+            arrays[f"sequence{k}_lengths"] = lengths[rows].numpy().astype(np.int32)
         return arrays
 
 
@@ -456,6 +496,7 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         self.rows: Counter = Counter()
+        self._written: Counter = Counter()  # rows or elements, by split and array
         self._folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[tuple[str, str], BinaryIO] = {}
@@ -464,13 +505,21 @@ class _Writer:
     def write(self, encoded: _Encoded) -> None:
         for part, arrays in encoded.arrays.items():
             for name, values in arrays.items():
-                write_array(self._file(part, name, values), values)
+                if name.endswith("_ids") and values.ndim == 1:
+                    lengths = arrays[name.replace("_ids", "_lengths")].astype(np.int64)
+                    starts = self._written[part, name] + np.cumsum(lengths) - lengths
+                    self._append(part, name.replace("_ids", "_starts"), starts)
+                self._append(part, name, values)
             self.rows[part] += len(arrays["label"])
+
+    def _append(self, part: str, name: str, values: np.ndarray) -> None:
+        write_array(self._file(part, name, values), values)
+        self._written[part, name] += len(values)
 
     def forms(self, part: str) -> dict[str, dict[str, Any]]:
         """By array of a split: its `dtype` and `shape`."""
         return {
-            name: form | {"shape": [self.rows[part], *form["shape"]]}
+            name: form | {"shape": [self._written[part, name], *form["shape"]]}
             for name, form in self._forms[part].items()
         }
 
@@ -598,22 +647,25 @@ def _files(data: DataConfig) -> dict[str, list[Path]]:
     }
 
 
-def _side_tables(data: DataConfig) -> dict[str, pa.Table]:
+def _side_tables(data: DataConfig, schema: DatasetSchema) -> dict[str, pa.Table]:
     """The declared tables of users and items, by `user` and `item`."""
-    declared, sources = tabular.schema(data.table), {}
+    sources = {}
     for side in ("user", "item"):
         if (source := getattr(data.table, f"{side}s")) is not None:
-            sources[side] = tabular.side_table(source, declared, side, Path(data.data_dir))
+            sources[side] = tabular.side_table(source, schema, side, Path(data.data_dir))
     return sources
 
 
-def _made_from(data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]]) -> list[Any]:
+def _made_from(
+    data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]], num_class: int
+) -> list[Any]:
     """Everything that decides what a store holds, but for encoders given from outside."""
     table = asdict(data.table)
     for name in ("files", "valid_files", "test_files", "package", "fields", "labels", "label"):
         del table[name]  # in the schema, or as files; or what never reaches a store
     fields = [
         {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
+        | {"vocabulary": None if field.vocabulary is None else field.vocabulary.digest}
         for field in schema.fields.values()
     ]
     split: list[Any] = [data.split_strategy]
@@ -622,6 +674,8 @@ def _made_from(data: DataConfig, schema: DatasetSchema, files: dict[str, list[Pa
     if data.split_strategy == "random":
         split += [data.split_seed, data.stratify]
     label = asdict(data.table.trained_label)
+    if label["kind"] == "class":
+        label["num_class"] = num_class
     content = {role: list(map(_fingerprint, paths)) for role, paths in files.items()}
     return [FORMAT_VERSION, content, table, fields, label, split]
 
@@ -704,12 +758,24 @@ def _open_part(
     inputs = Inputs(
         tensors["sparse"],
         tensors["dense"],
-        tuple(tensors[f"sequence{k}_ids"] for k in sequences),
+        tuple(_sequence_ids(tensors, k) for k in sequences),
         tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
     )
     return TabularDataset(
-        schema, inputs, tensors["label"], weight=tensors.get("weight"), row=arrays["row"]
+        schema,
+        inputs,
+        tensors["label"],
+        weight=tensors.get("weight"),
+        group=tensors.get("group"),
+        row=arrays["row"],
     )
+
+
+def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
+    ids, starts, lengths = (
+        tensors.get(f"sequence{number}_{part}") for part in ("ids", "starts", "lengths")
+    )
+    return ids if starts is None else Ragged(ids, starts, lengths)
 
 
 def _mapped(path: Path, dtype: str, shape: list[int]) -> np.ndarray:

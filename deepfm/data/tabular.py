@@ -7,7 +7,7 @@ ranking task. What the values become is the business of the encoders.
 import glob
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.files import read_rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.transforms import find_transform
+from deepfm.data.words import read_words
 from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, nearest
 from deepfm.utils.io import atomic_write_bytes, sha256
 
@@ -27,18 +28,23 @@ MISSING_SUFFIX = "_missing"
 logger = logging.getLogger(__name__)
 
 
-def schema(table: TableConfig) -> DatasetSchema:
-    """The declared fields, in the order of the config, before any vocabulary is known.
+def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
+    """The declared fields, in the order of the config, before any vocabulary is fitted.
 
-    A dense field with `missing: indicator` is followed by a second one, `<name>_missing`, which
+    A `vocabulary_file` is read here, so that the sizes of all declared tables are known. A dense
+    field with `missing: indicator` is followed by a second one, `<name>_missing`, which
     is 1 where the value is absent and 0 elsewhere.
+
+    Args:
+        data_dir: The folder that a `vocabulary_file` is relative to, as all files of the table.
 
     Raises:
         ConfigError: Settings of a field contradict each other.
+        DataError: A vocabulary file is missing or malformed.
     """
     fields: dict[str, FieldSchema] = {}
     for name, config in table.fields.items():
-        fields[name] = field = _field(name, config, table.bad_values)
+        fields[name] = field = _field(name, config, table.bad_values, data_dir)
         if field.missing == "indicator":
             indicator = f"{name}{MISSING_SUFFIX}"
             if indicator in table.fields:
@@ -51,6 +57,7 @@ def schema(table: TableConfig) -> DatasetSchema:
                 FeatureType.DENSE,
                 column=field.column,
                 transform="is_missing()",
+                separator=field.separator,
                 group=field.group,
                 scale="none",
                 bad_values=field.bad_values,
@@ -62,6 +69,7 @@ def schema(table: TableConfig) -> DatasetSchema:
         item_field=table.item_field,
         time_column=table.time_column,
         item_title_column=table.item_title_column,
+        group_columns=table.group_columns,
     )
 
 
@@ -126,7 +134,7 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
             row refers to an id that its table lacks.
     """
     fetch(table.package, data_dir, auto_download)
-    declared = schema(table)
+    declared = schema(table, data_dir)
     events = _whole(table, data_dir)
     sides = {}
     for group, source in (("user", table.users), ("item", table.items)):
@@ -173,7 +181,8 @@ def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
 
 def _first_rows(declared: DatasetSchema, events: pa.Table, group: str, column: str) -> pa.Table:
     """One row per id, in the order in which ids appear, with the columns of the group's fields."""
-    columns = [field.column for field in declared.fields.values() if field.group == group]
+    fields = [field for field in declared.fields.values() if field.group == group]
+    columns = [column for field in fields for column in field.raw_columns]
     if group == "item" and declared.item_title_column in events.column_names:
         columns.append(declared.item_title_column)
     ids = events[column].combine_chunks()
@@ -191,19 +200,36 @@ def _refuse_null(table: pa.Table, column: str, role: str) -> None:
         raise DataError(f"row {row + 1}: column {column}, which {role}, is empty")
 
 
-def _field(name: str, config: FieldConfig, bad_values: str) -> FieldSchema:
+def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> FieldSchema:
     given = {key: value for key, value in asdict(config).items() if value is not None}
-    kind = FeatureType(given.pop("type"))
-    separator = given.pop("separator", None)
-    if separator is not None:
-        if kind is not FeatureType.SEQUENCE or "transform" in given:
+    kind, place = FeatureType(given.pop("type")), f"data.table.fields.{name}"
+    is_cross = "columns" in given
+    if (separator := given.get("separator")) is not None:
+        if not separator:
+            raise ConfigError(f"{place}.separator: expected one or more characters")
+        if kind is FeatureType.SPARSE:
             raise ConfigError(
-                f"data.table.fields.{name}.separator: it cuts a text into a sequence, and stands "
-                "in the place of a transform"
+                f"{place}.separator: it cuts a text into a sequence or a vector, and a sparse "
+                "field has one value per row"
             )
-        given["transform"] = f"split({separator})"
+        if kind is FeatureType.SEQUENCE and not is_cross and "transform" not in given:
+            given["transform"] = f"split({given.pop('separator')})"
+    if is_cross and "column" in given:
+        raise ConfigError(f"{place}: choose column or columns, not both")
     try:
         find_transform(given.get("transform"))  # a misspelt one should not cost a pass over files
-        return FieldSchema(name, kind, **({"bad_values": bad_values} | given))
+        padding = given.pop("padding", None)
+        if "vocabulary_file" in given and "vocabulary" in given:
+            raise ConfigError("choose vocabulary or vocabulary_file, not both")
+        if (file := given.pop("vocabulary_file", None)) is not None:
+            given["vocabulary"] = read_words(data_dir / file)
+        field = FieldSchema(name, kind, **({"bad_values": bad_values} | given))
+        if padding is None or padding == (field.padding_idx is not None):
+            return field
+        if padding:
+            raise ConfigError("padding: no row is reserved where ids are declared")
+        if not field.hash_buckets:
+            raise ConfigError("padding: only hash_buckets can do without the reserved row 0")
+        return replace(field, padding_idx=None, vocabulary_size=0)
     except ConfigError as error:
-        raise ConfigError(f"data.table.fields.{name}: {error}") from None
+        raise ConfigError(f"{place}: {error}") from None

@@ -11,6 +11,14 @@ depends on the rows around it. A transform is one of a declared set and never ev
     hour(format)        hour of day, 0 … 23
     weekday(format)     day of the week, 0 (Monday) … 6 (Sunday)
     is_missing          1.0 where no value is there, else 0.0
+    log10(t, d)         the decimal logarithm of a number above t, d for others
+    zscore(mean, std)   (x - mean) / std
+    minmax(min, max)    (x - min) / (max - min)
+    expression(e)       an arithmetic expression of the number x, such as log(x + 3)
+
+An expression is made of numbers, x, + - * / ** and the functions abs ceil exp floor log (natural)
+log10 log1p log2 max min pow round (halves to even) sigmoid sqrt tanh, in float64. Where it has no
+finite value, the number is one that cannot be read.
 
 `hour` and `weekday` read a text or a whole number as the format says, with the directives
 %Y %y %m %d %H %M %S %f and %% as `strptime` reads them. Without a format they read Arrow
@@ -18,10 +26,11 @@ timestamps and dates, ISO 8601 texts and whole numbers of unix seconds; a time w
 taken to UTC, one without is UTC. Where a number or a time is needed, an empty text is no value.
 """
 
+import ast
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +58,10 @@ class Reading(NamedTuple):
 
 Transform = Callable[[pa.Array], Reading]
 NEVER_BAD = (None, "prefix", "split", "is_missing")  # they read any single value
+NEVER_ABSENT = ("is_missing", "criteo_log")  # an absent value has a result, too
+NUMERIC = ("log10", "zscore", "minmax", "expression")  # numbers to numbers
+LIST_TRANSFORM = "split"
+MAX_EXPRESSION = 500  # characters; longer ones could nest deeper than Python's stack
 
 
 @cache
@@ -77,6 +90,16 @@ def find_transform(spec: str | None) -> Transform:
 def name_of(spec: str | None) -> str | None:
     """The name in a spec, without its arguments."""
     return spec and spec.split("(")[0].strip()
+
+
+def argument_of(spec: str) -> str:
+    """What stands between the parentheses of a spec.
+
+    Example:
+        >>> argument_of("split(|)")
+        '|'
+    """
+    return spec.strip().partition("(")[2][:-1]
 
 
 def read_numbers(values: pa.Array) -> Reading:
@@ -126,6 +149,49 @@ def read_integers(texts: pa.Array, kind: pa.DataType) -> pa.Array:
         number = int(texts[place].as_py())
         found[place] = number if limits.min <= number <= limits.max else None
     return pa.array(found, kind)
+
+
+def read_whole_numbers(values: pa.Array) -> Reading:
+    """The values as int64, null where none is there; 17.0 is 17, and "17.0" no whole number.
+
+    Numbers beyond int64 become negative ones.
+
+    Raises:
+        DataError: The values are of a type that is no number, such as dates or lists.
+    """
+    kind = values.type
+    if kind == pa.uint64():  # the upper half becomes negative
+        return Reading(values.cast(pa.int64(), safe=False))
+    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return Reading(values.cast(pa.int64()))
+    if pa.types.is_boolean(kind):
+        return Reading(values.cast(pa.int8()).cast(pa.int64()))
+    if pa.types.is_floating(kind):
+        numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+        absent = np.isnan(numbers)
+        bad = ~absent & ((numbers != np.floor(numbers)) | np.isinf(numbers))
+        inside = np.abs(numbers) < 2.0**63  # NaN compares false
+        whole = np.where(inside & ~bad, numbers, -1.0).astype(np.int64)
+        mask = absent | bad
+        return Reading(pa.array(whole, mask=mask), bad if bad.any() else None, "a whole number")
+    if not is_text(kind):
+        raise DataError(f"expected whole numbers, found {kind}")
+    values = pc.if_else(pc.equal(values, ""), None, values)
+    try:
+        # Arrow reads 0x1F, too, which is no decimal number (two searches are faster than one that
+        # ignores the case)
+        if not any(pc.any(pc.match_substring(values, mark)).as_py() for mark in "xX"):
+            return Reading(values.cast(pa.int64()))
+    except pa.ArrowInvalid:
+        pass
+    texts = values.cast(pa.large_string())
+    numbers = read_integers(texts, pa.int64())
+    is_whole = _where(pc.match_substring_regex(texts, r"^-?\d+$"))
+    too_long = is_whole & numbers.is_null().to_numpy(zero_copy_only=False)
+    if too_long.any():
+        numbers = pc.if_else(pa.array(too_long), -1, numbers)
+    bad = ~is_whole & _where(texts.is_valid())
+    return Reading(numbers, bad if bad.any() else None, "a whole number")
 
 
 def as_text(values: pa.Array) -> pa.Array:
@@ -368,6 +434,137 @@ def _read_texts(texts: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarray]:
     return seconds, read
 
 
+# --- numbers to numbers --------------------------------------------------------------------
+
+
+def _numeric(spec: str, function: Callable[[np.ndarray], np.ndarray]) -> Transform:
+    """A transform by a function of float64 numbers; a result that is not finite is a bad value."""
+
+    def transform(values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        absent = np.isnan(numbers)
+        with np.errstate(all="ignore"):
+            found = function(np.where(absent, 1.0, numbers))
+        undefined = ~np.isfinite(found) & ~absent
+        if undefined.any():
+            if bad is None or np.argmax(undefined) < np.argmax(bad):
+                expected = f"a number that {spec} has a finite value for"
+            bad = undefined if bad is None else bad | undefined
+        return Reading(pa.array(found, mask=absent | undefined), bad, expected)
+
+    return transform
+
+
+def _numbers(argument: str, *names: str) -> list[float]:
+    parts = argument.split(",")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names) or not np.isfinite(numbers).all():
+        raise ValueError(f"expected {' and '.join(names)}, two finite numbers")
+    return numbers
+
+
+def _log10(argument: str) -> Transform:
+    threshold, default = _numbers(argument, "threshold", "default")
+    if threshold < 0:
+        raise ValueError("expected a threshold of at least 0")
+
+    def log10(numbers: np.ndarray) -> np.ndarray:
+        above = numbers > threshold
+        return np.where(above, np.log10(np.where(above, numbers, 1.0)), default)
+
+    return _numeric(f"log10({argument})", log10)
+
+
+def _zscore(argument: str) -> Transform:
+    mean, deviation = _numbers(argument, "mean", "standard deviation")
+    if deviation <= 0:
+        raise ValueError("expected a standard deviation above 0")
+    return _numeric(f"zscore({argument})", lambda numbers: (numbers - mean) / deviation)
+
+
+def _minmax(argument: str) -> Transform:
+    low, high = _numbers(argument, "min", "max")
+    if low >= high:
+        raise ValueError("expected min below max")
+    return _numeric(f"minmax({argument})", lambda numbers: (numbers - low) / (high - low))
+
+
+def _expression(argument: str) -> Transform:
+    function = parse_expression(argument)
+    return _numeric(f"expression({argument})", function)
+
+
+def parse_expression(text: str) -> Callable[[np.ndarray], np.ndarray]:
+    """An arithmetic expression of x as a function of arrays; it is parsed and never evaluated.
+
+    Raises:
+        ValueError: Something in it is not allowed; the message names the part.
+
+    Example:
+        >>> parse_expression("2 * max(x, 0) ** 2")(np.array([-1.0, 3.0])).tolist()
+        [0.0, 18.0]
+    """
+    if len(text) > MAX_EXPRESSION:
+        raise ValueError(f"expected at most {MAX_EXPRESSION} characters, found {len(text)}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ValueError(f"{text!r} is no arithmetic expression") from None
+    if not any(isinstance(node, ast.Name) and node.id == "x" for node in ast.walk(tree)):
+        raise ValueError(f"{text!r} does not depend on x")
+    compute = _compiled(tree, text.strip())
+    return lambda numbers: np.broadcast_to(compute(numbers), numbers.shape)
+
+
+_OPERATORS: dict[type, Callable] = {
+    ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide,
+    ast.Pow: np.power, ast.USub: np.negative, ast.UAdd: np.positive,
+}  # fmt: skip
+_FUNCTIONS: dict[str, tuple[int, Callable]] = {
+    "abs": (1, np.abs), "ceil": (1, np.ceil), "exp": (1, np.exp), "floor": (1, np.floor),
+    "log": (1, np.log), "log10": (1, np.log10), "log1p": (1, np.log1p), "log2": (1, np.log2),
+    "max": (2, np.maximum), "min": (2, np.minimum), "pow": (2, np.power), "round": (1, np.round),
+    "sigmoid": (1, lambda x: 1.0 / (1.0 + np.exp(-x))), "sqrt": (1, np.sqrt), "tanh": (1, np.tanh),
+}  # fmt: skip
+
+
+def _compiled(node: ast.expr, text: str) -> Callable[[np.ndarray], Any]:
+    """A node of the whitelist as a function of x."""
+    part = ast.get_source_segment(text, node)
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            try:
+                number = np.float64(value)
+            except OverflowError:
+                raise ValueError(f"{part} is too large") from None
+            return lambda x: number
+        case ast.Name(id="x"):
+            return lambda x: x
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+            operator, inner = _OPERATORS[type(op)], _compiled(operand, text)
+            return lambda x: operator(inner(x))
+        case ast.BinOp(op=op, left=left, right=right) if type(op) in _OPERATORS:
+            operator = _OPERATORS[type(op)]
+            first, second = _compiled(left, text), _compiled(right, text)
+            return lambda x: operator(first(x), second(x))
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            count, function = _FUNCTIONS[name]
+            if len(args) != count:
+                raise ValueError(f"{part!r}: {name} takes {count}, found {len(args)}")
+            inputs = [_compiled(arg, text) for arg in args]
+            return lambda x: function(*(inner(x) for inner in inputs))
+        case ast.BinOp(op=ast.BitXor()):
+            raise ValueError(f"{part!r}: a power is written with **")
+        case ast.Call(func=ast.Name(id=name)):
+            raise ValueError(f"unknown function in {part!r}; {nearest(name, _FUNCTIONS)}")
+        case ast.Name(id=name):
+            raise ValueError(f"unknown name {name!r}; the number is called x")
+    raise ValueError(f"{part!r} is no number, x, + - * / **, or one of {', '.join(_FUNCTIONS)}")
+
+
 _TRANSFORMS: dict[str, Callable[[str], Transform]] = {
     "bucket": _bucket,
     "prefix": _prefix,
@@ -376,4 +573,8 @@ _TRANSFORMS: dict[str, Callable[[str], Transform]] = {
     "hour": _hour,
     "weekday": _weekday,
     "is_missing": _is_missing,
+    "log10": _log10,
+    "zscore": _zscore,
+    "minmax": _minmax,
+    "expression": _expression,
 }

@@ -1,18 +1,22 @@
 """The one scoring loop, and the metrics of a data set; the trainer and the CLI use the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from deepfm.config import METRICS, reported_names
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue, TabularDataset
-from deepfm.evaluation.metrics import classification_metrics
+from deepfm.errors import ConfigError, nearest
+from deepfm.evaluation.metrics import Scored, metric_values
 from deepfm.evaluation.ranking import RankCounts, rank_counts, ranking_metrics
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.outputs import predicted
 from deepfm.models.pairs import Halves, PairScorer
+from deepfm.training.losses import batch_losses
 
 SHORT_RANKING = 99  # negatives of the second, widely used ranking protocol
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of
@@ -26,29 +30,38 @@ class Evaluation(NamedTuple):
     """What a model achieves on a data set.
 
     Attributes:
-        metrics: `auc`, `logloss`, and for data with a ranking task `hr@K`, `ndcg@K`,
-            `ranking_users` and the same under `ranking_99`.
-        probability: Of each row, (N,) float64.
+        metrics: Those of `evaluation.metrics`, the losses, and for data with a ranking task
+            `hr@K`, `ndcg@K`, `ranking_users` and the same under `ranking_99`.
+        predicted: Of each row, as in `deepfm.models.outputs.prediction`, (N,) or (N, C) float64.
         counts: Per ranked user, against all candidates; None without a ranking task.
         counts_99: The same against the first 99.
     """
 
     metrics: dict[str, Any]
-    probability: np.ndarray
+    predicted: np.ndarray
     counts: RankCounts | None
     counts_99: RankCounts | None
 
 
 @torch.inference_mode()
-def score(model: BaseCTRModel, inputs: Inputs, *, batch_size: int) -> np.ndarray:
-    """Logits of all rows in evaluation mode, (N,) float32; the model's mode is restored."""
-    device, size = model.bias.device, _rows_at_once(model, batch_size)
+def score(
+    model: BaseCTRModel, inputs: Inputs, *, batch_size: int, max_rows: int | None = None
+) -> np.ndarray:
+    """Logits of all rows in evaluation mode, (N,) or (N, C) float32; the mode is restored.
+
+    Args:
+        max_rows: Of the first rows only; None: of all.
+    """
+    device, size = model.device, _rows_at_once(model, batch_size)
+    rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
     with _evaluation_mode(model):
         parts = [
-            model(inputs.select(slice(start, start + size)).to(device)).cpu()
-            for start in range(0, inputs.num_rows, size)
+            model(inputs.select(slice(start, min(start + size, rows))).to(device)).cpu()
+            for start in range(0, rows, size)
         ]
-    return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
+    classes = model.config.num_class
+    none = np.zeros((0,) if classes == 1 else (0, classes), np.float32)
+    return torch.cat(parts).numpy() if parts else none
 
 
 def score_items(
@@ -66,8 +79,15 @@ def score_items(
 
     Returns:
         (U, C) float32.
+
+    Raises:
+        ConfigError: The model gives several logits per row, none of which orders items.
     """
-    branches = model.pair_branches()
+    if model.config.num_class != 1:
+        raise ConfigError(
+            f"num_class: items are ranked by one logit, found {model.config.num_class}"
+        )
+    inputs, branches = catalogue.with_room(inputs), model.pair_branches()
     if branches is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
         occurs[items] = True  # the last entry is that of -1
@@ -105,7 +125,7 @@ def _score_halves(
     batch_size: int,
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
-    device, size = model.bias.device, _rows_at_once(model, batch_size)
+    device, size = model.device, _rows_at_once(model, batch_size)
     pairs_at_once = min(size, CPU_PAIRS) if device.type == "cpu" else size
     position = np.zeros(catalogue.inputs.num_rows + 1, np.int64)  # -1 reads the last: any item
     position[distinct] = np.arange(len(distinct))
@@ -134,7 +154,7 @@ def _score_halves(
 
 def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
     """Rows of a batch: as asked for on an accelerator, at most `CPU_ROWS` on the CPU."""
-    return min(batch_size, CPU_ROWS) if model.bias.device.type == "cpu" else batch_size
+    return min(batch_size, CPU_ROWS) if model.device.type == "cpu" else batch_size
 
 
 @contextmanager
@@ -152,17 +172,28 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).double().sigmoid().numpy()
 
 
-def evaluate(model: BaseCTRModel, dataset: TabularDataset, *, batch_size: int) -> Evaluation:
-    """All metrics of a data set; every row counts alike, whatever its sample weight."""
-    probability = _probability(model, dataset, batch_size)
-    metrics: dict[str, Any] = classification_metrics(dataset.label.numpy(), probability)
+def evaluate(
+    model: BaseCTRModel, dataset: TabularDataset, *, batch_size: int, max_rows: int | None = None
+) -> Evaluation:
+    """All metrics that the model's config names, and its losses; every row counts alike.
+
+    Args:
+        batch_size: Rows per scoring batch, and of what is defined by batches: JRC and `in_batch`.
+        max_rows: Take the first rows only; None: all.
+
+    Raises:
+        DataError: There are no rows, or a label is none that the metrics are defined for.
+        DeepFMError: A prediction is NaN.
+    """
+    logits = score(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
+    metrics, values = _of_logits(model, dataset, logits, batch_size)
     counts = counts_99 = None
     if has_ranking(dataset):
         sizes = (dataset.ranking.num_negatives, SHORT_RANKING)
-        counts, counts_99 = _rank(model, dataset, batch_size, sizes)
+        counts, counts_99 = _rank(model, dataset, batch_size, sizes, max_rows)
         metrics |= ranking_metrics(counts) | {"ranking_users": len(counts.above)}
         metrics["ranking_99"] = ranking_metrics(counts_99)
-    return Evaluation(metrics, probability, counts, counts_99)
+    return Evaluation(metrics, values, counts, counts_99)
 
 
 def has_ranking(dataset: TabularDataset) -> bool:
@@ -171,29 +202,150 @@ def has_ranking(dataset: TabularDataset) -> bool:
 
 
 def evaluate_metric(
-    model: BaseCTRModel, dataset: TabularDataset, metric: str, *, batch_size: int
+    model: BaseCTRModel,
+    dataset: TabularDataset,
+    metric: str,
+    *,
+    batch_size: int,
+    max_rows: int | None = None,
 ) -> dict[str, float]:
-    """The metrics that cost no more than the named one does, by their dotted names."""
-    if metric in ("auc", "logloss"):
-        probability = _probability(model, dataset, batch_size)
-        return classification_metrics(dataset.label.numpy(), probability)
-    short = metric.startswith("ranking_99.")
-    size = SHORT_RANKING if short else dataset.ranking.num_negatives
-    (counts,) = _rank(model, dataset, batch_size, (size,))
-    prefix = "ranking_99." if short else ""
-    return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
+    """The metrics that cost no more than the named one does, by their dotted names.
+
+    Args:
+        metric: One of `metric_names`.
+        batch_size, max_rows: As in `evaluate`.
+
+    Raises:
+        ConfigError: The named metric is none that the config gives, or does not exist on these
+            rows.
+        DataError, DeepFMError: As in `evaluate`.
+    """
+    if "@" in metric:
+        short = metric.startswith("ranking_99.")
+        size = SHORT_RANKING if short else dataset.ranking.num_negatives
+        (counts,) = _rank(model, dataset, batch_size, (size,), max_rows)
+        prefix = "ranking_99." if short else ""
+        return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
+    logits = score(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
+    metrics, _ = _of_logits(model, dataset, logits, batch_size, also=metric)
+    if metric not in metrics:
+        raise ConfigError(f"training.metric: unknown metric {metric!r}; {nearest(metric, metrics)}")
+    if metrics[metric] is None:
+        raise _undefined(metric, len(logits))
+    return metrics
 
 
-def _probability(model: BaseCTRModel, dataset: TabularDataset, batch_size: int) -> np.ndarray:
-    return sigmoid(score(model, dataset.inputs, batch_size=batch_size))
+def check_metric(
+    model: BaseCTRModel, dataset: TabularDataset, metric: str, *, max_rows: int | None = None
+) -> None:
+    """Refuse a metric that does not exist on a data set, whatever is predicted.
+
+    Raises:
+        ConfigError: There is nothing to rank, or labels or groups do not allow for it.
+    """
+    if "@" in metric:
+        if not has_ranking(dataset):
+            raise ConfigError(
+                f"training.metric: {metric} needs a ranking task, and the validation split has "
+                "none; choose auc or logloss"
+            )
+        return
+    label = dataset.label[:max_rows]
+    if metric.partition("[")[0] == "auc" and len(torch.unique(label)) < 2:
+        raise ConfigError(
+            "training.metric: the validation split holds one class only, so its AUC is undefined; "
+            "choose logloss"
+        )
+    if metric.partition("[")[0] in ("gauc", "multiclass_auc", "xauc", "grouped_xauc"):
+        classes = model.config.num_class
+        nothing = np.zeros((len(label),) if classes == 1 else (len(label), classes), np.float32)
+        specs = model.config.evaluation.metrics
+        watched = [
+            spec for name, spec in zip(reported_names(specs), specs, strict=True) if name == metric
+        ]
+        scored = _scored(model, dataset, nothing, len(label))
+        if any(value is None for value in metric_values(scored, watched).values()):
+            raise _undefined(metric, len(label))
+
+
+def _undefined(metric: str, rows: int) -> ConfigError:
+    return ConfigError(
+        f"training.metric: {metric} does not exist on the {rows:,} rows of the validation split, "
+        "as where all labels are equal; choose another metric"
+    )
+
+
+def _scored(
+    model: BaseCTRModel, dataset: TabularDataset, logits: np.ndarray, batch_size: int
+) -> Scored:
+    """The first rows, whose logits these are."""
+    losses, group = model.config.training.losses, dataset.group
+    return Scored(
+        dataset.label[: len(logits)].numpy(),
+        predicted(logits, losses),
+        logits.astype(np.float64) if "l2" in [loss["name"] for loss in losses] else None,
+        None if group is None else group[: len(logits)].numpy(),
+        dataset.schema.group_columns,
+        batch_size,
+        model.config.num_class,
+    )
+
+
+def _of_logits(
+    model: BaseCTRModel,
+    dataset: TabularDataset,
+    logits: np.ndarray,
+    batch_size: int,
+    also: str | None = None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Metrics and losses of the first rows, whose logits these are, and their predictions.
+
+    Args:
+        also: A metric that is wanted even if no setting names it.
+    """
+    losses, specs = model.config.training.losses, list(model.config.evaluation.metrics)
+    if also in METRICS and also not in reported_names(specs):
+        specs.append({"name": also} | METRICS[also])
+    scored = _scored(model, dataset, logits, batch_size)
+    metrics = metric_values(scored, specs)
+    if "logloss" in metrics:  # which is this loss
+        plain = {"name": "binary_cross_entropy", "label_smoothing": 0.0}
+        losses = [loss for loss in losses if loss != plain]
+    return metrics | _loss_values(losses, dataset, logits, batch_size), scored.predicted
+
+
+def _loss_values(
+    losses: Sequence[Mapping[str, Any]],
+    dataset: TabularDataset,
+    logits: np.ndarray,
+    batch_size: int,
+) -> dict[str, float]:
+    """Mean of each loss over the rows; of one that is defined by batches, over those.
+
+    NOTE[DIFF]: Sample weights are left out, as in all metrics; TorchEasyRec applies them.
+    """
+    totals = dict.fromkeys((loss["name"] for loss in losses), 0.0)
+    columns = dataset.schema.group_columns
+    for start in range(0, len(logits) if losses else 0, batch_size):
+        part = torch.from_numpy(logits[start : start + batch_size]).double()
+        batch = dataset[start : start + len(part)]
+        batch = batch._replace(label=batch.label.double(), weight=None)
+        for name, loss in batch_losses(part, batch, losses, columns).items():
+            totals[name] += float(loss) * len(part) / len(logits)
+    return totals
 
 
 def _rank(
-    model: BaseCTRModel, dataset: TabularDataset, batch_size: int, sizes: tuple[int, ...]
+    model: BaseCTRModel,
+    dataset: TabularDataset,
+    batch_size: int,
+    sizes: tuple[int, ...],
+    max_rows: int | None,
 ) -> list[RankCounts]:
     """Ranks among the first n candidates, for each n of `sizes`; every pair is scored once."""
     task = dataset.ranking
-    items = task.items[:, : 1 + max(sizes)]
-    inputs = dataset.inputs.select(torch.from_numpy(task.rows))
+    ranked = slice(None) if max_rows is None else task.rows < max_rows
+    items = task.items[ranked, : 1 + max(sizes)]
+    inputs = dataset.inputs.select(torch.from_numpy(task.rows[ranked]))
     scores = score_items(model, inputs, items, task.catalogue, batch_size=batch_size)
     return [rank_counts(scores[:, : 1 + n], items[:, : 1 + n] >= 0) for n in sizes]

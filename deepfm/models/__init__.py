@@ -1,5 +1,7 @@
 """The models by name; `build_model` makes one from a schema and a config."""
 
+from typing import NamedTuple
+
 import torch
 
 from deepfm.config import ExperimentConfig
@@ -40,6 +42,42 @@ def build_model(schema: DatasetSchema, config: ExperimentConfig) -> BaseCTRModel
         # Not torch.manual_seed, which would seed the accelerators' generators as well.
         torch.default_generator.manual_seed(config.seed)
         return model_class(schema, config)
+
+
+class ParameterCount(NamedTuple):
+    """How many weights a model has.
+
+    Attributes:
+        dense: Of everything but the embedding tables.
+        embedding, wide: Of the tables, without and with first-order weights: all their rows.
+    """
+
+    dense: int
+    embedding: int
+    wide: int
+
+
+def count_parameters(schema: DatasetSchema, config: ExperimentConfig) -> ParameterCount:
+    """The weights of a model that is not made: nothing is allocated and nothing drawn.
+
+    Raises:
+        ConfigError: As `build_model`.
+
+    Example:
+        >>> from deepfm.data.schema import FieldSchema
+        >>> city = FieldSchema(name="city", feature_type="sparse", vocabulary_size=10**12)
+        >>> schema = DatasetSchema(fields={"city": city}, label_field="click")
+        >>> count_parameters(schema, ExperimentConfig(model_name="wide_and_deep")).wide
+        1000000000000
+    """
+    with torch.device("meta"):
+        model = build_model(schema, config)
+    tables = model.embedding.tables
+    packed = {id(parameter) for parameter in tables.parameters()}
+    dense = sum(p.numel() for p in model.parameters() if id(p) not in packed)
+    sizes = {name: tables[name].numel() for name in tables.places}
+    embedding = sum(size for name, size in sizes.items() if name in tables.embedded)
+    return ParameterCount(dense, embedding, sum(sizes.values()) - embedding)
 
 
 def find_model(config: ExperimentConfig) -> type[BaseCTRModel]:

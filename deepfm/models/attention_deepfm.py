@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, config_section, dnn_branch
+from deepfm.models.base import BaseCTRModel, config_section
 from deepfm.models.layers.attention import FieldSelfAttention
 from deepfm.models.layers.fm import FactorizationMachine
 
@@ -23,6 +23,10 @@ class AttentionDeepFM(BaseCTRModel):
     embeddings stands beside it. Here the DNN stands on top of the attention.
     """
 
+    @property
+    def interaction_dim(self) -> int:
+        return self.embedding.fm_embedding_dim if self.config.fm.use_second_order else 0
+
     def _build_components(self) -> None:
         config = self.config.attention
         self.fm = FactorizationMachine() if self.config.fm.use_second_order else None
@@ -35,13 +39,13 @@ class AttentionDeepFM(BaseCTRModel):
                 use_residual=config.use_residual,
             )
         attended_dim = self.embedding.num_fields * config.attention_dim
-        self.dnn = dnn_branch(attended_dim + self.embedding.dense_tail_dim, self.config.dnn)
+        self.dnn = self._dnn_branch(attended_dim + self.embedding.rest_dim)
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
         attended = self.attention(field_embeddings).flatten(1)  # (B, F * A)
-        tail = flat_embeddings[:, self.embedding.total_dim - self.embedding.dense_tail_dim :]
-        logit = first_order + self.dnn(torch.cat([attended, tail], dim=1))  # (B, 1)
-        second_order = 0.0 if self.fm is None else self.fm(field_embeddings).sum(1)
-        return logit.squeeze(1) + second_order  # (B,)
+        rest = self.embedding.rest(flat_embeddings)
+        deep = self.dnn(torch.cat([attended, rest], dim=1))
+        second_order = None if self.fm is None else self.fm(field_embeddings)  # (B, D)
+        return self._fuse(first_order, second_order, deep)

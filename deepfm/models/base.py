@@ -1,7 +1,7 @@
-"""What every model shares: views of the inputs in, one logit per row out.
+"""What every model shares: views of the inputs in, logits of each row out.
 
-Decided here: how a schema becomes the layers' specifications, the one global bias, and that the
-sigmoid is in `predict` alone. Layers refuse a value with a ValueError that begins with their
+Decided here: how the branches of a model become logits, and where the biases are. Logits become
+probabilities in `outputs` alone. Layers refuse a value with a ValueError that begins with their
 argument; `config_section` turns it into a ConfigError about the key that the user wrote.
 """
 
@@ -15,17 +15,11 @@ from torch import Tensor, nn
 
 from deepfm.config import DNNConfig, ExperimentConfig
 from deepfm.data.batch import Inputs
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
+from deepfm.data.schema import DatasetSchema
 from deepfm.errors import ConfigError, nearest
-from deepfm.models.layers.dnn import ACTIVATIONS, MLP
-from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding
-from deepfm.models.layers.storage import (
-    INITIALIZERS,
-    TableSpec,
-    initializer_from,
-    logical_tables,
-    wide_name,
-)
+from deepfm.models.features import build_embedding
+from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linear
+from deepfm.models.outputs import named_outputs, prediction
 
 
 class PairBranches(NamedTuple):
@@ -43,9 +37,15 @@ class PairBranches(NamedTuple):
 class BaseCTRModel(nn.Module, ABC):
     """The embedding, a global bias, and the branches of a subclass; logits, not probabilities.
 
-    A subclass builds its branches in `_build_components` and adds their logits in
-    `_forward_components`. Its properties `uses_first_order` and `uses_field_embeddings` declare
-    which views it reads: there are no weights for a view that nobody reads.
+    A subclass builds its branches in `_build_components` and gives their outputs to `_fuse` in
+    `_forward_components`. Its properties declare which views it reads: there are no weights for a
+    view that nobody reads.
+
+    Fusion is one choice for all models. Without `config.final` the branches' logits are added up;
+    terms without weights of their own, such as the first-order term, count alike in every class.
+    With it, the branches' outputs stand end to end, first order first, and a last network makes
+    the logits. The bias is a global one, or with `global_bias: false` that of the output layer
+    of the last network or of the DNN.
 
     Args:
         schema: Fields with their vocabulary sizes, known once the encoders are fitted.
@@ -65,19 +65,21 @@ class BaseCTRModel(nn.Module, ABC):
         super().__init__()
         self.schema = schema
         self.config = config
-        fm_embedding_dim = config.feature.fm_embedding_dim if self.uses_field_embeddings else None
-        self.embedding = FeatureEmbedding(
-            field_specs(schema, config.feature.init),
-            fm_embedding_dim=fm_embedding_dim,
+        self.embedding = build_embedding(
+            schema,
+            config,
             first_order=self.uses_first_order,
+            field_group=self.field_group if self.uses_field_embeddings else None,
+            required=self.required_groups,
         )
-        if self.uses_field_embeddings and self.embedding.num_fields == 0:
-            raise ConfigError(
-                f"model_name: {config.model_name} needs embedded fields, but all fields are raw "
-                "dense ones; set dense_embedding: linear for some of them"
-            )
-        self.bias = nn.Parameter(torch.zeros(()))
+        shape = (config.num_class,) if config.num_class > 1 else ()
+        self.bias = nn.Parameter(torch.zeros(shape)) if config.global_bias else None
         self._build_components()
+        self.final = None
+        if config.final is not None:
+            width = self.embedding.first_order + self.interaction_dim + config.dnn.hidden_units[-1]
+            network = _network(width, config.final, "final")
+            self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
     @property
     def uses_first_order(self) -> bool:
@@ -87,6 +89,26 @@ class BaseCTRModel(nn.Module, ABC):
     def uses_field_embeddings(self) -> bool:
         return True
 
+    @property
+    def field_group(self) -> str:
+        """The group whose vectors the field embeddings are: `fm` or `wide`."""
+        return "fm"
+
+    @property
+    def required_groups(self) -> tuple[str, ...]:
+        """What `feature.groups` must name, if it names any."""
+        return ("deep",)
+
+    @property
+    def interaction_dim(self) -> int:
+        """Width of what `_fuse` gets as interactions; 0 for None."""
+        return 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
     @abstractmethod
     def _build_components(self) -> None:
         """Make the branches from `self.embedding`'s dims and `self.config`."""
@@ -95,23 +117,73 @@ class BaseCTRModel(nn.Module, ABC):
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
-        """Logit (B,) from the views (B, 1), (B, F, D) and (B, total), without the bias."""
+        """Logits (B,) or (B, C) from the views (B, 1), (B, F, D) and (B, total), without the
+        global bias."""
+
+    def _fuse(self, first_order: Tensor, interactions: Tensor | None, deep: Tensor) -> Tensor:
+        """Logits, (B,) for one class and (B, C) for more.
+
+        Args:
+            first_order: (B, 1).
+            interactions: (B, interaction_dim); None: the model has none. In a sum of logits they
+                count with their sum.
+            deep: What the module of `_dnn_branch` gave.
+        """
+        if self.final is not None:
+            parts = [first_order] if self.embedding.first_order else []
+            parts += [] if interactions is None else [interactions]
+            return self.final(torch.cat([*parts, deep], dim=1)).squeeze(1)
+        logits = first_order + deep  # (B, C)
+        if interactions is not None:
+            logits = logits + interactions.sum(1, keepdim=True)
+        return logits.squeeze(1)  # which leaves (B, C) alone unless C is 1
+
+    def _dnn_branch(self, in_features: int) -> nn.Sequential:
+        """The deep branch, (B, in_features) -> logits (B, C), or its hidden units for `final`."""
+        network = _network(in_features, self.config.dnn, "dnn")
+        if self.config.final is not None:
+            return nn.Sequential(network)
+        return nn.Sequential(network, self._output_linear(network.output_dim))
+
+    def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
+        """The map from a branch's output to logits; without a bias where there is a global one."""
+        bias = bias and not self.config.global_bias
+        linear = nn.Linear(in_features, self.config.num_class, bias=bias)
+        if (self.config.final or self.config.dnn).init == "xavier_uniform":
+            initialize_linear(linear)
+        return linear
+
+    @property
+    def adds_up_over_fields(self) -> bool:
+        """Whether nothing in the config keeps the logit from being what `PairBranches` says."""
+        config, feature = self.config, self.config.feature
+        plain = config.final is None and config.num_class == 1 and config.global_bias
+        return plain and not feature.groups and feature.variational_dropout is None
 
     def pair_branches(self) -> PairBranches | None:
         """What `pairs.PairScorer` needs to score users x items; None: only whole rows score."""
         return None
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits, (B,)."""
-        return self.bias + self._forward_components(*self.embedding(*inputs))
+        """Logits, (B,) for one class and (B, C) for more."""
+        logits = self._forward_components(*self.embedding(*inputs))
+        return logits if self.bias is None else self.bias + logits
+
+    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        """A forward pass under the names that `training.losses` give it; see `named_outputs`."""
+        return named_outputs(self(inputs), self.config.training.losses)
 
     def predict(self, inputs: Inputs) -> Tensor:
-        """Probabilities (B,) in evaluation mode and without gradients; the mode is restored."""
+        """Probabilities of class 1, (B,), in evaluation mode and without gradients.
+
+        Of three classes or more, the probabilities of all, (B, C); where L2 is the only loss, the
+        numbers themselves, (B,). The mode is restored.
+        """
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.no_grad():
-                return torch.sigmoid(self(inputs))
+                return prediction(self(inputs), self.config.training.losses)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -120,81 +192,41 @@ class BaseCTRModel(nn.Module, ABC):
         """The embedding's L2 penalty by `config.feature`, (), to be added to the mean loss."""
         feature = self.config.feature
         if feature.embedding_l2_reg == 0:
-            return self.bias.new_zeros(())
+            return torch.zeros((), device=self.device)
         return self.embedding.l2_reg(
             *inputs, rate=feature.embedding_l2_reg, scope=feature.embedding_l2_scope
         )
 
+    def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:
+        """What the training loss gets beside the losses of the rows, by name, each ()."""
+        rate = self.config.feature.variational_dropout
+        return {
+            f"{group}_feature_p_loss": rate / batch_size * dropout.penalty()
+            for group, dropout in self.embedding.dropouts.items()
+        }
 
-def dnn_branch(in_features: int, config: DNNConfig) -> nn.Sequential:
-    """An MLP and the linear map to its logit, (B, in_features) -> (B, 1).
 
-    The output has no bias: the model's global one is already there.
-    """
-    if config.activation not in ACTIVATIONS:
-        hint = nearest(config.activation, ACTIVATIONS)
-        raise ConfigError(f"dnn.activation: unknown activation {config.activation!r}; {hint}")
+def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
+    """The network that a section of the config describes, without an output layer."""
+    name = config.activation.partition("(")[0].removeprefix("torch.").removeprefix("nn.").strip()
+    if name and name not in ACTIVATION_NAMES:
+        hint = nearest(name, ACTIVATION_NAMES)
+        raise ConfigError(f"{section}.activation: unknown activation {config.activation!r}; {hint}")
     if config.use_batch_norm and config.use_layer_norm:
-        raise ConfigError("dnn.use_layer_norm: one norm per layer; set dnn.use_batch_norm: false")
+        raise ConfigError(
+            f"{section}.use_layer_norm: one norm per layer; set {section}.use_batch_norm: false"
+        )
     norm = "batch" if config.use_batch_norm else "layer" if config.use_layer_norm else None
-    with config_section("dnn"):
-        mlp = MLP(
+    with config_section(section):
+        return MLP(
             in_features,
             config.hidden_units,
             activation=config.activation,
             norm=norm,
             dropout=config.dropout,
+            bias=config.bias,
+            init=config.init,
         )
-    return nn.Sequential(mlp, output_linear(mlp.output_dim))
-
-
-def output_linear(in_features: int) -> nn.Linear:
-    """The map from a branch's output to its logit, Xavier uniform, without bias."""
-    linear = nn.Linear(in_features, 1, bias=False)
-    nn.init.xavier_uniform_(linear.weight)
-    return linear
-
-
-def field_specs(schema: DatasetSchema, initializer: str) -> list[TableSpec | DenseSpec]:
-    """The embedding layer's specifications, in schema order.
-
-    Raises:
-        ConfigError: A vocabulary is not known yet, two tables would have one name, fields
-            disagree about the table that they share, or the initializer is unknown.
-    """
-    try:
-        initializer_from(initializer)
-    except ValueError:
-        hint = nearest(initializer, INITIALIZERS)
-        raise ConfigError(f"feature.init: unknown initializer {initializer!r}; {hint}") from None
-    specs = [_field_spec(field, initializer) for field in schema.fields.values()]
-    try:
-        tables = logical_tables([spec for spec in specs if isinstance(spec, TableSpec)])
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    for name in tables:
-        if (clash := tables.get(wide_name(name))) is not None:
-            raise ConfigError(
-                f"field {clash.name}: its table has the name of the first-order table of {name}, "
-                f"{wide_name(name)}; rename one of them"
-            )
-    return specs
-
-
-def _field_spec(field: FieldSchema, initializer: str) -> TableSpec | DenseSpec:
-    if field.feature_type is FeatureType.DENSE:
-        return DenseSpec(field.name, field.embedding_dim if field.is_embedded else None)
-    if field.vocabulary_size < 1:
-        raise ConfigError(f"field {field.name}: vocabulary_size is 0; fit the encoders first")
-    return TableSpec(
-        name=field.name,
-        rows=field.vocabulary_size,
-        dim=field.embedding_dim,
-        padding_idx=field.padding_idx,
-        combiner=field.combiner if field.feature_type is FeatureType.SEQUENCE else None,
-        initializer=initializer,
-        table=field.embedding_name,
-    )
 
 
 @contextmanager

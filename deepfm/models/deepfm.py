@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, PairBranches, dnn_branch
+from deepfm.models.base import BaseCTRModel, PairBranches
 from deepfm.models.layers.fm import FactorizationMachine
 
 
@@ -22,15 +22,19 @@ class DeepFM(BaseCTRModel):
     def uses_field_embeddings(self) -> bool:
         return self.config.fm.use_second_order
 
+    @property
+    def interaction_dim(self) -> int:
+        return self.embedding.fm_embedding_dim if self.config.fm.use_second_order else 0
+
     def _build_components(self) -> None:
         self.fm = FactorizationMachine() if self.config.fm.use_second_order else None
-        self.dnn = dnn_branch(self.embedding.total_dim, self.config.dnn)
+        self.dnn = self._dnn_branch(self.embedding.total_dim)
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
-        logit = first_order.squeeze(1) + self.dnn(flat_embeddings).squeeze(1)  # (B,)
-        return logit if self.fm is None else logit + self.fm(field_embeddings).sum(1)
+        second_order = None if self.fm is None else self.fm(field_embeddings)  # (B, D)
+        return self._fuse(first_order, second_order, self.dnn(flat_embeddings))
 
-    def pair_branches(self) -> PairBranches:
-        return PairBranches(self.dnn, second_order=self.fm is not None)
+    def pair_branches(self) -> PairBranches | None:
+        return PairBranches(self.dnn, self.fm is not None) if self.adds_up_over_fields else None

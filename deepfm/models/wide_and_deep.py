@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, PairBranches, dnn_branch
+from deepfm.models.base import BaseCTRModel, PairBranches
 
 
 class WideAndDeep(BaseCTRModel):
@@ -27,13 +27,17 @@ class WideAndDeep(BaseCTRModel):
     def uses_field_embeddings(self) -> bool:
         return False
 
+    @property
+    def required_groups(self) -> tuple[str, ...]:
+        return ("wide", "deep")
+
     def _build_components(self) -> None:
-        self.dnn = dnn_branch(self.embedding.total_dim, self.config.dnn)
+        self.dnn = self._dnn_branch(self.embedding.total_dim)
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
-        return (first_order + self.dnn(flat_embeddings)).squeeze(1)  # (B,)
+        return self._fuse(first_order, None, self.dnn(flat_embeddings))
 
-    def pair_branches(self) -> PairBranches:
-        return PairBranches(self.dnn, second_order=False)
+    def pair_branches(self) -> PairBranches | None:
+        return PairBranches(self.dnn, second_order=False) if self.adds_up_over_fields else None

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, config_section, dnn_branch, output_linear
+from deepfm.models.base import BaseCTRModel, config_section
 from deepfm.models.layers.cin import CIN
 
 
@@ -18,17 +18,40 @@ class XDeepFM(BaseCTRModel):
     dim differs; the paper has one dim for all fields.
     """
 
+    @property
+    def field_group(self) -> str:
+        return self.config.cin.group
+
+    @property
+    def uses_first_order(self) -> bool:
+        return self.config.fm.use_first_order and self.field_group == "fm"
+
+    @property
+    def required_groups(self) -> tuple[str, ...]:
+        return ("wide", "deep") if self.field_group == "wide" else ("deep",)
+
+    @property
+    def interaction_dim(self) -> int:
+        return self.cin.output_dim
+
     def _build_components(self) -> None:
         config = self.config.cin
         with config_section("cin"):
             self.cin = CIN(
-                self.embedding.num_fields, config.layer_sizes, split_half=config.split_half
+                self.embedding.num_fields,
+                config.layer_sizes,
+                split_half=config.split_half,
+                bias=config.bias,
+                init=config.init,
             )
-        self.cin_output = output_linear(self.cin.output_dim)
-        self.dnn = dnn_branch(self.embedding.total_dim, self.config.dnn)
+        if self.config.final is None:
+            self.cin_output = self._output_linear(self.cin.output_dim, bias=False)
+        self.dnn = self._dnn_branch(self.embedding.total_dim)
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
-        logit = first_order + self.cin_output(self.cin(field_embeddings))  # (B, 1)
-        return (logit + self.dnn(flat_embeddings)).squeeze(1)  # (B,)
+        explicit, deep = self.cin(field_embeddings), self.dnn(flat_embeddings)
+        if self.config.final is not None:
+            return self._fuse(first_order, explicit, deep)
+        return self._fuse(first_order + self.cin_output(explicit), None, deep)

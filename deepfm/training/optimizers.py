@@ -1,17 +1,18 @@
-"""Optimizers and learning-rate schedules from a `TrainingConfig`.
+"""Optimizers from a `TrainingConfig`.
 
-Decided here: which optimizer updates the embedding tables, what it may be combined with, and that
-saved state names logical tables, so that it fits any layout of the storage.
+Decided here: which optimizer updates the embedding tables, what it may be combined with, which
+parameters have one of their own, and that saved state names logical tables, so that it fits any
+layout of the storage.
 """
 
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from deepfm.config import SPARSE_OPTIMIZERS, TrainingConfig
-from deepfm.errors import CheckpointError, ConfigError
+from deepfm.config import SPARSE_OPTIMIZERS, PartOptimizerConfig, TrainingConfig
+from deepfm.errors import CheckpointError, ConfigError, nearest
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.layers.storage import PackedTables
 
@@ -19,7 +20,20 @@ OPTIMIZER_CLASSES = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
 }
+# The names that TorchEasyRec gives to the parameters of the same models, which patterns may use:
+# what a name of ours begins with, and the other one, with or without `model.` before it.
+_ALIASES = (
+    (re.compile(r"dnn\.0\.layers\.(\d+)\."), r"deep_mlp.mlp.\1.perceptron."),
+    (re.compile(r"final\.0\.layers\.(\d+)\."), r"final_mlp.mlp.\1.perceptron."),
+    (re.compile(r"(dnn|final)\.1\."), r"output_mlp."),
+    (re.compile(r"cin\.layers\.(\d+)\."), r"cin.cin_layers.\1."),
+    (
+        re.compile(r"embedding\.dropouts\.(\w+)\.weight"),
+        r"group_variational_dropouts.\1.feature_p",
+    ),
+)
 
 
 class SparseOptimizer(torch.optim.Optimizer):
@@ -30,13 +44,18 @@ class SparseOptimizer(torch.optim.Optimizer):
 
     Args:
         tables: The tables; state exists for all their rows from the start.
-        options: `lr` and what the update rule needs.
+        options: `lr` and what the update rule needs. `max_gradient` limits each number of a row's
+            gradient, which is summed over the row's occurrences before, to ± that; None: it is
+            taken as it is.
     """
 
-    def __init__(self, tables: PackedTables, **options: Any) -> None:
-        super().__init__(tables.parameters(), options)
+    def __init__(
+        self, tables: PackedTables, *, max_gradient: float | None = None, **options: Any
+    ) -> None:
+        trained = [weight for weight in tables.parameters() if weight.requires_grad]
+        super().__init__(trained, options | {"max_gradient": max_gradient})
         self.tables = tables
-        for weight in tables.parameters():
+        for weight in trained:
             self.state[weight] = {"step": torch.zeros(())} | self._initial_state(weight)
 
     def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
@@ -63,18 +82,21 @@ class SparseOptimizer(torch.optim.Optimizer):
         for weight in group["params"]:
             self.state[weight]["step"] += 1
         for weight, rows, values in self.tables.touched():
-            state = _RowState(self.state[weight], rows)
-            updated = values.detach()
-            self._update(updated, values.grad, state, group)
+            state = _RowState(self.state[weight], rows, self.tables.blocks(weight))
+            updated, gradient = values.detach(), values.grad
+            if (limit := group["max_gradient"]) is not None:
+                gradient = gradient.clamp(-limit, limit)
+            self._update(updated, gradient, state, group)
             weight.index_copy_(0, rows, updated)
             state.write_back()
 
 
 class _RowState(dict[str, Tensor]):
-    """Copies of some rows of a state."""
+    """Copies of some rows of a state; `blocks` are the widths of the logical tables in a row."""
 
-    def __init__(self, whole: dict[str, Tensor], rows: Tensor) -> None:
+    def __init__(self, whole: dict[str, Tensor], rows: Tensor, blocks: list[int]) -> None:
         self.step = int(whole["step"])
+        self.blocks = blocks
         self._whole = {name: tensor for name, tensor in whole.items() if name != "step"}
         self._rows = rows
         super().__init__({k: tensor.index_select(0, rows) for k, tensor in self._whole.items()})
@@ -119,11 +141,14 @@ class LazySGD(SparseOptimizer):
 class Adagrad(SparseOptimizer):
     """Adagrad; a row without gradient does not move, so it is what dense Adagrad does.
 
+    The sums of squares begin at `initial_accumulator_value`.
+
     Source: J. Duchi et al., "Adaptive Subgradient Methods", JMLR 12, 2011.
     """
 
     def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
-        return {"sum": torch.zeros_like(weight.detach())}
+        start = self.param_groups[0]["initial_accumulator_value"]
+        return {"sum": torch.full_like(weight.detach(), start)}
 
     def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
         total = state["sum"].addcmul_(gradient, gradient)
@@ -142,7 +167,7 @@ class RowwiseAdagrad(SparseOptimizer):
 
     def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
         square, start = gradient.square(), 0
-        for k, width in enumerate(self.tables.blocks(values)):
+        for k, width in enumerate(state.blocks):
             columns = slice(start, start + width)
             total = state["sum"][:, k : k + 1].add_(square[:, columns].mean(1, keepdim=True))
             denominator = total.sqrt().add_(group["eps"])
@@ -164,41 +189,154 @@ SPARSE_OPTIMIZER_CLASSES = {
 }
 
 
-def build_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer for all parameters, or a second one for the embedding tables.
+class Assigned(NamedTuple):
+    """An optimizer, and the settings of its schedule.
 
-    `config.sparse_optimizer` replaces `config.optimizer` for the tables, first-order weights
-    included. If it is one of `SPARSE_OPTIMIZERS`, it is a `SparseOptimizer`.
+    Attributes:
+        role: `dense`, `tables`, or the pattern of a part.
+        optimizer: Holds the parameters.
+        scheduler_key, scheduler: Where the schedule is given, and its name with options.
+    """
+
+    role: str
+    optimizer: torch.optim.Optimizer
+    scheduler_key: str
+    scheduler: dict[str, Any]
+
+
+def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assigned]:
+    """Which optimizer updates which parameters; those that are not trained have none.
+
+    `config.sparse_optimizer` takes the embedding tables, first-order weights included; if it is
+    one of `SPARSE_OPTIMIZERS`, it is a `SparseOptimizer`. Of `config.part_optimizers`, the first
+    whose pattern matches the whole name of any other parameter takes that. `config.optimizer`
+    has the rest, the tables too where there is no sparse one.
 
     Raises:
-        ConfigError: The tables' storage cannot do what the settings ask for.
+        ConfigError: The tables' storage cannot do what the settings ask for, a pattern matches
+            nothing, or an option cannot be used.
     """
-    if config.sparse_optimizer is None:
-        return [_build(model.parameters(), config.optimizer, config.lr)]
-    tables = list(model.embedding.tables.parameters())
-    of_tables = {id(parameter) for parameter in tables}
-    dense = _build(
-        [p for p in model.parameters() if id(p) not in of_tables], config.optimizer, config.lr
-    )
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    of_tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
+    tables = [parameter for parameter in trained.values() if id(parameter) in of_tables]
+    names = {id(weight): name for name, weight in model.state_dict(keep_vars=True).items()}
+    dense = {names[id(p)]: p for p in trained.values() if id(p) not in of_tables}
+    parts = _parts(dense, config.part_optimizers)
+    shared = dense if config.sparse_optimizer is not None else trained
+    rest = [parameter for parameter in shared.values() if id(parameter) not in parts]
+    common = ("training.scheduler", config.scheduler)
+    found = []
+    if rest:
+        optimizer = _build("training.optimizer", rest, config.optimizer, config.lr)
+        found.append(Assigned("dense", optimizer, *common))
+    if config.sparse_optimizer is not None:
+        if tables:
+            schedule = common
+            if config.sparse_scheduler is not None:
+                schedule = ("training.sparse_scheduler", config.sparse_scheduler)
+            found.append(Assigned("tables", _build_sparse(model, tables, config), *schedule))
+    elif config.sparse_scheduler is not None:
+        raise ConfigError(
+            "training.sparse_scheduler: the tables share training.optimizer and its schedule; "
+            "give them a training.sparse_optimizer"
+        )
+    elif config.sparse_update == "backward":
+        raise ConfigError(
+            "training.sparse_update: backward needs a training.sparse_optimizer of "
+            f"{', '.join(SPARSE_OPTIMIZERS)}"
+        )
+    for number, part in enumerate(config.part_optimizers):
+        own = [p for p in dense.values() if parts.get(id(p)) == number]
+        if own:
+            key = "training.part_optimizers"
+            optimizer = _build(f"{key}.optimizer", own, part.optimizer, config.lr)
+            schedule = common if part.scheduler is None else (f"{key}.scheduler", part.scheduler)
+            found.append(Assigned(part.pattern, optimizer, *schedule))
+    return found
+
+
+def build_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of `assign_optimizers`."""
+    return [assigned.optimizer for assigned in assign_optimizers(model, config)]
+
+
+def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> dict[int, int]:
+    """By id of a parameter, the number of the part that it belongs to."""
+    found: dict[int, int] = {}
+    for number, part in enumerate(parts):
+        pattern = re.compile(part.pattern)
+        matches = [
+            parameter
+            for name, parameter in dense.items()
+            if any(pattern.fullmatch(known) for known in (name, *aliases(name)))
+        ]
+        if not matches:
+            raise ConfigError(
+                f"training.part_optimizers: {part.pattern!r} matches no whole name of a dense "
+                f"parameter; {_near(part.pattern, list(dense))}"
+            )
+        for parameter in matches:
+            found.setdefault(id(parameter), number)
+    return found
+
+
+def _near(pattern: str, names: list[str]) -> str:
+    """Names that hold a word of the pattern, or all."""
+    words = [word for word in re.findall(r"\w{2,}", pattern) if word not in ("weight", "bias")]
+    near = [name for name in names if any(w in k for w in words for k in (name, *aliases(name)))]
+    return f"near ones: {', '.join(near)}" if near else nearest(pattern, names)
+
+
+def aliases(name: str) -> list[str]:
+    """Other names that a pattern may match for a parameter: those of TorchEasyRec's models.
+
+    Example:
+        >>> aliases("dnn.0.layers.2.0.weight")[0]
+        'model.deep_mlp.mlp.2.perceptron.0.weight'
+        >>> aliases("embedding.first_order.weight")
+        []
+    """
+    found = []
+    for ours, theirs in _ALIASES:
+        if match := ours.match(name):
+            alias = match.expand(theirs) + name[match.end() :]
+            found += [f"model.{alias}", alias]
+    return found
+
+
+def _build(key: str, parameters: list[Tensor], options: dict, lr: float) -> torch.optim.Optimizer:
+    options = dict(options)
+    name = options.pop("name")
+    options["lr"] = lr if options["lr"] is None else options["lr"]
+    # torch has no fused Adagrad but on the CPU
+    fused = name != "adagrad" or all(parameter.device.type == "cpu" for parameter in parameters)
+    try:
+        return OPTIMIZER_CLASSES[name](parameters, fused=fused or None, **options)
+    except ValueError as error:  # such as Nesterov's momentum of 0
+        raise ConfigError(f"{key}: {name}: {error}") from None
+
+
+def _build_sparse(
+    model: BaseCTRModel, tables: list[Tensor], config: TrainingConfig
+) -> torch.optim.Optimizer:
     if config.sparse_optimizer["name"] not in SPARSE_OPTIMIZERS:
-        return [dense, _build(tables, config.sparse_optimizer, config.lr)]
+        if config.sparse_update == "backward":
+            raise ConfigError(
+                "training.sparse_update: backward needs one of "
+                f"{', '.join(SPARSE_OPTIMIZERS)} as training.sparse_optimizer"
+            )
+        return _build("training.sparse_optimizer", tables, config.sparse_optimizer, config.lr)
     _check_capabilities(model, config)
     options = dict(config.sparse_optimizer)
     optimizer_class = SPARSE_OPTIMIZER_CLASSES[options.pop("name")]
-    options["lr"] = options["lr"] or config.lr
-    return [dense, optimizer_class(model.embedding.tables, **options)]
-
-
-def _build(parameters, options: dict, lr: float) -> torch.optim.Optimizer:
-    options = dict(options)
-    optimizer_class = OPTIMIZER_CLASSES[options.pop("name")]
-    options["lr"] = options["lr"] or lr
-    return optimizer_class(parameters, fused=True, **options)
+    options["lr"] = config.lr if options["lr"] is None else options["lr"]
+    return optimizer_class(model.embedding.tables, **options)
 
 
 def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
     can, feature = model.embedding.tables.capabilities, model.config.feature
     name = config.sparse_optimizer["name"]
+    clips = (config.gradient_clip_norm, config.gradient_clip_value) != (None, None)
     problem = None
     if name not in can.optimizers:
         problem = f"these tables are updated by {', '.join(can.optimizers)} only"
@@ -207,8 +345,17 @@ def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
             "it updates touched rows only, and feature.embedding_l2_scope: table decays every "
             "row; choose batch there, or a dense optimizer here"
         )
-    elif config.gradient_clip_norm is not None and not can.global_clipping:
-        problem = "these tables have no part in training.gradient_clip_norm; set it to null"
+    elif config.gradient_clip_scope == "all" and clips:
+        if not can.global_clipping:
+            problem = (
+                "these tables have no part in training.gradient_clip_norm and _value; set "
+                "training.gradient_clip_scope: dense"
+            )
+        elif config.sparse_update == "backward" and config.gradient_accumulation_steps > 1:
+            problem = (
+                "with training.sparse_update: backward the tables are updated before the whole "
+                "gradient is known; set training.gradient_clip_scope: dense"
+            )
     if problem:
         raise ConfigError(f"training.sparse_optimizer: {name}: {problem}")
 
@@ -270,7 +417,8 @@ def load_optimizer_state(
                     like = optimizer.state.get(parameter, {}).get(key, parameter)
                     own[key] = torch.zeros_like(like, requires_grad=False)
                 _cut(own[key], parameter, *place).copy_(value)
-        groups.append({k: v for k, v in group.items() if k != "param_names"})
+        defaults = {k: v for k, v in live.items() if k != "params"}  # options of later releases
+        groups.append(defaults | {k: v for k, v in group.items() if k != "param_names"})
         groups[-1]["params"] = list(number.values())
         first += len(parameters)
     state = {k: v for k, v in state.items() if v}
@@ -291,6 +439,8 @@ def _logical(parameters: list[nn.Parameter], model: BaseCTRModel) -> dict[str, t
             logical[name] = (parameter, ..., ..., 0)
             continue
         for table, place in tables.places.items():
+            if id(packed[place.parameter]) not in wanted:
+                continue
             block = tables.blocks(packed[place.parameter])
             logical[f"embedding.tables.{table}.weight"] = (
                 packed[place.parameter],
@@ -306,23 +456,3 @@ def _cut(value: Any, parameter: Tensor, rows: Any, columns: Any, block: int) -> 
     if rows is ... or not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return value[rows, columns if value.shape == parameter.shape else slice(block, block + 1)]
-
-
-def build_schedulers(
-    optimizers: list[torch.optim.Optimizer], config: TrainingConfig, *, maximize: bool
-) -> list[LRScheduler]:
-    """One schedule per optimizer, stepped once per epoch."""
-    if config.scheduler["name"] == "reduce_on_plateau":
-        return [
-            ReduceLROnPlateau(
-                optimizer,
-                mode="max" if maximize else "min",
-                factor=config.scheduler_factor,
-                patience=config.scheduler_patience,
-            )
-            for optimizer in optimizers
-        ]
-    if config.scheduler["name"] == "cosine":
-        t_max = config.scheduler_t_max or config.epochs
-        return [CosineAnnealingLR(optimizer, T_max=t_max) for optimizer in optimizers]
-    return []

@@ -5,6 +5,8 @@ the model run under named ranges of `torch.profiler`, and each node of the backw
 the part whose forward pass made it, which the profiler's sequence numbers tell.
 """
 
+import copy
+import dataclasses
 import functools
 import time
 from collections import defaultdict
@@ -35,7 +37,7 @@ class Profile(NamedTuple):
 
     Attributes:
         forward, backward: By name in `PARTS`. `data` is the wait for a batch, `interaction`
-            every part of the model but embedding and DNN, `rest` the loss, the sums of logits,
+            every part of the model but embedding and DNNs, `rest` the loss, the sums of logits,
             clipping and the loop. What is not of the model stands under `forward`.
         step: The whole step, of which these are the parts.
         steps: How many were measured.
@@ -94,6 +96,8 @@ def profile(
     if trainer.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     profiler = torch.profiler.profile(activities=activities)
+    trainer = copy.copy(trainer)
+    trainer.config = dataclasses.replace(trainer.config, max_steps=None, evaluate_every_steps=None)
     batches = _Batches(train, _WARM_UP + steps)
     times = []
     with _ranges(model), ExitStack() as measuring, suppress(Interrupted):
@@ -128,8 +132,8 @@ class _Batches:
         self.given = 0
         self.rows = 0  # of the batches after the warm-up
 
-    def epoch(self, batch_size: int, *, seed: int, epoch: int) -> "_Batches":
-        self._epoch = functools.partial(self._train.epoch, batch_size, seed=seed)
+    def epoch(self, batch_size: int, *, epoch: int, **options: Any) -> "_Batches":
+        self._epoch = functools.partial(self._train.epoch, batch_size, **options)
         return self
 
     def __len__(self) -> int:
@@ -173,7 +177,8 @@ def _ranges(model: BaseCTRModel) -> Iterator[None]:
         setattr(module, method, ranged)
 
     for name, child in model.named_children():
-        wrap(child, "forward", name if name in ("embedding", "dnn") else "interaction")
+        part = {"embedding": "embedding", "dnn": "dnn", "final": "dnn"}.get(name, "interaction")
+        wrap(child, "forward", part)
     wrap(model.embedding, "l2_reg", "embedding")
     try:
         yield

@@ -1,35 +1,41 @@
-"""The training loop: epochs, early stopping on a validation metric, exact resume.
+"""The training loop: epochs, evaluations, early stopping, what is kept, exact resume.
 
 All randomness of a step is a function of (seed, epoch, step), so a `TrainingState` needs weights,
 optimizer state and counters only, and a run that was killed ends bit by bit where an
-uninterrupted one does (on the CPU, at a fixed number of threads).
+uninterrupted one does (on the CPU, at a fixed number of threads). A state is taken only where the
+optimizers have just made their step, so it holds no gradients.
+
+A step is a batch, wherever steps are counted; under gradient accumulation the optimizers move
+after every k-th of them, and what falls between two updates waits for the second.
 """
 
+import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from deepfm.config import TrainingConfig
-from deepfm.data.dataset import TabularDataset
+from deepfm.config import EvaluationConfig, TrainingConfig
+from deepfm.data.dataset import Epoch, TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
-from deepfm.evaluation.scoring import evaluate_metric, has_ranking
+from deepfm.evaluation.metrics import is_larger_better
+from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.outputs import named_outputs
 from deepfm.training.optimizers import (
-    SparseOptimizer,
-    build_optimizers,
-    build_schedulers,
+    assign_optimizers,
     dense_update_dominates,
     load_optimizer_state,
     optimizer_state,
 )
+from deepfm.training.schedules import build_schedules
+from deepfm.training.steps import TrainingStep
+from deepfm.training.train_metrics import build_train_metrics
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
 
@@ -48,37 +54,51 @@ class TrainingState:
 
     Attributes:
         epoch, step: The next epoch and the number of its steps that are done, both from 0.
-        losses: Loss of each of those steps.
-        best_value: Best validation metric so far, of epoch `best_epoch`; None before the first.
+        total_steps: Steps done in all epochs.
+        losses: Loss of each of the epoch's steps.
+        rates: Of each optimizer, in the last step.
+        best_value: Best validation metric so far, of epoch `best_epoch`, after `best_step` steps in
+            all; None before the first.
         stale_epochs: Epochs since then.
+        evaluations: Of the epoch so far, between its steps.
         history: One entry per finished epoch.
-        model, best_model: Current and best weights.
+        model, best_model: Current weights, and those that are kept: of the best evaluation, or of
+            the last epoch.
+        ema: Moving averages of the current weights, where there are any.
         optimizers, schedulers: Their states.
+        metrics: States of the metrics of training batches.
         seconds: Time spent on the finished steps of the current epoch.
     """
 
     epoch: int = 0
     step: int = 0
+    total_steps: int = 0
     losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
     best_value: float | None = None
     best_epoch: int = 0
+    best_step: int = 0
     stale_epochs: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Tensor] = field(default_factory=dict)
     best_model: dict[str, Tensor] = field(default_factory=dict)
+    ema: dict[str, Tensor] = field(default_factory=dict)
     optimizers: list[dict[str, Any]] = field(default_factory=list)
     schedulers: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 class Trainer:
-    """Fits a model to a training split and keeps the weights that validate best.
+    """Fits a model to a training split and keeps its best weights, or its last.
 
     Args:
         config: The `training` section.
+        evaluation: The `evaluation` section: how much of the validation split is scored in the
+            course of training, and in which batches.
         seed: Of row order, negatives and dropout.
         device: Where the model is trained; the data stays where it is.
-        eval_batch_size: Rows per scoring batch.
 
     Example:
         >>> state = Trainer(config.training).fit(model, train, valid)  # doctest: +SKIP
@@ -88,16 +108,15 @@ class Trainer:
     def __init__(
         self,
         config: TrainingConfig,
+        evaluation: EvaluationConfig | None = None,
         *,
         seed: int = 42,
         device: torch.device | str = "cpu",
-        eval_batch_size: int = 16384,
     ) -> None:
         self.config = config
+        self.evaluation = evaluation or EvaluationConfig()
         self.seed = seed
         self.device = torch.device(device)
-        self.eval_batch_size = eval_batch_size
-        self.maximize = config.metric != "logloss"
 
     def fit(
         self,
@@ -110,28 +129,66 @@ class Trainer:
         should_stop: Callable[[], int] = lambda: 0,
         log: Callable[[str], None] = lambda line: None,
     ) -> TrainingState:
-        """Train until the metric stalls or the epochs end; the model keeps its best weights.
+        """Train until the metric stalls, or epochs or steps end; the model gets what is kept.
 
         Args:
             model: Trained in place.
             train, valid: Encoded splits; negatives are drawn where `train` says so.
             state: Where an earlier call stopped.
-            save: Called with the state at each epoch's end, every `checkpoint_every_steps`
-                steps and on interruption; `is_best` tells that `best_model` has just changed.
-            should_stop: Asked after each step and epoch; any number but 0 saves the state and
-                raises `Interrupted` with it.
-            log: Receives one line per epoch.
+            save: Called with the state at each epoch's end, every `checkpoint_every_steps` steps,
+                on interruption, and when an evaluation within an epoch was the best; `is_best`
+                tells that `best_model` has just changed.
+            should_stop: Asked after each step and epoch; any number but 0 saves the state, once
+                the optimizers have made their step, and raises `Interrupted` with it.
+            log: Receives one line per epoch, per evaluation within one, and every
+                `log_every_steps` steps.
 
         Raises:
-            ConfigError: The metric cannot be computed on `valid`.
+            ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
+                model, or there is no batch to train on.
             DeepFMError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
-        self._check_metric(valid)
         _keep_freed_memory()
         model.to(self.device)
-        optimizers = build_optimizers(model, self.config)
-        schedulers = build_schedulers(optimizers, self.config, maximize=self.maximize)
+        run = _Fit(self, model, train, valid, state or TrainingState())
+        run.save, run.should_stop, run.log = save, should_stop, log
+        with (
+            torch.random.fork_rng(devices=[]),  # the caller's generator is left as it was
+            run.step.gradient_mode(),
+        ):
+            run.epochs()
+        return run.state
+
+
+class _Fit:
+    """One call of `Trainer.fit`: what it works on, and its parts."""
+
+    save: Callable[[TrainingState, bool], None]
+    should_stop: Callable[[], int]
+    log: Callable[[str], None]
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        model: BaseCTRModel,
+        train: TabularDataset,
+        valid: TabularDataset,
+        state: TrainingState,
+    ) -> None:
+        self.trainer, self.config = trainer, trainer.config
+        self.model, self.train, self.valid = model, train, valid
+        self.state = state
+        evaluation = trainer.evaluation
+        self.max_rows = None
+        if evaluation.max_batches is not None:
+            self.max_rows = evaluation.max_batches * evaluation.batch_size
+        check_metric(model, valid, self.config.metric, max_rows=self.max_rows)
+        self.maximize = is_larger_better(self.config.metric)
+        assigned = assign_optimizers(model, self.config)
+        schedules = build_schedules(assigned, self.config, maximize=self.maximize)
+        self.roles = [item.role for item in assigned]
+        self.step = TrainingStep(model, self.config, assigned, schedules)
         if self.config.sparse_optimizer is None and dense_update_dominates(
             model, self.config.batch_size
         ):
@@ -140,155 +197,263 @@ class Trainer:
                 "all else; training.sparse_optimizer: lazy_adam updates only the rows that a "
                 "batch touches, which is a different optimizer"
             )
-        state = state or TrainingState()
+        self.metrics = build_train_metrics(self.config.metrics)
+        self._pending: list[Tensor] = []  # losses still on the device
+        self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
         if state.model:
-            model.load_state_dict(state.model)
-            state.best_model = _copy(state.best_model)  # of a finished run: the model's own
-            for optimizer, saved in zip(optimizers, state.optimizers, strict=True):
-                load_optimizer_state(optimizer, model, saved)
-            for scheduler, saved in zip(schedulers, state.schedulers, strict=True):
-                scheduler.load_state_dict(saved)
+            self._restore(state)
 
-        def checkpoint(is_best: bool) -> None:
-            state.model = model.state_dict()
-            # A sum, because isfinite of all numbers would need as much memory as they do.
-            if not all(tensor.sum().isfinite() for tensor in state.model.values()):
-                _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
-            state.optimizers = [optimizer_state(optimizer, model) for optimizer in optimizers]
-            state.schedulers = [scheduler.state_dict() for scheduler in schedulers]
-            save(state, is_best)
+    def _restore(self, state: TrainingState) -> None:
+        step = self.step
+        self.model.load_state_dict(state.model)
+        state.best_model = _copy(state.best_model)  # of a finished run: the model's own
+        for optimizer, saved in zip(step.optimizers, state.optimizers, strict=True):
+            load_optimizer_state(optimizer, self.model, saved)
+        saved_schedules = state.schedulers or [{}] * len(step.schedules)  # {}: there was none
+        for schedule, saved in zip(step.schedules, saved_schedules, strict=True):
+            schedule.load_state_dict(saved)
+        if step.average is not None:
+            step.average.load_state_dict(state.ema)
+        for name, metric in self.metrics.items():
+            metric.load_state_dict(state.metrics[name])
 
-        with (
-            torch.random.fork_rng(devices=[]),  # the caller's generator is left as it was
-            _gradient_mode(model, optimizers),
-        ):
-            while state.epoch < self.config.epochs and not self._stalled(state):
-                rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
-                epoch = train.epoch(self.config.batch_size, seed=self.seed, epoch=state.epoch)
-                self._run_epoch(model, epoch, optimizers, state, checkpoint, should_stop)
-                is_best = self._finish_epoch(
-                    model, valid, schedulers, state, rate=rates[0], rows=epoch.num_rows, log=log
-                )
-                checkpoint(is_best)
-                if stop := should_stop():
-                    raise Interrupted(stop)
-        if state.best_epoch < state.epoch:  # otherwise the model has its best weights already
-            model.load_state_dict(state.best_model)
-        return state
+    def checkpoint(self, is_best: bool) -> None:
+        """Bring the state up to date and save it."""
+        state, step = self.state, self.step
+        state.model = self.model.state_dict()
+        # A sum, because isfinite of all numbers would need as much memory as they do.
+        if not all(tensor.sum().isfinite() for tensor in state.model.values()):
+            _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
+        if step.average is not None:
+            state.ema = step.average.state_dict()
+        state.optimizers = [optimizer_state(item, self.model) for item in step.optimizers]
+        state.schedulers = [schedule.state_dict() for schedule in step.schedules]
+        state.metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
+        self.save(state, is_best)
 
-    def _stalled(self, state: TrainingState) -> bool:
-        return state.stale_epochs >= self.config.early_stopping_patience
-
-    def _check_metric(self, valid: TabularDataset) -> None:
-        metric = self.config.metric
-        if metric in ("auc", "logloss"):
-            if metric == "auc" and len(torch.unique(valid.label)) < 2:
-                raise ConfigError(
-                    "training.metric: the validation split holds one class only, so its AUC is "
-                    "undefined; choose logloss"
-                )
-        elif not has_ranking(valid):
-            raise ConfigError(
-                f"training.metric: {metric} needs a ranking task, and the validation split has "
-                "none; choose auc or logloss"
+    def epochs(self) -> None:
+        """Train until there is a reason to stop, and give the model the weights that are kept."""
+        state, config = self.state, self.config
+        while state.epoch < config.epochs and not self._is_over():
+            epoch = self.train.epoch(
+                config.batch_size,
+                seed=self.trainer.seed,
+                epoch=state.epoch,
+                shuffle=config.shuffle,
+                drop_last=config.drop_last,
             )
+            if not len(epoch):
+                raise ConfigError(
+                    f"training.drop_last: the training split has fewer than batch_size "
+                    f"{config.batch_size} rows, so no batch is left"
+                )
+            self._run_epoch(epoch)
+            self.checkpoint(self._finish_epoch(epoch))
+            if stop := self.should_stop():
+                raise Interrupted(stop)
+        is_current = state.best_epoch == state.epoch and state.best_step == state.total_steps
+        if self.step.average is not None or (config.keep == "best" and not is_current):
+            self.model.load_state_dict(state.best_model)
 
-    def _run_epoch(self, model, epoch, optimizers, state, checkpoint, should_stop) -> None:
-        """The steps of one epoch, from `state.step` on."""
-        pending: list[Tensor] = []  # losses still on the device
+    def _is_over(self) -> bool:
+        """Whether no further epoch begins."""
+        state, patience = self.state, self.config.early_stopping_patience
+        if patience is not None and state.stale_epochs >= patience:
+            return True
+        return self._steps_left() == 0 and not state.step  # an epoch that has begun is finished
 
-        def collect() -> float:
-            for loss in torch.stack(pending).tolist():
-                state.losses.append(loss)
-                if not math.isfinite(loss):
-                    _refuse_divergence(f"loss became {loss}", state.epoch, len(state.losses))
-            pending.clear()
-            return state.losses[-1]
+    def _steps_left(self) -> float:
+        limit = self.config.max_steps
+        return math.inf if limit is None else max(limit - self.state.total_steps, 0)
 
-        model.train()
-        every = self.config.checkpoint_every_steps
+    def _run_epoch(self, epoch: Epoch) -> None:
+        """The steps of one epoch, from `state.step` on, as far as `max_steps` allows."""
+        state, config = self.state, self.config
+        end = int(min(len(epoch), state.step + self._steps_left()))
         before, start = state.seconds, time.perf_counter()
-        title = f"epoch {state.epoch + 1}/{self.config.epochs}"
-        with ProgressBar(title, total=len(epoch), done=state.step) as bar:
-            for batch in epoch.batches(first=state.step):
-                self._seed_dropout(state)
-                pending.append(self._step(model, batch.to(self.device), optimizers))
-                state.step += 1
+        title = f"epoch {state.epoch + 1}/{config.epochs}"
+        stop, last = 0, (state.step, state.total_steps)  # at the last update
+        self.model.train()
+        with ProgressBar(title, total=end, done=state.step) as bar:
+            batches = epoch.batches(first=state.step)
+            for batch in itertools.islice(batches, end - state.step):
+                updated = (state.step + 1) % self.step.every == 0 or state.step + 1 == end
+                self._step(batch, updated=updated)
                 state.seconds = before + time.perf_counter() - start
-                stop = should_stop()
-                save_now = stop or (every and state.step % every == 0)
-                if save_now or bar.due() or state.step == len(epoch):
+                stop = stop or self.should_stop()
+                is_best = save_now = False
+                if updated:
+                    if state.step < end and _passed(
+                        config.evaluate_every_steps, last[1], state.total_steps
+                    ):
+                        self._collect()
+                        is_best = self._evaluate_within()
+                        start = time.perf_counter() - (state.seconds - before)
+                    save_now = bool(
+                        stop
+                        or is_best
+                        or _passed(config.checkpoint_every_steps, last[0], state.step)
+                    )
+                    last = state.step, state.total_steps
+                if save_now or bar.due() or state.step == end:
                     speed = epoch.num_rows * state.step / len(epoch) / state.seconds
-                    bar.show(state.step, f"loss {collect():.4f}, {speed:,.0f} rows/s")
+                    bar.show(state.step, f"loss {self._collect():.4f}, {speed:,.0f} rows/s")
                 if save_now:
-                    checkpoint(False)
-                if stop:
+                    self.checkpoint(is_best)
+                if stop and updated:
                     raise Interrupted(stop)
 
-    def _seed_dropout(self, state) -> None:
-        seed = derive_seed(self.seed, "dropout", state.epoch, state.step)
-        if self.device.type == "cpu":
+    def _step(self, batch, *, updated: bool) -> None:
+        """The gradient of a batch, and the update if it is due."""
+        state, step = self.state, self.step
+        self._seed_dropout()
+        logits, losses = step.add(batch.to(self.trainer.device))
+        self._pending.append(losses["loss"])
+        if self.metrics:
+            outputs = named_outputs(logits, self.config.losses)
+            for metric in self.metrics.values():
+                metric.update(outputs, batch)
+        if updated:
+            step.update()
+        state.step, state.total_steps = state.step + 1, state.total_steps + 1
+        state.rates = step.rates()
+        if every := self.config.log_every_steps:
+            self._recent.append(losses)
+            if state.total_steps % every == 0:
+                self.log(self._step_line())
+        step.advance_schedules()
+
+    def _seed_dropout(self) -> None:
+        seed = derive_seed(self.trainer.seed, "dropout", self.state.epoch, self.state.step)
+        if self.trainer.device.type == "cpu":
             torch.default_generator.manual_seed(seed)
         else:  # every device's, for which torch keeps a stack trace where there is none
             torch.manual_seed(seed)
 
-    def _step(self, model, batch, optimizers) -> Tensor:
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss = weighted_loss(model(batch.inputs), batch.label, batch.weight)
-        tables = model.embedding.tables
-        if tables.is_compact:
-            loss.backward()
-            rows = [touched.values for touched in tables.touched()]
-            for values in rows:  # the gradient of the penalty, without autograd
-                values.grad.add_(values.detach(), alpha=model.config.feature.embedding_l2_reg)
-        else:
-            (loss + model.get_l2_reg_loss(batch.inputs)).backward()
-            rows = []
-        if self.config.gradient_clip_norm is not None:
-            trained = [*model.parameters(), *rows]
-            torch.nn.utils.clip_grad_norm_(trained, self.config.gradient_clip_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-        return loss.detach()
+    def _collect(self) -> float:
+        """Take the losses so far into the state, and give the last."""
+        state = self.state
+        if self._pending:
+            for loss in torch.stack(self._pending).tolist():
+                state.losses.append(loss)
+                if not math.isfinite(loss):
+                    _refuse_divergence(f"loss became {loss}", state.epoch, len(state.losses))
+            self._pending.clear()
+        return state.losses[-1]
 
-    def _finish_epoch(self, model, valid, schedulers, state, *, rate, rows, log) -> bool:
-        """Validate, record, and move the state to the next epoch; True for a new best."""
-        metric = self.config.metric
-        metrics = evaluate_metric(model, valid, metric, batch_size=self.eval_batch_size)
-        value = metrics[metric]
-        best = state.best_value
-        is_best = best is None or (value > best if self.maximize else value < best)
-        with warnings.catch_warnings():
-            # A run resumed right after an epoch's last step has made no optimizer step yet.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            for scheduler in schedulers:
-                if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                    scheduler.step(value)
-                else:
-                    scheduler.step()
+    def _step_line(self) -> str:
+        """Mean losses of the steps since the last such line, metrics of batches, and the rates."""
+        names = list(self._recent[0])
+        rows = torch.stack([torch.stack(list(losses.values())) for losses in self._recent])
+        means = dict(zip(names, rows.mean(0).tolist(), strict=True))
+        self._recent.clear()
+        line = f"step {self.state.total_steps:,}  loss {means.pop('loss'):.4f}"
+        if means:
+            line += f" ({', '.join(f'{name} {value:.4f}' for name, value in means.items())})"
+        return f"{line}{self._train_metrics()}  lr {self._rates()}"
+
+    def _train_metrics(self) -> str:
+        return "".join(f"  train {name} {m.value:.4f}" for name, m in self.metrics.items())
+
+    def _rates(self) -> str:
+        """The rates of the last step, for people: one number if all are equal."""
+        first, *others = self.state.rates
+        if all(rate == first for rate in others):
+            return f"{first:.3g}"
+        named = zip(self.roles, self.state.rates, strict=True)
+        return ", ".join(f"{rate:.3g} ({role})" for role, rate in named)
+
+    def _evaluate(self, *, is_end: bool) -> tuple[dict[str, float], bool]:
+        """Validation metrics of the weights as they would be kept, and whether they are the best.
+
+        Args:
+            is_end: Of an epoch.
+        """
+        state, config = self.state, self.config
+        average = self.step.average
+        with nullcontext() if average is None else average.in_place():
+            metrics = evaluate_metric(
+                self.model,
+                self.valid,
+                config.metric,
+                batch_size=self.trainer.evaluation.batch_size,
+                max_rows=self.max_rows,
+            )
+            value, best = metrics[config.metric], state.best_value
+            is_best = best is None or (value > best if self.maximize else value < best)
+            if is_best:
+                state.best_value = value
+                state.best_epoch, state.best_step = state.epoch + 1, state.total_steps
+            if is_best if config.keep == "best" else is_end:
+                weights = self.model.state_dict()
+                # Weights that change no more are not copied: at 10 million rows that is 0.7 GB.
+                is_final = state.epoch + 1 == config.epochs or self._steps_left() == 0
+                shared = config.keep == "last" or (is_end and is_final)
+                state.best_model = weights if shared else _copy(weights)
+        return metrics, is_best
+
+    def _evaluate_within(self) -> bool:
+        """An evaluation between two steps; True if the weights that are kept have changed."""
+        state, metric = self.state, self.config.metric
+        metrics, is_best = self._evaluate(is_end=False)
+        self.model.train()
+        state.evaluations.append({"step": state.total_steps} | metrics)
+        self.log(
+            f"step {state.total_steps:,}  {metric} {metrics[metric]:.4f}"
+            f"{' (best)' if is_best else ''}  {self._evaluated_rows()}"
+        )
+        return is_best and self.config.keep == "best"
+
+    def _evaluated_rows(self) -> str:
+        rows = len(self.valid)
+        if self.max_rows is None or self.max_rows >= rows:
+            return f"in-training, all {rows:,} rows"
+        return f"in-training, first {self.max_rows:,} rows"
+
+    def _finish_epoch(self, epoch: Epoch) -> bool:
+        """Evaluate, record, and move on; True if the weights that are kept have changed."""
+        state, config = self.state, self.config
+        metrics, is_best = self._evaluate(is_end=True)
+        value = metrics[config.metric]
+        for schedule in self.step.schedules:
+            schedule.end_epoch(value)
         entry = {
             "epoch": state.epoch + 1,
             "train_loss": math.fsum(state.losses) / len(state.losses),
-            "lr": rate,
+            "lr": state.rates[0],
+            **self._sparse_rate(),
             **metrics,
+            **{f"train_{name}": metric.value for name, metric in self.metrics.items()},
             "seconds": round(state.seconds, 3),
         }
+        if config.evaluate_every_steps is not None:
+            entry["evaluations"] = state.evaluations
         state.history.append(entry)
-        speed = rows / state.seconds
-        state.epoch, state.step, state.losses, state.seconds = state.epoch + 1, 0, [], 0.0
-        state.stale_epochs += 1
-        if is_best:
-            state.best_value, state.best_epoch, state.stale_epochs = value, state.epoch, 0
-            weights = model.state_dict()
-            # The last epoch's weights change no more: at 10 million rows a copy is 0.7 GB.
-            state.best_model = weights if state.epoch == self.config.epochs else _copy(weights)
-        log(
-            f"epoch {entry['epoch']}/{self.config.epochs}  loss {entry['train_loss']:.4f}  "
-            f"{metric} {value:.4f}{' (best)' if is_best else ''}  lr {rate:.2g}  "
-            f"{entry['seconds']:.1f} s, {speed:,.0f} rows/s"
+        of_best = " (best)" if is_best else ""
+        limited = "" if self.max_rows is None else f"  {self._evaluated_rows()}"
+        rows = epoch.num_rows * state.step / len(epoch)
+        self.log(
+            f"epoch {entry['epoch']}/{config.epochs}  loss {entry['train_loss']:.4f}"
+            f"{self._train_metrics()}  {config.metric} {value:.4f}{of_best}{limited}  "
+            f"lr {self._rates()}  {entry['seconds']:.1f} s, {rows / state.seconds:,.0f} rows/s"
         )
-        return is_best
+        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+        state.losses, state.evaluations = [], []
+        state.stale_epochs = 0 if state.best_epoch == state.epoch else state.stale_epochs + 1
+        return is_best or config.keep == "last"
+
+    def _sparse_rate(self) -> dict[str, float]:
+        """The rate of the tables, where it is set apart from that of the rest."""
+        config = self.config
+        own = config.sparse_scheduler or (config.sparse_optimizer or {}).get("lr")
+        if own is None or "tables" not in self.roles:
+            return {}
+        return {"sparse_lr": self.state.rates[self.roles.index("tables")]}
+
+
+def _passed(every: int | None, before: int, now: int) -> bool:
+    """Whether a multiple of `every` lies in before + 1 … now."""
+    return every is not None and now // every > before // every
 
 
 def _keep_freed_memory() -> None:
@@ -302,36 +467,11 @@ def _keep_freed_memory() -> None:
     torch.empty(2**25 - 2**13, dtype=torch.uint8)
 
 
-def weighted_loss(logits: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-    """Weighted mean of the rows' binary cross-entropies, sum(w * bce) / sum(w), ().
-
-    The divisor is the batch's own sum of weights, so equal weights of any size give the mean,
-    which is what no weights give. A batch whose weights are all 0 has the loss 0.
-
-    Args:
-        logits, label: (B,).
-        weight: At least 0, (B,); None: all rows count alike.
-    """
-    if weight is None:
-        return binary_cross_entropy_with_logits(logits, label)
-    total = binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")
-    divisor = weight.sum()
-    return total / (divisor + (divisor == 0))
-
-
 def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
     raise DeepFMError(
         f"the {what} in epoch {epoch + 1}, step {step}; lower training.lr or set "
         "training.gradient_clip_norm"
     )
-
-
-def _gradient_mode(model, optimizers) -> AbstractContextManager[None]:
-    """Compact mode of the embedding tables if an optimizer needs it."""
-    for optimizer in optimizers:
-        if isinstance(optimizer, SparseOptimizer):
-            return model.embedding.tables.compact_mode(optimizer)
-    return nullcontext()
 
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:

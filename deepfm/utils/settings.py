@@ -146,6 +146,9 @@ def build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
         tuple[float, ...]: _floats,
         float | tuple[float, ...]: lambda value: _floats(_int_to_float(value)),
         str | float | None: _int_to_float,
+        dict[str, int]: lambda value: (
+            {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+        ),
         tuple[str | dict[str, Any], ...]: lambda value: (
             (value,) if isinstance(value, str | dict) else _list_to_tuple(value)
         ),

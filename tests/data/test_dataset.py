@@ -1,11 +1,16 @@
 """Epochs, negatives, catalogues, and data sets from encoded arrays."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepfm.config import load_config
-from deepfm.data.dataset import TabularDataset
+from deepfm.data.batch import Ragged
+from deepfm.data.dataset import Catalogue, TabularDataset
+from deepfm.data.encoders import Encoders
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError, DataError
 from deepfm.experiment import load_data
@@ -91,6 +96,37 @@ def test_an_epoch_can_begin_in_its_middle(tiny_data):
 def test_a_single_last_row_joins_the_batch_before(count, sizes):
     data = encoded(count)
     assert [len(b.label) for b in data.epoch(4, seed=0, epoch=0).batches()] == sizes
+
+
+def test_an_epoch_in_file_order_has_each_row_before_its_negatives(tiny_data):
+    train = tiny_data.train
+    batches = list(train.epoch(64, seed=1, epoch=2, shuffle=False).batches())
+    label = torch.cat([batch.label for batch in batches])
+    assert label.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0] * len(train)
+    user = rows_of(batches)[:, 0]
+    assert user.tolist() == train.inputs.sparse[:, 0].repeat_interleave(5).tolist()
+    assert rows_of(batches)[label > 0].tolist() == train.inputs.sparse.tolist()
+    same, other = (
+        rows_of(train.epoch(64, seed=1, epoch=k, shuffle=False).batches()) for k in (2, 3)
+    )
+    assert torch.equal(same, rows_of(batches))
+    assert not torch.equal(other, same)  # fresh negatives in each epoch
+
+
+def test_an_epoch_without_negatives_in_file_order_is_the_data(tiny_data):
+    valid = tiny_data.valid
+    epoch = valid.epoch(7, seed=1, epoch=0, shuffle=False)
+    assert torch.equal(rows_of(epoch.batches()), valid.inputs.sparse)
+    assert torch.equal(rows_of(epoch.batches(first=2)), valid.inputs.sparse[14:])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("count", "whole"), [(12, 12), (13, 12), (15, 12), (3, 0)])
+def test_a_batch_that_is_not_full_can_be_dropped(count, whole, shuffle):
+    epoch = encoded(count).epoch(4, seed=0, epoch=0, shuffle=shuffle, drop_last=True)
+    assert epoch.num_rows == whole
+    assert [len(batch.label) for batch in epoch.batches()] == [4] * (whole // 4)
+    assert len(epoch) == whole // 4
 
 
 @pytest.mark.parametrize("exclusion", ["train", "all"])
@@ -244,3 +280,88 @@ def test_clearing_an_item_leaves_the_user(tiny_data):
     ):  # fmt: skip
         assert not item_features.any()
     assert full.sparse[:, 2].all()
+
+
+# --- vectors, lists of any length, no value ----------------------------------------------------
+
+
+def test_arrays_of_vectors_and_of_no_value():
+    fields = (
+        FieldSchema("city", "sparse", num_buckets=4),
+        FieldSchema("size", "dense"),
+        FieldSchema("place", "dense", value_dim=2),
+    )
+    schema = DatasetSchema(fields={field.name: field for field in fields}, label_field="y")
+    columns = {"city": [3, -1], "size": [1.0, 2.0], "place": [[3.0, 4.0], [5.0, 6.0]]}
+    batch = TabularDataset.from_arrays(schema, columns, [0, 1])[:]
+    assert batch.inputs.sparse.tolist() == [[3], [-1]]
+    assert batch.inputs.dense.tolist() == [[1, 3, 4], [2, 5, 6]]
+    for bad, message in (
+        ({"city": [-2, 0]}, "field city: id -2 is outside its vocabulary of 4 rows"),
+        ({"city": [4, 0]}, "field city: id 4 is outside"),
+        ({"place": [1.0, 2.0]}, r"field place: expected \(N, 2\), got \(2,\)"),
+        ({"place": [[1.0], [2.0]]}, r"field place: expected \(N, 2\), got \(2, 1\)"),
+        ({"size": [[1.0, 2.0]] * 2}, r"field size: expected \(N,\), got \(2, 2\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            TabularDataset.from_arrays(schema, columns | bad, [0, 1])
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1),
+    st.lists(st.integers(0, 99), max_size=8),
+)
+def test_ragged_lists_against_lists(rows, chosen):
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.tensor([number for row in rows for number in row], dtype=torch.int32)
+    ragged = Ragged.of(ids, lengths)
+    chosen = [k % len(rows) for k in chosen]
+
+    def check(found, expected):
+        width = max([len(row) for row in expected] + [1])
+        assert found.dtype == torch.int32
+        assert found.shape == (len(expected), width)
+        assert found.tolist() == [row + [0] * (width - len(row)) for row in expected]
+
+    taken = [rows[k] for k in chosen]
+    check(ragged[torch.tensor(chosen, dtype=torch.int64)], taken)
+    check(ragged[1:3], rows[1:3])
+    check(ragged[:], rows)
+    mask = torch.tensor([k in chosen for k in range(len(rows))])
+    check(ragged[mask], [row for k, row in enumerate(rows) if k in chosen])
+    check(ragged[-1].unsqueeze(0), [rows[-1]])
+    flat = ragged.flat(torch.tensor(chosen, dtype=torch.int64))
+    assert flat.tolist() == [number for row in taken for number in row]
+
+
+def test_items_with_vectors_and_lists_of_any_length():
+    fields = (
+        FieldSchema("user", "sparse", group="user"),
+        FieldSchema("age", "dense", group="user", scale="none"),
+        FieldSchema("item", "sparse", group="item"),
+        FieldSchema("place", "dense", group="item", value_dim=2, scale="none"),
+        FieldSchema("tags", "sequence", group="item"),
+    )
+    schema = DatasetSchema(fields={field.name: field for field in fields}, label_field="y")
+    items = pa.table(
+        {
+            "item": ["a", "b", "c"],
+            "place": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+            "tags": [["x"], ["x", "y", "z"], []],
+        }
+    )
+    rows = items.append_column("user", [["u", "v", "u"]]).append_column("age", [[7.0, 8.0, 7.0]])
+    encoders = Encoders.fit(schema, rows)
+    catalogue = Catalogue.of(encoders.schema, encoders.encode(items, "item"))
+    inputs = catalogue.with_room(encoders.encode(rows.slice(0, 1)))
+    pairs = inputs.select(torch.zeros(3, dtype=torch.int64))
+    catalogue.place(pairs, torch.arange(3), torch.tensor([1, 2, 0]))
+    assert pairs.sparse.tolist() == [[1, 2], [1, 3], [1, 1]]
+    assert pairs.dense.tolist() == [[7, 3, 4], [7, 5, 6], [7, 1, 2]]
+    assert pairs.sequence_ids[0].tolist() == [[1, 2, 3], [0, 0, 0], [1, 0, 0]]
+    assert pairs.sequence_lengths[0].tolist() == [3, 0, 1]
+    narrow = Catalogue.of(encoders.schema, encoders.encode(items.slice(0, 1), "item"))
+    narrow.place(pairs, torch.tensor([0]), torch.tensor([0]))
+    assert pairs.sequence_ids[0].tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
+    catalogue.clear(pairs)
+    assert pairs.dense.tolist() == [[7, 0, 0]] * 3

@@ -152,3 +152,20 @@ def test_real_criteo_rows():
     assert table["label"] == "column_1"
     assert table["fields"]["column_15"]["type"] == "sparse"
     assert table["fields"]["column_3"]["type"] == "dense"
+
+
+def test_guesses_vectors(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors = [None if k == 3 else [float(v) for v in rng.random(3)] for k in range(50)]
+    ids = [[int(v) for v in rng.integers(9, size=3)] for _ in range(50)]
+    label = [k % 2 for k in range(50)]
+    columns = {"click": label, "place": vectors, "seen": ids}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    fields = declared(tmp_path / "a.parquet")["fields"]
+    expected = {"type": "dense", "value_dim": 3, "scale": "standard", "missing": "indicator"}
+    assert fields["place"] == expected
+    assert fields["seen"]["type"] == "sequence"
+    texts = [None if row is None else "|".join(map(str, row)) for row in vectors]
+    path = write_csv(tmp_path / "a.csv", {"click": label, "place": texts})
+    assert declared(path)["fields"]["place"] == expected | {"separator": "|"}
+    assert "vector" in "\n".join(to_lines(describe(path)))

@@ -217,6 +217,13 @@ EVERY_KIND = (
     dense("standard", scale="standard", missing="mean", column="number", bad_values="unknown"),
     dense("log", scale="log1p", missing="indicator", column="number", bad_values="unknown"),
     dense("log_missing", scale="none", transform="is_missing()", column="number"),
+    sparse("pair", columns=("text", "number"), hash_buckets=50, padding_idx=None),
+    sparse("edges", boundaries=(1, 5), column="number", bad_values="unknown", default=3),
+    sparse("word", vocabulary={"é": 2, "a|b": 0}, oov_id=1, default="é", column="text"),
+    sparse("default", default="a|b", column="text"),
+    dense(
+        "vector", value_dim=2, separator="|", column="text", bad_values="unknown", missing="mean"
+    ),
 )
 
 
@@ -285,8 +292,8 @@ def test_an_empty_batch_is_encoded():
     table = random_table(0, 60)
     encoders = Encoders.fit(schema(*EVERY_KIND), table)
     rows = encoders.encode_rows(table.slice(0, 0))
-    assert rows.inputs.sparse.shape == (0, 4)
-    assert rows.inputs.dense.shape == (0, 3)
+    assert rows.inputs.sparse.shape == (0, 8)
+    assert rows.inputs.dense.shape == (0, 5)
     assert rows.inputs.sequence_ids[0].shape == (0, 3)
 
 
@@ -450,6 +457,16 @@ def everything(policy):
         *(dense(scale, scale=scale, **lenient) for scale in ("none", "min_max", "standard")),
         dense("log1p", scale="log1p", **(options | {"missing": "indicator"})),
         dense("log1p_missing", scale="none", transform="is_missing()", **options),
+        sparse("bucket", num_buckets=9, out_of_range="zero", **options),
+        sparse("bucket_0", num_buckets=9, out_of_range="row0", default=4, **options),
+        sparse("words", vocabulary={"a": 1, "5": 0}, default="5", **options),
+        sparse("hash", hash_buckets=9, hash_function="farm64", padding_idx=None, **options),
+        sparse("range", boundaries=(-5, 0, 0.5), **options),
+        sparse("log10", boundaries=(0, 1), transform="log10(1, 0)", default=9, **options),
+        sparse("expression", quantiles=3, transform="expression(1 / x)", **options),
+        sparse("filled", default="a", **options),
+        sparse("cross", columns=("c", "c"), hash_buckets=9, hash_function="murmur64a"),
+        dense("default", default=2, scale="standard", **options),
     )
 
 
@@ -467,7 +484,8 @@ def test_any_value_gets_an_id_in_range_and_a_finite_number(seen, new, policy):
             assert rows.kept.tolist() == list(range(len(table)))
         for column, field in enumerate(encoders.schema.sparse_fields):
             ids = rows.inputs.sparse[:, column]
-            assert ((ids >= 0) & (ids < field.vocabulary_size)).all()
+            lowest = 0 if field.padding_idx == 0 else -1
+            assert ((ids >= lowest) & (ids < field.vocabulary_size)).all()
         assert torch.isfinite(rows.inputs.dense).all()
         # row by row, through a file: the company of a value never changes what it becomes
         again = through_a_file(encoders)

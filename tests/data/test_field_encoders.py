@@ -403,3 +403,11 @@ def test_padding(rows, length, keep):
         expected = known[:length] if keep == "first" else known[-length:]
         assert found == expected + [0] * (length - len(expected))
         assert count == len(expected)
+
+
+def test_hash_buckets_of_an_older_checkpoint():
+    encoder = HashBuckets.from_dict({"hash_buckets": 7})
+    assert encoder.vocabulary_size == 8
+    values = pa.array(["a", None, "b"])
+    assert encoder.ids(values).tolist() == HashBuckets(7).ids(values).tolist()
+    assert through_a_file(encoder).to_dict() == HashBuckets(7).to_dict()

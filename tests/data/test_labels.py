@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepfm.data.labels import binary_label, sample_weight
+from deepfm.data.labels import (
+    binary_label,
+    class_label,
+    group_ids,
+    number_label,
+    sample_weight,
+)
 from deepfm.errors import DataError
 
 CELLS = st.sampled_from(
@@ -60,3 +66,65 @@ def test_weights_are_finite_and_not_negative(cells):
 def test_weights_of_another_type_are_refused():
     with pytest.raises(DataError, match="expected numbers"):
         sample_weight(pa.array([[1.0]]))
+
+
+@given(st.lists(CELLS), st.sampled_from([1, 2, 3]))
+def test_classes_are_the_whole_numbers_below_their_count(cells, num_class):
+    label, bad = class_label(pa.array(cells, pa.string()), num_class)
+    assert bad.tolist() == [number(cell) not in range(num_class) for cell in cells]
+    expected = [number(cell) if number(cell) in range(num_class) else 0.0 for cell in cells]
+    assert label.tolist() == expected
+    assert label.dtype == np.float32
+
+
+@given(st.lists(CELLS))
+def test_numbers_are_finite_in_float32(cells):
+    label, bad = number_label(pa.array(cells, pa.string()))
+    good = [not math.isnan(number(cell)) and number(cell) < 3.4e38 for cell in cells]
+    assert bad.tolist() == [not g for g in good]
+    expected = [np.float32(number(c)) if g else 0 for c, g in zip(cells, good, strict=True)]
+    assert label.tolist() == [float(value) for value in expected]
+
+
+def ids(values) -> list[int]:
+    return group_ids(pa.table({"g": values}), ["g"])[:, 0].tolist()
+
+
+def test_a_group_is_the_hash_of_its_text():
+    """XXH64 of "a" with seed 0, published: D24EC4F1A98C6E5B."""
+    assert ids(pa.array(["a"])) == [0xD24EC4F1A98C6E5B - 2**64]
+    assert ids(pa.array([17, 3])) == ids(pa.array(["17", "3"])) == ids(pa.array([17.0, 3.0]))
+    assert ids(pa.array([True, False])) == ids(pa.array(["1", "0"]))
+    found = ids(pa.array(["x", "y", "x", None]))
+    assert found[0] == found[2]
+    assert len(set(found)) == 3
+
+
+def test_rows_without_a_value_are_one_group():
+    found = ids(pa.array([None, "", "0", None, "a"]))
+    assert found[0] == found[3]
+    assert len(set(found)) == 4
+    assert ids(pa.array([None, None], pa.int64())) == [found[0]] * 2
+    assert ids(pa.array([1.5, math.nan], pa.float64()))[1] == found[0]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.int64())])
+def test_of_a_list_the_first_element_counts(kind):
+    found = ids(pa.array([[1, 2], [1], [], None, [2], [None, 1]], kind))
+    assert found[0] == found[1] == ids(pa.array(["1"]))[0]
+    assert found[2] == found[3] == found[5] == ids(pa.array([None], pa.string()))[0]
+    assert found[4] not in (found[0], found[2])
+
+
+def test_groups_of_several_columns_and_of_no_rows():
+    table = pa.table({"a": ["x", "y"], "b": pa.array(["y", "x"]).dictionary_encode()})
+    found = group_ids(table, ["b", "a"])
+    assert found.dtype == np.int64
+    assert found[0, 0] == found[1, 1] != found[0, 1] == found[1, 0]
+    assert group_ids(table.slice(0, 0), ["a"]).shape == (0, 1)
+    assert group_ids(table, []).shape == (2, 0)
+
+
+def test_a_group_column_that_is_not_there_is_named():
+    with pytest.raises(DataError, match=r"data.table.group_columns: no column 'usr'; did you mean"):
+        group_ids(pa.table({"user": [1]}), ["usr"])

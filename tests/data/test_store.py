@@ -1,6 +1,10 @@
 """Stores of declared tables: equal to the encoders bit for bit, whole or absent, not in memory."""
 
+import dataclasses
+import json
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -10,13 +14,18 @@ import pyarrow as pa
 import pytest
 import torch
 
+from deepfm import experiment
+from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data import store, tabular
+from deepfm.data.batch import Ragged
 from deepfm.data.encoders import Encoders
 from deepfm.data.files import TableWriter, read_rows
+from deepfm.data.labels import group_ids
 from deepfm.data.store import Store, open_store, prepare
-from deepfm.errors import ConfigError, DataError, DeepFMError
+from deepfm.errors import CheckpointError, ConfigError, DataError, DeepFMError
 from deepfm.experiment import load_data
+from deepfm.prediction import Predictor
 
 FIELDS = {
     "city": {"type": "sparse", "min_count": 2},
@@ -104,7 +113,8 @@ def config(folder: Path, **changes: object) -> ExperimentConfig:
 
 def made(used: ExperimentConfig, encoders: Encoders | None = None) -> Store:
     schema = tabular.schema(used.data.table)
-    return open_store(prepare(used.data, schema, encoders), used.data, schema)
+    path = prepare(used.data, schema, encoders, num_class=used.num_class)
+    return open_store(path, used.data, schema)
 
 
 @pytest.fixture
@@ -200,6 +210,73 @@ def test_a_stratified_split_has_equal_shares_of_positives(folder):
         for label in (0, 1):
             count = int((part.label.numpy() == label).sum())
             assert abs(count - share * (labels == label).sum()) <= 1
+
+
+def of_kind(folder: Path, kind: str, column: str, **changes: object) -> ExperimentConfig:
+    labels = {"target": {"column": column, "kind": kind}}
+    small = {"data__table__fields": {"city": {"type": "sparse"}}, "data__table__label": "target"}
+    return config(folder, data__table__labels=labels, **small, **changes)
+
+
+def test_labels_of_classes_and_their_stratified_split(folder):
+    raw = whole(folder)
+    ids = np.array(raw["id"].to_pylist(), int)
+    found = made(of_kind(folder, "class", "id", num_class=300, data__stratify=True))
+    for part in found.parts.values():
+        np.testing.assert_array_equal(part.label, ids[part.row])
+    train = np.bincount(found.parts["train"].label.numpy().astype(int), minlength=300)
+    assert np.abs(train - 0.8 * np.bincount(ids, minlength=300)).max() <= 1
+
+
+def test_a_class_that_there_is_not_names_file_and_line(folder):
+    line = next(k for k, v in enumerate(whole(folder)["id"].to_pylist()) if int(v) >= 290) + 2
+    used = of_kind(folder, "class", "id", num_class=290)
+    with pytest.raises(
+        DataError, match=rf"a.csv:{line}: column id: expected a class from 0 to 289"
+    ):
+        made(used)
+    dropped = made(of_kind(folder, "class", "id", num_class=290, data__table__bad_values="drop"))
+    assert dropped.summary["dropped"] == sum(int(v) >= 290 for v in whole(folder)["id"].to_pylist())
+
+
+def test_another_number_of_classes_is_another_store(folder):
+    few, many = (of_kind(folder, "class", "id", num_class=n) for n in (300, 301))
+    assert made(few).path == made(few).path != made(many).path
+    binary = config(folder, data__table__fields={"city": {"type": "sparse"}})
+    assert made(binary).path == made(dataclasses.replace(binary, num_class=2)).path
+
+
+def test_labels_of_numbers(folder):
+    raw = whole(folder)
+    used = of_kind(folder, "number", "rate", data__table__bad_values="drop")
+    found = made(used)
+    rate = raw["rate"].to_pylist()
+    assert found.summary["dropped"] == rate.count("?") == found.summary["bad_values"]["rate"]
+    for part in found.parts.values():
+        expected = np.array([float(rate[row]) for row in part.row], np.float32)
+        np.testing.assert_array_equal(part.label, expected)
+    with pytest.raises(DataError, match=r"csv:\d+: column rate: expected a finite number, found"):
+        made(of_kind(folder, "number", "rate"))
+    with pytest.raises(ConfigError, match=r"data\.stratify: the label is a number"):
+        made(of_kind(folder, "number", "rate", data__stratify=True))
+
+
+def test_groups_are_hashes_of_their_columns(folder, monkeypatch):
+    monkeypatch.setattr(store, "BLOCK_SIZE", 2000)
+    raw = whole(folder)
+    columns = ["other", "id"]
+    found = made(config(folder, data__table__group_columns=columns))
+    expected = group_ids(raw, columns)
+    for part in found.parts.values():
+        assert part.schema.group_columns == ("other", "id")
+        np.testing.assert_array_equal(part.group, expected[part.row])
+        assert torch.equal(part[2:5].group, part.group[2:5])
+    assert found.parts["train"].group.dtype == torch.int64
+    without = made(config(folder))
+    assert without.path != found.path
+    assert without.parts["train"].group is None
+    with pytest.raises(DataError, match=r"no column 'idd'; did you mean 'id'"):
+        made(config(folder, data__table__group_columns=["idd"]))
 
 
 @pytest.mark.parametrize("column", ["when", "id"])
@@ -514,3 +591,153 @@ def test_load_data_gives_the_splits_of_the_store(folder):
         "test": len(data.test),
     }
     assert data.train.schema == data.encoders.schema
+
+
+# --- declared ids, vectors and lists of any length ---------------------------------------------
+
+DECLARED = {
+    "id": {"type": "sparse", "num_buckets": 250, "out_of_range": "row0"},
+    "city": {"type": "sparse", "vocabulary_file": "cities.txt", "oov_id": 0, "default": "b1"},
+    "cost": {"type": "sparse", "column": "price", "boundaries": [1, 5, 20, 100]},
+    "hash": {
+        "type": "sparse", "column": "other", "hash_buckets": 50, "hash_function": "murmur64a",
+        "padding": False,
+    },
+    "pair": {"type": "sparse", "columns": ["city", "other"], "hash_buckets": 50},
+    "tags": {
+        "type": "sequence", "separator": "|", "vocabulary": {"a": 0, "b": 1, "c": 2}, "oov_id": 3,
+    },
+    "both": {
+        "type": "sequence", "columns": ["tags", "city"], "separator": "|", "hash_buckets": 50,
+        "padding": False, "max_length": 2,
+    },
+    "price": {"type": "dense", "scale": "none", "default": -1},
+    "date": {
+        "type": "dense", "column": "day", "separator": "-", "value_dim": 3, "scale": "none",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def declared(tmp_path):
+    """A folder of rows for `DECLARED`, in two files."""
+    table = rows(600)
+    days = [text[:10] for text in table["when"].to_pylist()]
+    table = table.append_column("day", pa.array(days))
+    (tmp_path / "cities.txt").write_text("".join(f"{c}1\n" for c in "abcdefghij"))
+    write_table(tmp_path / "a.csv", table.slice(0, 400))
+    write_table(tmp_path / "b.csv", table.slice(400))
+    return tmp_path
+
+
+def opened(used):
+    folder = Path(used.data.data_dir)
+    schema = tabular.schema(used.data.table, folder)
+    return open_store(prepare(used.data, schema), used.data, schema)
+
+
+def test_a_store_of_declared_ids_is_written_in_one_pass(declared, monkeypatch, caplog):
+    monkeypatch.setattr(store, "BLOCK_SIZE", 2000)
+    used, raw = config(declared, data__table__fields=DECLARED), whole(declared)
+    with caplog.at_level("INFO", logger="deepfm"):
+        found = opened(used)
+    assert "reading the training rows" not in caplog.text
+    assert "bad values by column: id: " in caplog.text
+    beyond = [int(number) >= 250 for number in raw["id"].to_pylist()]
+    assert found.summary["bad_values"] == {"id": sum(beyond)}
+    for part in found.parts.values():
+        expected = found.encoders.encode(raw.take(part.row))
+        batch = part[torch.arange(len(part))]
+        assert torch.equal(batch.inputs.sparse, expected.sparse)
+        assert torch.equal(batch.inputs.dense, expected.dense)
+        assert batch.inputs.dense.shape == (len(part), 4)
+        for got, want in zip(batch.inputs.sequence_ids, expected.sequence_ids, strict=True):
+            assert got.dtype == want.dtype
+            assert torch.equal(got, want)
+        for got, want in zip(batch.inputs.sequence_lengths, expected.sequence_lengths, strict=True):
+            assert torch.equal(got, want)
+        some = torch.tensor([7, 0, 7])
+        rows_of_some = found.encoders.encode(raw.take(part.row[some]))
+        assert torch.equal(part[some].inputs.sequence_ids[0], rows_of_some.sequence_ids[0])
+    inputs = found.parts["train"].inputs
+    assert isinstance(inputs.sequence_ids[0], Ragged)
+    assert inputs.sequence_ids[0].ids.dtype == torch.int32
+    assert inputs.sequence_ids[1].shape[1] == 2
+    tags = [tags.split("|") if tags else [] for tags in raw["tags"].to_pylist()]
+    first = found.parts["train"].row[0]
+    assert inputs.sequence_ids[0][0].tolist()[: len(tags[first])] == [
+        "abc".find(tag) if tag in "abc" else 3 for tag in tags[first]
+    ]
+
+
+def test_a_fitted_field_beside_declared_ones_reads_the_rows(declared, caplog):
+    fields = DECLARED | {"name": {"type": "sparse", "column": "city"}}
+    with caplog.at_level("INFO", logger="deepfm"):
+        found = opened(config(declared, data__table__fields=fields))
+    assert "reading the training rows" in caplog.text
+    alone = opened(config(declared, data__table__fields=DECLARED))
+    one, other = (each.parts["train"][:].inputs for each in (found, alone))
+    assert torch.equal(one.sparse[:, :5], other.sparse)
+    assert torch.equal(one.dense, other.dense)
+
+
+def test_a_store_of_declared_ids_depends_on_their_declaration(declared):
+    first = opened(config(declared, data__table__fields=DECLARED)).path
+    for name, key, value in (
+        ("id", "num_buckets", 251), ("cost", "boundaries", [1, 5, 20]), ("city", "oov_id", 1),
+        ("hash", "padding", True), ("hash", "hash_function", "farm64"), ("price", "default", 2),
+        ("pair", "columns", ["other", "city"]), ("tags", "vocabulary", {"a": 1, "b": 0, "c": 2}),
+    ):  # fmt: skip
+        fields = DECLARED | {name: DECLARED[name] | {key: value}}
+        assert opened(config(declared, data__table__fields=fields)).path != first, (name, key)
+    fields = DECLARED | {"id": DECLARED["id"] | {"trainable": False, "embedding_dim": 3}}
+    assert opened(config(declared, data__table__fields=fields)).path == first
+    (declared / "cities.txt").write_text("".join(f"{c}1\n" for c in "bacdefghij"))
+    assert opened(config(declared, data__table__fields=DECLARED)).path != first
+
+
+def test_out_of_range_is_an_error_by_default(declared):
+    fields = {"id": {"type": "sparse", "num_buckets": 250}}
+    with pytest.raises(DataError, match=r"[ab]\.csv:\d+: field id, .* from 0 to 249, found '2"):
+        opened(config(declared, data__table__fields=fields))
+
+
+def test_declared_ids_train_predict_and_go_on_in_another_process(declared):
+    """From the files to a checkpoint, and from that alone to equal probabilities elsewhere."""
+    fields = {name: field for name, field in DECLARED.items() if name != "date"}
+    used = config(declared, data__table__fields=fields)
+    experiment.train(used)
+    (declared / "cities.txt").unlink()  # the checkpoint holds it
+    best = RunDirectory(used.output_dir).best
+    write_table(declared / "new.parquet", whole(declared))
+    (scored,) = Predictor(best).predict_file(declared / "new.parquet")
+    predicted = Predictor(best).predict(whole(declared))
+    np.testing.assert_allclose(scored.predictions["probability"], predicted)
+    program = (
+        "import sys\n"
+        "from deepfm.prediction import Predictor\n"
+        "(scored,) = Predictor(sys.argv[1]).predict_file(sys.argv[2])\n"
+        "print(scored.probability.to_pylist())\n"
+    )
+    command = [sys.executable, "-c", program, str(best), str(declared / "new.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout), scored.probability, rtol=1e-6)
+
+
+def test_num_buckets_grow_in_a_warm_start(declared):
+    fields = {"id": DECLARED["id"], "cost": DECLARED["cost"]}
+    used = config(declared, data__table__fields=fields)
+    experiment.train(used)
+    best = RunDirectory(used.output_dir).best
+    more = fields | {"id": {"type": "sparse", "num_buckets": 300}}
+    grown = config(declared, data__table__fields=more, output_dir=str(declared / "grown"))
+    experiment.train(grown, init_from=best)
+    rows = [
+        len(load_checkpoint(path).model["embedding.tables.id.weight"])
+        for path in (best, RunDirectory(grown.output_dir).best)
+    ]
+    assert rows == [250, 300]
+    moved = fields | {"cost": DECLARED["cost"] | {"boundaries": [1, 5, 20, 99]}}
+    other = config(declared, data__table__fields=moved, output_dir=str(declared / "moved"))
+    with pytest.raises(CheckpointError, match="field cost: boundaries"):
+        experiment.train(other, init_from=best)

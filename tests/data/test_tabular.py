@@ -230,3 +230,95 @@ def test_every_config_is_valid(path):
     assert config_from_dict(yaml.safe_load(yaml.safe_dump(loaded.to_dict()))) == loaded
     if loaded.data.table is not None:
         tabular.schema(loaded.data.table)
+
+
+# --- declared ids ------------------------------------------------------------------------------
+
+
+def test_every_key_of_a_field_reaches_the_schema(tmp_path):
+    (tmp_path / "words.txt").write_text("red 3\nblue 1\n")
+    fields = {
+        "number": {"type": "sparse", "num_buckets": 9, "out_of_range": "row0", "default": 0},
+        "word": {"type": "sparse", "vocabulary": {"a": 2, 7: 0}, "oov_id": 4, "default": "a"},
+        "color": {"type": "sparse", "vocabulary_file": "words.txt"},
+        "range": {"type": "sparse", "boundaries": [0, 0.5, 1e3], "column": "price"},
+        "hash": {
+            "type": "sparse", "hash_buckets": 10, "hash_function": "farm64", "padding": False,
+            "trainable": False, "init": "normal(0.1)",
+        },
+        "old": {"type": "sparse", "hash_buckets": 10, "padding": True},
+        "list": {"type": "sequence", "separator": "\x03", "num_buckets": 5, "max_length": 0},
+        "cross": {
+            "type": "sequence", "columns": ["word", "color"], "separator": "\x1d",
+            "hash_buckets": 10, "padding": False,
+        },
+        "vector": {
+            "type": "dense", "separator": ",", "value_dim": 3, "scale": "none", "default": "1,2,3",
+        },
+        "price": {"type": "dense", "transform": "expression(log(x + 3))", "scale": "none"},
+        "place": {"type": "dense", "value_dim": 2, "separator": ";", "missing": "indicator"},
+        "logs": {
+            "type": "sequence", "separator": "|", "transform": "log10(0, 0)", "boundaries": [1],
+        },
+    }  # fmt: skip
+    schema = tabular.schema(config(tmp_path, {"fields": fields}).data.table, tmp_path)
+    found = schema.fields
+    assert (found["number"].num_buckets, found["number"].out_of_range) == (9, "row0")
+    assert found["number"].default_elements == ["0"]
+    assert found["word"].vocabulary.words.to_pylist() == ["a", "7"]
+    assert (found["word"].oov_id, found["word"].default) == (4, "a")
+    assert found["color"].vocabulary.ids.tolist() == [3, 1]
+    assert (found["range"].boundaries, found["range"].column) == ((0, 0.5, 1e3), "price")
+    assert (found["hash"].hash_function, found["hash"].padding_idx) == ("farm64", None)
+    assert (found["hash"].trainable, found["hash"].init) == (False, "normal(0.1)")
+    assert found["old"].padding_idx == 0
+    assert (found["list"].cut_at, found["list"].max_length) == ("\x03", 0)
+    assert (found["cross"].raw_columns, found["cross"].cut_at) == (("word", "color"), "\x1d")
+    assert (found["vector"].value_dim, found["vector"].default_elements) == (3, ["1", "2", "3"])
+    assert found["price"].transform == "expression(log(x + 3))"
+    assert found["place_missing"].separator == ";"
+    assert (found["logs"].cut_at, found["logs"].transform) == ("|", "log10(0, 0)")
+    sizes = {name: field.vocabulary_size for name, field in found.items()}
+    assert sizes == {
+        "number": 9, "word": 5, "color": 4, "range": 4, "hash": 10, "old": 11, "list": 5,
+        "cross": 10, "vector": 0, "price": 0, "place": 0, "place_missing": 0, "logs": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"column": "b", "columns": ["a", "b"]}, r"choose column or columns"),
+        ({"vocabulary": {"x": 1}, "vocabulary_file": "v"}, "choose vocabulary or vocabulary_file"),
+        ({"padding": False}, "only hash_buckets can do without the reserved row 0"),
+        ({"padding": True, "num_buckets": 3}, "no row is reserved where ids are declared"),
+        ({"separator": ""}, "separator: expected one or more characters"),
+        ({"transform": "expression(x + y)"}, "unknown name 'y'"),
+        ({"num_buckets": 3, "default": "7"}, "default: expected a whole number below"),
+    ],
+)
+def test_mistakes_in_declared_ids(tmp_path, field, message):
+    fields = {"a": {"type": "sparse"} | field}
+    with pytest.raises(ConfigError, match=rf"^data\.table\.fields\.a.*{message}"):
+        tabular.schema(config(tmp_path, {"fields": fields}).data.table, tmp_path)
+
+
+def test_a_missing_vocabulary_file(tmp_path):
+    fields = {"a": {"type": "sparse", "vocabulary_file": "words.txt"}}
+    with pytest.raises(MissingDataError, match=r"words\.txt: no such file"):
+        tabular.schema(config(tmp_path, {"fields": fields}).data.table, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"vocabulary": {"x": "y"}}, r"fields\.a\.vocabulary"),
+        ({"boundaries": ["x"]}, r"fields\.a\.boundaries: expected a list of numbers"),
+        ({"default": [1]}, r"fields\.a\.default: expected a text or a number"),
+        ({"padding": 1}, r"fields\.a\.padding: expected true or false"),
+        ({"num_buckets": 0}, r"fields\.a\.num_buckets: expected at least 1"),
+    ],
+)
+def test_values_of_another_type_in_declared_ids(tmp_path, field, message):
+    with pytest.raises(ConfigError, match=message):
+        config(tmp_path, {"fields": {"a": {"type": "sparse"} | field}})

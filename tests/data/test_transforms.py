@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from deepfm.data.transforms import (
     find_transform,
     read_integers,
     read_numbers,
+    read_whole_numbers,
 )
 from deepfm.errors import ConfigError, DataError
 
@@ -240,3 +242,134 @@ def test_other_values_as_text():
         as_text(pa.array([b"\xff"]))
     with pytest.raises(DataError, match="expected single values, found list"):
         as_text(pa.array([["a"]]))
+
+
+# --- numbers to numbers ------------------------------------------------------------------------
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_log10_zscore_and_minmax():
+    numbers = [0.1, 10.0, 0.05, -3.0]
+    found, bad = read("log10(0.05, -9)", numbers)
+    close(found, [-1, 1, -9, -9])
+    assert not bad
+    close(read("zscore(0.1, 10)", [0.2, 0.1, 0.3])[0], [0.01, 0, 0.02])
+    close(read("minmax(0.1, 0.6)", [0.2, 0.5, 1.1])[0], [0.2, 0.8, 2.0])
+    found, bad = read("minmax(0, 4)", ["1", "x", None, "", "inf"])
+    assert found == [0.25, None, None, None, None]
+    assert bad == [1, 4]
+
+
+@given(st.floats(-1e6, 1e6))
+def test_expressions_against_python(x):
+    for text, function in (
+        ("x", lambda: x),
+        ("-x + 2 * x ** 2", lambda: -x + 2 * x**2),
+        ("(x - 1) / 3 - +x", lambda: (x - 1) / 3 - x),
+        ("log(abs(x) + 3)", lambda: math.log(abs(x) + 3)),
+        ("log2(1 + x*x) + log10(1 + x*x)", lambda: math.log2(1 + x * x) + math.log10(1 + x * x)),
+        ("log1p(abs(x))", lambda: math.log1p(abs(x))),
+        ("sqrt(pow(x, 2))", lambda: math.sqrt(x**2)),
+        ("exp(min(x, 3))", lambda: math.exp(min(x, 3))),
+        ("max(x, 0) + 1e-3", lambda: max(x, 0) + 1e-3),
+        ("sigmoid(x / 1e5)", lambda: 1 / (1 + math.exp(-x / 1e5))),
+        ("tanh(x)", lambda: math.tanh(x)),
+        ("floor(x) + ceil(x) + round(x)", lambda: math.floor(x) + math.ceil(x) + round(x)),
+        ("2 ** 3 ** 0 * x", lambda: 2 ** (3**0) * x),
+    ):
+        found, bad = read(f"expression({text})", [x])
+        close(found, [function()])
+        assert not bad
+
+
+def test_where_an_expression_has_no_value():
+    found, bad = read("expression(log(x))", [1.0, 0.0, -1.0, None])
+    assert found == [0.0, None, None, None]
+    assert bad == [1, 2]
+    assert "log(x)" in apply("expression(log(x))", [0.0]).expected
+    assert read("expression(1e300 ** x)", [1.0, 2.0])[1] == [1]
+    assert read("expression(9 ** 9 ** 9 ** x)", [1.0])[1] == [0]  # no huge integer is made
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("log10(1)", "expected threshold and default, two finite numbers"),
+        ("log10(-1, 0)", "expected a threshold of at least 0"),
+        ("zscore(1, x)", "expected mean and standard deviation, two finite numbers"),
+        ("zscore(1, 0)", "expected a standard deviation above 0"),
+        ("zscore(nan, 1)", "two finite numbers"),
+        ("minmax(2, 2)", "expected min below max"),
+        ("expression(x +)", "'x +' is no arithmetic expression"),
+        ("expression()", "is no arithmetic expression"),
+        ("expression(3)", "'3' does not depend on x"),
+        ("expression(x ^ 2)", "'x ^ 2': a power is written with **"),
+        ("expression(lg(x))", "unknown function in 'lg(x)'; did you mean 'log'?"),
+        ("expression(log(x, 2))", "'log(x, 2)': log takes 1, found 2"),
+        ("expression(max(x))", "'max(x)': max takes 2, found 1"),
+        ("expression(x + y)", "unknown name 'y'; the number is called x"),
+        ("expression(x + True)", "'True' is no number"),
+        ("expression(x + 1j)", "'1j' is no number"),
+        ("expression(x.real)", "'x.real' is no number"),
+        ("expression((lambda: x)())", "is no number"),
+        ("expression(__import__('os').system('x') + x)", "is no number"),
+        ("expression([x][0])", "is no number"),
+        ("expression(x if x else 1)", "is no number"),
+        ("expression(log(*x))", "'*x' is no number"),
+        ("expression(log(x=x))", "'log(x=x)'"),
+        ("expression(x // 2)", "'x // 2' is no number"),
+        (f"expression(x + 1{'0' * 400})", "is too large"),
+        (f"expression({'-' * 600}x)", "expected at most 500 characters, found 601"),
+        (f"expression({'(' * 240}x{')' * 240})", "is no arithmetic expression"),
+    ],
+)  # fmt: skip
+def test_numeric_transforms_that_are_refused(spec, message):
+    with pytest.raises(ConfigError) as caught:
+        find_transform(spec)
+    assert message in str(caught.value)
+
+
+@given(
+    st.one_of(
+        st.tuples(st.just(pa.int64()), st.lists(st.none() | st.integers(-(2**63), 2**63 - 1))),
+        st.tuples(st.just(pa.uint64()), st.lists(st.none() | st.integers(0, 2**64 - 1))),
+        st.tuples(st.just(pa.float64()), st.lists(st.none() | st.floats())),
+        st.tuples(st.just(pa.string()), st.lists(st.none() | st.text(max_size=3))),
+        st.tuples(st.just(pa.string()), st.lists(st.integers().map(str))),
+        st.tuples(st.just(pa.bool_()), st.lists(st.none() | st.booleans())),
+    )
+)
+def test_whole_numbers_against_python(column):
+    kind, values = column
+    reading = read_whole_numbers(pa.array(values, kind))
+    for k, value in enumerate(values):
+        is_bad = reading.bad is not None and bool(reading.bad[k])
+        found = reading.values[k].as_py()
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            assert (found, is_bad) == (None, False)
+            continue
+        if isinstance(value, str):
+            whole = re.fullmatch(r"-?[0-9]+", value)
+            number = int(value) if whole else None
+        elif isinstance(value, float) and (math.isinf(value) or value != math.floor(value)):
+            number = None
+        else:
+            number = int(value)
+        if number is None:
+            assert (found, is_bad) == (None, True)
+        elif -(2**63) <= number < 2**63:
+            assert (found, is_bad) == (number, False)
+        else:
+            assert found < 0
+            assert not is_bad
+
+
+def test_hexadecimal_and_others_are_no_whole_numbers():
+    texts = ["12", "0x1F", "1.0", "+1", " 1", "1e3", "٣", "-0", "007"]
+    reading = read_whole_numbers(pa.array(texts))
+    assert reading.values.to_pylist() == [12, None, None, None, None, None, None, 0, 7]
+    with pytest.raises(DataError, match="expected whole numbers, found date32"):
+        read_whole_numbers(pa.array([1], pa.date32()))

@@ -114,7 +114,9 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
             length[0], length[1] = 0, field.max_length
     return Inputs(
         sparse=torch.stack(sparse, 1) if sparse else torch.zeros(num_rows, 0, dtype=torch.int64),
-        dense=torch.randn(num_rows, len(schema.dense_fields), generator=generator),
+        dense=torch.randn(
+            num_rows, sum(field.value_dim for field in schema.dense_fields), generator=generator
+        ),
         sequence_ids=tuple(
             draw(field.vocabulary_size, num_rows, field.max_length)
             for field in schema.sequence_fields

@@ -3,6 +3,8 @@
 import numpy as np
 from torch import nn
 
+from deepfm.models.layers.dnn import Dice
+
 
 def array(tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
@@ -19,6 +21,10 @@ def mlp_layers(mlp) -> list[dict]:
             weights["batch_norm"] = [array(tensor) for tensor in tensors]
         elif isinstance(norm, nn.LayerNorm):
             weights["layer_norm"] = [array(norm.weight), array(norm.bias)]
+        for module in layer:
+            if isinstance(module, Dice):
+                tensors = (module.norm.running_mean, module.norm.running_var, module.alpha)
+                weights["dice"] = [array(tensor) for tensor in tensors]
         result.append(weights)
     return result
 
@@ -46,7 +52,7 @@ def embedding_weights(embedding) -> dict[str, np.ndarray]:
         if kind == "tables":
             weights[name] = array(tensor)
         elif kind == "dense_vectors":
-            weights[f"vector of {name}"] = array(tensor)[0]
+            weights[f"vectors of {name}"] = array(tensor)
         elif kind == "projections":
             weights[f"projection of {name}"] = array(tensor)
         else:

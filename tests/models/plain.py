@@ -13,7 +13,7 @@ class PlainEmbedding(nn.Module):
     def __init__(self, layer: FeatureEmbedding) -> None:
         super().__init__()
         self.fields = layer.fields
-        self.total_dim, self.dense_tail_dim = layer.total_dim, layer.dense_tail_dim
+        self.total_dim, self.rest_dim = layer.total_dim, layer.rest_dim
         self.fm_embedding_dim = layer.fm_embedding_dim
         self.dense_first_order = layer.dense_first_order
         names = list(layer.tables.places)

@@ -1,4 +1,4 @@
-"""What every model owes, for each entry of `MODELS`."""
+"""What every model owes: each of `MODELS`, with and without groups and a final network."""
 
 from dataclasses import replace
 
@@ -16,9 +16,11 @@ from tests.models.conftest import changed, random_inputs
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
     """
-    _softmax _softmax_backward_data _to_copy _unique2 _unsafe_view add add_ amax arange bernoulli_
+    _softmax _softmax_backward_data _to_copy _unique2 _unsafe_view add add_ addmm alias amax arange
+    bernoulli_
     binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone detach div div_
-    embedding embedding_dense_backward empty empty_like eq expand index lt masked_fill mm mul
+    embedding embedding_dense_backward empty empty_like eq expand index leaky_relu
+    leaky_relu_backward lt masked_fill mm mul
     native_batch_norm native_batch_norm_backward native_layer_norm native_layer_norm_backward ne
     neg new_zeros ones_like permute pow relu select select_backward sigmoid slice
     slice_backward split_with_sizes squeeze stack sub sum t threshold_backward transpose unbind
@@ -28,9 +30,31 @@ ON_MPS = set(
 ON_CPU_ONLY = {"random_", "ge", "mul_", "relu_"}  # of the dropouts, which are torch's own elsewhere
 
 
-@pytest.fixture(params=MODELS)
+# Every field in one group at least, no group with all of them, and another order than the schema's.
+GROUPS = {
+    "wide": ("keys", "user", "items", "children", "type", "tags"),
+    "fm": ("item", "user", "training", "tags", "children"),
+    "deep": (
+        "distance", "locks", "items", "item", "type", "price", "keys", "age of user", "children",
+        "tags", "user",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(
+    params=[(name, kind) for kind in ("plain", "groups", "final") for name in MODELS],
+    ids=lambda param: "-".join(param),
+)
 def config(request, config):
-    return replace(config, model_name=request.param)
+    name, kind = request.param
+    config = replace(config, model_name=name)
+    if kind == "plain":
+        return config
+    config = changed(config, "feature", groups=GROUPS, wide_embedding_dim=4)
+    if kind == "groups":
+        return config
+    final = replace(config.dnn, hidden_units=(8,), activation="nn.LeakyReLU", use_batch_norm=False)
+    return replace(config, final=final, global_bias=False)
 
 
 @pytest.fixture
@@ -69,8 +93,9 @@ def test_every_parameter_gets_a_gradient(model, schema):
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     for field in (*schema.sparse_fields, *schema.sequence_fields):
-        if field.padding_idx is not None:
-            table = model.embedding.tables[field.embedding_name]
+        tables = model.embedding.tables
+        if field.padding_idx is not None and field.embedding_name in tables.places:
+            table = tables[field.embedding_name]
             assert not table.grad[field.padding_idx].any()
 
 
@@ -146,7 +171,7 @@ def test_the_bias_moves_every_logit(model, schema):
     inputs = random_inputs(schema, 4)
     before = model(inputs)
     with torch.no_grad():
-        model.bias += 2.0
+        (model.final[1].bias if model.bias is None else model.bias).add_(2.0)
     torch.testing.assert_close(model(inputs), before + 2.0)
 
 

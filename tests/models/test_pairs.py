@@ -109,7 +109,7 @@ def test_without_a_term_of_the_fm(schema, config, name, terms):
     check(build_model(schema, replace(config, model_name=name)), schema)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, "Dice", "nn.PReLU", "nn.ELU(alpha=0.5)"])
 @pytest.mark.parametrize("norm", [None, "batch", "layer"])
 def test_any_norm_and_activation(schema, config, activation, norm):
     schema = with_items(schema, ITEM_FIELDS)

@@ -1,16 +1,18 @@
 """Sparse optimizers against textbook updates in float64, and state by logical table."""
 
 import copy
+import re
 
 import pytest
 import torch
 
-from deepfm.config import SPARSE_OPTIMIZERS, config_from_dict
+from deepfm.config import OPTIMIZERS, SPARSE_OPTIMIZERS, config_from_dict
 from deepfm.errors import CheckpointError, ConfigError
 from deepfm.models import build_model
 from deepfm.training.optimizers import (
     SPARSE_OPTIMIZER_CLASSES,
     LazyAdam,
+    assign_optimizers,
     build_optimizers,
     load_optimizer_state,
     optimizer_state,
@@ -28,7 +30,7 @@ def make(schema, sparse="lazy_adam", dtype=torch.float64, **sections):
         "training": {"sparse_optimizer": sparse, "lr": 0.01},
     }
     for section, values in sections.items():
-        raw[section] |= values
+        raw[section] = raw[section] | values
     config = config_from_dict(raw)
     model = build_model(schema, config).to(dtype)
     return model, config.training, build_optimizers(model, config.training)
@@ -57,16 +59,17 @@ def sparse_steps(model, optimizer, inputs_of_steps, clip=None):
 class Textbook:
     """Each rule as its paper writes it, on the touched rows of one logical table at a time."""
 
-    def __init__(self, name, lr):
+    def __init__(self, name, lr, *, start=0.0, limit=float("inf")):
         self.name, self.lr, self.step, self.state = name, lr, 0, {}
+        self.start, self.limit = start, limit
 
     def update(self, table, weight, gradient, rows):
         for row in rows.tolist():
-            g, key = gradient[row], (table, row)
+            g, key = gradient[row].clamp(-self.limit, self.limit), (table, row)
             if self.name == "lazy_sgd":
                 weight[row] -= self.lr * g
             elif self.name == "adagrad":
-                self.state[key] = self.state.get(key, 0) + g**2
+                self.state[key] = self.state.get(key, self.start) + g**2
                 weight[row] -= self.lr * g / (self.state[key] ** 0.5 + 1e-10)
             elif self.name == "rowwise_adagrad":
                 self.state[key] = self.state.get(key, 0) + (g**2).mean()
@@ -80,16 +83,23 @@ class Textbook:
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("name", SPARSE_OPTIMIZER_CLASSES)
-def test_steps_equal_the_textbook(schema, name, clip):
+@pytest.mark.parametrize(
+    ("name", "options", "hand"),
+    [
+        *((name, {}, {}) for name in SPARSE_OPTIMIZER_CLASSES),
+        *((name, {"max_gradient": 0.02}, {"limit": 0.02}) for name in SPARSE_OPTIMIZER_CLASSES),
+        ("adagrad", {"initial_accumulator_value": 0.3}, {"start": 0.3}),
+    ],
+)
+def test_steps_equal_the_textbook(schema, name, options, hand, clip):
     """Ids repeat within a batch and between batches; padding, sequences, L2, clipping."""
-    model, _, (_, optimizer) = make(schema, name)
+    model, _, (_, optimizer) = make(schema, {"name": name, **options})
     plain = copy.deepcopy(model)
     plain.embedding = PlainEmbedding(plain.embedding)
     inputs_of_steps = list(batches(schema, 5))
     sparse_steps(model, optimizer, inputs_of_steps, clip)
 
-    textbook = Textbook(name, 0.01)
+    textbook, largest = Textbook(name, 0.01, **hand), 0.0
     tables = plain.embedding.tables
     for inputs in inputs_of_steps:
         tables.zero_grad()
@@ -102,9 +112,202 @@ def test_steps_equal_the_textbook(schema, name, clip):
         with torch.no_grad():
             for field, rows in touched.items():
                 for table in (field, f"{field}_wide"):
+                    largest = max(largest, tables[table].grad.abs().max().item())
                     textbook.update(table, tables[table], tables[table].grad, rows)
+    assert largest > options.get("max_gradient", 0)  # else nothing is seen of it
     for table in model.embedding.tables.places:
         torch.testing.assert_close(model.embedding.tables[table], tables[table].detach(), msg=table)
+
+
+def by_hand(name, weight, gradients, *, lr, **options):
+    """A weight after steps with the given gradients, each rule written out number by number."""
+    o = dict(OPTIMIZERS[name]) | options
+    found = []
+    for w, series in zip(weight.flatten().tolist(), zip(*gradients, strict=True), strict=True):
+        m = v = v_max = buffer = 0.0
+        total = o.get("initial_accumulator_value", 0.0)
+        for t, g in enumerate(series, start=1):
+            decay = o["weight_decay"]
+            if name == "adamw":
+                w -= lr * decay * w
+            else:
+                g += decay * w
+            if name == "sgd":
+                buffer = g if t == 1 else o["momentum"] * buffer + (1 - o["dampening"]) * g
+                moving = g + o["momentum"] * buffer if o["nesterov"] else buffer
+                w -= lr * (moving if o["momentum"] else g)
+            elif name == "adagrad":
+                total += g * g
+                w -= lr * g / (total**0.5 + o["eps"])
+            else:
+                one, two = o["betas"]
+                m, v = one * m + (1 - one) * g, two * v + (1 - two) * g * g
+                v_max = max(v_max, v)
+                second = (v_max if o["amsgrad"] else v) / (1 - two**t)
+                w -= lr * m / (1 - one**t) / (second**0.5 + o["eps"])
+        found.append(w)
+    return torch.tensor(found, dtype=torch.float64).view_as(weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sgd", {}),
+        ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+        ("sgd", {"momentum": 0.9, "dampening": 0.3}),
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("adagrad", {}),
+        ("adagrad", {"initial_accumulator_value": 0.5, "eps": 0.1, "weight_decay": 0.1}),
+        ("adam", {}),
+        ("adam", {"betas": [0.8, 0.9], "eps": 0.01, "weight_decay": 0.1, "amsgrad": True}),
+        ("adamw", {}),
+        ("adamw", {"weight_decay": 0.3, "amsgrad": True, "betas": [0.5, 0.6]}),
+    ],
+)
+def test_dense_steps_equal_updates_by_hand(schema, name, options):
+    model, _, (optimizer,) = make(
+        schema, None, training={"optimizer": {"name": name, "lr": 0.05, **options}}
+    )
+    generator = torch.Generator().manual_seed(0)
+    parameters = optimizer.param_groups[0]["params"]
+    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
+    before = [parameter.detach().clone() for parameter in parameters]
+    gradients = [[] for _ in parameters]
+    for step in range(6):
+        for parameter, series in zip(parameters, gradients, strict=True):
+            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.grad = draw * 0.5**step
+            series.append(parameter.grad.flatten().tolist())
+        optimizer.step()
+    for parameter, start, series in zip(parameters, before, gradients, strict=True):
+        expected = by_hand(name, start, series, lr=0.05, **options)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_what_torch_refuses_names_the_key(schema):
+    with pytest.raises(ConfigError, match=r"^training\.optimizer: sgd: Nesterov"):
+        make(schema, training={"optimizer": {"name": "sgd", "nesterov": True}})
+
+
+def part(pattern, lr=0.5, **extra):
+    return {"pattern": pattern, "optimizer": {"name": "sgd", "lr": lr}, **extra}
+
+
+def test_parts_have_optimizers_of_their_own_and_the_first_match_wins(schema):
+    model, config, _ = make(
+        schema,
+        training={
+            "part_optimizers": [
+                part(r"dnn\.0\.layers\.0\.0\.weight", 0.1, scheduler="none"),
+                part(r"dnn.*", 0.2),
+                part(r"dnn\.1.*", 0.3),  # all taken by the one before
+                part(r"embedding\.dense_vectors\.training\.weight", 0.4),
+            ],
+            "scheduler": "cosine",
+        },
+    )
+    names = {id(weight): name for name, weight in model.state_dict(keep_vars=True).items()}
+    found = assign_optimizers(model, config)
+    lists = [[names.get(id(p)) for p in a.optimizer.param_groups[0]["params"]] for a in found]
+    assert [a.role for a in found] == [
+        "dense",
+        "tables",
+        *(config.part_optimizers[k].pattern for k in (0, 1, 3)),
+    ]
+    assert [a.optimizer.param_groups[0]["lr"] for a in found] == [0.01, 0.01, 0.1, 0.2, 0.4]
+    assert [a.scheduler["name"] for a in found] == ["cosine", "cosine", "none", "cosine", "cosine"]
+    assert lists[2] == ["dnn.0.layers.0.0.weight"]
+    assert set(lists[3]) == {n for n in names.values() if n.startswith("dnn.")} - {*lists[2]} - {
+        n for n in names.values() if "running" in n or "num_batches" in n
+    }
+    assert lists[4] == ["embedding.dense_vectors.training.weight"]
+    everything = {p for a in found for p in map(id, a.optimizer.param_groups[0]["params"])}
+    assert everything == {id(p) for p in model.parameters()}
+    assert sum(len(a.optimizer.param_groups[0]["params"]) for a in found) == len(everything)
+
+
+@pytest.mark.parametrize("final", [None, {"hidden_units": [3], "use_batch_norm": False}])
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        (r"model\.deep_mlp\..*", 3),  # linear without bias, and the norm's two
+        (r"model\.final_mlp\.mlp\.0\.perceptron\.0\.(weight|bias)", 2),
+        (r"group_variational_dropouts\..*\.feature_p", 3),
+        (r"deep_mlp\.mlp\.0\.perceptron\.0\.weight", 1),
+        (r"model\.deep_mlp\.mlp\.\d+\.perceptron\.1\.(weight|bias)", 2),
+        (r"(model\.)?output_mlp\..*", 1),
+        (r"model\.cin\.cin_layers\.\d\.weight", 2),
+    ],
+)
+def test_names_of_the_format_match_too(schema, pattern, count, final):
+    if "final" in pattern and final is None:
+        return
+    config = config_from_dict(
+        {
+            "model_name": "xdeepfm",
+            "dnn": {"hidden_units": [8]},
+            "final": final,
+            "feature": {"variational_dropout": 0.1},
+            "training": {"part_optimizers": [part(pattern)]},
+        }
+    )
+    model = build_model(schema, config)
+    _, one = assign_optimizers(model, config.training)
+    assert len(one.optimizer.param_groups[0]["params"]) == count
+
+
+def test_tables_are_no_part(schema):
+    model, config, _ = make(schema, training={"part_optimizers": [part(".*")]})
+    tables, everything = assign_optimizers(model, config)
+    assert (tables.role, everything.role) == ("tables", ".*")
+    held = {id(p) for p in everything.optimizer.param_groups[0]["params"]}
+    assert held.isdisjoint(map(id, model.embedding.tables.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("dnn", "'dnn' matches no whole name of a dense parameter; near ones: dnn.0.layers.0.0"),
+        ("deep_mlp.weight", "near ones: dnn.0.layers.0.0.weight, dnn"),
+        ("embedding.tables.*", "near ones: embedding.dense"),
+        ("qqq", "known: "),
+    ],
+)
+def test_a_pattern_that_matches_nothing_shows_near_names(schema, pattern, message):
+    with pytest.raises(ConfigError, match=rf"^training\.part_optimizers: .*{re.escape(message)}"):
+        make(schema, training={"part_optimizers": [part(pattern)]})
+
+
+def test_a_pattern_that_is_no_regex_is_refused():
+    with pytest.raises(ConfigError, match=r"^training\.part_optimizers\.pattern: '\(' is no"):
+        config_from_dict({"training": {"part_optimizers": [part("(")]}})
+    with pytest.raises(ConfigError, match=r"part_optimizers\.optimizer: unknown optimizer 'sg'"):
+        config_from_dict({"training": {"part_optimizers": [{"pattern": ".*", "optimizer": "sg"}]}})
+
+
+def test_a_schedule_for_tables_needs_an_optimizer_for_them(schema):
+    with pytest.raises(ConfigError, match=r"^training\.sparse_scheduler: .*sparse_optimizer"):
+        make(schema, None, training={"sparse_scheduler": "cosine"})
+
+
+def test_parameters_that_are_not_trained_have_no_optimizer(schema):
+    model, config, _ = make(schema)
+    frozen = {id(p) for p in [model.bias, *model.embedding.tables.parameters()][:2]}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) not in frozen)
+    dense, tables = assign_optimizers(model, config)
+    held = {id(p) for a in (dense, tables) for p in a.optimizer.param_groups[0]["params"]}
+    assert held == {id(p) for p in model.parameters()} - frozen
+    state = optimizer_state(tables.optimizer, model)
+    load_optimizer_state(tables.optimizer, model, state)
+
+
+def test_a_state_of_an_earlier_release_gets_the_options_that_it_lacks(schema):
+    model, _, (_, optimizer) = make(schema, {"name": "adagrad", "max_gradient": 0.5})
+    saved = optimizer_state(optimizer, model)
+    del saved["param_groups"][0]["max_gradient"]
+    load_optimizer_state(optimizer, model, saved)
+    assert optimizer.param_groups[0]["max_gradient"] == 0.5
 
 
 def test_lazy_adam_on_rows_that_every_step_touches_is_adam(schema):
@@ -261,7 +464,7 @@ def test_what_the_storage_cannot_do_is_refused(schema, monkeypatch):
     can = model.embedding.tables.capabilities
     for less, message in (
         ({"optimizers": ("adagrad",)}, "updated by adagrad only"),
-        ({"global_clipping": False}, r"training\.gradient_clip_norm"),
+        ({"global_clipping": False}, r"training\.gradient_clip_scope: dense"),
     ):
         monkeypatch.setattr(type(model.embedding.tables), "capabilities", can._replace(**less))
         with pytest.raises(

@@ -14,20 +14,23 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
-from deepfm.training.trainer import Interrupted, Trainer, TrainingState, weighted_loss
+from deepfm.training.losses import weighted_loss
+from deepfm.training.trainer import Interrupted, Trainer, TrainingState
 from deepfm.utils.seeding import derive_seed
 from tests.models.plain import PlainEmbedding
 
 
-def make(data, **training):
+def make(data, evaluation=None, **training):
     config = config_from_dict(
         {
             "dnn": {"hidden_units": [8], "dropout": 0.3},
             "feature": {"embedding_l2_reg": 0.01},
             "training": {"epochs": 3, "batch_size": 200, "metric": "ndcg@10"} | training,
+            "evaluation": evaluation or {},
         }
     )
-    return build_model(data.encoders.schema, config), Trainer(config.training, seed=5)
+    trainer = Trainer(config.training, config.evaluation, seed=5)
+    return build_model(data.encoders.schema, config), trainer
 
 
 def same_weights(one, other) -> bool:
@@ -41,30 +44,51 @@ def comparable(history):
 DENSE = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
+@pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("optimizer", DENSE)
-def test_steps_equal_a_plain_loop(tiny_data, optimizer):
+def test_steps_equal_a_plain_loop(tiny_data, optimizer, every):
     """Loss, L2, clipping and update, step by step, in the order that the seed gives."""
-    model, trainer = make(tiny_data, epochs=1, optimizer=optimizer, gradient_clip_norm=0.05)
+    model, trainer = make(
+        tiny_data,
+        epochs=1,
+        optimizer=optimizer,
+        gradient_clip_norm=0.05,
+        gradient_accumulation_steps=every,
+    )
     plain = with_plain_tables(model)
     update = DENSE[optimizer](plain.parameters(), lr=1e-3)
-    plain_epoch(plain, tiny_data, [update])
+    plain_epoch(plain, tiny_data, [update], every=every)
     trainer.fit(model, tiny_data.train, tiny_data.valid)
     expected = plain.state_dict()
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(weight, expected[name], msg=name, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("every", "sparse_update"), [(1, "step"), (4, "step"), (4, "backward")])
 @pytest.mark.parametrize("optimizer", ["lazy_sgd", "adagrad"])
-def test_steps_of_an_exact_sparse_optimizer_equal_a_plain_loop(tiny_data, optimizer):
+def test_steps_of_an_exact_sparse_optimizer_equal_a_plain_loop(
+    tiny_data, optimizer, every, sparse_update
+):
     """These two need no rows but the touched ones, so the dense update is their textbook."""
-    options = {"name": optimizer, "lr": 0.05}
-    model, trainer = make(tiny_data, epochs=1, sparse_optimizer=options, gradient_clip_norm=0.05)
+    model, trainer = make(
+        tiny_data,
+        epochs=1,
+        sparse_optimizer={"name": optimizer, "lr": 0.05},
+        gradient_clip_norm=0.05,
+        gradient_clip_scope="all" if sparse_update == "step" else "dense",
+        gradient_accumulation_steps=every,
+        sparse_update=sparse_update,
+    )
     plain = with_plain_tables(model)
     tables = list(plain.embedding.tables.parameters())
     others = [p for p in plain.parameters() if not any(p is table for table in tables)]
     classes = {"lazy_sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}
-    updates = [torch.optim.Adam(others, lr=1e-3), classes[optimizer](tables, lr=0.05)]
-    plain_epoch(plain, tiny_data, updates)
+    updates = [torch.optim.Adam(others, lr=1e-3)]
+    at_once = classes[optimizer](tables, lr=0.05)
+    if sparse_update == "step":
+        plain_epoch(plain, tiny_data, [*updates, at_once], every=every)
+    else:
+        plain_epoch(plain, tiny_data, updates, every=every, at_once=at_once, clipped=others)
     trainer.fit(model, tiny_data.train, tiny_data.valid)
     expected = plain.state_dict()
     for name, weight in model.state_dict().items():
@@ -78,15 +102,23 @@ def with_plain_tables(model):
     return plain
 
 
-def plain_epoch(plain, data, optimizers) -> None:
+def plain_epoch(plain, data, optimizers, *, every=1, at_once=None, clipped=None) -> None:
+    """11 batches; with `every` 4, three steps, the last one of three batches."""
     epoch = data.train.epoch(200, seed=5, epoch=0)
+    assert len(epoch) == 11
     with torch.random.fork_rng():
-        for step, (inputs, label, _) in enumerate(epoch.batches()):
+        for step, (inputs, label, *_) in enumerate(epoch.batches()):
             torch.manual_seed(derive_seed(5, "dropout", 0, step))
             loss = binary_cross_entropy_with_logits(plain(inputs), label)
-            plain.zero_grad()
-            (loss + plain.embedding.l2_reg(*inputs, rate=0.01)).backward()
-            torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.05)
+            if step % every == 0:
+                plain.zero_grad()
+            ((loss + plain.embedding.l2_reg(*inputs, rate=0.01)) / every).backward()
+            if at_once is not None:
+                at_once.step()
+                at_once.zero_grad()
+            if step % every < every - 1 and step < 10:
+                continue
+            torch.nn.utils.clip_grad_norm_(clipped or plain.parameters(), 0.05)
             for optimizer in optimizers:
                 optimizer.step()
 
@@ -154,6 +186,21 @@ def test_a_sparse_optimizer_takes_the_tables_and_only_them(tiny_data, optimizer)
     trainer.fit(model, tiny_data.train, tiny_data.valid)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name]) == name.startswith("embedding.tables."), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lazy_adam", "adagrad", "sgd"])
+def test_tables_that_are_not_trained_stay_as_they_are(tiny_data, optimizer):
+    """Whatever reaches for them: the gradient, L2, weight decay; the others move."""
+    schema = tiny_data.encoders.schema.with_fields({"age": {"trainable": False}})
+    extra = {"optimizer": "adamw"} if optimizer == "adamw" else {"sparse_optimizer": optimizer}
+    model, trainer = make(tiny_data, epochs=1, ema_decay=0.5, **extra)
+    model = build_model(schema, model.config)
+    before = copy.deepcopy(model.state_dict())
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    for table in model.embedding.tables.places:
+        name = f"embedding.tables.{table}.weight"
+        frozen = table in ("age", "age_wide")
+        assert torch.equal(model.state_dict()[name], before[name]) == frozen, table
 
 
 def test_two_runs_are_equal_bit_by_bit_and_another_seed_is_not(tiny_data):
@@ -283,6 +330,10 @@ def stopped_and_resumed(data, stop_at: int, **training):
     return fresh.state_dict(), comparable(state.history)
 
 
+SCHEDULE = {"name": "exponential", "decay_size": 4, "warmup_size": 5, "warmup_lr": 1e-4}
+ACCUMULATED = {"gradient_accumulation_steps": 3, "gradient_clip_scope": "dense"}
+
+
 @pytest.mark.parametrize("stop_at", [1, 4, 11, 12, 13, 30])
 @pytest.mark.parametrize(
     "extra",
@@ -291,14 +342,286 @@ def stopped_and_resumed(data, stop_at: int, **training):
         {"sparse_optimizer": "sgd", "scheduler": "cosine"},
         {"sparse_optimizer": "lazy_adam"},
         {"sparse_optimizer": "rowwise_adagrad"},
+        {"scheduler": SCHEDULE, "ema_decay": 0.9, "shuffle": False, "drop_last": True},
+        {**ACCUMULATED, "sparse_optimizer": "lazy_adam", "ema_decay": 0.8},
+        {
+            **ACCUMULATED,
+            "sparse_optimizer": "adagrad",
+            "sparse_update": "backward",
+            "scheduler": SCHEDULE | {"name": "exponential", "by_epoch": True, "warmup_size": 1},
+            "sparse_scheduler": {"name": "cosine_restarts", "t_0": 7},
+            "part_optimizers": [
+                {
+                    "pattern": "dnn.*",
+                    "optimizer": {"name": "adamw", "amsgrad": True},
+                    "scheduler": {"name": "manual_step", "sizes": [9, 20], "lrs": [0.02, 0.01]},
+                },
+            ],
+        },
+        {**ACCUMULATED, "max_steps": 29, "keep": "last", "ema_decay": 0.5},
+        {
+            "evaluate_every_steps": 4, "lr": 0.05, "metric": "logloss", "ema_decay": 0.3,
+            "early_stopping_patience": None, "sparse_optimizer": "adagrad",
+            "metrics": [{"name": "auc", "decay_step": 3}, {"name": "accuracy", "decay_step": 5}],
+            "losses": ["binary_cross_entropy", "binary_focal"],
+        },
+        {**ACCUMULATED, "evaluate_every_steps": 2, "lr": 0.05, "optimizer": "adagrad"},
     ],
-)
+)  # fmt: skip
 def test_a_resumed_run_ends_bit_by_bit_like_an_uninterrupted_one(tiny_data, stop_at, extra):
     model, trainer = make(tiny_data, **extra)
     state = trainer.fit(model, tiny_data.train, tiny_data.valid)
     weights, history = stopped_and_resumed(tiny_data, stop_at, **extra)
     assert history == comparable(state.history)
     assert same_weights(weights, model.state_dict())
+
+
+def test_a_run_killed_after_a_checkpoint_ends_like_an_uninterrupted_one(tiny_data):
+    """Without a word: from whatever was saved last, inside an accumulation or not."""
+    training = {
+        **ACCUMULATED,
+        "sparse_optimizer": "adagrad",
+        "scheduler": SCHEDULE,
+        "ema_decay": 0.7,
+        "evaluate_every_steps": 5,
+        "checkpoint_every_steps": 4,
+        "metric": "logloss",
+        "lr": 0.05,
+    }
+    saved = []
+    model, trainer = make(tiny_data, **training)
+    state = trainer.fit(
+        model,
+        tiny_data.train,
+        tiny_data.valid,
+        save=lambda state, is_best: saved.append(copy.deepcopy(vars(state))),
+    )
+    assert len(saved) > 8
+    for one in saved:
+        assert one["step"] % 3 == 0 or one["step"] == 11
+        fresh, trainer = make(tiny_data, **training)
+        resumed = trainer.fit(
+            fresh, tiny_data.train, tiny_data.valid, state=TrainingState(**copy.deepcopy(one))
+        )
+        assert comparable(resumed.history) == comparable(state.history)
+        assert (resumed.best_value, resumed.best_step) == (state.best_value, state.best_step)
+        assert same_weights(fresh.state_dict(), model.state_dict())
+
+
+def test_a_stop_waits_for_the_update(tiny_data):
+    model, trainer = make(tiny_data, gradient_accumulation_steps=4)
+    places, count = [], itertools.count(1)
+    with pytest.raises(Interrupted):
+        trainer.fit(
+            model,
+            tiny_data.train,
+            tiny_data.valid,
+            save=lambda state, is_best: places.append((state.epoch, state.step)),
+            should_stop=lambda: int(next(count) == 9),
+        )
+    assert places == [(0, 11)]  # 8 + 3, which are left over
+
+
+def test_a_run_ends_after_its_steps_and_the_epoch_counts(tiny_data):
+    model, trainer = make(tiny_data, epochs=9, max_steps=14, log_every_steps=1)
+    lines = []
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines.append)
+    assert (state.epoch, state.step, state.total_steps) == (2, 0, 14)
+    assert [entry["epoch"] for entry in state.history] == [1, 2]
+    assert sum(line.startswith("step ") for line in lines) == 14
+    longer = Trainer(dataclasses.replace(trainer.config, max_steps=11), seed=5)
+    state = longer.fit(build_model(model.schema, model.config), tiny_data.train, tiny_data.valid)
+    assert (state.epoch, state.total_steps) == (1, 11)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_the_last_weights_are_kept_where_that_is_asked(tiny_data, ema_decay):
+    settings = {"epochs": 4, "lr": 0.05, "metric": "logloss", "ema_decay": ema_decay}
+    model, trainer = make(tiny_data, keep="last", **settings)
+    calls = []
+    state = trainer.fit(
+        model,
+        tiny_data.train,
+        tiny_data.valid,
+        save=lambda state, is_best: calls.append((is_best, copy.deepcopy(state))),
+    )
+    assert state.best_epoch < 4  # else nothing is seen
+    assert [is_best for is_best, _ in calls] == [True] * 4
+    assert same_weights(model.state_dict(), calls[-1][1].best_model)
+    assert same_weights(model.state_dict(), calls[-1][1].model) == (ema_decay is None)
+    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)["logloss"]
+    assert again == state.history[-1]["logloss"]
+    best, trainer = make(tiny_data, **settings)
+    other = trainer.fit(best, tiny_data.train, tiny_data.valid)
+    assert comparable(other.history) == comparable(state.history)
+    assert not same_weights(best.state_dict(), model.state_dict())
+
+
+def test_without_patience_nothing_stalls(tiny_data):
+    model, trainer = make(tiny_data, epochs=8, lr=1e-12, early_stopping_patience=None)
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert len(state.history) == 8
+    assert state.stale_epochs > 5
+
+
+def test_evaluations_within_an_epoch_are_candidates_for_the_best(tiny_data):
+    model, trainer = make(tiny_data, epochs=4, lr=0.05, metric="logloss", evaluate_every_steps=4)
+    lines, saved = [], []
+    state = trainer.fit(
+        model,
+        tiny_data.train,
+        tiny_data.valid,
+        log=lines.append,
+        save=lambda state, is_best: saved.append((is_best, state.total_steps)),
+    )
+    found = [item for entry in state.history for item in entry["evaluations"]]
+    assert [item["step"] for item in found] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+    ends = [(11 * entry["epoch"], entry["logloss"]) for entry in state.history]
+    values = dict([*((item["step"], item["logloss"]) for item in found), *ends])
+    assert state.best_value == min(values.values())
+    assert values[state.best_step] == state.best_value
+    assert state.best_step % 11  # else nothing is seen
+    assert state.best_epoch == state.best_step // 11 + 1
+    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)["logloss"]
+    assert again == state.best_value
+    best_so_far = [step for step in sorted(values) if values[step] == min(
+        value for other, value in values.items() if other <= step
+    )]  # fmt: skip
+    assert [step for is_best, step in saved if is_best] == best_so_far
+    rows = f"in-training, all {len(tiny_data.valid):,} rows"
+    inside = [line for line in lines if line.startswith("step ")]
+    assert len(inside) == 10
+    assert all(line.endswith(rows) for line in inside)
+    assert sum(" (best)" in line for line in lines) == len(best_so_far)
+    plain, trainer = make(tiny_data, epochs=4, lr=0.05, metric="logloss")
+    ends = [entry["logloss"] for entry in state.history]
+    state = trainer.fit(plain, tiny_data.train, tiny_data.valid)
+    assert [entry["logloss"] for entry in state.history] == ends  # training does not notice them
+
+
+def test_evaluations_in_training_may_see_the_first_rows_only(tiny_data):
+    model, trainer = make(
+        tiny_data,
+        {"batch_size": 8, "max_batches": 3},
+        epochs=2,
+        metric="auc",
+        evaluate_every_steps=5,
+    )
+    lines = []
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines.append)
+    assert len(lines) == 6
+    assert all("in-training, first 24 rows" in line for line in lines)
+    first = TabularDataset(
+        tiny_data.valid.schema,
+        tiny_data.valid.inputs.select(slice(0, 24)),
+        tiny_data.valid.label[:24],
+    )
+    assert evaluate_metric(model, first, "auc", batch_size=99)["auc"] == state.best_value
+    ones = torch.argsort(tiny_data.valid.label, descending=True)
+    sorted_rows = type(first)(
+        first.schema, tiny_data.valid.inputs.select(ones), first.label.new_ones(len(ones))
+    )
+    sorted_rows.label[24:] = 0
+    with pytest.raises(ConfigError, match="holds one class only"):
+        trainer.fit(model, tiny_data.train, sorted_rows)
+
+
+def test_log_lines_tell_step_losses_and_rates(tiny_data):
+    lines = {}
+    for every in (1, 4):
+        model, trainer = make(
+            tiny_data,
+            epochs=1,
+            log_every_steps=every,
+            lr=0.01,
+            scheduler={"name": "exponential", "decay_size": 1, "decay_factor": 0.5},
+            sparse_optimizer={"name": "adagrad", "lr": 0.5},
+            sparse_scheduler="none",
+        )
+        lines[every] = []
+        state = trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines[every].append)
+    assert [line.split("  ")[0] for line in lines[4]] == ["step 4", "step 8", "epoch 1/1"]
+    assert "lr 0.00125 (dense), 0.5 (tables)" in lines[4][0]  # of step 4 itself: 0.01 / 2^3
+    assert state.history[0]["lr"] == 0.01 / 2**10
+    assert state.history[0]["sparse_lr"] == 0.5
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines[1][:8]]
+    means = [float(line.split("loss ")[1].split()[0]) for line in lines[4][:2]]
+    assert means == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4], abs=1e-4)
+
+
+def test_metrics_of_the_training_batches_and_each_loss_are_shown(tiny_data):
+    losses = ["binary_cross_entropy", {"name": "binary_focal", "gamma": 0.0}]
+    metric = {"name": "accuracy", "decay_step": 4}
+    model, trainer = make(
+        tiny_data, epochs=1, metric="auc", losses=losses, metrics=metric, log_every_steps=4
+    )
+    lines = []
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines.append)
+    total, cross_entropy, focal = (
+        float(
+            lines[0].replace("(", " ").split(f"{name} ")[1].split(")")[0].split(",")[0].split()[0]
+        )
+        for name in ("loss", "binary_cross_entropy", "binary_focal")
+    )
+    assert total == pytest.approx(cross_entropy + focal, abs=2e-4)
+    assert focal == pytest.approx(cross_entropy / 2, abs=1e-4)  # gamma 0, alpha 1/2
+    assert "  train accuracy 0." in lines[0]
+    assert 0 < state.history[0]["train_accuracy"] < 1
+    shown = float(lines[-1].split("loss ")[1].split()[0])
+    assert state.history[0]["train_loss"] == pytest.approx(shown, abs=1e-4)
+    assert shown > 1.2 * cross_entropy  # the sum, not one of them
+
+
+def test_the_model_is_validated_and_kept_with_its_average_and_trained_without(tiny_data):
+    """The averages by hand from the weights after each step; batch norm's statistics stay."""
+    settings = {"epochs": 2, "lr": 0.05, "metric": "logloss", "checkpoint_every_steps": 1}
+    plain, trainer = make(tiny_data, **settings)
+    weights = []
+    trainer.fit(
+        plain,
+        tiny_data.train,
+        tiny_data.valid,
+        save=lambda state, is_best: weights.append(copy.deepcopy(state.model)),
+    )
+    model, trainer = make(tiny_data, **settings, ema_decay=0.9, keep="last")
+    saved = []
+    state = trainer.fit(
+        model,
+        tiny_data.train,
+        tiny_data.valid,
+        save=lambda state, is_best: saved.append(copy.deepcopy(state)),
+    )
+    assert len(saved) == len(weights) == 24  # each step, and the end of each epoch
+    assert all(same_weights(s.model, w) for s, w in zip(saved, weights, strict=True))
+    steps = weights[:11] + weights[12:23]
+    averaged = {
+        name for name, _ in plain.named_parameters() if not name.startswith("embedding.")
+    } | {
+        name
+        for name in plain.state_dict()
+        if name.startswith("embedding.") and ".tables." not in name
+    }
+    expected = dict(steps[-1])
+    for name in averaged:
+        value = steps[0][name].double()
+        for step in steps[1:]:
+            value = 0.9 * value + 0.1 * step[name].double()
+        expected[name] = value.float()
+    assert "dnn.0.layers.0.1.running_mean" in expected.keys() - averaged
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name, rtol=1e-4, atol=1e-6)
+    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)["logloss"]
+    assert state.history[-1]["logloss"] == again
+
+
+def test_an_epoch_in_file_order_and_of_whole_batches(tiny_data):
+    settings = {"epochs": 1, "shuffle": False, "drop_last": True, "keep": "last"}
+    model, trainer = make(tiny_data, **settings)
+    state = trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert state.total_steps == tiny_data.train.epoch(200, seed=5, epoch=0).num_rows // 200
+    trainer.config = dataclasses.replace(trainer.config, batch_size=10**6)
+    with pytest.raises(ConfigError, match=r"^training\.drop_last: .*fewer than batch_size"):
+        trainer.fit(model, tiny_data.train, tiny_data.valid)
 
 
 def test_checkpoints_come_every_few_steps_and_at_each_epochs_end(tiny_data):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepfm.models.layers.dnn import initialize_linear
+
 
 class CIN(nn.Module):
     r"""Compressed interaction network, (B, F, D) -> (B, output_dim).
@@ -15,7 +17,8 @@ class CIN(nn.Module):
         X^k_{h,d} = sum_i sum_j W^{k,h}_{i,j} X^{k-1}_{i,d} X^0_{j,d}        p^k_h = sum_d X^k_{h,d}
 
     X^0 are the field embeddings, so layer k holds interactions of order k + 1 and of no other
-    order: there is no activation and no bias. Dimensions are never mixed before the pooling.
+    order: there is no activation and, by default, no bias. Dimensions are never mixed before the
+    pooling.
 
     The weighted sum is the 1x1 convolution of the paper. It runs as one matrix product over
     B * D rows, with the outer product laid out as (B, D, H * F): it exists once, at
@@ -34,6 +37,9 @@ class CIN(nn.Module):
         num_fields: F.
         layer_sizes: Maps H of each layer.
         split_half: Whether maps are split between the next layer and the output.
+        bias: Whether each map has a bias. NOTE[DIFF]: The paper has none, the convolution of
+            TorchEasyRec has one; with it, layer k holds interactions of lower orders as well.
+        init: `xavier_uniform`, with biases of zero; or `torch`, what `nn.Linear` does by itself.
 
     Raises:
         ValueError: No layers, or one map that would have to be split; begins with the argument.
@@ -44,7 +50,13 @@ class CIN(nn.Module):
     """
 
     def __init__(
-        self, num_fields: int, layer_sizes: Sequence[int], *, split_half: bool = True
+        self,
+        num_fields: int,
+        layer_sizes: Sequence[int],
+        *,
+        split_half: bool = True,
+        bias: bool = False,
+        init: str = "xavier_uniform",
     ) -> None:
         super().__init__()
         if not layer_sizes:
@@ -57,14 +69,12 @@ class CIN(nn.Module):
         self.output_dim = sum(pooled) + last
         self._splits = list(zip(forwarded, pooled, strict=True)) if split_half else []
         self.layers = nn.ModuleList(
-            nn.Linear(maps * num_fields, size, bias=False)
+            nn.Linear(maps * num_fields, size, bias=bias)
             for maps, size in zip([num_fields, *forwarded], layer_sizes, strict=True)
         )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        for layer in self.layers:
-            nn.init.xavier_uniform_(layer.weight)
+        if init == "xavier_uniform":
+            for layer in self.layers:
+                initialize_linear(layer)
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
         x0 = maps = field_embeddings.transpose(1, 2)  # (B, D, F)

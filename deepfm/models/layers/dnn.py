@@ -1,5 +1,6 @@
-"""The fully connected network of every deep branch."""
+"""The fully connected network of every deep branch, and the activations that it knows."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_linear_bn_weights
+
+from deepfm.models.layers.options import check_arguments, parse_call
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -18,7 +21,37 @@ ACTIVATIONS = {
     "sigmoid": nn.Sigmoid,
     "none": nn.Identity,
 }
+# Activations of `torch.nn` that a text may name, with the arguments that they take. `inplace` may
+# be given and is left out: it changes no number, and the layer decides where it is safe.
+_TORCH_ACTIVATIONS: dict[str, dict[str, type]] = {
+    "CELU": {"alpha": float},
+    "ELU": {"alpha": float},
+    "GELU": {"approximate": str},
+    "Hardshrink": {"lambd": float},
+    "Hardsigmoid": {},
+    "Hardswish": {},
+    "Hardtanh": {"min_val": float, "max_val": float},
+    "Identity": {},
+    "LeakyReLU": {"negative_slope": float},
+    "LogSigmoid": {},
+    "Mish": {},
+    "PReLU": {"num_parameters": float, "init": float},
+    "RReLU": {"lower": float, "upper": float},
+    "ReLU": {},
+    "ReLU6": {},
+    "SELU": {},
+    "SiLU": {},
+    "Sigmoid": {},
+    "Softplus": {"beta": float, "threshold": float},
+    "Softshrink": {"lambd": float},
+    "Softsign": {},
+    "Tanh": {},
+    "Tanhshrink": {},
+    "Threshold": {"threshold": float, "value": float},
+}
+ACTIVATION_NAMES = (*ACTIVATIONS, *_TORCH_ACTIVATIONS, "Dice")
 NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+INITS = ("xavier_uniform", "torch")
 
 
 class Dropout(nn.Module):
@@ -103,12 +136,81 @@ class _ReLUDropout(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(gradient, y, 0).mul_(ctx.scale), None, None
 
 
+class Dice(nn.Module):
+    r"""Activation whose bend follows the data, (B, width) -> (B, width).
+
+    With p = sigmoid(batch norm(x)), the norm without weights of its own:
+
+        Dice(x) = p * x + (1 - p) * alpha * x
+
+    alpha is learned, one per unit, and begins at 0.
+
+    Source: G. Zhou et al., "Deep Interest Network", KDD 2018, arXiv:1706.06978, Eq. (3).
+
+    NOTE[DIFF]: The norm's eps is torch's 1e-5, as in TorchEasyRec; the paper has 1e-8.
+
+    Args:
+        width: Units.
+
+    Example:
+        >>> Dice(3).eval()(torch.zeros(2, 3)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, affine=False)
+        self.alpha = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = torch.sigmoid(self.norm(x))
+        return p * x + (1 - p) * self.alpha * x
+
+
+def activation_from(text: str, width: int) -> nn.Module:
+    """The activation of `width` units that a text names.
+
+    A key of `ACTIVATIONS`; a class of `torch.nn` with its arguments, as `nn.LeakyReLU` or
+    `LeakyReLU(negative_slope=0.1)`; `Dice`; or the empty text for none. The text is read, not
+    evaluated.
+
+    Raises:
+        ValueError: Begins with the argument's name, `activation`.
+
+    Example:
+        >>> activation_from("nn.ELU(alpha=0.5)", 4)
+        ELU(alpha=0.5)
+    """
+    text = text.strip() or "none"
+    if text in ACTIVATIONS:
+        return ACTIVATIONS[text]()
+    try:
+        name, arguments = parse_call(text)
+        name = name.removeprefix("nn.")
+        if name == "Dice":
+            check_arguments(name, arguments, {})
+            return Dice(width)
+        if name not in _TORCH_ACTIVATIONS:
+            raise ValueError(f"{text!r} is none of {', '.join(ACTIVATION_NAMES)}")
+        check_arguments(name, arguments, _TORCH_ACTIVATIONS[name] | {"inplace": bool})
+        arguments.pop("inplace", None)
+        if (shared := arguments.get("num_parameters", 1)) not in (1, width):
+            raise ValueError(f"num_parameters is 1 or the width of the layer, {width}, in {text!r}")
+        if "num_parameters" in arguments:
+            arguments["num_parameters"] = int(shared)
+        function = getattr(nn, name)(**arguments)
+        function(torch.empty(0, width))  # some arguments are looked at no earlier
+        return function
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"activation: {error}") from None
+
+
 class MLP(nn.Module):
     """Fully connected layers, (B, in_features) -> (B, output_dim).
 
     Each layer is Linear -> norm -> activation -> dropout, the last one too: a logit needs a
     `Linear` after it. With batch norm the linear map has no bias, because the norm subtracts it
-    again. Weights begin Xavier uniform, biases zero.
+    again.
 
     Source: S. Ioffe and C. Szegedy, "Batch Normalization", ICML 2015, arXiv:1502.03167, for the
     norm between the linear map and the activation.
@@ -116,13 +218,17 @@ class MLP(nn.Module):
     Args:
         in_features: Width of the input.
         hidden_units: Width of each layer; `output_dim` is the last.
-        activation: A key of `ACTIVATIONS`.
+        activation: As `activation_from` reads it.
         norm: `batch`, `layer` or None.
-        dropout: Probability that a unit is dropped in training.
+        dropout: Probability that a unit is dropped in training: of all layers, or of each.
+        bias: Whether the linear maps have a bias where there is no batch norm.
+        init: `xavier_uniform`, with biases of zero; or `torch`, what `nn.Linear` does by itself:
+            weights and biases uniform in ±1 / sqrt(in_features).
         return_hidden: Return the outputs of all layers as a list, first to last.
 
     Raises:
-        ValueError: No hidden units, or an unknown activation or norm; begins with the argument.
+        ValueError: No hidden units, dropout for another number of layers, or an unknown
+            activation, norm or init; begins with the argument.
 
     Example:
         >>> import torch
@@ -137,36 +243,42 @@ class MLP(nn.Module):
         *,
         activation: str = "relu",
         norm: str | None = None,
-        dropout: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
+        bias: bool = True,
+        init: str = "xavier_uniform",
         return_hidden: bool = False,
     ) -> None:
         super().__init__()
         if not hidden_units:
             raise ValueError("hidden_units: expected at least one layer")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation: {activation!r} is none of {', '.join(ACTIVATIONS)}")
         if norm not in (None, *NORMS):
             raise ValueError(f"norm: {norm!r} is none of {', '.join(NORMS)}")
+        if init not in INITS:
+            raise ValueError(f"init: {init!r} is none of {', '.join(INITS)}")
+        rates = [dropout] if isinstance(dropout, int | float) else list(dropout)
+        rates = rates * len(hidden_units) if len(rates) == 1 else rates
+        if len(rates) != len(hidden_units):
+            raise ValueError(
+                f"dropout: expected one number, or one per layer ({len(hidden_units)}), "
+                f"got {len(rates)}"
+            )
         self.output_dim = hidden_units[-1]
         self.return_hidden = return_hidden
         self.layers = nn.ModuleList()
-        for width in hidden_units:
-            layer = nn.Sequential(nn.Linear(in_features, width, bias=norm != "batch"))
+        for width, rate in zip(hidden_units, rates, strict=True):
+            layer = nn.Sequential(nn.Linear(in_features, width, bias=bias and norm != "batch"))
             if norm is not None:
                 layer.append(NORMS[norm](width))
-            if activation == "relu":
-                layer.append(ReLUDropout(dropout))
+            function = activation_from(activation, width)
+            if type(function) is nn.ReLU:
+                layer.append(ReLUDropout(rate))
             else:
-                layer.extend([ACTIVATIONS[activation](), Dropout(dropout)])
+                layer.extend([function, Dropout(rate)])
             self.layers.append(layer)
             in_features = width
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        for layer in self.layers:
-            nn.init.xavier_uniform_(layer[0].weight)
-            if layer[0].bias is not None:
-                nn.init.zeros_(layer[0].bias)
+        if init == "xavier_uniform":
+            for layer in self.layers:
+                initialize_linear(layer[0])
 
     def folded(self) -> list[nn.Sequential]:
         """The layers for evaluation only, on weights of their own: fewer passes over the numbers.
@@ -183,15 +295,17 @@ class MLP(nn.Module):
                 weight, bias = fuse_linear_bn_weights(
                     weight, bias, *statistics, norm.weight, norm.bias
                 )
+            elif bias is None:
+                bias = weight.new_zeros(len(weight))
             layer = nn.Sequential(_linear(weight, bias))
             for module in others:
                 if isinstance(module, ReLUDropout):
                     layer.append(nn.ReLU(inplace=True))
-                elif hasattr(module, "inplace"):
-                    layer.append(type(module)(inplace=True))
                 elif not isinstance(module, nn.BatchNorm1d | Dropout):
-                    layer.append(module)
-            layers.append(layer)
+                    layer.append(copy.deepcopy(module))
+                    if hasattr(module, "inplace"):
+                        layer[-1].inplace = True
+            layers.append(layer.eval())
         return layers
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -200,6 +314,13 @@ class MLP(nn.Module):
             x = layer(x)
             hidden.append(x)
         return hidden if self.return_hidden else x
+
+
+def initialize_linear(linear: nn.Linear) -> None:
+    """Xavier uniform weights and a bias of zero."""
+    nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

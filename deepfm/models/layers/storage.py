@@ -6,7 +6,7 @@ only logical tables are visible: `<name>`, and `<name>_wide` for the first-order
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,11 +15,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from deepfm.models.layers.options import check_arguments, parse_call
+
 # Up to this many table rows per lookup, ticking them off costs less than sorting the lookups: 5
 # times less with a tenth of a row per lookup, as much with 9 (measured on one core).
 _SMALL = 4
 
-INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)")
+# Functions of `torch.nn.init` that a text may name, with the arguments that they take.
+_KAIMING = {"a": float, "mode": str, "nonlinearity": str}
+_TORCH_INITIALIZERS: dict[str, dict[str, type]] = {
+    "nn.init.uniform_": {"a": float, "b": float},
+    "nn.init.normal_": {"mean": float, "std": float},
+    "nn.init.trunc_normal_": {"mean": float, "std": float, "a": float, "b": float},
+    "nn.init.constant_": {"val": float},
+    "nn.init.zeros_": {},
+    "nn.init.ones_": {},
+    "nn.init.xavier_uniform_": {"gain": float},
+    "nn.init.xavier_normal_": {"gain": float},
+    "nn.init.kaiming_uniform_": _KAIMING,
+    "nn.init.kaiming_normal_": _KAIMING,
+}
+INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)", *_TORCH_INITIALIZERS)
 
 
 class TableSpec(NamedTuple):
@@ -30,8 +46,10 @@ class TableSpec(NamedTuple):
         rows, dim: Shape of the table.
         padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
         combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
-        initializer: One of `INITIALIZERS`, with a number in the place of STD.
+        initializer: Of the table, as `initializer_from` reads it.
         table: Name of the table, which fields may share; None: the field's own name.
+        wide_initializer: Of the first-order weights; None: the same.
+        trainable: Whether training changes the table and its first-order weights.
     """
 
     name: str
@@ -41,6 +59,31 @@ class TableSpec(NamedTuple):
     combiner: str | None
     initializer: str
     table: str | None = None
+    wide_initializer: str | None = None
+    trainable: bool = True
+
+
+class Layout(NamedTuple):
+    """A physical table: what a row of it holds, and who reads it.
+
+    Attributes:
+        dim: Width of the embedding, which stands first; 0: there is none.
+        wide: Width of the first-order weights; 0: there are none.
+        trainable: Whether training changes it.
+        fields: Names of the fields that read its rows, all of each row.
+        null: The row of every id that means "nothing".
+    """
+
+    dim: int
+    wide: int
+    trainable: bool
+    fields: tuple[str, ...]
+    null: int
+
+    @property
+    def blocks(self) -> list[int]:
+        """Widths of the logical tables that share a row, in column order."""
+        return [width for width in (self.dim, self.wide) if width]
 
 
 class Place(NamedTuple):
@@ -68,14 +111,18 @@ class Capabilities(NamedTuple):
 class PackedTables(nn.Module):
     """Embedding tables, those of equal dim end to end in one parameter.
 
-    A row holds the embedding and, in one more column, the first-order weight, so that a batch
+    A row holds the embedding and, in further columns, the first-order weights, so that a batch
     costs one lookup per dim. Fields that name the same table read the same rows, and their
     gradients add up there. `state_dict` has an entry per logical table, `<name>.weight` and
     `<name>_wide.weight`, whatever the layout; `tables[name]` is a view of one.
 
-    Every id that means "nothing" (padding, or a position beyond the length of its sequence)
-    reads one null row per dim: the padding row of the first table that has one, otherwise an
-    extra row at the end.
+    A table that no field reads does not exist. Where some fields read the embedding only, or the
+    first-order weights only, the two lie in separate parameters: a row is touched by those alone
+    that read all of it. Tables that training does not change lie in parameters without gradient.
+
+    Every id that means "nothing" (padding, -1 in a table without, or a position beyond the length
+    of its sequence) reads one null row per parameter: the padding row of the first table that has
+    one, otherwise an extra row at the end.
 
     Gradients: by default autograd fills `.grad` of the parameters, so any optimizer works, at
     a cost that grows with the tables. In `compact_mode` a lookup reads a copy of the distinct
@@ -83,17 +130,22 @@ class PackedTables(nn.Module):
 
     Args:
         fields: What reads the tables. A table stands where its first field stands.
-        wide: Whether there are first-order weights.
+        wide: Width of the first-order weights of a row; 0: there are none.
+        embedded, first_order: Names of the fields that read embeddings, and first-order weights;
+            None: all.
 
     Attributes:
         capabilities: Of compact mode.
+        layouts: The physical tables, by the names of their parameters.
+        places: Where each logical table lies, by its name.
+        embedded: Names of those that hold embeddings.
 
     Raises:
         ValueError: Two fields disagree about the table that they share.
 
     Example:
         >>> tables = PackedTables(
-        ...     [TableSpec(name, 10, 4, 0, None, "uniform_rows") for name in "ab"], wide=True
+        ...     [TableSpec(name, 10, 4, 0, None, "uniform_rows") for name in "ab"], wide=1
         ... )
         >>> [tuple(parameter.shape) for parameter in tables.parameters()]
         [(20, 5)]
@@ -107,49 +159,76 @@ class PackedTables(nn.Module):
         table_l2=False,
     )
 
-    def __init__(self, fields: Sequence[TableSpec], *, wide: bool) -> None:
+    def __init__(
+        self,
+        fields: Sequence[TableSpec],
+        *,
+        wide: int,
+        embedded: Collection[str] | None = None,
+        first_order: Collection[str] | None = None,
+    ) -> None:
         super().__init__()
         self._specs = logical_tables(fields)
         self._table = {field.name: field.table or field.name for field in fields}
-        self._wide = wide
-        self._null: dict[int, int] = {}
         self._batches: list[CompactRows] | None = None  # a list in compact mode
-        places = {}
-        for dim in dict.fromkeys(spec.dim for spec in self._specs.values()):
-            parameter, start, offsets, padding = f"packed_{dim}", 0, {}, {}
-            for name, spec in self._specs.items():
-                if spec.dim != dim:
-                    continue
+        self._closed = 0  # entries of it that `close_batch` has given
+        self._starts: dict[tuple[str, str], int] = {}  # first rows, by parameter and sequence
+        kinds: dict[tuple[int, int, bool], dict[str, list[str]]] = {}  # tables, with their readers
+        for name, spec in self._specs.items():
+            readers = [field for field, table in self._table.items() if table == name]
+            deep = [field for field in readers if embedded is None or field in embedded]
+            linear = [field for field in readers if first_order is None or field in first_order]
+            linear = linear if wide else []
+            parts = [(spec.dim, wide, deep)]
+            if deep != linear:
+                parts = [(spec.dim, 0, deep), (0, wide, linear)]
+            for dim, width, fields_of in parts:
+                if fields_of:
+                    kinds.setdefault((dim, width, spec.trainable), {})[name] = fields_of
+        self.layouts: dict[str, Layout] = {}
+        places: dict[str, Place] = {}
+        for (dim, width, trainable), tables in kinds.items():
+            parameter = f"packed_{dim}_{width}{'' if trainable else '_frozen'}"
+            readers = {field for fields_of in tables.values() for field in fields_of}
+            own = [field for field in fields if field.name in readers]
+            start, offsets, padding = 0, {}, {}
+            for name in tables:
+                spec = self._specs[name]
                 rows = slice(start, start + spec.rows)
-                places[name] = Place(parameter, rows, slice(0, dim))
-                places[wide_name(name)] = Place(parameter, rows, slice(dim, dim + 1))
+                if dim:
+                    places[name] = Place(parameter, rows, slice(0, dim))
+                if width:
+                    places[wide_name(name)] = Place(parameter, rows, slice(dim, dim + width))
                 offsets[name], start = start, start + spec.rows
                 if spec.padding_idx is not None:
                     padding[name] = spec.padding_idx
             first = next(iter(padding), None)
-            self._null[dim] = start if first is None else offsets[first] + padding[first]
-            self.register_parameter(
-                parameter, nn.Parameter(torch.zeros(start + (first is None), dim + wide))
-            )
-            sparse = [
-                self._table[field.name]
-                for field in fields
-                if field.dim == dim and field.combiner is None
-            ]
+            null = start if first is None else offsets[first] + padding[first]
+            names = tuple(field.name for field in own)
+            self.layouts[parameter] = Layout(dim, width, trainable, names, null)
+            weight = torch.zeros(start + (first is None), dim + width)
+            self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
+            sparse = [self._table[field.name] for field in own if field.combiner is None]
             for what, values in (
                 ("offsets", [offsets[name] for name in sparse]),
                 ("padding", [padding.get(name, -1) for name in sparse]),
             ):
                 numbers = torch.tensor(values, dtype=torch.int64)
-                self.register_buffer(f"{what}_{dim}", numbers, persistent=False)
-        names = list(self._specs)
-        names += [wide_name(name) for name in names] if wide else []
-        self.places: Mapping[str, Place] = {name: places[name] for name in names}
+                self.register_buffer(f"{parameter}_{what}", numbers, persistent=False)
+            for field in own:
+                if field.combiner is not None:
+                    self._starts[parameter, field.name] = offsets[self._table[field.name]]
+        names = [*self._specs, *map(wide_name, self._specs)]
+        self.places: Mapping[str, Place] = {name: places[name] for name in names if name in places}
+        self.embedded = tuple(name for name in self._specs if name in places)
 
     def reset_parameters(self) -> None:
         """Initialize each logical table by its own shape; the padding row is zero."""
         for name in self.places:
-            spec = self._specs.get(name) or self._specs[name.removesuffix("_wide")]
+            spec = self._specs.get(name)
+            if spec is None:
+                spec = self._specs[name.removesuffix("_wide")]
+                spec = spec._replace(initializer=spec.wide_initializer or spec.initializer)
             view = self._view(name)
             weight = torch.empty_like(view, memory_format=torch.contiguous_format)
             initializer_from(spec.initializer)(weight)
@@ -172,51 +251,60 @@ class PackedTables(nn.Module):
         parameter, rows, columns = self.places[name]
         return getattr(self, parameter).detach()[rows, columns]
 
-    def locate(self, dim: int, sparse: Tensor, bags: Sequence[tuple[str, Tensor, Tensor]]):
-        """Physical rows of the ids of all fields of one dim, (B, C).
+    def locate(
+        self, layout: str, sparse: Tensor, bags: Sequence[tuple[str, Tensor, Tensor]]
+    ) -> Tensor:
+        """Rows of a physical table for the ids of all fields that read it, (B, C).
 
         Args:
-            dim: Dim of the fields' tables.
-            sparse: Ids of the fields without a combiner, (B, n), in the order of the fields.
+            layout: A key of `layouts`.
+            sparse: Ids of its fields without a combiner, (B, n), in the order of the fields.
             bags: Field, ids (B, L) and mask of valid ids (B, L) of the others.
         """
-        null = self._null[dim]
-        offsets, padding = getattr(self, f"offsets_{dim}"), getattr(self, f"padding_{dim}")
+        null = self.layouts[layout].null
+        offsets, padding = getattr(self, f"{layout}_offsets"), getattr(self, f"{layout}_padding")
         parts = [(sparse + offsets).masked_fill(sparse == padding, null)]
         for name, ids, valid in bags:
-            located = ids + self.places[self._table[name]].rows.start
+            located = ids + self._starts[layout, name]
             parts.append(located.masked_fill(~valid, null))
         return torch.cat(parts, dim=1) if bags else parts[0]
 
-    def lookup(self, dim: int, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (B, C, dim) and first-order weights (B, C) of located rows (B, C).
+    def lookup(self, layout: str, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Embeddings (B, C, dim) and first-order weights (B, C, wide) of located rows (B, C).
 
-        The null row receives no gradient.
+        The null row receives no gradient. None stands for what the rows do not hold.
         """
-        weight, null = getattr(self, f"packed_{dim}"), self._null[dim]
-        if self._batches is None or not torch.is_grad_enabled():
+        weight, (dim, wide, trainable, _, null) = getattr(self, layout), self.layouts[layout]
+        if self._batches is None or not trainable or not torch.is_grad_enabled():
             found = F.embedding(rows, weight, padding_idx=null)  # (B, C, dim + wide)
-            return found[..., :dim], found[..., dim] if self._wide else None
+            return found[..., :dim] if dim else None, found[..., dim:] if wide else None
         distinct, inverse = distinct_rows(rows.flatten(), null, len(weight))
         values = weight.detach().index_select(0, distinct).requires_grad_()  # (U, dim + wide)
         self._batches.append(CompactRows(weight, distinct, values))
         trained = values.masked_fill((distinct == null).unsqueeze(1), 0.0)
-        # Separate gathers: index_add_, their backward pass, is 2 to 4 times slower on odd widths.
-        embeddings = trained[:, :dim].index_select(0, inverse).view(*rows.shape, dim)
-        if not self._wide:
-            return embeddings, None
-        return embeddings, trained[:, dim].index_select(0, inverse).view(rows.shape)
 
-    def squared_norm(self, dim: int, rows: Tensor) -> Tensor:
+        def gather(columns: Tensor, width: int) -> Tensor | None:
+            return columns.index_select(0, inverse).view(*rows.shape, width) if width else None
+
+        # Separate gathers: index_add_, their backward pass, is 2 to 4 times slower on odd widths,
+        # and on one column slower than on none.
+        return gather(trained[:, :dim], dim), gather(
+            trained[:, dim] if wide == 1 else trained[:, dim:], wide
+        )
+
+    def squared_norm(self, layout: str, rows: Tensor) -> Tensor:
         """Sum of squares of the distinct located rows, each counted once, without the null row."""
         distinct = torch.unique(rows)
-        distinct = distinct[distinct != self._null[dim]]
-        return F.embedding(distinct, getattr(self, f"packed_{dim}")).square().sum()
+        distinct = distinct[distinct != self.layouts[layout].null]
+        return F.embedding(distinct, getattr(self, layout)).square().sum()
 
     def blocks(self, weight: Tensor) -> list[int]:
         """Widths of the logical tables that share a row of a physical table, in column order."""
-        stride = weight.shape[1]
-        return [stride - 1, 1] if self._wide else [stride]
+        return next(
+            layout.blocks
+            for parameter, layout in self.layouts.items()
+            if getattr(self, parameter) is weight
+        )
 
     @contextmanager
     def compact_mode(self, optimizer: Optimizer) -> Iterator[None]:
@@ -253,17 +341,30 @@ class PackedTables(nn.Module):
 
         At most one entry per parameter: the gradients of several batches are added up.
         """
-        reached = [batch for batch in self._batches or () if batch.values.grad is not None]
+        return self._merge_from(0)
+
+    def close_batch(self) -> "list[CompactRows]":
+        """Of the rows that `touched` gives, those since the last call, with their gradients alone.
+
+        What is done to these gradients stays done; it is how a batch's penalty is added.
+        """
+        return self._merge_from(self._closed)
+
+    def _merge_from(self, first: int) -> "list[CompactRows]":
+        fresh = (self._batches or [])[first:]
+        reached = [batch for batch in fresh if batch.values.grad is not None]
         merged = []
         for weight in self.parameters():
             batches = [batch for batch in reached if batch.weight is weight]
             merged += [_merged(batches)] if len(batches) > 1 else batches
         if self._batches:
-            self._batches[:] = merged
+            self._batches[first:] = merged
+            self._closed = len(self._batches)
         return merged
 
     def forget_touched(self) -> None:
         """Drop the rows and gradients of all batches so far."""
+        self._closed = 0
         if self._batches:
             self._batches.clear()
 
@@ -352,7 +453,8 @@ def logical_tables(fields: Sequence[TableSpec]) -> dict[str, TableSpec]:
     for field in fields:
         name = field.table or field.name
         first = tables.setdefault(name, field)
-        for key in ("rows", "dim", "padding_idx", "initializer"):
+        keys = ("rows", "dim", "padding_idx", "initializer", "wide_initializer", "trainable")
+        for key in keys:
             if (mine := getattr(field, key)) != (theirs := getattr(first, key)):
                 raise ValueError(
                     f"fields {first.name} and {field.name} share the table {name}, but have "
@@ -370,10 +472,13 @@ def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
     """The in-place initializer that a text names.
 
     `xavier_uniform`: uniform in ±sqrt(6 / (rows + dim)), X. Glorot and Y. Bengio, AISTATS 2010.
-    `uniform_rows`: uniform in ±1 / sqrt(rows). `normal(STD)`: mean 0, deviation STD.
+    `uniform_rows`: uniform in ±1 / sqrt(rows). `normal(STD)`: mean 0, deviation STD. Others name
+    a function of `torch.nn.init` and its arguments, as `nn.init.uniform_,a=-0.01,b=0.01`; the
+    text is read, not evaluated.
 
     Raises:
-        ValueError: The text is none of these, or STD is not a number above 0.
+        ValueError: The text is none of these, STD is not a number above 0, or an argument is
+            unknown or of another type.
 
     Example:
         >>> torch.all(initializer_from("uniform_rows")(torch.empty(4, 3)).abs() <= 0.5)
@@ -392,4 +497,19 @@ def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
             std = math.nan
         if 0 < std < math.inf:
             return lambda weight: nn.init.normal_(weight, 0.0, std)
+    name, arguments = parse_call(text) if "nn.init." in text else (text, {})
+    if name in _TORCH_INITIALIZERS:
+        return _torch_initializer(name, arguments)
     raise ValueError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {text!r}")
+
+
+def _torch_initializer(name: str, arguments: dict) -> Callable[[Tensor], Tensor]:
+    """A function of `torch.nn.init` with arguments; they are tried where nothing is drawn."""
+    function = getattr(nn.init, name.rpartition(".")[2])
+    try:
+        check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
+        function(torch.empty(1, 1, device="meta"), **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).removeprefix(name).lstrip(": ")
+        raise ValueError(f"initializer: {name}: {reason}") from None
+    return lambda weight: function(weight, **arguments)

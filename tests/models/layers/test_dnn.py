@@ -5,28 +5,117 @@ import pytest
 import torch
 from torch import nn
 
-from deepfm.models.layers.dnn import ACTIVATIONS, MLP, Dropout, ReLUDropout
+from deepfm.models.layers.dnn import (
+    ACTIVATION_NAMES,
+    MLP,
+    Dice,
+    Dropout,
+    ReLUDropout,
+    activation_from,
+)
 from tests import reference
-from tests.models.oracle import mlp_layers
+from tests.models.oracle import array, mlp_layers
 
 
 @pytest.mark.parametrize("norm", [None, "batch", "layer"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [*reference.ACTIVATIONS, "Dice"])
 def test_equals_loops(activation, norm):
     torch.manual_seed(0)
     mlp = MLP(5, (7, 3), activation=activation, norm=norm, dropout=0.5)
-    if norm == "batch":  # statistics and affine values other than 0 and 1
-        for module in mlp.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                for tensor in (module.running_mean, module.running_var, *module.parameters()):
-                    nn.init.uniform_(tensor, 0.5, 1.5)
+    for module in mlp.modules():  # statistics and affine values other than 0 and 1
+        if isinstance(module, nn.BatchNorm1d):
+            for tensor in (module.running_mean, module.running_var, *module.parameters()):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+        if isinstance(module, Dice):
+            nn.init.uniform_(module.alpha, -0.5, 0.5)
     mlp.eval()
     x = torch.randn(4, 5)
     expected = [reference.mlp(row, mlp_layers(mlp), activation) for row in x.double().numpy()]
     np.testing.assert_allclose(mlp(x).detach(), np.stack(expected), atol=1e-5)
     folded = nn.Sequential(*mlp.folded())
-    assert not any(isinstance(module, nn.BatchNorm1d | Dropout) for module in folded.modules())
+    of_norms = [m for layer in folded for m in layer if isinstance(m, nn.BatchNorm1d | Dropout)]
+    assert not of_norms
+    assert not any(module.training for layer in folded for module in layer)
     np.testing.assert_allclose(folded(x).detach(), np.stack(expected), atol=1e-5)
+
+
+def test_every_activation_has_a_loop():
+    spelled = {
+        text.removeprefix("torch.").removeprefix("nn.").partition("(")[0]
+        for text in (*reference.ACTIVATIONS, "Dice")
+    }
+    assert spelled >= set(ACTIVATION_NAMES)
+
+
+def test_folding_leaves_the_network_as_it_is():
+    mlp = MLP(4, (6, 3), activation="nn.LeakyReLU(negative_slope=0.3)", norm="layer", bias=False)
+    folded = mlp.folded()
+    assert all(module.training for module in mlp.modules())
+    assert folded[0][2].inplace
+    assert not mlp.layers[0][2].inplace
+    assert folded[0][2].negative_slope == 0.3
+
+
+def test_dice_in_training_uses_the_statistics_of_the_batch():
+    dice, x = Dice(3), torch.randn(40, 3) * 2 + 1
+    nn.init.uniform_(dice.alpha)
+    mean, variance = array(x.mean(0)), array(x.var(0, unbiased=False))
+    expected = [reference.dice(row, mean, variance, array(dice.alpha)) for row in array(x)]
+    np.testing.assert_allclose(dice(x).detach(), expected, atol=1e-5)
+    assert not torch.equal(dice.eval()(x), dice.train()(x))
+
+
+def test_activations_are_made_of_their_arguments():
+    assert activation_from("nn.PReLU(num_parameters=6)", 6).weight.shape == (6,)
+    assert activation_from("nn.PReLU", 6).weight.shape == (1,)
+    assert activation_from("Dice", 6).alpha.shape == (6,)
+    assert not activation_from("nn.ELU(inplace=True)", 6).inplace
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nn.Rlu", "'nn.Rlu' is none of relu,"),
+        ("nn.Linear(in_features=3)", "is none of relu,"),
+        ("os.system", "is none of relu,"),
+        ("lambda x: x", "expected name"),
+        ("nn.ELU(beta=1)", "ELU has no argument 'beta'; known: alpha"),
+        ("nn.ELU(alpha=big)", "ELU: alpha is a number, got 'big'"),
+        ("nn.PReLU(num_parameters=3)", "num_parameters is 1 or the width of the layer, 6"),
+        ("nn.Hardtanh(min_val=1, max_val=0)", "max_val"),
+        ("nn.GELU(approximate=no)", "approximate"),
+        ("nn.Threshold", "missing"),
+        ("Dice(width=3)", "Dice has no argument 'width'; known: none"),
+    ],
+)
+def test_activations_that_are_refused(text, message):
+    with pytest.raises(ValueError, match=f"^activation: .*{message}"):
+        activation_from(text, 6)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "rates"),
+    [(0.9, [0.9] * 3), ([0.9], [0.9] * 3), ((0.9, 0.8, 0.7), [0.9, 0.8, 0.7]), (0, [0] * 3)],
+)
+def test_dropout_is_one_number_or_one_per_layer(dropout, rates):
+    mlp = MLP(16, (8, 4, 2), dropout=dropout)
+    assert mlp(torch.randn(4, 16)).shape == (4, 2)
+    assert [layer[-1].p for layer in mlp.layers] == rates
+
+
+def test_shapes_of_all_layers():
+    """(4, 16) -> (4, 8), (4, 4), (4, 2), and positions before the last are kept as they are."""
+    hidden = MLP(16, (8, 4, 2), return_hidden=True)(torch.randn(4, 16))
+    assert [tuple(h.shape) for h in hidden] == [(4, 8), (4, 4), (4, 2)]
+    assert MLP(16, (8, 4, 2))(torch.randn(4, 2, 16)).shape == (4, 2, 2)
+
+
+def test_no_bias_and_initial_weights_of_torch():
+    assert MLP(2, (3,), bias=False).layers[0][0].bias is None
+    assert MLP(2, (3,), bias=False, norm="layer").layers[0][0].bias is None
+    linear = MLP(25, (400,), init="torch").layers[0][0]
+    for weight in (linear.weight, linear.bias):
+        assert 0.95 / 5 < weight.abs().max() <= 1 / 5
 
 
 @pytest.mark.parametrize(
@@ -153,6 +242,8 @@ def test_initial_weights_are_xavier_and_biases_zero():
         ({"hidden_units": ()}, "^hidden_units: expected at least one"),
         ({"hidden_units": (2,), "activation": "rleu"}, "^activation: 'rleu' is none of relu,"),
         ({"hidden_units": (2,), "norm": "group"}, "^norm: 'group' is none of batch, layer"),
+        ({"hidden_units": (2,), "init": "he"}, "^init: 'he' is none of xavier_uniform, torch"),
+        ({"hidden_units": (2,), "dropout": [0.1] * 2}, r"^dropout: .* one per layer \(1\), got 2"),
     ],
 )
 def test_refused_arguments(arguments, message):

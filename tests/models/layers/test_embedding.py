@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepfm.models.base import field_specs
+from deepfm.models.features import field_specs
 from deepfm.models.layers.embedding import (
     DenseSpec,
     FeatureEmbedding,
@@ -51,7 +51,7 @@ def test_views_equal_loops(schema):
 def test_dims(schema):
     layer = build(schema)
     assert layer.num_fields == 10
-    assert layer.dense_tail_dim == 2
+    assert layer.rest_dim == 2
     assert layer.total_dim == schema.total_embedding_dim + 2
     assert layer.fm_embedding_dim == 4
 
@@ -117,6 +117,44 @@ def test_padding_counts_neither_at_the_end_nor_inside(combiner):
 
 
 @pytest.mark.parametrize("combiner", ["mean", "sum", "max"])
+def test_no_value_is_nothing(combiner):
+    """-1 in a field without padding, one id or one element of a sequence."""
+    layer = sequence(combiner, padding_idx=None)
+    expected = views_of(layer, [0, 5], 2)
+    for actual, view in zip(views_of(layer, [0, -1, 5], 3), expected, strict=True):
+        torch.testing.assert_close(actual, view)
+    for view in views_of(layer, [-1, -1], 2):
+        assert view.abs().max() == 0
+    ids, nothing = torch.tensor([[-1], [0]]), torch.zeros(2, 0)
+    spec = TableSpec("s", 6, 3, None, None, "normal(1.0)")
+    layer = FeatureEmbedding([spec], fm_embedding_dim=3, first_order=True)
+    for view in layer(ids, nothing, (), ()):
+        assert view[0].abs().max() == 0
+        assert view[1].abs().max() > 0
+
+
+def test_dense_fields_of_several_numbers():
+    """Raw, each is a column with a weight; linear, they are one vector through a matrix."""
+    fields = [
+        DenseSpec("x", None, 2),
+        DenseSpec("y", 3, 4, "nn.init.constant_,val=0.5"),
+        DenseSpec("z", None),
+    ]
+    layer = FeatureEmbedding(fields, fm_embedding_dim=3, first_order=True)
+    dense = torch.randn(5, 7)
+    first_order, field_embeddings, flat = layer(torch.zeros(5, 0).long(), dense, (), ())
+    vector = 0.5 * dense[:, 2:6].sum(1, keepdim=True).expand(5, 3)
+    torch.testing.assert_close(field_embeddings, vector.unsqueeze(1))
+    torch.testing.assert_close(flat, torch.cat([vector, dense[:, [0, 1, 6]]], 1))
+    weight = layer.dense_first_order.unsqueeze(1)
+    assert weight.shape == (7, 1)
+    torch.testing.assert_close(first_order, dense @ weight)
+    assert layer.rest_dim == 3
+    assert torch.equal(layer.rest(flat), dense[:, [0, 1, 6]])
+    assert layer.group_feature_dims("deep") == {"y": 3, "x": 2, "z": 1}
+
+
+@pytest.mark.parametrize("combiner", ["mean", "sum", "max"])
 def test_without_padding_idx_id_0_is_an_ordinary_row(combiner):
     layer = sequence(combiner, padding_idx=None)
     _, _, flat = views_of(layer, [0, 1], 2)
@@ -170,6 +208,49 @@ def test_normal_initializer():
     for name in ("a", "a_wide"):
         assert layer.tables[name].std().item() == pytest.approx(0.01, rel=0.05)
         assert abs(layer.tables[name].mean().item()) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "spread", "bound"),
+    [
+        ("nn.init.uniform_,a=-0.01,b=0.01", 0.01 / 3**0.5, 0.01),
+        ("nn.init.normal_,mean=0.0,std=0.02", 0.02, None),
+        ("nn.init.trunc_normal_,mean=0,std=1,a=-0.5,b=0.5", 0.284, 0.5),
+        ("torch.nn.init.xavier_uniform_(gain=2.0)", 2 * (2 / 2050) ** 0.5, 2 * (6 / 2050) ** 0.5),
+        ("nn.init.xavier_normal_", (2 / 2050) ** 0.5, None),
+        ("nn.init.kaiming_uniform_,a=1", (1 / 50) ** 0.5, (3 / 50) ** 0.5),
+        ("nn.init.kaiming_normal_,mode='fan_out',nonlinearity=relu", (2 / 2000) ** 0.5, None),
+        ("nn.init.zeros_", 0.0, 0.0),
+    ],
+)
+def test_initializers_of_torch(text, spread, bound):
+    torch.manual_seed(0)
+    weight = initializer_from(text)(torch.full((2000, 50), 9.0))
+    assert weight.std().item() == pytest.approx(spread, rel=0.03)
+    assert abs(weight.mean().item()) < 0.02
+    if bound is not None:
+        assert weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "nn.init.uniform_,c=1",
+            "^initializer: nn.init.uniform_: has no argument 'c'; known: a, b$",
+        ),
+        ("nn.init.uniform_,a=x", "^initializer: nn.init.uniform_: a is a number, got 'x'$"),
+        ("nn.init.constant_", "^initializer: nn.init.constant_: .*missing"),
+        ("nn.init.kaiming_normal_,mode=fan", "^initializer: nn.init.kaiming_normal_: "),
+        ("nn.init.eye_", "^initializer: expected one of xavier_uniform,"),
+        ("nn.init.zeros_,a=__import__('os')", "^expected a number"),
+    ],
+)
+def test_initializers_of_torch_that_are_refused(text, message):
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        initializer_from(text)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(

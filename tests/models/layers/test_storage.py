@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from deepfm.models.base import field_specs
+from deepfm.models.features import field_specs
 from deepfm.models.layers.embedding import FeatureEmbedding
 from deepfm.models.layers.storage import (
     PackedTables,
@@ -14,7 +14,7 @@ from deepfm.models.layers.storage import (
     initializer_from,
     padded_distinct_rows,
 )
-from deepfm.training.optimizers import LazyAdam, LazySGD
+from deepfm.training.optimizers import LazyAdam, LazySGD, RowwiseAdagrad
 from tests.models.conftest import random_inputs
 from tests.models.plain import PlainEmbedding
 
@@ -253,14 +253,148 @@ def test_an_id_of_two_fields_is_one_row(compact):
 
 
 @pytest.mark.parametrize(
-    "second", [{"rows": 6}, {"dim": 4}, {"padding_idx": None}, {"initializer": "uniform_rows"}]
+    "second",
+    [
+        {"rows": 6},
+        {"dim": 4},
+        {"padding_idx": None},
+        {"initializer": "uniform_rows"},
+        {"wide_initializer": "uniform_rows"},
+        {"trainable": False},
+    ],
 )
 def test_fields_that_disagree_about_their_table_are_refused(second):
     ((key, value),) = second.items()
     with pytest.raises(
         ValueError, match=rf"^fields a and b share the table t, but have {key} .* and {value}$"
     ):
-        PackedTables(shared(**second), wide=True)
+        PackedTables(shared(**second), wide=1)
+
+
+def split_tables(**options):
+    """`a` and the sequence `b` read the table t, `a` its first-order weights only; `c` the
+    embedding of another table of that width, `d` both of a third."""
+    specs = [
+        *shared(padding_idx=None),
+        TableSpec("c", 4, 3, 0, None, "normal(1.0)"),
+        TableSpec("d", 6, 3, None, None, "normal(1.0)"),
+    ]
+    specs[0] = specs[0]._replace(padding_idx=None)
+    torch.manual_seed(0)
+    return FeatureEmbedding(
+        specs,
+        fm_embedding_dim=3,
+        first_order=True,
+        groups={"wide": ["d", "a"], "fm": ["b", "d"], "deep": ["c", "b", "d"]},
+        wide_dim=2,
+        **options,
+    ).double()
+
+
+def split_inputs(num_rows=20):
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(low, high, *shape):
+        return torch.randint(low, high, shape, generator=generator)
+
+    sparse = torch.stack([draw(-1, 5, num_rows), draw(0, 4, num_rows), draw(-1, 6, num_rows)], 1)
+    return (
+        sparse,
+        torch.zeros(num_rows, 0).double(),
+        (draw(-1, 5, num_rows, 3),),
+        (draw(0, 4, num_rows),),
+    )
+
+
+def test_what_not_all_fields_read_lies_apart():
+    tables = split_tables().tables
+    layouts = [(held.dim, held.wide, held.fields) for held in tables.layouts.values()]
+    assert layouts == [(3, 0, ("b", "c")), (0, 2, ("a",)), (3, 2, ("d",))]
+    assert [tables.blocks(weight) for weight in tables.parameters()] == [[3], [2], [3, 2]]
+    assert list(tables.places) == ["t", "c", "d", "t_wide", "d_wide"]
+    assert tables["t_wide"].shape == (5, 2)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_compact_gradients_of_parts_are_those_of_whole_tables(monkeypatch, padded):
+    if padded:
+        monkeypatch.setattr("deepfm.models.layers.storage.distinct_rows", padded_distinct_rows)
+    layer, inputs = split_tables(), split_inputs()
+    loss_of(layer(*inputs)).backward()
+    expected = {name: layer.tables[name].grad for name in layer.tables.places}
+    layer.zero_grad()
+    actual = compact_gradients(layer, [inputs])
+    for name, gradient in actual.items():
+        assert gradient.any()
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+    (sparse, _, (ids,), (lengths,)) = inputs
+    read = {"t_wide": sparse[:, 0], "c": sparse[:, 1], "d": sparse[:, 2]}
+    read["t"] = ids[torch.arange(3) < lengths.unsqueeze(1)]
+    for name, rows in read.items():
+        touched = set(expected[name].any(1).nonzero().flatten().tolist())
+        assert touched == set(rows.tolist()) - ({0} if name == "c" else {-1}), name
+
+
+def test_l2_of_parts_counts_what_is_read():
+    layer, inputs = split_tables(), split_inputs()
+    (sparse, _, (ids,), (lengths,)), tables = inputs, layer.tables
+    rows = {"t": ids[torch.arange(3) < lengths.unsqueeze(1)], "t_wide": sparse[:, 0]}
+    rows |= {"c": sparse[:, 1], "d": sparse[:, 2], "d_wide": sparse[:, 2]}
+    expected = 0
+    for name, numbers in rows.items():
+        nothing = 0 if name == "c" else -1
+        expected += tables[name][numbers[numbers != nothing].unique()].square().sum()
+    torch.testing.assert_close(layer.l2_reg(*inputs, rate=2.0, scope="batch"), expected)
+
+
+def test_rowwise_statistics_are_those_of_each_table():
+    """One step against a loop: the mean of the squared gradient over a row of one table."""
+    layer, inputs = split_tables(), split_inputs()
+    tables = layer.tables
+    before = {name: tables[name].clone() for name in tables.places}
+    gradients = compact_gradients(layer, [inputs])
+    optimizer = RowwiseAdagrad(tables, lr=0.1, eps=1e-10)
+    with tables.compact_mode(optimizer):
+        loss_of(layer(*inputs)).backward()
+        optimizer.step()
+    for name, gradient in gradients.items():
+        step = 0.1 * gradient / (gradient.square().mean(1, keepdim=True).sqrt() + 1e-10)
+        torch.testing.assert_close(tables[name], before[name] - step, msg=name)
+
+
+def test_each_table_has_its_own_initializer():
+    specs = [
+        TableSpec("a", 40, 3, None, None, "nn.init.constant_,val=2", None, "nn.init.zeros_"),
+        TableSpec("b", 40, 3, 0, None, "nn.init.uniform_,a=-0.01,b=0.01"),
+    ]
+    tables = FeatureEmbedding(specs, fm_embedding_dim=3, first_order=True).tables
+    assert (tables["a"] == 2).all()
+    assert (tables["a_wide"] == 0).all()
+    for name in ("b", "b_wide"):
+        assert 0.009 < tables[name].abs().max() <= 0.01
+        assert not tables[name][0].any()
+
+
+def test_frozen_tables_lie_in_parameters_without_gradient():
+    specs = [
+        TableSpec("a", 5, 3, 0, None, "normal(1.0)"),
+        TableSpec("b", 5, 3, 0, None, "normal(1.0)", trainable=False),
+    ]
+    layer = FeatureEmbedding(specs, fm_embedding_dim=3, first_order=True)
+    trained, frozen = layer.tables.parameters()
+    ids, nothing = torch.tensor([[1, 2], [0, 3]]), torch.zeros(2, 0)
+    layer(ids, nothing, (), ()).flat_embeddings.sum().backward()
+    assert trained.grad.any()
+    assert frozen.grad is None
+    assert not frozen.requires_grad
+    optimizer = LazySGD(layer.tables, lr=0.1)
+    with layer.tables.compact_mode(optimizer):
+        layer(ids, nothing, (), ()).flat_embeddings.sum().backward()
+        assert [touched.weight is trained for touched in layer.tables.touched()] == [True]
+    (group,) = optimizer.param_groups
+    assert [weight is trained for weight in group["params"]] == [True]
+    rows = layer.tables["a"][[1]].square().sum() + layer.tables["a_wide"][[1]].square().sum()
+    torch.testing.assert_close(layer.l2_reg(ids, nothing, (), (), rate=2.0, scope="batch"), rows)
 
 
 def test_a_table_is_a_view(layer):

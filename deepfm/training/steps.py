@@ -1,0 +1,197 @@
+"""What a training step does: gradients of one or several batches, clipping, the update.
+
+Decided here: a step of the optimizers comes after every k-th batch, and the gradient is the mean
+of those k; what is clipped, in which order; and what the moving average of the weights is of.
+"""
+
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepfm.config import TrainingConfig
+from deepfm.data.batch import Batch
+from deepfm.models.base import BaseCTRModel
+from deepfm.training.losses import batch_losses
+from deepfm.training.optimizers import Assigned, SparseOptimizer
+from deepfm.training.schedules import Schedule
+
+
+class MovingAverage:
+    """An exponential moving average of the dense parameters, all but the embedding tables.
+
+    ema = decay * ema + (1 - decay) * parameter after each step of the optimizers; the first one
+    copies. Buffers are not averaged: the running statistics of batch norm, which are moving
+    averages themselves, are in use as they are.
+
+    Args:
+        decay: In [0, 1).
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> average = MovingAverage({"w": weight}, decay=0.5)
+        >>> average.update()
+        >>> _ = weight.data.fill_(4.0)
+        >>> average.update()
+        >>> average.state_dict()
+        {'w': tensor([3.])}
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], *, decay: float) -> None:
+        self.decay = decay
+        self._parameters = parameters
+        self._values: list[Tensor] = []  # empty before the first update
+
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        now = [parameter.detach() for parameter in self._parameters.values()]
+        if self._values:
+            torch._foreach_lerp_(self._values, now, 1 - self.decay)
+        else:
+            self._values = [value.clone() for value in now]
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """While it lasts, the model has the averages; before the first update, its own weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        if self._values:
+            for place, parameter in enumerate(self._parameters.values()):
+                parameter.data, self._values[place] = self._values[place], parameter.data
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by the parameters' names; empty before the first update."""
+        return dict(zip(self._parameters, self._values, strict=False))
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        own = self._parameters
+        self._values = [state[name].to(own[name], copy=True) for name in own] if state else []
+
+
+class Pass(NamedTuple):
+    """What came out of the forward pass of a batch, detached and still on the device.
+
+    Attributes:
+        logits: (B,), or (B, C) for several classes.
+        losses: The loss under `loss`, and where that is a sum, the summands by their names; all
+            (), without the L2 penalty.
+    """
+
+    logits: Tensor
+    losses: dict[str, Tensor]
+
+
+class TrainingStep:
+    """Takes batches, and updates the model when it is told to.
+
+    A batch's loss is the sum of the configured losses and of the model's own regularization. Its
+    gradient counts 1 / `gradient_accumulation_steps`, so that of a step is the mean over as many
+    batches; where fewer are left at an epoch's end, theirs counts that much less.
+
+    The L2 penalty of a batch is added to its loss; in compact mode, to the gradients of its rows.
+
+    Args:
+        model: In training mode.
+        assigned, schedules: Of all trained parameters, one schedule for each optimizer.
+    """
+
+    def __init__(
+        self,
+        model: BaseCTRModel,
+        config: TrainingConfig,
+        assigned: Sequence[Assigned],
+        schedules: Sequence[Schedule],
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.optimizers = [item.optimizer for item in assigned]
+        self.schedules = schedules
+        self.every = config.gradient_accumulation_steps
+        self._sparse = [o for o in self.optimizers if isinstance(o, SparseOptimizer)]
+        self._at_once = self._sparse if config.sparse_update == "backward" else []
+        self._late = [o for o in self.optimizers if o not in self._at_once]
+        self._batches = 0  # since the last update
+        of_tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
+        dense = {name: p for name, p in model.named_parameters() if id(p) not in of_tables}
+        self._clipped = list(
+            model.parameters() if config.gradient_clip_scope == "all" else dense.values()
+        )
+        self.average = None
+        if config.ema_decay is not None:
+            self.average = MovingAverage(dense, decay=config.ema_decay)
+
+    def gradient_mode(self) -> AbstractContextManager[None]:
+        """Compact mode of the embedding tables if an optimizer needs it."""
+        for optimizer in self._sparse:
+            return self.model.embedding.tables.compact_mode(optimizer)
+        return nullcontext()
+
+    def add(self, batch: Batch) -> Pass:
+        """Add the gradient of a batch."""
+        model = self.model
+        if not self._batches:
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+        self._batches += 1
+        logits = model(batch.inputs)
+        losses = batch_losses(logits, batch, self.config.losses, model.schema.group_columns)
+        losses |= model.regularization_losses(len(batch.label))
+        loss = reduce(operator.add, losses.values())
+        self._backward(loss, batch)
+        for optimizer in self._at_once:
+            optimizer.step()
+            optimizer.zero_grad()
+        found = {"loss": loss.detach()}
+        if len(losses) > 1:
+            found |= {name: value.detach() for name, value in losses.items()}
+        return Pass(logits.detach(), found)
+
+    def _backward(self, loss: Tensor, batch: Batch) -> None:
+        tables = self.model.embedding.tables
+        if not tables.is_compact:
+            loss = loss + self.model.get_l2_reg_loss(batch.inputs)
+        (loss if self.every == 1 else loss / self.every).backward()
+        if tables.is_compact and (rate := self.model.config.feature.embedding_l2_reg):
+            for _, _, values in tables.close_batch():  # the gradient of the penalty, no autograd
+                values.grad.add_(values.detach(), alpha=rate / self.every)
+
+    def update(self) -> None:
+        """A step of the optimizers with the gradients added since the last one."""
+        config = self.config
+        if config.gradient_clip_norm is not None or config.gradient_clip_value is not None:
+            self._clip(config)
+        for optimizer in self._late:
+            optimizer.step()
+        self._batches = 0
+        if self.average is not None:
+            self.average.update()
+
+    def _clip(self, config: TrainingConfig) -> None:
+        """Limit each number of the gradient, then its norm."""
+        clipped, tables = self._clipped, self.model.embedding.tables
+        if config.gradient_clip_scope == "all" and tables.is_compact:
+            clipped = [*clipped, *(rows.values for rows in tables.touched())]
+        if config.gradient_clip_value is not None:
+            torch.nn.utils.clip_grad_value_(clipped, config.gradient_clip_value)
+        if config.gradient_clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(
+                clipped, config.gradient_clip_norm, norm_type=config.gradient_clip_norm_type
+            )
+
+    def advance_schedules(self) -> None:
+        """Move the rates on, once per batch."""
+        for schedule in self.schedules:
+            schedule.step()
+
+    def rates(self) -> list[float]:
+        """The rate of each optimizer now."""
+        return [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]

@@ -1,0 +1,63 @@
+"""How many weights a model has, without making it."""
+
+import json
+
+import torch
+
+from deepfm.config import DNNConfig, ExperimentConfig, FeatureConfig
+from deepfm.data.schema import DatasetSchema, FieldSchema
+from deepfm.models import MODELS, build_model, count_parameters
+from tests.models.conftest import changed
+
+# Rows of the 26 categorical fields of Criteo 1TB, the largest capped at 40 million.
+CRITEO = (
+    40000000, 39060, 17295, 7424, 20265, 3, 7122, 1543, 63, 40000000, 3067956, 405282, 10, 2209,
+    11938, 155, 4, 976, 14, 40000000, 40000000, 40000000, 590152, 12973, 108, 36,
+)  # fmt: skip
+
+
+def test_counts_are_those_of_the_model(schema, config):
+    for name in MODELS:
+        for model_config in (
+            ExperimentConfig(model_name=name, cin=config.cin, feature=config.feature),
+            changed(
+                ExperimentConfig(model_name=name, num_class=3, final=DNNConfig(hidden_units=(4,))),
+                "feature",
+                wide_embedding_dim=3,
+                variational_dropout=0.1,
+            ),
+        ):
+            count = count_parameters(schema, model_config)
+            state = dict(build_model(schema, model_config).named_parameters())
+            tables = build_model(schema, model_config).embedding.tables.state_dict()
+            sizes = {key.removesuffix(".weight"): table.numel() for key, table in tables.items()}
+            wide = sum(size for key, size in sizes.items() if key.endswith("_wide"))
+            assert count.wide == wide > 0
+            assert count.embedding == sum(sizes.values()) - wide
+            dense = [p for key, p in state.items() if not key.startswith("embedding.tables.")]
+            assert count.dense == sum(p.numel() for p in dense)
+
+
+def test_the_deepfm_of_criteo_has_the_published_numbers_of_weights():
+    ids, numbers = [f"cat_{k}" for k in range(26)], [f"int_{k}" for k in range(13)]
+    fields = [FieldSchema(name=name, feature_type="dense") for name in numbers]
+    fields += [
+        FieldSchema(
+            name=name, feature_type="sparse", vocabulary_size=rows, embedding_dim=16,
+            padding_idx=None,
+        )
+        for name, rows in zip(ids, CRITEO, strict=True)
+    ]  # fmt: skip
+    schema = DatasetSchema(fields={f.name: f for f in fields}, label_field="label")
+    groups = {"wide": tuple(ids), "fm": tuple(ids), "deep": (*numbers, *ids)}
+    config = ExperimentConfig(
+        feature=FeatureConfig(
+            groups=groups, wide_embedding_dim=4, unequal_dims="error", init="uniform_rows"
+        ),
+        dnn=DNNConfig(hidden_units=(512, 256, 128), use_batch_norm=False),
+        final=DNNConfig(hidden_units=(64,), use_batch_norm=False),
+        global_bias=False,
+    )
+    state = torch.get_rng_state()
+    assert json.dumps(count_parameters(schema, config)) == "[393793, 3266953408, 816738352]"
+    assert torch.equal(torch.get_rng_state(), state)
