@@ -42,6 +42,13 @@ from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.seeding import generator
 
+# A field with a table of 2 rows, whatever its declared ids are.
+_TWO_ROWS = {
+    "vocabulary_size": 2, "min_count": 1, "hash_buckets": 0, "hash_function": "xxh64",
+    "num_buckets": 0, "out_of_range": "error", "vocabulary": None, "oov_id": None,
+    "boundaries": (), "quantiles": 0, "columns": (), "separator": "", "transform": None,
+    "default": None,
+}  # fmt: skip
 EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
@@ -206,16 +213,15 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     Raises:
         ConfigError: Settings contradict each other, or rows of a table depend on the data.
     """
-    data = config.data
-    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
     dense, tables, wide = count_parameters(schema, config)
-    size = 4 * (dense + tables + wide) / 2**30
+    size = 4 * (dense + tables + wide) / 2**30  # float32
     return [
         f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
-        f"weights: {size:,.2f} GiB; Adagrad keeps as much again, Adam twice as much",
+        f"weights: {size:,.2f} GiB; optimizers keep one to two times as much beside them",
     ]
 
 
@@ -394,7 +400,7 @@ def check_settings(config: ExperimentConfig) -> None:
     check_metrics(config)
     schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
     tables = [f.name for f in schema.fields.values() if f.feature_type is not FeatureType.DENSE]
-    schema = schema.with_fields({name: {"vocabulary_size": 2} for name in tables})
+    schema = schema.with_fields(dict.fromkeys(tables, _TWO_ROWS))
     assigned = assign_optimizers(build_model(schema, config), config.training)
     build_schedules(assigned, config.training, maximize=True)
 
