@@ -128,17 +128,26 @@ def test_the_real_pipeline_trains_evaluates_and_predicts(criteo, tmp_path, capsy
     np.testing.assert_allclose(scored["probability"], kept["probability"], rtol=1e-5)
 
 
+KILLED = ("small", "train_config.save_checkpoints_steps=2", "eval_config.num_steps=1")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(criteo, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        changes = criteo_overrides(criteo, folder / "run", *KILLED)
+        assert main(["train", "--config", str(REAL), *changes]) == 0
+    return folder / "run"
+
+
 @needs_real
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_killed_within_its_epoch_is_the_same_run(
-    criteo, tmp_path, capsys, number, monkeypatch
+    criteo, uninterrupted, tmp_path, capsys, number, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    shared = ("small", "train_config.save_checkpoints_steps=2", "eval_config.num_steps=1")
-    for name in ("whole", "killed"):
-        changes = criteo_overrides(criteo, tmp_path / name, *shared)
-        if name == "whole":
-            assert run(capsys, "train", "--config", REAL, *changes)[0] == 0
+    changes = criteo_overrides(criteo, tmp_path / "killed", *KILLED)
     command = [sys.executable, "-m", "deepfm", "train", "--config", str(REAL), *changes]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     child = subprocess.Popen(
@@ -157,7 +166,7 @@ def test_a_run_killed_within_its_epoch_is_the_same_run(
     code, printed, errors = run(capsys, "train", "--config", REAL, *changes, "--resume")
     assert (code, errors) == (0, "")
     assert "resumed in epoch 1" in printed
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert_same_run(tmp_path / "killed", uninterrupted)
 
 
 @pytest.mark.parametrize("name", ["deepfm_criteo", "wide_and_deep_criteo"])
@@ -193,6 +202,9 @@ def test_convert_refuses_what_it_cannot_write(tmp_path, capsys, monkeypatch):
         assert code == 2
         assert expected in errors
         assert errors.count("\n") == 1
+    code, _, errors = run(capsys, "compare", config)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "compare takes YAML" in errors
     assert not list(tmp_path.iterdir())
 
 
