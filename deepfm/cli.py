@@ -172,6 +172,8 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    for path in filter(is_pipeline, arguments.configs):
+        raise ConfigError(f"{path}: compare takes YAML; deepfm convert writes it")
     for line in comparison.compare(
         arguments.configs,
         seeds=arguments.seeds,

@@ -209,16 +209,15 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     Raises:
         ConfigError: Settings contradict each other, or rows of a table depend on the data.
     """
-    data = config.data
-    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
+    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
     dense, tables, wide = count_parameters(schema, config)
-    size = 4 * (dense + tables + wide) / 2**30
+    size = 4 * (dense + tables + wide) / 2**30  # float32
     return [
         f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
-        f"weights: {size:,.2f} GiB; Adagrad keeps as much again, Adam twice as much",
+        f"weights: {size:,.2f} GiB; optimizers keep one to two times as much beside them",
     ]
 
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.outputs", "evaluation", "checkpoint",
         "experiment",
     },
-    "easyrec": {"errors", "config", "easyrec"},
+    "easyrec": {"errors", "config", "data", "models.layers", "easyrec"},
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "easyrec",

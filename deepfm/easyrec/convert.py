@@ -14,18 +14,21 @@ import glob
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from deepfm.config import ExperimentConfig, config_from_dict
+from deepfm.config import METRICS, ExperimentConfig, config_from_dict, reported_names
+from deepfm.data import tabular
 from deepfm.easyrec.features import (
     INTEGER,
     LIST,
     OTHER,
     Feature,
+    check_initializer,
     read_features,
     shortest,
 )
@@ -38,8 +41,9 @@ from deepfm.easyrec.pipeline_pb2 import (
     OdpsDatasetV1,
     ParquetDataset,
 )
-from deepfm.easyrec.reading import Pipeline
+from deepfm.easyrec.reading import Pipeline, is_repeated
 from deepfm.errors import ConfigError, nearest
+from deepfm.models.layers.dnn import activation_from
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +127,7 @@ _SCHEDULES = {
     ),
 }  # fmt: skip
 _PARQUET, _TEXT = (".parquet",), (".csv", ".tsv", ".txt", ".gz", ".zst")
+_UNTYPED = ""  # a column that is declared without a type
 _TYPE_NAMES = {"BIGINT": "INT64", "INT": "INT32"}
 
 
@@ -137,8 +142,19 @@ def to_config(
     Raises:
         ConfigError: Something is missing, contradicts itself or is not supported.
     """
-    raw, sources = _Converter(pipeline, is_read).convert()
-    return raw, config_from_dict(raw, sources=sources)
+    converter = _Converter(pipeline, is_read)
+    raw, sources = converter.convert()
+    config = config_from_dict(raw, sources=sources)
+    for name in config.data.table.fields:  # settings of a field may contradict each other
+        alone = replace(config.data.table, fields={name: config.data.table.fields[name]})
+        try:
+            tabular.schema(alone)
+        except ConfigError as error:
+            problem = str(error).partition(": ")[2].removeprefix(f"field {name}: ")
+            raise pipeline.error(
+                converter.features[name].path, f"feature {name}: {problem}"
+            ) from None
+    return raw, config
 
 
 class _Converter:
@@ -278,9 +294,9 @@ class _Converter:
         data = self.message.data_config
         if not data.input_fields_str:
             return {
-                item.input_name: (
-                    FieldType.Name(item.input_type) if item.HasField("input_type") else ""
-                )
+                item.input_name: FieldType.Name(item.input_type)
+                if item.HasField("input_type")
+                else _UNTYPED
                 for item in data.input_fields
             }
         found = {}
@@ -309,6 +325,7 @@ class _Converter:
         held = {
             name: INTEGER if kind in ("INT32", "INT64") else LIST if "ARRAY" in kind else OTHER
             for name, kind in self._input_types().items()
+            if kind != _UNTYPED
         }
         if _is_parquet(source["files"][0]):
             paths = sorted(glob.glob(source["files"][0]))
@@ -428,6 +445,7 @@ class _Converter:
             "wide_embedding_dim": config.wide_embedding_dim or _DEFAULT_WIDE_DIM
         }
         if config.wide_init_fn:
+            check_initializer(self.pipeline, f"{path}.wide_init_fn", config.wide_init_fn)
             feature["wide_init"] = config.wide_init_fn
         if model.HasField("variational_dropout"):
             dropout = model.variational_dropout.regularization_lambda
@@ -457,6 +475,11 @@ class _Converter:
                 f"expected one number, or one for each of {len(units)} hidden units, found "
                 f"{len(dropout)}",
             )
+        try:
+            activation_from(config.activation, units[0])
+        except ValueError as error:
+            problem = str(error).removeprefix("activation: ")
+            raise self.error(f"{path}.activation", problem) from None
         return {
             "hidden_units": units,
             "activation": config.activation.strip(),
@@ -597,12 +620,14 @@ class _Converter:
                 "export_config.exporter_type",
                 f"unknown type {kind!r}; {nearest(kind, ('latest', 'best'))}",
             )
-        names = [metric["name"] for metric in metrics] + [loss["name"] for loss in losses]
+        reported = reported_names([METRICS[metric["name"]] | metric for metric in metrics])
         if kind == "latest":  # a metric is watched for the log only
-            return {"keep": "last", "metric": names[0]}
+            return {"keep": "last", "metric": [*reported, losses[0]["name"]][0]}
         path, wanted = "export_config.best_exporter_metric", export.best_exporter_metric
-        known = {name: ours for name, ours in _METRICS.items() if ours in names}
-        known |= {name: ours for name, (ours, *_) in _LOSSES.items() if ours in names}
+        ours = {metric["name"]: name for metric, name in zip(metrics, reported, strict=True)}
+        ours |= {loss["name"]: loss["name"] for loss in losses}
+        known = _METRICS | {name: own for name, (own, *_) in _LOSSES.items()}
+        known = {name: own for name, own in known.items() if own in ours}
         if wanted not in known:
             raise self.error(path, f"{wanted!r} is not evaluated; {nearest(wanted, known)}")
         metric = known[wanted]
@@ -611,7 +636,7 @@ class _Converter:
             raise self.error(
                 "export_config.metric_larger_is_better", f"of {wanted} the {better} is better"
             )
-        return {"keep": "best", "metric": metric}
+        return {"keep": "best", "metric": ours[metric]}
 
     def _clipping(self) -> dict[str, Any]:
         config = self.message.train_config.grad_clipping
@@ -703,7 +728,7 @@ def _options(config: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in config.DESCRIPTOR.fields:
         value = getattr(config, field.name)
-        if field.is_repeated:
+        if is_repeated(field):
             found[field.name] = [shortest(v) if isinstance(v, float) else v for v in value]
         elif field.has_default_value or config.HasField(field.name) or isinstance(value, str):
             found[field.name] = shortest(value) if isinstance(value, float) else value

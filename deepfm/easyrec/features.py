@@ -19,16 +19,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepfm.data.words import read_words
 from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
 from deepfm.easyrec.reading import Pipeline
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError, DataError, nearest
+from deepfm.models.layers.storage import initializer_from
 
 EXPRESSING = (FG_NORMAL, FG_DAG)
 INTEGER, LIST, OTHER = "integer", "list", "other"  # what a column holds, where it is known
 _POOLINGS = ("sum", "mean")
 _DATA_TYPES = ("FP32", "FP16")
 _ID_OPTIONS = ("hash_bucket_size", "vocab_list", "vocab_dict", "vocab_file", "num_buckets")
-_OOV = "<OOV>"
+_MLP_INIT = "nn.init.xavier_normal_"  # deviation sqrt(2 / (value_dim + embedding_dim))
 _FARM_HASH = "USE_FARM_HASH_TO_BUCKETIZE"  # read by the original, too
 
 
@@ -118,8 +120,6 @@ class _Reader:
         keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
         if keys["type"] == "sequence":
             keys |= self._many()
-        elif is_combo and "columns" in keys:
-            keys |= {"separator": self._separator()}
         rows, ids = self._encoded_ids() if self.mode == FG_NONE else self._bucketized()
         return self._embedded(keys | ids | self._default(), rows)
 
@@ -147,6 +147,7 @@ class _Reader:
         keys |= self._default()
         if config.WhichOneof("dense_emb") == "mlp":
             keys |= {"dense_embedding": "linear", "embedding_dim": self._embedding_dim()}
+            keys["init"] = _MLP_INIT
         return Feature(self.name, self.path, keys)
 
     def _embedded(self, keys: dict[str, Any], rows: int) -> Feature:
@@ -155,6 +156,7 @@ class _Reader:
             raise self.error("pooling", f"expected sum or mean, found {config.pooling!r}")
         keys["embedding_dim"] = self._embedding_dim()
         if config.init_fn:
+            check_initializer(self.pipeline, f"{self.path}.init_fn", config.init_fn)
             keys["init"] = config.init_fn
         if not config.trainable:
             keys["trainable"] = False
@@ -280,7 +282,8 @@ class _Reader:
             }
         words, oov = self._words(option)
         if words is None:
-            return 0, {"vocabulary_file": config.vocab_file, "oov_id": oov}
+            rows = max(self._file_rows(), oov + 1)
+            return rows, {"vocabulary_file": config.vocab_file, "oov_id": oov}
         return max([*words.values(), oov]) + 1, {"vocabulary": words, "oov_id": oov}
 
     def _no_option(self) -> ConfigError:
@@ -319,13 +322,19 @@ class _Reader:
         return words, oov
 
     def _file_rows(self) -> int:
-        """Rows that a vocabulary file needs: its words are numbered, or have ids."""
+        """Rows that a vocabulary file needs."""
         try:
-            lines = Path(self.config.vocab_file).read_text(encoding="utf-8").splitlines()
-            words = [line.split() for line in lines if line.strip()]
-            return max(int(parts[1]) if parts[1:] else k for k, parts in enumerate(words)) + 1
-        except (OSError, ValueError) as error:
-            raise self.error("vocab_file", f"cannot be read: {error}") from None
+            return read_words(Path(self.config.vocab_file)).rows
+        except DataError as error:
+            raise self.error("vocab_file", str(error)) from None
+
+
+def check_initializer(pipeline: Pipeline, path: str, text: str) -> None:
+    """Refuse an initializer that is none of the declared set."""
+    try:
+        initializer_from(text)
+    except ValueError as error:
+        raise pipeline.error(path, str(error).removeprefix("initializer: ")) from None
 
 
 def fg_mode(pipeline: Pipeline) -> int:

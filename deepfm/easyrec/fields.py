@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
-from deepfm.easyrec.reading import Pipeline, is_map
+from deepfm.easyrec.reading import Pipeline, is_map, is_repeated
 
 logger = logging.getLogger(__name__)
 
@@ -467,7 +467,7 @@ def _set_fields(message: Any, prefix: str) -> Iterator[tuple[str, FieldDescripto
     """Every field that is set, with its path; nothing below an ignored or refused one."""
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
-        if field.is_repeated and field.message_type is not None and not is_map(field):
+        if is_repeated(field) and field.message_type is not None and not is_map(field):
             elements = [(f"{path}[{k}]", element) for k, element in enumerate(value)]
         else:
             elements = [(path, value)]

@@ -23,7 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from deepfm.config import ExperimentConfig
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
-from deepfm.easyrec.reading import Pipeline, find_field, is_map, is_opaque, parse
+from deepfm.easyrec.reading import Pipeline, find_field, is_map, is_opaque, is_repeated, parse
 from deepfm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def _apply(pipeline: Pipeline, path: str, value: str, where: str) -> None:
                 raise ConfigError(
                     f"{where}: {target.prefix}{name} is not supported, and nothing below it is read"
                 )
-            if field.is_repeated:
+            if is_repeated(field):
                 many |= selector is None or not selector.strip().isdecimal()
                 found += _selected(target, field, selector, where)
                 continue
@@ -233,12 +233,12 @@ def _holds(target: _Target, condition: re.Match[str], where: str) -> bool:
     message, prefix, is_set = target.message, target.prefix, True
     for name in sections:
         field = find_field(message.DESCRIPTOR, name, prefix, where)
-        if field.message_type is None or field.is_repeated:
+        if field.message_type is None or is_repeated(field):
             raise ConfigError(f"{where}: {prefix}{name} cannot stand in a condition")
         is_set = is_set and message.HasField(name)
         message, prefix = getattr(message, name), f"{prefix}{name}."
     field = find_field(message.DESCRIPTOR, last, prefix, where)
-    if field.message_type is not None or field.is_repeated:
+    if field.message_type is not None or is_repeated(field):
         raise ConfigError(f"{where}: {prefix}{last} cannot stand in a condition")
     value = _scalar(field, condition["value"], f"{prefix}{last}", where)
     found = getattr(message, last)
@@ -254,7 +254,7 @@ def _set_elements(
 ) -> list[str]:
     """Replace selected elements of a list of values or messages; returns their paths."""
     name = f"{target.prefix}{field.name}"
-    if not field.is_repeated or is_map(field):
+    if not is_repeated(field) or is_map(field):
         raise ConfigError(f"{where}: {name} is no list, found [{selector}]")
     elements = getattr(target.message, field.name)
     chosen = _indices(target, field, selector, where)
@@ -270,7 +270,7 @@ def _set_elements(
 def _set(target: _Target, field: FieldDescriptor, value: str, where: str) -> list[str]:
     """Replace a field; returns its path."""
     name = f"{target.prefix}{field.name}"
-    if field.message_type is None and not field.is_repeated:
+    if field.message_type is None and not is_repeated(field):
         setattr(target.message, field.name, _scalar(field, value, name, where))
         return [name]
     group = field.containing_oneof
@@ -315,7 +315,7 @@ def _scalar(field: FieldDescriptor, text: str, name: str, where: str) -> Any:
             value = float(text)
         # A message refuses a number that is out of range.
         message = GetMessageClass(field.containing_type)
-        message(**{field.name: [value] if field.is_repeated else value})
+        message(**{field.name: [value] if is_repeated(field) else value})
         return value
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{where}: {name}: expected {expected}, found {text!r}") from None

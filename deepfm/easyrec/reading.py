@@ -144,7 +144,7 @@ class _Walk:
             name = f"{prefix}{field.name}"
             colon = self._accept(":")
             if self._accept("["):
-                if not field.is_repeated:
+                if not is_repeated(field):
                     raise ConfigError(f"{token.line}: {name}: not a list, expected one value")
                 self.lines.setdefault(name, token.line)
                 while not self._accept("]"):
@@ -164,7 +164,7 @@ class _Walk:
     ) -> None:
         token = self._take()
         path = name
-        if field.is_repeated:
+        if is_repeated(field):
             self.lines.setdefault(name, line)
             path = f"{name}[{counts.get(name, 0)}]"
             counts[name] = counts.get(name, 0) + 1
@@ -245,6 +245,13 @@ def is_opaque(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.name == "Opaque"
 
 
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Whether a field may stand several times; older versions of protobuf tell by its label."""
+    if hasattr(field, "is_repeated"):
+        return field.is_repeated
+    return field.label == FieldDescriptor.LABEL_REPEATED
+
+
 def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
@@ -299,7 +306,7 @@ def _clean(
                 return {}
             return _clean(value, node, field.message_type, f"{path}.", file, places)
 
-        if field.is_repeated and isinstance(value, list):
+        if is_repeated(field) and isinstance(value, list):
             nodes = value_node.value if _has(value_node, "seq") else [None] * len(value)
             cleaned[field.name] = []
             for k, (item, item_node) in enumerate(zip(value, nodes, strict=True)):

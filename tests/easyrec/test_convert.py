@@ -255,6 +255,14 @@ def test_other_models(tmp_path):
     assert (cin.layer_sizes, cin.split_half, cin.group) == ((6, 5), False, "wide")
 
 
+def test_metrics_of_one_name_are_told_apart(tmp_path):
+    metrics = "metrics { auc {} } metrics { auc { thresholds: 50 } }"
+    assert convert(tmp_path, metrics=metrics).training.metric == "auc[200]"
+    best = "export_config { exporter_type: 'best' }"
+    assert convert(tmp_path, metrics=metrics, more=best).training.metric == "auc[50]"
+    assert convert(tmp_path, metrics="").training.metric == "binary_cross_entropy"
+
+
 def test_defaults_of_the_format(tmp_path):
     train = """
       sparse_optimizer { adam_optimizer {} exponential_decay_learning_rate { decay_size: 3 } }
@@ -390,6 +398,10 @@ TALL = FEATURES.replace("num_buckets: 20 embedding_dim: 4", "num_buckets: 20 emb
          "deep.use_ln: choose use_bn or use_ln, not both"),
         ({"model": "deepfm { deep { hidden_units: [4, 2] dropout_ratio: [0.1, 0.1, 0.1] } }"},
          "expected one number, or one for each of 2 hidden units, found 3"),
+        ({"model": "deepfm { deep { hidden_units: 4 activation: 'nn.Sine' } }"},
+         "deepfm.deep.activation: 'nn.Sine' is none of"),
+        ({"model": MODEL.replace("deep {", "wide_init_fn: 'os.system' deep {")},
+         "deepfm.wide_init_fn: expected one of"),
         ({"model": "xdeepfm { cin { cin_layer_size: 4 } deep { hidden_units: 4 } }"},
          "xdeepfm needs final { hidden_units }"),
         ({"model": "xdeepfm { deep { hidden_units: 4 } final { hidden_units: 4 } }"},

@@ -101,7 +101,9 @@ def test_a_vocabulary_file_sizes_a_table(tmp_path, monkeypatch):
          RAW | {"vocabulary_file": "words.txt", "oov_id": 3}),
     ],
 )  # fmt: skip
-def test_id_features_of_values(tmp_path, mode, options, expected):
+def test_id_features_of_values(tmp_path, monkeypatch, mode, options, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.txt").write_text("p\nq\n")
     options += " expression: 'user:x'"
     assert given(converted(tmp_path, feature("id_feature", options), mode)) == expected
 
@@ -142,7 +144,7 @@ def test_the_other_hash(tmp_path, monkeypatch):
          RAW | {"boundaries": [0.1], "default": "0"}),
         ("FG_NORMAL", f"expression: 'item:x' {ID} mlp {{}}",
          {"type": "dense", "scale": "none", "default": 0.0, "dense_embedding": "linear",
-          "embedding_dim": 4}),
+          "embedding_dim": 4, "init": "nn.init.xavier_normal_"}),
     ],
 )  # fmt: skip
 def test_raw_features(tmp_path, mode, options, expected):
@@ -157,7 +159,7 @@ def test_raw_features(tmp_path, mode, options, expected):
          RAW | {"columns": ["p", "q"], "hash_buckets": 9, "hash_function": "murmur64a",
                 "padding": False}),
         ("FG_NORMAL", f"{ID} expression: ['user:p', 'item:q'] vocab_list: 'p_q' value_dim: 1",
-         {"type": "sparse", "columns": ["p", "q"], "separator": "\x1d", "embedding_dim": 4,
+         {"type": "sparse", "columns": ["p", "q"], "embedding_dim": 4,
           "vocabulary": {"p_q": 2}, "oov_id": 1}),
         ("FG_NORMAL", f"{ID} expression: 'user:p' hash_bucket_size: 9",
          RAW | {"column": "p", "hash_buckets": 9, "hash_function": "murmur64a",
@@ -176,6 +178,7 @@ def test_combo_features(tmp_path, mode, options, expected):
     [
         ("input_fields { input_name: 'x' input_type: INT64 }", "sparse"),
         ("input_fields { input_name: 'x' input_type: STRING }", "sequence"),
+        ("input_fields { input_name: 'x' }", "sequence"),
         ("input_fields { input_name: 'x' input_type: ARRAY_INT64 }", "sequence"),
         ("input_fields_str: 'y:INT; x : bigint;'", "sparse"),
         ("input_fields_str: 'x:ARRAY<BIGINT>'", "sequence"),
@@ -250,6 +253,10 @@ def test_tables_that_cannot_be_shared(tmp_path, second, what):
         ("id_feature", "FG_NONE", f"{SAME} data_type: 'INT8'", "unknown type 'INT8'"),
         ("id_feature", "FG_NONE", f"{SAME} weighted: true", "weighted: not supported"),
         ("id_feature", "FG_NONE", f"{SAME} zch {{ zch_size: 3 lfu {{}} }}", "zch: not supported"),
+        ("id_feature", "FG_NONE", f"{SAME} init_fn: 'nn.init.eye_'", "init_fn: expected one of"),
+        ("raw_feature", "FG_BUCKETIZE", f"{ID} boundaries: [2, 1]", "expected finite numbers that"),
+        ("raw_feature", "FG_NORMAL", "expression: 'item:x' normalizer: 'method=expression,expr=y'",
+         "feature x: transform 'expression(y)'"),
         ("id_feature", "FG_NORMAL", SAME, "expression: feature x: FG_NORMAL needs one"),
         ("id_feature", "FG_NORMAL", f"{SAME} expression: 'feature:q'", "found 'feature:q'"),
         ("id_feature", "FG_DAG", f"{SAME} expression: 'const:3'", "expected side:column"),

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from deepfm.easyrec import fields, pipeline_pb2
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
+from deepfm.easyrec.reading import is_repeated
 
 ROOT = Path(__file__).parents[2]
 PROTO = ROOT / "deepfm" / "easyrec" / "pipeline.proto"
@@ -65,7 +66,7 @@ def test_the_generated_module_is_that_of_the_proto():
         for field, (label, kind, _, tag, default, group) in zip(message.fields, rows, strict=True):
             assert field.number == int(tag), (name, field.name)
             is_map = kind.startswith("map<")
-            assert field.is_repeated == (label == "repeated" or is_map)
+            assert is_repeated(field) == (label == "repeated" or is_map)
             assert (field.containing_oneof and field.containing_oneof.name) == group
             if is_map:
                 assert field.message_type.GetOptions().map_entry
