@@ -455,7 +455,13 @@ class _Converter:
             sizes = list(config.cin.cin_layer_size)
             if not sizes:
                 raise self.error(f"{path}.cin", "cin_layer_size: a value is needed")
-            found["cin"] = {"layer_sizes": sizes, "split_half": False, "group": "wide"}
+            found["cin"] = {
+                "layer_sizes": sizes,
+                "split_half": False,
+                "group": "wide",
+                "bias": True,
+                "init": "torch",
+            }
             if not config.HasField("final"):
                 raise self.error(path, "xdeepfm needs final { hidden_units }")
         found["dnn"] = self._mlp(config.deep, f"{path}.deep")
