@@ -108,7 +108,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    config = _load(arguments.config) if arguments.config else None
+    if arguments.override and not arguments.config:
+        raise ConfigError("--override changes a config: name it with --config")
+    config = _load(arguments.config, arguments.override) if arguments.config else None
     metrics = experiment.evaluate_checkpoint(
         arguments.checkpoint, config=config, split=arguments.split
     )
@@ -240,7 +242,10 @@ def _parser() -> argparse.ArgumentParser:
     added = command("evaluate", _evaluate, "metrics of a checkpoint")
     add_checkpoint(added)
     added.add_argument("--config", help="other data paths and evaluation settings")
-    added.add_argument("--split", choices=("valid", "test"), default="test")
+    added.add_argument(
+        "--split", choices=("valid", "test"), help="test by default, or valid where there is none"
+    )
+    add_override(added)
 
     added = command("predict", _predict, "predictions for the raw rows of a file")
     add_checkpoint(added)

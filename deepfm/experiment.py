@@ -349,17 +349,17 @@ def profile_training(config: ExperimentConfig) -> Profile:
 
 
 def evaluate_checkpoint(
-    path: str | Path, *, config: ExperimentConfig | None = None, split: str = "test"
+    path: str | Path, *, config: ExperimentConfig | None = None, split: str | None = None
 ) -> dict[str, Any]:
     """Metrics of a checkpoint on a split of the data that its config names.
 
     Args:
         path: A `best_model.pt` or `last.pt`.
         config: Replaces the checkpoint's, from which it may differ in `EVALUATION_CHANGES` only.
-        split: `valid` or `test`.
+        split: `valid` or `test`; None: `test`, or `valid` of data that has no other.
 
     Raises:
-        ConfigError: `config` changes more than it may.
+        ConfigError: `config` changes more than it may, or there is no such split.
         CheckpointError: The checkpoint cannot be used, or not with this data.
     """
     checkpoint = load_checkpoint(path)
@@ -373,6 +373,7 @@ def evaluate_checkpoint(
         used = config
         check_metrics(used)
     data = load_data(used, checkpoint.encoders)
+    split = split or ("valid" if data.test is None else "test")
     rows = getattr(data, split)
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")

@@ -21,6 +21,7 @@ from deepfm.cli import main
 from deepfm.config import load_config
 from deepfm.easyrec import load_pipeline
 from deepfm.prediction import Predictor
+from tests.easyrec.pipelines import write
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "easyrec" / "deepfm_criteo.config"
@@ -53,7 +54,7 @@ def criteo(tmp_path_factory) -> Path:
     for name, parts in (("train", 2), ("valid", 1)):
         (folder / name).mkdir()
         for part in range(parts):
-            rows = criteo_rows(len(name) + part, ROWS // 2)
+            rows = criteo_rows(part if name == "train" else 2, ROWS // 2)
             pa.parquet.write_table(rows, folder / name / f"part-{part}.parquet")
     return folder
 
@@ -111,10 +112,19 @@ def test_the_real_pipeline_trains_evaluates_and_predicts(criteo, tmp_path, capsy
     sizes = [min(f.num_buckets, SIZE) for f in fields.values() if f.num_buckets]
     assert [f.vocabulary_size for f in fields.values() if f.num_buckets] == sizes
 
-    code, printed, errors = run(capsys, "evaluate", "--checkpoint", run_dir / "best_model.pt",
-                                "--split", "valid")  # fmt: skip
+    best = ("--checkpoint", run_dir / "best_model.pt")
+    code, printed, errors = run(capsys, "evaluate", *best)  # valid is the only split to evaluate
     assert (code, errors) == (0, "")
     assert f"{metrics['valid']['auc']:.4f}" in printed
+    other = criteo / "train" / "part-0.parquet"
+    code, printed, errors = run(
+        capsys, "evaluate", *best, "--config", REAL, *changes,
+        "--override", f"eval_input_path={other}",
+    )  # fmt: skip
+    assert (code, errors) == (0, "")
+    assert f"{metrics['valid']['auc']:.4f}" not in printed
+    code, _, errors = run(capsys, "evaluate", *best, "--override", f"eval_input_path={other}")
+    assert (code, errors.count("\n")) == (2, 1)
 
     source = criteo / "valid" / "part-0.parquet"
     code, _, errors = run(
@@ -426,3 +436,82 @@ def test_all_operators(tmp_path, capsys, monkeypatch, mode, ending):
     assert dense["range"] == pytest.approx([0.2])
     assert dense["formula"] == pytest.approx([np.log(3.2) if normalized else 0.2])
     assert Predictor("run/best_model.pt") is not None
+
+
+TINY_TRAIN = """
+  sparse_optimizer { %s } dense_optimizer { %s }
+  num_epochs: 2 save_checkpoints_steps: 10
+"""
+ADAGRAD, ADAM = "adagrad_optimizer { lr: 0.1 }", "adam_optimizer { lr: 0.01 }"
+PARTS = """
+  sgd_optimizer { lr: 0.1 } cosine_annealing_warm_restarts_learning_rate { T_0: 5 }
+  part_optimizers { adam_optimizer { lr: 0.01 } regex_pattern: "deep_mlp.*" } ema { decay: 0.9 }
+"""
+TASKS = {
+    "fallback": {
+        "groups": 'feature_groups { group_name: "deep" feature_names: ["a", "b"] }',
+        "reports": {"auc", "binary_cross_entropy"},
+    },
+    "xdeepfm": {
+        "model": "xdeepfm { cin { cin_layer_size: [6, 5] } deep { hidden_units: 8 } "
+        "final { hidden_units: 4 } } variational_dropout {}",
+        "reports": {"auc", "binary_cross_entropy"},
+    },
+    "numbers": {
+        "losses": "losses { l2_loss {} }",
+        "metrics": "metrics { mean_absolute_error {} } metrics { mean_squared_error {} } "
+        "metrics { xauc { in_batch: true } } metrics { grouped_xauc { grouping_key: 'a' } } "
+        "train_metrics { mean_squared_error {} decay_step: 3 }",
+        "reports": {"mae", "mse", "xauc", "grouped_xauc", "l2"},
+    },
+    "classes": {
+        "model": "deepfm { deep { hidden_units: [8, 4] } final { hidden_units: 4 } } num_class: 3",
+        "losses": "losses { softmax_cross_entropy { label_smoothing: 0.1 } }",
+        "metrics": "metrics { multiclass_auc {} } metrics { accuracy {} }",
+        "reports": {"multiclass_auc", "accuracy", "softmax_cross_entropy"},
+    },
+    "sessions": {
+        "model": "wide_and_deep { deep { hidden_units: 8 } final { hidden_units: 4 } } "
+        "num_class: 2",
+        "losses": "losses { jrc_loss { session_name: 'a' } } losses { softmax_cross_entropy {} }",
+        "metrics": "metrics { auc {} } metrics { grouped_auc { grouping_key: 'b' } }",
+        "reports": {"auc", "gauc", "gauc_groups", "jrc", "softmax_cross_entropy"},
+    },
+    "parts": {
+        "train": TINY_TRAIN
+        % ("adam_optimizer { lr: 0.01 } exponential_decay_learning_rate { decay_size: 5 }", PARTS)
+        + "gradient_accumulation_steps: 3 "
+        "grad_clipping { clipping_type: 'value' max_gradient: 0.1 }",
+        "losses": "losses { binary_focal_loss {} }",
+        "metrics": "metrics { auc {} } metrics { normalized_entropy {} }",
+        "reports": {"auc", "normalized_entropy", "binary_focal"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_trains(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    parts = {"train": TINY_TRAIN % (ADAGRAD, ADAM), "data": "batch_size: 50"} | TASKS[name]
+    reports, rng = parts.pop("reports"), np.random.default_rng(0)
+    for file, rows in (("t", 1500), ("v", 400)):
+        a, b = rng.integers(0, 10, rows), rng.integers(0, 20, rows)
+        label = {"numbers": (a + b) / 10, "classes": (a >= 4) + (b >= 10)}.get(name, a >= b / 2)
+        columns = {"y": label * 1, "a": a, "b": b, "n": rng.random(rows)}
+        pa.parquet.write_table(pa.table(columns), f"{file}.parquet")
+    write(tmp_path, **parts)
+    code, _, errors = run(capsys, "train", "--config", "x.config")
+    assert (code, errors) == (0, "")
+    metrics = json.loads(Path("out/metrics.json").read_text())["valid"]
+    assert metrics.keys() == reports
+    (loss,) = {"l2", "binary_focal", "jrc", "softmax_cross_entropy", "binary_cross_entropy"} & (
+        reports - ({"softmax_cross_entropy"} if "jrc" in reports else set())
+    )
+    epochs = [json.loads(line) for line in Path("out/history.jsonl").read_text().splitlines()]
+    assert epochs[1][loss] < epochs[0][loss]
+    code, _, errors = run(
+        capsys, "predict", "--checkpoint", "out/best_model.pt", "--input", "v.parquet",
+        "--output", "p.parquet", "--columns", "y",
+    )  # fmt: skip
+    assert (code, errors) == (0, "")
+    assert pa.parquet.read_table("p.parquet").num_columns == (4 if name == "classes" else 2)
