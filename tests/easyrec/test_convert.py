@@ -253,6 +253,7 @@ def test_other_models(tmp_path):
     assert (config.model_name, config.feature.wide_embedding_dim) == ("xdeepfm", 16)
     cin = config.cin
     assert (cin.layer_sizes, cin.split_half, cin.group) == ((6, 5), False, "wide")
+    assert (cin.bias, cin.init) == (True, "torch")
 
 
 def test_metrics_of_one_name_are_told_apart(tmp_path):
