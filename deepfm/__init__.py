@@ -2,7 +2,7 @@
 
 raw files -> data/<adapter> -> data/{schema, splits, transforms} -> data/dataset (+ sampling)
 -> Batch -> models/layers/embedding -> models/layers/{fm, cin, attention, dnn} -> models/* (logit)
--> training/{trainer, steps, losses, optimizers, schedules} + evaluation/{scoring, ranking, metrics}
+-> training/{trainer, steps, optimizers, schedules} + evaluation/{scoring, losses, metrics, ranking}
 -> checkpoint -> evaluate / predict / recommend
 """
 

@@ -29,11 +29,11 @@ from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
+from deepfm.evaluation.losses import check_losses
 from deepfm.evaluation.metrics import check_metrics
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
 from deepfm.models import build_model, count_parameters
 from deepfm.models.outputs import prediction_columns
-from deepfm.training.losses import check_losses
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.schedules import build_schedules

@@ -22,8 +22,7 @@ MAY_IMPORT = {
     "models.layers": {"models.layers"},
     "models": {"errors", "config", "data.schema", "data.batch", "models"},
     "models.outputs": {"errors"},
-    "training.losses": {"errors", "config", "data.batch"},  # evaluation reports them too
-    "evaluation": {"errors", "config", "data", "models", "evaluation", "training.losses"},
+    "evaluation": {"errors", "config", "data", "models", "evaluation"},
     "training": {"errors", "config", "utils", "data", "models", "evaluation", "training"},
     "checkpoint": {"errors", "config", "utils", "data", "models"},
     "prediction": {"errors", "data", "models.outputs", "evaluation", "checkpoint"},

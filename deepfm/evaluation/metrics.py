@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from deepfm.config import LOSSES, ExperimentConfig, metric_names, reported_names
 from deepfm.errors import ConfigError, DataError, DeepFMError
+from deepfm.evaluation.losses import check_group
 from deepfm.models.outputs import is_regression
-from deepfm.training.losses import check_group
 
 _SMALLER_IS_BETTER = ("logloss", "mae", "mse", "normalized_entropy", *LOSSES)
 _ONE_PROBABILITY = ("auc", "logloss", "gauc", "normalized_entropy")

@@ -11,12 +11,12 @@ from deepfm.config import METRICS, reported_names
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue, TabularDataset
 from deepfm.errors import ConfigError, nearest
+from deepfm.evaluation.losses import batch_losses
 from deepfm.evaluation.metrics import Scored, metric_values
 from deepfm.evaluation.ranking import RankCounts, rank_counts, ranking_metrics
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.outputs import predicted
 from deepfm.models.pairs import Halves, PairScorer
-from deepfm.training.losses import batch_losses
 
 SHORT_RANKING = 99  # negatives of the second, widely used ranking protocol
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of

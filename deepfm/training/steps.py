@@ -15,8 +15,8 @@ from torch import Tensor
 
 from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch
+from deepfm.evaluation.losses import batch_losses
 from deepfm.models.base import BaseCTRModel
-from deepfm.training.losses import batch_losses
 from deepfm.training.optimizers import Assigned, SparseOptimizer
 from deepfm.training.schedules import Schedule
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deepfm.config import LOSSES, config_from_dict
 from deepfm.data.batch import Batch
 from deepfm.errors import ConfigError
-from deepfm.training.losses import batch_losses, check_losses, weighted_loss
+from deepfm.evaluation.losses import batch_losses, check_losses, weighted_loss
 from tests.reference import row_losses, weighted_mean
 
 

@@ -4,7 +4,7 @@ Decided here: every loss is one value per row, and a batch's loss is their weigh
 sum(w * l) / sum(w), so that equal weights of any size give the mean. Which losses go together, and
 what each needs of model and label, is checked by `check_losses` before any data is read.
 
-Imports nothing of training, because evaluation reports the same losses.
+They stand below training, because evaluation reports the same losses.
 
 Shapes: B rows, C classes, G group columns.
 """
