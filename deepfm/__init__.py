@@ -2,8 +2,8 @@
 
 raw files -> data/<adapter> -> data/{schema, splits, transforms} -> data/dataset (+ sampling)
 -> Batch -> models/layers/embedding -> models/layers/{fm, cin, attention, dnn} -> models/* (logit)
--> training/{trainer, optimizers, losses} + evaluation/{scoring, ranking, metrics} -> checkpoint
--> evaluate / predict / recommend
+-> training/{trainer, steps, losses, optimizers, schedules} + evaluation/{scoring, ranking, metrics}
+-> checkpoint -> evaluate / predict / recommend
 """
 
 from deepfm.config import ExperimentConfig, load_config

@@ -260,14 +260,13 @@ class RunDirectory:
 
     @property
     def dropout_ratios(self) -> dict[str, Path]:
-        """What variational dropout learned, by feature group."""
+        """What variational dropout learned, by feature group; not every run has it."""
         groups = ("wide", "fm", "deep")
         return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in groups}
 
     @property
     def files(self) -> tuple[Path, ...]:
-        named = (value for key, value in vars(self).items() if key != "path")
-        return (*named, *self.dropout_ratios.values())
+        return tuple(value for key, value in vars(self).items() if key != "path")
 
     def check(
         self, config: ExperimentConfig, *, resume: bool, overwrite: bool
@@ -316,7 +315,8 @@ class RunDirectory:
         """
         self.make()
         try:
-            for file in (*self.path.glob(".*.tmp"), *(() if keep else self.files)):
+            old = () if keep else (*self.files, *self.dropout_ratios.values())
+            for file in (*self.path.glob(".*.tmp"), *old):
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None

@@ -82,7 +82,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{output}: expected a file that ends in .yaml")
     if output.exists() and not arguments.overwrite:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
-    config, text = load_pipeline(arguments.config, arguments.override)
+    config, text = load_pipeline(arguments.config, arguments.override, is_read=False)
     for line in experiment.describe_size(config):
         LOGGER.info(line)
     atomic_write_bytes(output, text.encode())

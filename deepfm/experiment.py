@@ -40,15 +40,11 @@ from deepfm.training.schedules import build_schedules
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
+from deepfm.utils.memory import total_memory
 from deepfm.utils.seeding import generator
 
-# A field with a table of 2 rows, whatever its declared ids are.
-_TWO_ROWS = {
-    "vocabulary_size": 2, "min_count": 1, "hash_buckets": 0, "hash_function": "xxh64",
-    "num_buckets": 0, "out_of_range": "error", "vocabulary": None, "oov_id": None,
-    "boundaries": (), "quantiles": 0, "columns": (), "separator": "", "transform": None,
-    "default": None,
-}  # fmt: skip
+# Numbers that an optimizer keeps per weight, where that is not 1.
+_STATES = {"lazy_adam": 2, "adam": 2, "adamw": 2, "lazy_sgd": 0, "rowwise_adagrad": 0}
 EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
@@ -260,6 +256,7 @@ def train(
             checkpoint.encoders if checkpoint else None,
             base=base.encoders if base else None,
         )
+        check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config)
         if base is not None:
             transfer(model, base)
@@ -400,10 +397,41 @@ def check_settings(config: ExperimentConfig) -> None:
     check_losses(config)
     check_metrics(config)
     schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
-    tables = [f.name for f in schema.fields.values() if f.feature_type is not FeatureType.DENSE]
-    schema = schema.with_fields(dict.fromkeys(tables, _TWO_ROWS))
+    small = {
+        field.name: {
+            "vocabulary_size": 2,
+            "num_buckets": min(field.num_buckets, 2),
+            "hash_buckets": min(field.hash_buckets, 2),
+            "default": None,  # which need not be below 2
+        }
+        for field in schema.fields.values()
+        if field.feature_type is not FeatureType.DENSE
+    }
+    schema = schema.with_fields(small)
     assigned = assign_optimizers(build_model(schema, config), config.training)
     build_schedules(assigned, config.training, maximize=True)
+
+
+def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
+    """Refuse a model whose weights and optimizer state are larger than the machine's memory.
+
+    Raises:
+        ConfigError: Says how much is needed and what would make it less.
+    """
+    dense, tables, wide = count_parameters(schema, config)
+    training = config.training
+    of_tables = (training.sparse_optimizer or training.optimizer)["name"]
+    of_dense = training.optimizer["name"]
+    weights = 4 * (tables + wide)
+    needed = weights * (1 + _STATES.get(of_tables, 1)) + 4 * dense * (1 + _STATES.get(of_dense, 1))
+    memory = total_memory()
+    if memory is not None and needed > memory:
+        tables, total, there = (f"{size / 2**30:,.1f} GiB" for size in (weights, needed, memory))
+        raise ConfigError(
+            f"the model does not fit into memory: {tables} of embedding tables and, with the state "
+            f"of {of_tables}, {total} in all, on a machine with {there}; fewer rows (num_buckets, "
+            "hash_buckets, min_count) or a smaller embedding_dim make it less"
+        )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -430,11 +458,12 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
     """The lines of a table with a column per split."""
     splits = [name for name in metrics if name != "data"]
     flat = {split: flatten(metrics[split]) for split in splits}
-    lines = [f"{'':<20}" + "".join(f"{split:>10}" for split in splits)]
+    width = max(20, 1 + max(map(len, flat[splits[0]])))
+    lines = [" " * width + "".join(f"{split:>10}" for split in splits)]
     for name in flat[splits[0]]:
         values = [flat[split].get(name) for split in splits]
         cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
-        lines.append(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
 
 

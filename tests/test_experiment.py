@@ -137,6 +137,42 @@ def test_the_log_says_what_was_kept_and_that_all_rows_were_scored(tiny_config, c
     assert all(torch.equal(kept.model[name], last.model[name]) for name in kept.model)
 
 
+def test_a_run_goes_on_from_its_file_with_all_that_it_has(tiny_config):
+    """Averages, schedules, parts, metrics of batches: through `last.pt`, plain data only."""
+    settings = {
+        "metric": "logloss",
+        "gradient_accumulation_steps": 2,
+        "ema_decay": 0.9,
+        "sparse_optimizer": "adagrad",
+        "scheduler": {"name": "exponential", "decay_size": 3, "warmup_size": 4},
+        "sparse_scheduler": {"name": "cosine_restarts", "t_0": 5},
+        "part_optimizers": [
+            {"pattern": "dnn.*", "optimizer": "adagrad", "scheduler": "reduce_on_plateau"}
+        ],
+        "metrics": [{"name": "auc", "decay_step": 3}, {"name": "accuracy", "decay_step": 2}],
+        "evaluate_every_steps": 3,
+    }
+    changes = {f"training__{key}": value for key, value in settings.items()}
+    config = load_config(tiny_config(training__epochs=3, **changes))
+    expected = experiment.train(replace(config, output_dir=config.output_dir + "_whole"))
+    experiment.train(replace(config, training=replace(config.training, epochs=1)))
+    assert experiment.train(config, resume=True) == expected
+    whole, parts = (
+        RunDirectory(path) for path in (config.output_dir + "_whole", config.output_dir)
+    )
+    histories = [
+        [json.loads(line) | {"seconds": 0} for line in run.history.read_text().splitlines()]
+        for run in (whole, parts)
+    ]
+    assert histories[0] == histories[1]
+    assert {"train_auc", "train_accuracy", "evaluations", "sparse_lr"} <= histories[0][0].keys()
+    one, other = (load_checkpoint(run.last) for run in (whole, parts))
+    for name in ("model", "best_model", "ema"):
+        tensors, same = one.training[name], other.training[name]
+        assert tensors
+        assert all(torch.equal(tensors[key], same[key]) for key in tensors.keys() | same.keys())
+
+
 def test_a_warm_start_keeps_known_rows_and_initializes_new_ones(base, tiny_config, tmp_path):
     checkpoint, config = load_checkpoint(base), load_config(tiny_config(seed=7))
     data = load_data(config, base=checkpoint.encoders)

@@ -1,5 +1,6 @@
 """The README is true: its commands parse, its files exist, its Python runs."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +9,16 @@ import pytest
 import yaml
 
 from deepfm.cli import _parser
-from deepfm.config import LOSSES, METRICS, TRAIN_METRICS, config_from_dict
+from deepfm.config import (
+    LOSSES,
+    METRICS,
+    OPTIMIZERS,
+    SCHEDULERS,
+    SPARSE_OPTIMIZERS,
+    TRAIN_METRICS,
+    TrainingConfig,
+    config_from_dict,
+)
 from deepfm.data import tabular
 from deepfm.experiment import check_settings
 
@@ -46,6 +56,21 @@ def test_the_declared_table_is_a_valid_config(page):
     text = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[0]
     declared = config_from_dict(yaml.safe_load(text)).data.table
     assert "history" in tabular.schema(declared).fields
+
+
+def test_the_page_about_training_has_every_key_and_option():
+    page = (ROOT / "docs" / "training.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    config = config_from_dict(yaml.safe_load(text)).training
+    assert config.part_optimizers[0].optimizer["momentum"] == 0.9
+    keys = {field.name for field in dataclasses.fields(TrainingConfig)}
+    named = set(keys)
+    for table in (OPTIMIZERS, SPARSE_OPTIMIZERS, SCHEDULERS):
+        named |= {name for name, options in table.items() for name in (name, *options)}
+    assert not [name for name in named if not re.search(rf"`{name}\b", page)]
+    for key, value in re.findall(r"^\| `(\w+)` \| ([\w.]+) \|", page, re.MULTILINE):
+        if key in keys - {"losses", "metrics"}:
+            assert yaml.safe_load(value) == getattr(TrainingConfig(), key), key
 
 
 def test_the_declared_ids_are_valid_fields(tmp_path):

@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 
+def _rows(tensor: Tensor, rows: Tensor | slice) -> Tensor:
+    if isinstance(rows, Tensor) and rows.dim() == 1 and rows.dtype is torch.int64:
+        # A third of the time that indexing takes, which allows for negative numbers.
+        return tensor.index_select(0, rows)
+    return tensor[rows]
+
+
 class Ragged:
     """Lists of ids of any lengths, end to end, as a data set holds those that are never cut.
 
@@ -37,16 +44,16 @@ class Ragged:
         of one row is (L,).
         """
         if isinstance(rows, int):
-            return self[torch.tensor([rows])].squeeze(0)
-        starts, lengths = self.starts[rows], self.lengths[rows].long()
+            return self[torch.tensor([rows % len(self)])].squeeze(0)
+        starts, lengths = _rows(self.starts, rows), _rows(self.lengths, rows).unsqueeze(1)
         longest = int(lengths.max()) if len(lengths) else 0
-        position = torch.arange(max(longest, 1))
-        is_padding = position >= lengths.unsqueeze(1)  # (B, L)
         if not longest:
-            return torch.zeros(is_padding.shape, dtype=self.ids.dtype)
-        places = (starts.unsqueeze(1) + position).masked_fill_(is_padding, 0)
+            return torch.zeros(len(lengths), 1, dtype=self.ids.dtype)
+        position = torch.arange(longest, dtype=lengths.dtype)
+        places = starts.unsqueeze(1) + position  # (B, L); beyond a list stand those of others
+        places.clamp_(max=len(self.ids) - 1)
         found = self.ids.index_select(0, places.flatten()).view(places.shape)
-        return found.masked_fill_(is_padding, 0)
+        return found.masked_fill_(position >= lengths, 0)
 
 
 class Inputs(NamedTuple):
@@ -78,20 +85,14 @@ class Inputs(NamedTuple):
             rows: Row numbers from 0 on (int64), a boolean mask, or a slice.
         """
 
-        def select(tensor: Tensor) -> Tensor:
-            if isinstance(rows, Tensor) and rows.dim() == 1 and rows.dtype is torch.int64:
-                # A third of the time that indexing takes, which allows for negative numbers.
-                return tensor.index_select(0, rows)
-            return tensor[rows]
-
         return Inputs(
-            select(self.sparse).long(),
-            select(self.dense),
+            _rows(self.sparse, rows).long(),
+            _rows(self.dense, rows),
             tuple(
-                (ids[rows] if isinstance(ids, Ragged) else select(ids)).long()
+                (ids[rows] if isinstance(ids, Ragged) else _rows(ids, rows)).long()
                 for ids in self.sequence_ids
             ),
-            tuple(select(lengths).long() for lengths in self.sequence_lengths),
+            tuple(_rows(lengths, rows).long() for lengths in self.sequence_lengths),
         )
 
     def to(self, device: torch.device | str) -> "Inputs":

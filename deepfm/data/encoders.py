@@ -486,9 +486,9 @@ class _Reader:
         values = _combined(column)
         if self._cut is not None:
             values = self._cut(values).values
-        if self._is_sequence and pa.types.is_floating(values.type):
-            values = pc.if_else(pc.is_nan(values), None, values)
-        if self._is_sequence and pa.types.is_primitive(values.type):  # a number: one element
+        if self._is_sequence and _is_number(values.type):  # one element
+            if pa.types.is_floating(values.type):
+                values = pc.if_else(pc.is_nan(values), None, values)
             values = _as_lists(values)
         if column.null_count == len(column) and not _is_list(values.type):
             values = pa.nulls(len(column), pa.list_(pa.string()))
@@ -513,7 +513,8 @@ class _Reader:
             numbers = self._source._read(values).values
             absent = np.isnan(numbers)
             return Reading((absent if absent.ndim == 1 else absent.any(1)).astype(np.float64))
-        is_vector = self._cut is not None or _is_list(values.type) or self.field.value_dim > 1
+        is_cut = self._cut is not None and not _is_number(values.type)
+        is_vector = is_cut or _is_list(values.type) or self.field.value_dim > 1
         if self._is_dense and is_vector and not self._is_indicator:
             return self._read_vectors(values)
         reading = self._transform(values)
@@ -796,6 +797,12 @@ def _is_list(kind: pa.DataType) -> bool:
     return any(
         test(kind)
         for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return any(
+        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     )
 
 

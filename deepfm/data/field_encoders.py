@@ -260,6 +260,8 @@ class DeclaredVocabulary:
     def __init__(self, words: WordIds, oov_id: int | None) -> None:
         self.words = words
         self.oov_id = oov_id
+        self._places = Vocabulary(words.words)
+        self._ids = np.append(-1, words.ids)  # of place 0, which is no word's, and of the words
 
     @classmethod
     def of(cls, field: FieldSchema) -> "DeclaredVocabulary":
@@ -272,14 +274,15 @@ class DeclaredVocabulary:
     def ids(self, values: pa.Array) -> np.ndarray:
         """Ids of values, (N,) int64."""
         texts = as_text(values)
-        ids = self.words.find(texts)
+        ids = self._ids[self._places.ids(texts)]
         if self.oov_id is not None:
             is_text = texts.is_valid().to_numpy(zero_copy_only=False)
             ids = np.where((ids < 0) & is_text, self.oov_id, ids)
         return ids
 
     def grown_from(self, base: "DeclaredVocabulary") -> "DeclaredVocabulary":
-        moved = np.flatnonzero(self.words.find(base.words.words) != base.words.ids)
+        now = self._ids[self._places.ids(base.words.words)]
+        moved = np.flatnonzero(now != base.words.ids)
         if len(moved):
             word = base.words.words[int(moved[0])].as_py()
             raise DataError(f"the word {word!r} has lost the id it had before")

@@ -81,6 +81,11 @@ def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
+        if "://" in pattern:
+            raise MissingDataError(
+                f"data.table: only local files can be read, found {pattern}; set data.table.files "
+                "and data.table.valid_files to local paths"
+            )
         path = data_dir / pattern
         matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
         if not matches:

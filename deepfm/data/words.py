@@ -56,12 +56,6 @@ class WordIds:
         """The largest id and 1."""
         return int(self.ids.max()) + 1
 
-    def find(self, texts: pa.Array) -> np.ndarray:
-        """The id of each text, -1 where it is null or no word, (N,) int64."""
-        places = pc.index_in(texts, value_set=self.words, skip_nulls=True)
-        places = pc.fill_null(places, len(self.ids)).to_numpy(zero_copy_only=False)
-        return np.append(self.ids, -1)[places]
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, WordIds) and self.digest == other.digest
 

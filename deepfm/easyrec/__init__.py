@@ -25,8 +25,14 @@ def is_pipeline(path: str | Path) -> bool:
     return Path(path).suffix in ENDINGS
 
 
-def load_pipeline(path: str | Path, changes: Iterable[str] = ()) -> tuple[ExperimentConfig, str]:
+def load_pipeline(
+    path: str | Path, changes: Iterable[str] = (), *, is_read: bool = True
+) -> tuple[ExperimentConfig, str]:
     """Read a pipeline and apply overrides by paths of its format.
+
+    Args:
+        is_read: Whether the data will be read next: then paths that are not local are errors,
+            else they stand in the experiment as they are.
 
     Returns:
         The experiment, and the same as YAML that `load_config` reads back.
@@ -38,5 +44,5 @@ def load_pipeline(path: str | Path, changes: Iterable[str] = ()) -> tuple[Experi
     pipeline = reading.read(path)
     overrides.apply(pipeline, changes)
     fields.check(pipeline)
-    raw, config = convert.to_config(pipeline)
+    raw, config = convert.to_config(pipeline, is_read=is_read)
     return config, to_yaml(raw, f"Converted from {Path(path).name}.")

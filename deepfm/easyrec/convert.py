@@ -129,13 +129,18 @@ _UNTYPED = ""  # a column that is declared without a type
 _TYPE_NAMES = {"BIGINT": "INT64", "INT": "INT32"}
 
 
-def to_config(pipeline: Pipeline) -> tuple[dict[str, Any], ExperimentConfig]:
+def to_config(
+    pipeline: Pipeline, *, is_read: bool = True
+) -> tuple[dict[str, Any], ExperimentConfig]:
     """The nested data of a YAML config, and the experiment that it makes.
+
+    Args:
+        is_read: Whether the data will be read next, so that its paths must be of local files.
 
     Raises:
         ConfigError: Something is missing, contradicts itself or is not supported.
     """
-    converter = _Converter(pipeline)
+    converter = _Converter(pipeline, is_read)
     raw, sources = converter.convert()
     config = config_from_dict(raw, sources=sources)
     for name in config.data.table.fields:  # settings of a field may contradict each other
@@ -153,8 +158,9 @@ def to_config(pipeline: Pipeline) -> tuple[dict[str, Any], ExperimentConfig]:
 class _Converter:
     """One pipeline on its way, with what its parts need of each other."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, is_read: bool) -> None:
         self.pipeline = pipeline
+        self.is_read = is_read
         self.message = pipeline.message
         self.model = self.message.model_config.WhichOneof("model")
         self.group_columns: dict[str, None] = {}
@@ -235,14 +241,8 @@ class _Converter:
         source: dict[str, Any] = {"files": files, "valid_files": valid}
         if not is_parquet.pop():
             source["delimiter"] = data.delimiter
-            if not data.with_header:
-                source["columns"] = list(self._input_types())
-                if not source["columns"]:
-                    raise self.error(
-                        "data_config.with_header",
-                        "false: the columns' names are needed, in input_fields or "
-                        "input_fields_str; or set with_header: true",
-                    )
+            if not data.with_header and (names := list(self._input_types())):
+                source["columns"] = names  # without any, the first line has them all the same
         return source
 
     def _files(self, key: str) -> list[str]:
@@ -251,13 +251,16 @@ class _Converter:
         if not paths:
             raise self.error(key, "a path is needed: a file, a glob, or several with commas")
         for path in paths:
-            if "://" in path:
-                raise self.error(
-                    key,
-                    f"only local files can be read, found {path}; set a local path, here or with "
-                    f"--override {key}=<path>; its ending says whether it is CSV or Parquet",
-                )
-        return [self._pattern(key, path) for path in paths]
+            if "://" not in path:
+                continue
+            problem = (
+                f"only local files can be read, found {path}; set a local path, here or with "
+                f"--override {key}=<path>; its ending says whether it is CSV or Parquet"
+            )
+            if self.is_read:
+                raise self.error(key, problem)
+            self.note(key, problem)
+        return [path if "://" in path else self._pattern(key, path) for path in paths]
 
     def _pattern(self, key: str, path: str) -> str:
         if not path.endswith("/") and (_has_ending(path) or "*" in path or Path(path).is_file()):
@@ -285,7 +288,7 @@ class _Converter:
         return self.message.data_config.dataset_type in (OdpsDataset, OdpsDatasetV1)
 
     def _input_types(self) -> dict[str, str]:
-        """Types of columns by name, as the pipeline declares them."""
+        """Types of columns by name, as the pipeline declares them; empty where it does not."""
         data = self.message.data_config
         if not data.input_fields_str:
             return {

@@ -76,10 +76,9 @@ def metric_values(scored: Scored, specs: Iterable[Mapping[str, Any]]) -> dict[st
         raise DeepFMError(_diverged(nan, scored.predicted.size))
     found: dict[str, Any] = {}
     for name, spec in zip(reported_names(specs), specs, strict=True):
-        value = _METRICS[spec["name"]](scored, spec)
+        found[name] = _METRICS[spec["name"]](scored, spec)
         if spec["name"] == "gauc":
-            value, found[name.replace("gauc", "gauc_groups", 1)] = value
-        found[name] = value
+            found[name], found[name.replace("gauc", "gauc_groups", 1)] = found[name]
     return found
 
 

@@ -26,7 +26,7 @@ class PairBranches(NamedTuple):
     """Says of a model that its logit is bias + first order + second order + DNN(flat embeddings).
 
     Attributes:
-        dnn: What `dnn_branch` made.
+        dnn: A network and its output layer.
         second_order: Whether the factorization machine's sum over all pairs of fields is there.
     """
 

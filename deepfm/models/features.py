@@ -31,6 +31,10 @@ def build_embedding(
 ) -> FeatureEmbedding:
     """The embedding layer for the views that a model reads.
 
+    NOTE[DIFF]: TorchEasyRec makes the tables of every group, read or not, and fails where `wide`
+    is missing; here a table exists if the model reads it, and a model that can do without `wide`
+    has no first-order term then.
+
     Args:
         first_order: Whether it reads the first-order term.
         field_group: The group whose vectors its `field_embeddings` are, `fm` or `wide`; None: it

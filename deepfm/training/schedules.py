@@ -3,6 +3,8 @@
 Decided here: when a schedule moves (`step` after each batch, `end_epoch` after each epoch), that
 its state is its counters, so that a resumed run goes on with the same rates, and that a base rate
 of 0, which freezes what it is for, stays 0.
+
+NOTE[DIFF]: TorchEasyRec does not save schedules, which begin anew in a resumed run.
 """
 
 import itertools

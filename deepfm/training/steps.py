@@ -99,6 +99,9 @@ class TrainingStep:
 
     The L2 penalty of a batch is added to its loss; in compact mode, to the gradients of its rows.
 
+    NOTE[DIFF]: TorchEasyRec carries batches left over at an epoch's end into the next epoch's
+    first step; here they make one of their own, so that an epoch ends with all its rows learned.
+
     Args:
         model: In training mode.
         assigned, schedules: Of all trained parameters, one schedule for each optimizer.

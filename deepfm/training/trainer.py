@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from deepfm.config import EvaluationConfig, TrainingConfig
+from deepfm.data.batch import Batch
 from deepfm.data.dataset import Epoch, TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.metrics import is_larger_better
@@ -209,7 +210,9 @@ class _Fit:
         state.best_model = _copy(state.best_model)  # of a finished run: the model's own
         for optimizer, saved in zip(step.optimizers, state.optimizers, strict=True):
             load_optimizer_state(optimizer, self.model, saved)
-        saved_schedules = state.schedulers or [{}] * len(step.schedules)  # {}: there was none
+        # A state of an earlier release has no entry for a schedule that does nothing, and no rates.
+        state.rates = state.rates or step.rates()
+        saved_schedules = state.schedulers or [{}] * len(step.schedules)
         for schedule, saved in zip(step.schedules, saved_schedules, strict=True):
             schedule.load_state_dict(saved)
         if step.average is not None:
@@ -289,11 +292,8 @@ class _Fit:
                         self._collect()
                         is_best = self._evaluate_within()
                         start = time.perf_counter() - (state.seconds - before)
-                    save_now = bool(
-                        stop
-                        or is_best
-                        or _passed(config.checkpoint_every_steps, last[0], state.step)
-                    )
+                    is_due = _passed(config.checkpoint_every_steps, last[0], state.step)
+                    save_now = bool(stop or is_best or is_due)
                     last = state.step, state.total_steps
                 if save_now or bar.due() or state.step == end:
                     speed = epoch.num_rows * state.step / len(epoch) / state.seconds
@@ -303,7 +303,7 @@ class _Fit:
                 if stop and updated:
                     raise Interrupted(stop)
 
-    def _step(self, batch, *, updated: bool) -> None:
+    def _step(self, batch: Batch, *, updated: bool) -> None:
         """The gradient of a batch, and the update if it is due."""
         state, step = self.state, self.step
         self._seed_dropout()

@@ -145,7 +145,9 @@ def build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
         ),
         tuple[float, ...]: _floats,
         float | tuple[float, ...]: lambda value: _floats(_int_to_float(value)),
-        str | float | None: _int_to_float,
+        str | float | None: lambda value: (  # a float would change the last digits of a long id
+            str(value) if isinstance(value, int) and abs(value) > 2**53 else _int_to_float(value)
+        ),
         dict[str, int]: lambda value: (
             {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
         ),
@@ -274,8 +276,8 @@ def _check_option(key: str, value: Any, default: Any) -> None:
         expected = "a whole number of at least 0"
     elif default is None:  # inherited, or no limit
         fits, expected = (
-            value is None or (is_number(value) and value > 0),
-            "a number above 0, or null",
+            value is None or (is_number(value) and value >= 0),
+            "a number of at least 0, or null",
         )
     else:
         fits, expected = is_number(value) and value >= 0, "a number of at least 0"

@@ -249,9 +249,20 @@ def test_fixed_size_and_large_lists_are_vectors():
 
 
 def test_a_vector_of_one_number():
-    for field in (dense(separator="|"), dense()):
-        values = pa.array(["1", "2"]) if field.separator else pa.array([[1], [2]])
+    for field, values in (
+        (dense(separator="|"), ["1", "2"]), (dense(separator="|"), [1, 2]), (dense(), [[1], [2]]),
+        (dense(separator="|"), [1.0, 2.0]), (dense(separator="|"), [[1], [2]]),
+    ):  # fmt: skip
         assert unfitted(field).encode(pa.table({"f": values})).dense.tolist() == [[1], [2]]
+
+
+def test_numbers_are_lists_of_one():
+    for kind in (pa.int32(), pa.float64(), pa.bool_()):
+        values = pa.array([1, 0, None]).cast(kind)
+        for field in (sequence(num_buckets=2), sequence(num_buckets=2, transform=None)):
+            assert lists_of(unfitted(field).encode(pa.table({"f": values}))) == [[1], [0], []]
+    nan = pa.table({"f": [1.0, math.nan]})
+    assert lists_of(unfitted(sequence(num_buckets=3, default=2)).encode(nan)) == [[1], [2]]
 
 
 def test_vectors_stand_between_other_numbers():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from deepfm.data.field_encoders import (
     FLOAT32_MAX,
     MOMENTS_BLOCK,
+    DeclaredVocabulary,
     HashBuckets,
     Moments,
     Quantiles,
@@ -27,6 +28,7 @@ from deepfm.data.field_encoders import (
     splitmix64,
 )
 from deepfm.data.schema import FeatureType, FieldSchema
+from deepfm.data.words import WordIds
 
 SPARSE = FieldSchema("f", FeatureType.SPARSE)
 
@@ -411,3 +413,15 @@ def test_hash_buckets_of_an_older_checkpoint():
     values = pa.array(["a", None, "b"])
     assert encoder.ids(values).tolist() == HashBuckets(7).ids(values).tolist()
     assert through_a_file(encoder).to_dict() == HashBuckets(7).to_dict()
+
+
+@given(st.lists(st.none() | st.sampled_from(["a", "b", "c", "", "word7", "word150"])))
+def test_words_are_found_in_a_short_and_in_a_long_vocabulary(values):
+    words = {"a": 3, "b": 0, "": 1}
+    for mapping in (words, words | {f"word{k}": k for k in range(500)}):
+        for oov in (None, 9):
+            encoder = through_a_file(DeclaredVocabulary(WordIds.of(mapping), oov))
+            expected = [
+                -1 if v is None else mapping.get(v, -1 if oov is None else oov) for v in values
+            ]
+            assert encoder.ids(pa.array(values, pa.string())).tolist() == expected

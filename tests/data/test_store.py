@@ -704,24 +704,23 @@ def test_out_of_range_is_an_error_by_default(declared):
 
 def test_declared_ids_train_predict_and_go_on_in_another_process(declared):
     """From the files to a checkpoint, and from that alone to equal probabilities elsewhere."""
-    fields = {name: field for name, field in DECLARED.items() if name != "date"}
-    used = config(declared, data__table__fields=fields)
+    used = config(declared, data__table__fields=DECLARED)
     experiment.train(used)
     (declared / "cities.txt").unlink()  # the checkpoint holds it
     best = RunDirectory(used.output_dir).best
     write_table(declared / "new.parquet", whole(declared))
     (scored,) = Predictor(best).predict_file(declared / "new.parquet")
-    predicted = Predictor(best).predict(whole(declared))
-    np.testing.assert_allclose(scored.predictions["probability"], predicted)
+    probability = scored.predictions["probability"]
+    np.testing.assert_allclose(probability, Predictor(best).predict(whole(declared)))
     program = (
         "import sys\n"
         "from deepfm.prediction import Predictor\n"
         "(scored,) = Predictor(sys.argv[1]).predict_file(sys.argv[2])\n"
-        "print(scored.probability.to_pylist())\n"
+        "print(scored.predictions['probability'].to_pylist())\n"
     )
     command = [sys.executable, "-c", program, str(best), str(declared / "new.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    np.testing.assert_allclose(json.loads(done.stdout), scored.probability, rtol=1e-6)
+    np.testing.assert_allclose(json.loads(done.stdout), probability, rtol=1e-6)
 
 
 def test_num_buckets_grow_in_a_warm_start(declared):

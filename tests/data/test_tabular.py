@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
 from deepfm import experiment
+from deepfm.checkpoint import load_checkpoint
 from deepfm.config import config_from_dict, load_config
 from deepfm.data import tabular
 from deepfm.data.schema import FeatureType
 from deepfm.errors import ConfigError, DataError, MissingDataError
+from deepfm.prediction import Predictor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -180,6 +183,46 @@ def test_a_ranking_experiment_without_python(tmp_path, with_tables):
     assert again["test"] == metrics["test"]
 
 
+def test_items_of_a_ranking_task_may_have_lists_of_any_length_and_vectors(tmp_path):
+    raw = ratings(tmp_path, with_tables=True)
+    names = ["Drama", "Action", "Comedy", "Horror", "Noir"]
+    lines = [
+        f"{m}::Title {m}::{'|'.join(names[: m % 6])}::{'' if m % 9 == 0 else m % 7}::{m},{-m}\n"
+        for m in range(40)
+    ]
+    (tmp_path / "movies.dat").write_text("".join(lines))
+    table = raw["data"]["table"]
+    table["items"]["columns"] += ["studio", "place"]
+    size = {"group": "item", "embedding_dim": 4}
+    table["fields"] |= {
+        "genres": size | {"type": "sequence", "separator": "|", "vocabulary": dict(
+            zip(names, range(5), strict=True)
+        )},
+        "studio": size | {"type": "sparse", "num_buckets": 7},
+        "place": {
+            "type": "dense", "group": "item", "value_dim": 2, "separator": ",",
+            "scale": "standard",
+        },
+    }  # fmt: skip
+    used = config_from_dict(raw)
+    metrics = experiment.train(used)
+    path = tmp_path / "out" / "best_model.pt"
+    assert experiment.evaluate_checkpoint(path)["test"] == metrics["test"]
+    data = experiment.load_data(used, load_checkpoint(path).encoders)
+    task = data.test.ranking
+    items = task.catalogue.inputs
+    assert items.sequence_ids[0].shape == (40, 5)
+    assert items.sparse[9, 1] == -1
+    # scored as whole rows, as the rows of the file are
+    predictor = Predictor(path)
+    user = int(data.events.tables.interactions["user"][0].as_py())
+    found = predictor.recommend(str(user), top=40)
+    rows = pa.table({"user": [str(user)] * len(found), "movie": [f.item for f in found]})
+    np.testing.assert_allclose(
+        predictor.predict(rows), [f.probability for f in found], rtol=1e-4, atol=1e-6
+    )
+
+
 def test_weights_of_a_ranking_task_reach_the_loss(tmp_path):
     raw = ratings(tmp_path, with_tables=False)
     raw["data"]["table"]["sample_weight"] = "time"  # any column of numbers
@@ -301,6 +344,13 @@ def test_mistakes_in_declared_ids(tmp_path, field, message):
     fields = {"a": {"type": "sparse"} | field}
     with pytest.raises(ConfigError, match=rf"^data\.table\.fields\.a.*{message}"):
         tabular.schema(config(tmp_path, {"fields": fields}).data.table, tmp_path)
+
+
+def test_a_long_number_as_default_keeps_its_digits(tmp_path):
+    for default in (2**53 + 1, -(2**62) - 1, 17, 1.5, "x"):
+        fields = {"a": {"type": "sparse", "hash_buckets": 9, "default": default}}
+        schema = tabular.schema(config(tmp_path, {"fields": fields}).data.table)
+        assert schema.fields["a"].default_elements == [str(default)]
 
 
 def test_a_missing_vocabulary_file(tmp_path):

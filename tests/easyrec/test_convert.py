@@ -344,9 +344,11 @@ def test_files(tmp_path, monkeypatch):
     assert found.fields["a"].type == "sparse"
     typed = "dataset_type: CsvDataset delimiter: '|' input_fields { input_name: 'y' }"
     assert table("x.txt", "v.csv", data=typed).columns == ("y",)
+    assert table("x.csv", "v.csv").columns == ()  # the first line has the names
+    untyped = "dataset_type: CsvDataset input_fields { input_name: 'a' }"  # INT32 is its default
+    assert table("x.csv", "v.csv", data=untyped).fields["a"].type == "sequence"
     for train, valid, data, expected in (
         ("x.csv", "v.parquet", "with_header: true", "eval_input_path: training and evaluation"),
-        ("x.csv", "v.csv", "", "with_header: false: the columns' names are needed"),
         ("nowhere", "v.csv", "", "train_input_path: nowhere: no such file or directory"),
         ("", "v.csv", "", "train_input_path: a path is needed"),
         ("x.parquet", "", "", "eval_input_path: a path is needed"),

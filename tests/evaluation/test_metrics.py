@@ -345,8 +345,8 @@ def test_names_tell_specs_of_one_metric_apart():
     specs += [spec("gauc", group="user"), spec("gauc", group="day")]
     found = metric_values(scored, specs)
     assert list(found) == [
-        "auc[0]", "auc[200]", "logloss", "gauc_groups[user]", "gauc[user]", "gauc_groups[day]",
-        "gauc[day]",
+        "auc[0]", "auc[200]", "logloss", "gauc[user]", "gauc_groups[user]", "gauc[day]",
+        "gauc_groups[day]",
     ]  # fmt: skip
     assert found["gauc[user]"] == 1.0
     assert found["gauc[day]"] is None

@@ -240,8 +240,6 @@ def test_parts_have_optimizers_of_their_own_and_the_first_match_wins(schema):
     ],
 )
 def test_names_of_the_format_match_too(schema, pattern, count, final):
-    if "final" in pattern and final is None:
-        return
     config = config_from_dict(
         {
             "model_name": "xdeepfm",
@@ -252,6 +250,10 @@ def test_names_of_the_format_match_too(schema, pattern, count, final):
         }
     )
     model = build_model(schema, config)
+    if "final" in pattern and final is None:
+        with pytest.raises(ConfigError, match="matches no whole name"):
+            assign_optimizers(model, config.training)
+        return
     _, one = assign_optimizers(model, config.training)
     assert len(one.optimizer.param_groups[0]["params"]) == count
 

@@ -203,6 +203,18 @@ def test_tables_that_are_not_trained_stay_as_they_are(tiny_data, optimizer):
         assert torch.equal(model.state_dict()[name], before[name]) == frozen, table
 
 
+def test_a_rate_of_zero_freezes_a_part_whatever_the_schedule(tiny_data):
+    still = {"pattern": r"dnn\..*", "optimizer": {"name": "sgd", "lr": 0}}
+    schedule = {"name": "manual_step", "sizes": [2], "lrs": [0.5]}
+    model, trainer = make(
+        tiny_data, epochs=1, part_optimizers=[still], scheduler=schedule, keep="last"
+    )
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]) == name.startswith("dnn."), name
+
+
 def test_two_runs_are_equal_bit_by_bit_and_another_seed_is_not(tiny_data):
     results = []
     for seed in (5, 5, 6):

@@ -548,7 +548,7 @@ def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:
     if combiner not in COMBINERS:
         raise ValueError(f"combiner: expected one of {', '.join(COMBINERS)}, got {combiner!r}")
     count = valid.sum(1, keepdim=True)  # (B, 1)
-    if combiner == "max":
+    if combiner == "max" and vectors.shape[1]:  # of no positions there is no maximum
         vectors = vectors.masked_fill(~valid.unsqueeze(-1), -math.inf)  # (B, L, d)
         return vectors.amax(1).masked_fill(count == 0, 0.0)
     # A product costs a tenth of filling under a mask that is broadcast, on the CPU.

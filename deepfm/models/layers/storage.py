@@ -6,7 +6,7 @@ only logical tables are visible: `<name>`, and `<name>_wide` for the first-order
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -168,6 +168,7 @@ class PackedTables(nn.Module):
         first_order: Collection[str] | None = None,
     ) -> None:
         super().__init__()
+        self._fields = tuple(fields)
         self._specs = logical_tables(fields)
         self._table = {field.name: field.table or field.name for field in fields}
         self._batches: list[CompactRows] | None = None  # a list in compact mode
@@ -182,45 +183,49 @@ class PackedTables(nn.Module):
             parts = [(spec.dim, wide, deep)]
             if deep != linear:
                 parts = [(spec.dim, 0, deep), (0, wide, linear)]
-            for dim, width, fields_of in parts:
-                if fields_of:
-                    kinds.setdefault((dim, width, spec.trainable), {})[name] = fields_of
+            for dim, width, own in parts:
+                if own:
+                    kinds.setdefault((dim, width, spec.trainable), {})[name] = own
         self.layouts: dict[str, Layout] = {}
-        places: dict[str, Place] = {}
-        for (dim, width, trainable), tables in kinds.items():
-            parameter = f"packed_{dim}_{width}{'' if trainable else '_frozen'}"
-            readers = {field for fields_of in tables.values() for field in fields_of}
-            own = [field for field in fields if field.name in readers]
-            start, offsets, padding = 0, {}, {}
-            for name in tables:
-                spec = self._specs[name]
-                rows = slice(start, start + spec.rows)
-                if dim:
-                    places[name] = Place(parameter, rows, slice(0, dim))
-                if width:
-                    places[wide_name(name)] = Place(parameter, rows, slice(dim, dim + width))
-                offsets[name], start = start, start + spec.rows
-                if spec.padding_idx is not None:
-                    padding[name] = spec.padding_idx
-            first = next(iter(padding), None)
-            null = start if first is None else offsets[first] + padding[first]
-            names = tuple(field.name for field in own)
-            self.layouts[parameter] = Layout(dim, width, trainable, names, null)
-            weight = torch.zeros(start + (first is None), dim + width)
-            self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
-            sparse = [self._table[field.name] for field in own if field.combiner is None]
-            for what, values in (
-                ("offsets", [offsets[name] for name in sparse]),
-                ("padding", [padding.get(name, -1) for name in sparse]),
-            ):
-                numbers = torch.tensor(values, dtype=torch.int64)
-                self.register_buffer(f"{parameter}_{what}", numbers, persistent=False)
-            for field in own:
-                if field.combiner is not None:
-                    self._starts[parameter, field.name] = offsets[self._table[field.name]]
+        self.places: dict[str, Place] = {}
+        for kind, tables in kinds.items():
+            self._lay_out(*kind, tables)
         names = [*self._specs, *map(wide_name, self._specs)]
-        self.places: Mapping[str, Place] = {name: places[name] for name in names if name in places}
-        self.embedded = tuple(name for name in self._specs if name in places)
+        self.places = {name: self.places[name] for name in names if name in self.places}
+        self.embedded = tuple(name for name in self._specs if name in self.places)
+
+    def _lay_out(self, dim: int, wide: int, trainable: bool, tables: dict[str, list[str]]) -> None:
+        """Make the physical table of these logical ones, each given with its readers."""
+        parameter = f"packed_{dim}_{wide}{'' if trainable else '_frozen'}"
+        start, offsets, padding = 0, {}, {}
+        for name in tables:
+            spec = self._specs[name]
+            rows = slice(start, start + spec.rows)
+            if dim:
+                self.places[name] = Place(parameter, rows, slice(0, dim))
+            if wide:
+                self.places[wide_name(name)] = Place(parameter, rows, slice(dim, dim + wide))
+            offsets[name], start = start, start + spec.rows
+            if spec.padding_idx is not None:
+                padding[name] = spec.padding_idx
+        first = next(iter(padding), None)
+        null = start if first is None else offsets[first] + padding[first]
+        weight = torch.zeros(start + (first is None), dim + wide)
+        self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
+        readers = {field for own in tables.values() for field in own}
+        fields = [field for field in self._fields if field.name in readers]
+        names = tuple(field.name for field in fields)
+        self.layouts[parameter] = Layout(dim, wide, trainable, names, null)
+        sparse = [self._table[field.name] for field in fields if field.combiner is None]
+        for what, values in (
+            ("offsets", [offsets[name] for name in sparse]),
+            ("padding", [padding.get(name, -1) for name in sparse]),
+        ):
+            numbers = torch.tensor(values, dtype=torch.int64)
+            self.register_buffer(f"{parameter}_{what}", numbers, persistent=False)
+        for field in fields:
+            if field.combiner is not None:
+                self._starts[parameter, field.name] = offsets[self._table[field.name]]
 
     def reset_parameters(self) -> None:
         """Initialize each logical table by its own shape; the padding row is zero."""

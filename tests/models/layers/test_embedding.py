@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,19 @@ def test_no_value_is_nothing(combiner):
     for view in layer(ids, nothing, (), ()):
         assert view[0].abs().max() == 0
         assert view[1].abs().max() > 0
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("combiner", ["mean", "sum", "max"])
+def test_a_batch_without_any_element_is_zero(combiner, compact):
+    layer = sequence(combiner)
+    ids, nothing = torch.zeros(2, 0, dtype=torch.int64), torch.zeros(2, 0)
+    inputs = (nothing.long(), nothing, (ids,), (torch.zeros(2, dtype=torch.int64),))
+    with layer.tables.compact_mode(None) if compact else nullcontext():
+        views = layer(*inputs)
+        sum(view.sum() for view in views).backward()
+    assert [view.abs().max().item() for view in views] == [0, 0, 0]
+    assert layer.l2_reg(*inputs, rate=1.0, scope="batch").item() == 0
 
 
 def test_dense_fields_of_several_numbers():
