@@ -32,7 +32,6 @@ from deepfm.easyrec.features import (
     read_features,
     shortest,
 )
-from deepfm.easyrec.fields import MODELS
 from deepfm.easyrec.pipeline_pb2 import (
     FeatureGroupType,
     FieldType,
@@ -41,7 +40,7 @@ from deepfm.easyrec.pipeline_pb2 import (
     OdpsDatasetV1,
     ParquetDataset,
 )
-from deepfm.easyrec.reading import Pipeline, is_repeated
+from deepfm.easyrec.reading import MODELS, Pipeline, is_repeated
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.layers.dnn import activation_from
 
@@ -53,7 +52,6 @@ _GROUPS = {
     "wide_and_deep": {"wide": True, "deep": True},
     "xdeepfm": {"wide": True, "deep": True},
 }
-_NAMES = {"wide_and_deep": "wide_and_deep", "deepfm": "deepfm", "xdeepfm": "xdeepfm"}
 _DEFAULT_WIDE_DIM = 4
 # Losses by name here; classes that they need; what their label is; outputs that they give.
 _LOSSES = {
@@ -182,7 +180,7 @@ class _Converter:
             table["group_columns"] = list(self.group_columns)
         network = self._network()
         raw = {
-            "model_name": _NAMES[self.model],
+            "model_name": self.model,
             "num_class": self.message.model_config.num_class,
             "global_bias": False,
             "output_dir": self._model_dir(),

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
-from deepfm.easyrec.reading import Pipeline, is_map, is_repeated
+from deepfm.easyrec.reading import MODELS, Pipeline, is_map, is_repeated
 
 logger = logging.getLogger(__name__)
 
 HONOURED, IGNORED, REFUSED = "honoured", "ignored", "refused"
-MODELS = ("deepfm", "wide_and_deep", "xdeepfm")
 
 
 class Fate(NamedTuple):

@@ -20,6 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
 from deepfm.errors import ConfigError, nearest
 
+MODELS = ("deepfm", "wide_and_deep", "xdeepfm")
 _TOKEN = re.compile(
     r"""
     (?P<skip>\s+|\#[^\n]*)
@@ -235,8 +236,10 @@ def find_field(descriptor: Descriptor, name: str, prefix: str, place: str) -> Fi
     """
     field = descriptor.fields_by_name.get(name)
     if field is None:
-        known = [f.name for f in descriptor.fields]
-        raise ConfigError(f"{place}: unknown field '{prefix}{name}'; {nearest(name, known)}")
+        hint = nearest(name, [f.name for f in descriptor.fields])
+        if descriptor.name == "ModelConfig":  # most often a model that nobody has told us of
+            hint = f"{hint}; supported models: {', '.join(MODELS)}"
+        raise ConfigError(f"{place}: unknown field '{prefix}{name}'; {hint}")
     return field
 
 

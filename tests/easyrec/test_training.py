@@ -138,6 +138,26 @@ def test_the_real_pipeline_trains_evaluates_and_predicts(criteo, tmp_path, capsy
     np.testing.assert_allclose(scored["probability"], kept["probability"], rtol=1e-5)
 
 
+@needs_real
+def test_wide_and_deep_on_the_same_columns(criteo, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = criteo_overrides(
+        criteo, tmp_path / "run", "data_config.fg_encoded=true",
+        "model_config.wide_and_deep=deep { hidden_units: [512, 256, 128] }",
+        "train_config.sparse_optimizer.adagrad_optimizer.lr=0.1",
+    )  # fmt: skip
+    code, printed, errors = run(capsys, "train", "--config", REAL, *changes)
+    assert (code, errors) == (0, "")
+    assert "wide_and_deep reads wide, deep; group 'fm' is left out" in printed
+    assert json.loads(Path("run/metrics.json").read_text())["valid"]["auc"] > 0.7
+    checkpoint = load_checkpoint("run/best_model.pt")
+    model = checkpoint.build_model()
+    dense = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("embedding."))
+    assert dense == 384_384 + 128 + 1  # the deep network and the output layer
+    tables = {name: tuple(model.embedding.tables[name].shape) for name in ("cat_0", "cat_0_wide")}
+    assert tables == {"cat_0": (SIZE, 16), "cat_0_wide": (SIZE, 4)}
+
+
 KILLED = ("small", "train_config.save_checkpoints_steps=2", "eval_config.num_steps=1")
 
 
