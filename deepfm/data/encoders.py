@@ -1,24 +1,20 @@
-"""Raw columns to encoded inputs: one reader per field, one encoder per table, and their bundle.
+"""Fields as a whole: raw columns to encoded inputs, by one encoder per table, and their bundle.
 
 `Encoders.encode` and `encode_rows` are the only ways from raw rows to `Inputs`; training,
 evaluation and prediction call them alike, so they cannot disagree. Encoders are fitted on the
 training split, in a stream, and travel with the model as plain data.
-
-Work is done once per distinct value of a batch wherever that is less than once per row.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.field_encoders import (
-    FLOAT32_MAX,
     KINDS,
     Encoder,
     NoAccumulator,
@@ -27,22 +23,10 @@ from deepfm.data.field_encoders import (
     kind_of,
     must_be_fitted,
     pad,
-    plain,
 )
+from deepfm.data.field_readers import Block, FieldReader, Found, table_of
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.data.transforms import (
-    LIST_TRANSFORM,
-    NEVER_BAD,
-    NUMERIC,
-    Reading,
-    as_text,
-    find_transform,
-    is_text,
-    name_of,
-    read_numbers,
-    read_whole_numbers,
-)
-from deepfm.errors import DataError, nearest
+from deepfm.errors import DataError
 
 if TYPE_CHECKING:
     from deepfm.data.files import Rows
@@ -114,7 +98,7 @@ class Encoders:
         for block in _blocks(batches, schema):
             for reader in readers:
                 reader.require(block)
-            block = block.select(_kept(readers, block, _Found()))
+            block = block.select(_kept(readers, block, Found()))
             rows += block.table.num_rows
             for reader in readers:
                 if not isinstance(accumulator := accumulators[reader.field.name], NoAccumulator):
@@ -149,7 +133,7 @@ class Encoders:
         Raises:
             DataError: A raw column is missing or of another type, or a value cannot be read.
         """
-        inputs = self._encode(_Block.of(columns), group, _Found())
+        inputs = self._encode(Block.of(columns), group, Found())
         padded = (ids[:] if isinstance(ids, Ragged) else ids for ids in inputs.sequence_ids)
         return inputs._replace(sequence_ids=tuple(padded))
 
@@ -161,22 +145,22 @@ class Encoders:
         Raises:
             DataError: As in `encode`; the message begins with the place of the row.
         """
-        block, found = _Block.of(rows), _Found()
+        block, found = Block.of(rows), Found()
         kept, counts = _kept(self._readers, block, found), Counter()
         if kept is not None:
             counts += found.bad_cells(with_outside=False)
-            block, found = block.select(kept), _Found()
+            block, found = block.select(kept), Found()
         inputs = self._encode(block, None, found)
         counts += found.bad_cells()
         if kept is None:
             kept = np.arange(inputs.num_rows)
         return EncodedRows(inputs, kept, dict(counts))
 
-    def _encode(self, block: "_Block", group: str | None, found: "_Found") -> Inputs:
+    def _encode(self, block: Block, group: str | None, found: Found) -> Inputs:
         count = block.table.num_rows
         readers = [reader for reader in self._readers if group in (None, reader.field.group)]
 
-        def of(kind: FeatureType) -> list[_Reader]:
+        def of(kind: FeatureType) -> list[FieldReader]:
             return [reader for reader in readers if reader.field.feature_type is kind]
 
         columns: dict[FeatureType, list] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
@@ -203,7 +187,7 @@ class Encoders:
 
     def _encode_sequence(
         self,
-        reader: "_Reader",
+        reader: FieldReader,
         values: pa.Array | np.ndarray,
         codes: np.ndarray | None,
         row: np.ndarray,
@@ -251,510 +235,45 @@ class Encoders:
         return cls(schema, by_table)
 
 
-class _Block:
-    """Raw rows with the place that each came from."""
-
-    def __init__(
-        self, table: pa.Table, parts: list["pa.Table | Rows"], rows: np.ndarray | None = None
-    ) -> None:
-        self.table = table
-        self._parts = parts
-        self._rows = rows  # of `parts`, where some are left out
-
-    @classmethod
-    def of(cls, *parts: "pa.Table | Rows") -> "_Block":
-        tables = [_table(part) for part in parts]
-        return cls(tables[0] if len(tables) == 1 else pa.concat_tables(tables), list(parts))
-
-    def select(self, rows: np.ndarray | None) -> "_Block":
-        if rows is None:
-            return self
-        return _Block(self.table.take(pa.array(rows)), self._parts, rows)
-
-    def place(self, index: int) -> str:
-        index = index if self._rows is None else int(self._rows[index])
-        for part in self._parts:
-            if index < (count := _table(part).num_rows):
-                return f"row {index + 1}" if isinstance(part, pa.Table) else part.place(index)
-            index -= count
-        raise IndexError(index)
-
-
-def _table(part: "pa.Table | Rows") -> pa.Table:
-    return part if isinstance(part, pa.Table) else part.table
-
-
 def _blocks(
     batches: "pa.Table | Iterable[pa.Table | Rows]", schema: DatasetSchema
-) -> Iterator[_Block]:
+) -> Iterator[Block]:
     """Batches in larger blocks, of which each distinct value is counted once."""
     if isinstance(batches, pa.Table):
         for start in range(0, batches.num_rows, FIT_ROWS):
             table = batches.slice(start, FIT_ROWS)
-            yield _Block(table, [batches], np.arange(start, start + table.num_rows))
+            yield Block(table, [batches], np.arange(start, start + table.num_rows))
         return
     columns = {column for field in schema.fields.values() for column in field.raw_columns}
     waiting: list[Any] = []
     rows = size = 0
     for part in batches:
-        table = _table(part)
+        table = table_of(part)
         if waiting and (
             rows + table.num_rows > FIT_ROWS
             or size > FIT_BYTES
-            or table.schema != _table(waiting[0]).schema
+            or table.schema != table_of(waiting[0]).schema
         ):
-            yield _Block.of(*waiting)
+            yield Block.of(*waiting)
             waiting, rows, size = [], 0, 0
         waiting.append(part)
         rows += table.num_rows
         size += table.select([name for name in table.column_names if name in columns]).nbytes
     if waiting:
-        yield _Block.of(*waiting)
+        yield Block.of(*waiting)
 
 
-def _readers(schema: DatasetSchema) -> list["_Reader"]:
-    return [_Reader(field, schema) for field in schema.fields.values()]
+def _readers(schema: DatasetSchema) -> list[FieldReader]:
+    return [FieldReader(field, schema) for field in schema.fields.values()]
 
 
-class _Found:
-    """What was read of a block of rows so far.
-
-    Attributes:
-        readings: What `_Reader.read` returned, by field name.
-        bad: By column, masks of the cells that could not be read and were excused.
-        outside: By column, masks of the cells with a whole number that has no row.
-    """
-
-    def __init__(self) -> None:
-        self.readings: dict[str, tuple] = {}
-        self.bad: dict[str, list[np.ndarray]] = defaultdict(list)
-        self.outside: dict[str, list[np.ndarray]] = defaultdict(list)
-
-    def bad_cells(self, *, with_outside: bool = True) -> Counter:
-        """How many cells stand in any of the masks, by column."""
-        counts = Counter()
-        for column in [*self.bad, *(self.outside if with_outside else ())]:
-            masks = list(self.bad.get(column, ()))
-            if with_outside:
-                masks += self.outside.get(column, ())
-            counts[column] = int(np.logical_or.reduce(masks).sum())
-        return counts
-
-
-def _kept(readers: list["_Reader"], block: _Block, found: _Found) -> np.ndarray | None:
+def _kept(readers: list[FieldReader], block: Block, found: Found) -> np.ndarray | None:
     """The rows without a value that drops its row; None: all of them."""
     for reader in readers:
         if reader.field.bad_values == "drop" and reader.can_fail:
             reader.read(block, found)
     dropped = [mask for masks in found.bad.values() for mask in masks]
     return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
-
-
-class _Reader:
-    """How one field reads its raw columns, up to what its encoder takes.
-
-    Args:
-        field: The field.
-        schema: Of the data set, in which the indicator of a dense field finds that field: absent
-            is what the other one could not read.
-    """
-
-    def __init__(self, field: FieldSchema, schema: DatasetSchema) -> None:
-        self.field = field
-        transform = name_of(field.transform)
-        self._is_sequence = field.feature_type is FeatureType.SEQUENCE
-        self._is_dense = field.feature_type is FeatureType.DENSE
-        self._is_number = self._is_dense or field.quantiles > 0 or len(field.boundaries) > 0
-        self._is_listed = self._is_sequence and transform == LIST_TRANSFORM
-        self._transform = find_transform(None if self._is_listed else field.transform)
-        self._cut = find_transform(f"{LIST_TRANSFORM}({field.cut_at})") if field.cut_at else None
-        # Elsewhere an empty text, which only Parquet has beside null, is a value like others.
-        self._empty_is_absent = field.absent_id < 0 or field.default is not None
-        self.can_fail = (
-            self._is_number
-            or field.num_buckets > 0
-            or (not self._is_listed and transform not in NEVER_BAD)
-        )
-        self._source: _Reader | None = None
-        self._is_indicator = transform == "is_missing"
-        if self._is_dense and self._is_indicator:
-            for other in schema.dense_fields:
-                if other.missing == "indicator" and other.column == field.column:
-                    self._source = _Reader(other, schema)
-
-    def require(self, block: _Block) -> None:
-        """Refuse rows without the field's columns."""
-        names = block.table.column_names
-        for column in self.field.raw_columns:
-            if column not in names:
-                hint = nearest(column, names)
-                raise DataError(f"field {self.field.name}: no column {column!r}; {hint}")
-
-    def learn(self, block: _Block) -> tuple:
-        """What the field's accumulator takes: numbers, or values with their counts."""
-        if self._is_number:
-            numbers, codes, _ = self.read(block, _Found())
-            numbers = numbers if codes is None else numbers[codes]
-            return (numbers[~np.isnan(numbers)],)
-        column, empty = self._column(block), 0
-        if self._is_sequence:
-            lists = self.named(self._lists, column)
-            column = pa.chunked_array([lists.flatten()])
-            if self.field.default is not None:
-                empty = len(lists) - np.count_nonzero(_lengths(lists))
-        values, counts = self.named(_distinct, column)
-        reading = self.named(self._read, values)
-        if reading.bad is not None and self.field.bad_values == "error":
-            self.read(block, _Found())  # raises: it finds the row
-        if not empty:
-            return reading.values, counts
-        own = np.full(len(self.field.default_elements), empty)
-        return append(reading.values, self.field.default_elements), np.append(counts, own)
-
-    def read(
-        self, block: _Block, found: _Found
-    ) -> tuple[pa.Array | np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Values; which of them each row, or each element of a sequence, has (None: the n-th has
-        value n); and for a sequence the row of each element.
-
-        Args:
-            block: Raw rows.
-            found: What was found before in these rows; added to.
-
-        Raises:
-            DataError: The column is missing or of another type, or a value cannot be read.
-        """
-        field = self.field
-        if field.name not in found.readings:
-            column, row = self._column(block), None
-            if self._is_sequence:
-                lists = self.named(self._lists, column)
-                row = pc.list_parent_indices(lists).to_numpy()
-                column = pa.chunked_array([lists.flatten()])
-            values, codes = self.named(self._levels, column)
-            reading = self.named(self._read, values)
-            places = _Places(block, values, codes, row)
-            self._apply_policies(places, reading, found)
-            ready = reading.values
-            if field.num_buckets:
-                ready = self._in_range(places, ready, found)
-            if self._is_sequence and field.default is not None:
-                empty = np.flatnonzero(_lengths(lists) == 0)
-                ready, codes, row = self._with_default(ready, codes, row, empty)
-            found.readings[field.name] = ready, codes, row
-        return found.readings[field.name]
-
-    def named(self, function: Any, *args: Any) -> Any:
-        """Call a function; its error names the field and the column."""
-        try:
-            return function(*args)
-        except (DataError, pa.ArrowException) as error:
-            raise DataError(f"{self._place}: {error}") from None
-
-    @property
-    def _place(self) -> str:
-        field = self.field
-        several = f"columns {', '.join(field.columns)}"
-        return f"field {field.name}, {several if field.columns else f'column {field.column}'}"
-
-    def _column(self, block: _Block) -> pa.ChunkedArray:
-        """The raw column, of a cross its values; where it is absent and the field has a policy
-        for that, nulls."""
-        field, names = self.field, block.table.column_names
-        if absent := [column for column in field.raw_columns if column not in names]:
-            if self._is_dense:
-                has_policy = field.missing != "error" or field.default is not None
-                excused = self._is_indicator or has_policy
-            else:
-                excused = field.bad_values == "unknown"
-            if not excused:
-                self.require(block)
-        columns = [
-            pa.chunked_array([pa.nulls(block.table.num_rows, pa.string())])
-            if column in absent
-            else block.table[column]
-            for column in field.raw_columns
-        ]
-        if field.columns:
-            return pa.chunked_array([self.named(cross, columns, self._cut, self._is_sequence)])
-        return columns[0]
-
-    def _lists(self, column: pa.ChunkedArray) -> pa.Array:
-        """The lists of a sequence or of a vector, one per row."""
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        values = _combined(column)
-        if self._cut is not None:
-            values = self._cut(values).values
-        if self._is_sequence and _is_number(values.type):  # one element
-            if pa.types.is_floating(values.type):
-                values = pc.if_else(pc.is_nan(values), None, values)
-            values = _as_lists(values)
-        if column.null_count == len(column) and not _is_list(values.type):
-            values = pa.nulls(len(column), pa.list_(pa.string()))
-        if not _is_list(values.type):
-            raise DataError(f"expected lists, found {values.type}")
-        return values
-
-    def _levels(self, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray | None]:
-        """Values, and which of them each cell has; where most differ, all cells as they are."""
-        is_read_fast = name_of(self.field.transform) in (None, *NUMERIC) and (
-            self._is_number or self.field.num_buckets > 0
-        )
-        if _is_list(column.type) and self._is_dense:
-            return _combined(column), None
-        if is_read_fast and not pa.types.is_dictionary(column.type):
-            return _combined(column), None
-        return _coded(column)
-
-    def _read(self, values: pa.Array) -> Reading:
-        """Distinct values as the encoder takes them."""
-        if self._source is not None:
-            numbers = self._source._read(values).values
-            absent = np.isnan(numbers)
-            return Reading((absent if absent.ndim == 1 else absent.any(1)).astype(np.float64))
-        is_cut = self._cut is not None and not _is_number(values.type)
-        is_vector = is_cut or _is_list(values.type) or self.field.value_dim > 1
-        if self._is_dense and is_vector and not self._is_indicator:
-            return self._read_vectors(values)
-        reading = self._transform(values)
-        if _is_list(reading.values.type):
-            raise DataError(f"expected single values, found {reading.values.type}")
-        if self.field.num_buckets:
-            return _either(reading, read_whole_numbers(reading.values))
-        if not self._is_number:
-            return reading._replace(values=self._categories(reading.values))
-        reading = self._read_finite(reading)
-        if not self._is_dense and not self._is_sequence and self.field.default is not None:
-            filled = np.where(np.isnan(reading.values), float(self.field.default), reading.values)
-            return reading._replace(values=filled)
-        return reading
-
-    def _categories(self, values: pa.Array) -> pa.Array:
-        """Categorical values, with the default in the place of absent ones."""
-        field = self.field
-        is_text_only = field.hash_buckets or field.vocabulary is not None
-        values = as_text(values) if is_text_only else plain(values)
-        if self._empty_is_absent and is_text(values.type):
-            values = pc.if_else(pc.equal(values, ""), None, values)
-        if field.default is None or self._is_sequence or not values.null_count:
-            return values
-        return fill_absent(values, field.default_elements[0])
-
-    def _read_finite(self, reading: Reading) -> Reading:
-        """What a transform gave, as numbers that the encoder has a value for."""
-        reading = _either(reading, read_numbers(reading.values))
-        if self._is_dense:
-            reading = _refuse_where(reading, np.abs(reading.values) > FLOAT32_MAX, "a float32")
-            if self.field.scale == "log1p":
-                reading = _refuse_where(reading, reading.values <= -1, "a number above -1")
-        return reading
-
-    def _read_vectors(self, values: pa.Array) -> Reading:
-        """Lists or separated texts as vectors (N, value_dim), of one number as (N,)."""
-        width, count = self.field.value_dim, len(values)
-        lists = self._lists(pa.chunked_array([values]))
-        lengths = _lengths(lists)
-        fits = lengths == width
-        elements = self._transform(lists.filter(pa.array(fits)).flatten())
-        reading = self._read_finite(elements)
-        found = np.full((count, width), np.nan)
-        found[fits] = reading.values.reshape(-1, width)
-        bad = lengths != 0
-        bad[fits] = np.isnan(found[fits]).any(1)
-        found[bad] = np.nan
-        found = found if width > 1 else found[:, 0]
-        return Reading(found, bad if bad.any() else None, _numbered(width))
-
-    def _with_default(
-        self,
-        values: pa.Array | np.ndarray,
-        codes: np.ndarray | None,
-        row: np.ndarray,
-        empty: np.ndarray,
-    ) -> tuple[pa.Array | np.ndarray, np.ndarray | None, np.ndarray]:
-        """What `read` gives for a sequence, with the default's elements in the empty rows."""
-        if not len(empty):
-            return values, codes, row
-        elements = self.field.default_elements
-        codes = np.arange(len(values)) if codes is None else codes
-        own = len(values) + np.arange(len(elements))
-        codes = np.concatenate([codes, np.tile(own, len(empty))])
-        row = np.concatenate([row, np.repeat(empty, len(own))])
-        order = np.argsort(row, kind="stable")
-        return append(values, elements), codes[order], row[order]
-
-    def _in_range(self, places: "_Places", values: pa.Array, found: _Found) -> np.ndarray:
-        """Whole numbers as ids, -1 for absent ones."""
-        field = self.field
-        absent = None
-        if values.null_count:
-            absent = values.is_null().to_numpy(zero_copy_only=False)
-            values = pc.fill_null(values, 0)
-        ids = values.to_numpy()
-        outside = (ids < 0) | (ids >= field.num_buckets)
-        if outside.any():
-            if field.out_of_range == "error":
-                place = int(np.argmax(places.cells(outside)))
-                expected = f"a whole number from 0 to {field.num_buckets - 1}"
-                self._refuse(places, place, expected, " (`out_of_range` is error)")
-            found.outside[field.column].append(places.rows(places.cells(outside)))
-            ids = np.where(outside, 0 if field.out_of_range == "row0" else -1, ids)
-        if absent is not None:
-            use_default = field.default is not None and not self._is_sequence
-            ids = np.where(absent, int(field.default_elements[0]) if use_default else -1, ids)
-        return ids
-
-    def _refuse(self, places: "_Places", cell: int, expected: str, why: str = "") -> None:
-        value = places.value(cell)
-        shown = "no value" if value is None else repr(value)
-        raise DataError(
-            f"{places.place(cell)}: {self._place}: expected {expected}, found {shown}{why}"
-        )
-
-    def _apply_policies(self, places: "_Places", reading: Reading, found: _Found) -> None:
-        field = self.field
-        needs_number = self._is_dense and field.missing == "error" and field.default is None
-        unreadable = None
-        if reading.bad is not None and (unreadable := places.cells(reading.bad)).any():
-            cell = int(np.argmax(unreadable))
-            if field.bad_values == "error":
-                self._refuse(places, cell, reading.expected)
-            if field.bad_values == "unknown" and needs_number:
-                why = " (unknown is absent, and `missing` is error)"
-                self._refuse(places, cell, reading.expected, why)
-            found.bad[field.column].append(places.rows(unreadable))
-        if needs_number and self._source is None:
-            absent = np.isnan(reading.values)
-            absent = places.cells(absent if absent.ndim == 1 else absent.all(1))
-            if unreadable is not None:
-                absent = absent & ~unreadable
-            if absent.any():
-                self._refuse(
-                    places, int(np.argmax(absent)), _numbered(field.value_dim),
-                    " (`missing` is error)",
-                )  # fmt: skip
-
-
-class _Places(NamedTuple):
-    """Where the values of a field stand: in cells, which are rows or the elements of lists.
-
-    Attributes:
-        block: The rows.
-        levels: Values, of which cells have one each.
-        codes: Which of them each cell has; None: the n-th cell has value n.
-        row: The row of each cell; None: the n-th row is cell n.
-    """
-
-    block: _Block
-    levels: pa.Array
-    codes: np.ndarray | None
-    row: np.ndarray | None
-
-    def cells(self, mask: np.ndarray) -> np.ndarray:
-        """A mask of values as one of cells."""
-        return mask if self.codes is None else mask[self.codes]
-
-    def rows(self, mask: np.ndarray) -> np.ndarray:
-        """A mask of cells as one of rows: those with any such cell."""
-        if self.row is None:
-            return mask
-        rows = np.zeros(self.block.table.num_rows, bool)
-        rows[self.row[mask]] = True
-        return rows
-
-    def value(self, cell: int) -> Any:
-        return self.levels[cell if self.codes is None else int(self.codes[cell])].as_py()
-
-    def place(self, cell: int) -> str:
-        return self.block.place(cell if self.row is None else int(self.row[cell]))
-
-
-def cross(columns: list[pa.ChunkedArray], cut: Callable | None, as_lists: bool) -> pa.Array:
-    """The combinations of several columns' values, joined by `_`, in the order of the columns.
-
-    Args:
-        columns: With N values each; a null or an empty text is no value, and where a column has
-            none, there is no combination.
-        cut: What makes lists of texts; None: each cell is one value.
-        as_lists: Whether a row may have several combinations.
-
-    Returns:
-        (N,) texts or lists of them.
-
-    Raises:
-        DataError: A row has several values, but may have one only.
-    """
-    parts = [_parts(column, cut) for column in columns]
-    rows = len(columns[0])
-    texts, lengths = parts[0]
-    for more, counts in parts[1:]:
-        own = np.repeat(np.arange(len(texts)), np.repeat(counts, lengths))
-        products = lengths * counts
-        row = np.repeat(np.arange(rows), products)
-        first = np.cumsum(products) - products
-        place = np.arange(len(row)) - first[row]  # of the combination among those of its row
-        other = (np.cumsum(counts) - counts)[row] + place % np.maximum(counts, 1)[row]
-        texts = pc.binary_join_element_wise(
-            texts.take(pa.array(own)), more.take(pa.array(other)), pa.scalar("_", pa.large_string())
-        )
-        lengths = products
-    if not as_lists:
-        if (lengths > 1).any():
-            raise DataError("expected single values, found lists")
-        places = np.cumsum(lengths) - lengths
-        return texts.take(pa.array(places, mask=lengths == 0))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, texts)
-
-
-def _parts(column: pa.ChunkedArray, cut: Callable | None) -> tuple[pa.Array, np.ndarray]:
-    """The values of a column's cells end to end, as text, and how many each cell has."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    values = _combined(column)
-    if cut is not None:
-        values = cut(values).values
-    if not _is_list(values.type):
-        values = _as_lists(as_text(values))
-    texts, row = as_text(values.flatten()), pc.list_parent_indices(values).to_numpy()
-    has_value = pc.fill_null(pc.not_equal(texts, ""), False)
-    row = row[has_value.to_numpy(zero_copy_only=False)]
-    return texts.filter(has_value), np.bincount(row, minlength=len(values))
-
-
-def _as_lists(values: pa.Array) -> pa.Array:
-    """Single values as lists of one, null as an empty list."""
-    lengths = values.is_valid().to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, values.drop_null())
-
-
-def _lengths(lists: pa.Array) -> np.ndarray:
-    """How many elements each list has, none if it is null, (N,)."""
-    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-
-
-def append(values: pa.Array | np.ndarray, texts: list[str]) -> pa.Array | np.ndarray:
-    """Values and some texts, as values of their type; all are text where a text is none of it."""
-    if isinstance(values, np.ndarray):
-        return np.concatenate([values, np.array(texts, np.float64).astype(values.dtype)])
-    more = pa.array(texts, pa.large_string())
-    try:
-        more = more.cast(values.type)
-    except pa.ArrowException:
-        values = as_text(values)
-    return pa.concat_arrays([values, more])
-
-
-def fill_absent(values: pa.Array, default: str) -> pa.Array:
-    """Values with a text in the place of nulls; all are text where it is none of their type."""
-    joined = append(values, [default])
-    return pc.fill_null(joined[:-1], joined[-1])
-
-
-def _numbered(count: int) -> str:
-    return "a number" if count == 1 else f"{count} numbers"
 
 
 def _rows_of(
@@ -776,72 +295,3 @@ def _rows_of(
         for place, (values, codes) in zip(places, columns, strict=True):
             rows[part, place] = values[part] if codes is None else values[codes[part]]
     return rows
-
-
-def _either(first: Reading, then: Reading) -> Reading:
-    """The second of two steps, with what could not be read in either."""
-    if first.bad is None:
-        return then
-    bad = first.bad if then.bad is None else first.bad | then.bad
-    return Reading(then.values, bad, first.expected)
-
-
-def _refuse_where(reading: Reading, mask: np.ndarray, expected: str) -> Reading:
-    """Count the numbers of a mask as bad, too."""
-    if not mask.any():
-        return reading
-    return _either(reading, Reading(np.where(mask, np.nan, reading.values), mask, expected))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return any(
-        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    )
-
-
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    kind = column.type
-    if pa.types.is_null(kind):
-        column = column.cast(pa.string())
-    elif pa.types.is_fixed_size_list(kind):
-        column = column.cast(pa.list_(kind.value_type))
-    elif pa.types.is_string(kind) and column.nbytes >= 1 << 31:  # beyond its offsets
-        column = column.cast(pa.large_string())
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _refuse_nested(kind: pa.DataType) -> None:
-    if pa.types.is_nested(kind):
-        raise DataError(f"expected single values, found {kind}")
-
-
-def _coded(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Values, as good as distinct, and which of them each row has; null is such a value."""
-    _refuse_nested(column.type)
-    if not pa.types.is_dictionary(column.type):
-        encoded = _combined(column).dictionary_encode(null_encoding="encode")
-        return encoded.dictionary, encoded.indices.to_numpy()
-    encoded = _combined(column.unify_dictionaries())
-    values = pa.concat_arrays([encoded.dictionary, pa.nulls(1, encoded.dictionary.type)])
-    codes = encoded.indices.cast(pa.int64())
-    return values, pc.fill_null(codes, len(values) - 1).to_numpy(zero_copy_only=False)
-
-
-def _distinct(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """Values, each with the number of rows that have it; none has no row."""
-    _refuse_nested(column.type)
-    if pa.types.is_dictionary(column.type):
-        values, codes = _coded(column)
-        counts = np.bincount(codes, minlength=len(values))
-        return values.take(pa.array(np.flatnonzero(counts))), counts[counts > 0]
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.string())
-    counted = pc.value_counts(column)
-    return counted.field(0), counted.field(1).to_numpy()
