@@ -33,14 +33,13 @@ import pickle
 import secrets
 import shutil
 import time
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +49,7 @@ from torch import Tensor
 
 from deepfm.config import DataConfig, TableConfig
 from deepfm.data import tabular
+from deepfm.data.arrays import ArrayWriter, open_split
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoders import Encoders
@@ -198,7 +198,7 @@ def open_store(path: Path, data: DataConfig, schema: DatasetSchema) -> Store:
         raise DataError(f"{path}: encoders.pt cannot be read: {error}; remove the store") from None
     encoders = Encoders.from_dict(plain | {"schema": schema.to_dict()})
     parts = {
-        part: _open_part(path / part, arrays, encoders.schema)
+        part: open_split(path / part, arrays, encoders.schema)
         for part, arrays in manifest["arrays"].items()
     }
     sides = _side_tables(data, schema)
@@ -226,9 +226,9 @@ def _build(
         if base is not None:
             encoders = encoders.grown_from(base)
     encoding, dropped, bad = _Encoding(encoders, data.table), 0, Counter()
-    with _Pass("encoding", stream) as passed, _Writer(scratch) as out:
+    with _Pass("encoding", stream) as passed, ArrayWriter(scratch) as out:
         for encoded in _in_threads(encoding, passed.parts()):
-            out.write(encoded)
+            out.write(encoded.arrays)
             dropped += encoded.dropped
             bad += encoded.bad
     for part in stream.expected:
@@ -487,68 +487,6 @@ class _Encoding:
         return arrays
 
 
-class _Writer:
-    """Appends arrays to the files of a store; they reach the disk when the block ends.
-
-    Attributes:
-        rows: Written so far, by split.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.rows: Counter = Counter()
-        self._written: Counter = Counter()  # rows or elements, by split and array
-        self._folder = folder
-        self._stack = contextlib.ExitStack()
-        self._files: dict[tuple[str, str], BinaryIO] = {}
-        self._forms: dict[str, dict[str, dict[str, Any]]] = {}
-
-    def write(self, encoded: _Encoded) -> None:
-        for part, arrays in encoded.arrays.items():
-            for name, values in arrays.items():
-                if name.endswith("_ids") and values.ndim == 1:
-                    lengths = arrays[name.replace("_ids", "_lengths")].astype(np.int64)
-                    starts = self._written[part, name] + np.cumsum(lengths) - lengths
-                    self._append(part, name.replace("_ids", "_starts"), starts)
-                self._append(part, name, values)
-            self.rows[part] += len(arrays["label"])
-
-    def _append(self, part: str, name: str, values: np.ndarray) -> None:
-        write_array(self._file(part, name, values), values)
-        self._written[part, name] += len(values)
-
-    def forms(self, part: str) -> dict[str, dict[str, Any]]:
-        """By array of a split: its `dtype` and `shape`."""
-        return {
-            name: form | {"shape": [self._written[part, name], *form["shape"]]}
-            for name, form in self._forms[part].items()
-        }
-
-    def _file(self, part: str, name: str, values: np.ndarray) -> BinaryIO:
-        if (part, name) not in self._files:
-            (self._folder / part).mkdir(exist_ok=True)
-            file = (self._folder / part / f"{name}.bin").open("xb")
-            self._files[part, name] = self._stack.enter_context(file)
-            form = {"dtype": values.dtype.name, "shape": values.shape[1:]}
-            self._forms.setdefault(part, {})[name] = form
-        return self._files[part, name]
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._stack:
-            if kind is None:
-                for file in self._files.values():
-                    file.flush()
-                    os.fsync(file.fileno())
-
-
-def write_array(file: BinaryIO, values: np.ndarray) -> None:
-    """Append the bytes of an array."""
-    if values.size:
-        file.write(memoryview(np.ascontiguousarray(values)).cast("B"))
-
-
 class _Pass:
     """One time through all rows: a bar while it runs, a log line when it is done."""
 
@@ -747,57 +685,3 @@ def _manifest(path: Path) -> dict[str, Any]:
     if manifest.get("format") != "deepfm store" or manifest["format_version"] != FORMAT_VERSION:
         raise DataError(f"{path}: no store of this release; remove it, and `prepare` makes it")
     return manifest
-
-
-def _open_part(
-    folder: Path, forms: Mapping[str, Mapping[str, Any]], schema: DatasetSchema
-) -> TabularDataset:
-    arrays = {name: _mapped(folder / f"{name}.bin", **form) for name, form in forms.items()}
-    tensors = {name: _tensor(array) for name, array in arrays.items() if name != "row"}
-    sequences = range(len(schema.sequence_fields))
-    inputs = Inputs(
-        tensors["sparse"],
-        tensors["dense"],
-        tuple(_sequence_ids(tensors, k) for k in sequences),
-        tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
-    )
-    return TabularDataset(
-        schema,
-        inputs,
-        tensors["label"],
-        weight=tensors.get("weight"),
-        group=tensors.get("group"),
-        row=arrays["row"],
-    )
-
-
-def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
-    ids, starts, lengths = (
-        tensors.get(f"sequence{number}_{part}") for part in ("ids", "starts", "lengths")
-    )
-    return ids if starts is None else Ragged(ids, starts, lengths)
-
-
-def _mapped(path: Path, dtype: str, shape: list[int]) -> np.ndarray:
-    """An array of a store, read where it is used.
-
-    Raises:
-        DataError: The file is missing or has another size.
-    """
-    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    try:
-        found = path.stat().st_size
-        if found == expected:
-            if not found:  # an empty file cannot be mapped
-                return np.zeros(shape, dtype)
-            return np.memmap(path, dtype, "r", shape=tuple(shape))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; remove the store") from None
-    raise DataError(f"{path}: expected {expected:,} bytes, found {found:,}; remove the store")
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    with warnings.catch_warnings():
-        # Nothing writes to the rows of a data set: batches are copies.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)

@@ -17,7 +17,7 @@ import torch
 from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data import store, tabular
+from deepfm.data import arrays, store, tabular
 from deepfm.data.batch import Ragged
 from deepfm.data.encoders import Encoders
 from deepfm.data.files import TableWriter, read_rows
@@ -453,7 +453,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(folder, monkeypatch):
             raise OSError(28, "No space left on device")
         file.write(values.tobytes())
 
-    monkeypatch.setattr(store, "write_array", full)
+    monkeypatch.setattr(arrays, "write_array", full)
     with pytest.raises(DeepFMError, match=r"cannot write the store .*: No space left") as caught:
         made(used)
     assert caught.value.exit_code == 1
