@@ -263,7 +263,7 @@ def train(
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
         state = TrainingState(**checkpoint.training) if checkpoint else TrainingState()
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        parameters = sum(count_parameters(data.encoders.schema, config))
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
