@@ -102,8 +102,9 @@ class FieldConfig:
     """One field of a declared table; its name is the key it stands under.
 
     The keys mean what the attributes of `deepfm.data.schema.FieldSchema` mean, whose defaults
-    hold for those that are not given. `separator` cuts a text into the elements of a sequence.
-    `columns` makes the field a cross of several columns, in the place of `column`.
+    hold for those that are not given. `type` is its `feature_type`; `separator` cuts any sequence
+    or vector, transformed or not. `vocabulary_file` is a `vocabulary` in a file; `padding: false`
+    lets `hash_buckets` do without the reserved row 0.
     """
 
     type: Literal["sparse", "dense", "sequence"]

@@ -43,6 +43,7 @@ from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.memory import total_memory
 from deepfm.utils.seeding import generator
 
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 # Numbers that an optimizer keeps per weight, where that is not 1.
 _STATES = {"lazy_adam": 2, "adam": 2, "adamw": 2, "lazy_sgd": 0, "rowwise_adagrad": 0}
 EVALUATION_CHANGES = (
@@ -214,10 +215,10 @@ def describe_size(config: ExperimentConfig) -> list[str]:
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
     dense, tables, wide = count_parameters(schema, config)
-    size = 4 * (dense + tables + wide) / 2**30  # float32
+    size = _readable(4 * (dense + tables + wide))  # float32
     return [
         f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
-        f"weights: {size:,.2f} GiB; optimizers keep one to two times as much beside them",
+        f"weights: {size}; optimizers keep one to two times as much beside them",
     ]
 
 
@@ -303,9 +304,8 @@ def train(
             if split is not None:
                 result = evaluate(model, split, batch_size=config.evaluation.batch_size)
                 metrics[name], last = result.metrics, split
-        run.write_table(
-            run.predictions, _predictions(config, last, result)
-        )  # of the last split there is
+        # `last` and `result` are those of the last split there is.
+        run.write_table(run.predictions, _predictions(config, last, result))
         if result.counts is not None:
             run.write_table(run.ranks, _ranks(last, result))
         if data.summary is not None:
@@ -378,9 +378,8 @@ def evaluate_checkpoint(
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
-    model = (
-        replace(checkpoint, config=used).build_model().to(device)
-    )  # the metrics are its config's
+    checkpoint = replace(checkpoint, config=used)  # the model's config names the metrics
+    model = checkpoint.build_model().to(device)
     result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
@@ -402,6 +401,8 @@ def check_settings(config: ExperimentConfig) -> None:
             "vocabulary_size": 2,
             "num_buckets": min(field.num_buckets, 2),
             "hash_buckets": min(field.hash_buckets, 2),
+            "vocabulary": None,  # whose ids may be of any size
+            "oov_id": None,
             "default": None,  # which need not be below 2
         }
         for field in schema.fields.values()
@@ -426,12 +427,23 @@ def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
     needed = weights * (1 + _STATES.get(of_tables, 1)) + 4 * dense * (1 + _STATES.get(of_dense, 1))
     memory = total_memory()
     if memory is not None and needed > memory:
-        tables, total, there = (f"{size / 2**30:,.1f} GiB" for size in (weights, needed, memory))
+        tables, total, there = map(_readable, (weights, needed, memory))
         raise ConfigError(
             f"the model does not fit into memory: {tables} of embedding tables and, with the state "
             f"of {of_tables}, {total} in all, on a machine with {there}; fewer rows (num_buckets, "
             "hash_buckets, min_count) or a smaller embedding_dim make it less"
         )
+
+
+def _readable(size: float) -> str:
+    """Bytes in the unit that suits them.
+
+    Example:
+        >>> _readable(3 * 2**20), _readable(15 * 2**40)
+        ('3.0 MiB', '15,360.0 GiB')
+    """
+    unit, name = next((u for u in _UNITS if size >= u[0]), _UNITS[-1])
+    return f"{size / unit:,.1f} {name}"
 
 
 def resolve_device(name: str) -> torch.device:

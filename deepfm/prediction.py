@@ -14,7 +14,7 @@ from deepfm.data.dataset import Catalogue
 from deepfm.data.files import Rows, file_ending, first_line, is_header, read_rows
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
-from deepfm.evaluation.scoring import score, score_items, sigmoid
+from deepfm.evaluation.scoring import score, score_items
 from deepfm.models.outputs import is_regression, predicted, prediction_columns
 
 
@@ -88,7 +88,7 @@ class Predictor:
         return self._predicted(inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
-        """The rows of a file of any size with their probabilities, as a stream.
+        """The rows of a file of any size with what is predicted for them, as a stream.
 
         CSV, TSV, Parquet as in `deepfm.data.files.read_rows`. A text file of the kind that a
         declared table was trained on has that table's delimiter and encoding. If the table names
@@ -161,7 +161,7 @@ class Predictor:
             for item, title, probability in zip(
                 found[item_field.column].to_pylist(),
                 found[titles].to_pylist() if titles else [None] * len(best),
-                sigmoid(logits[best]),
+                predicted(logits[best], self._losses),
                 strict=True,
             )
         ]

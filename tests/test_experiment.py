@@ -47,6 +47,40 @@ def test_a_ranking_metric_needs_a_split_that_makes_a_ranking_task(strategy):
     check_settings(config_from_dict(raw | {"training": {"metric": "auc"}}))
 
 
+def test_settings_are_checked_on_small_tables_however_large_the_declared_ones_are(monkeypatch):
+    rows = []
+
+    def build(schema, config):
+        rows.extend(field.vocabulary_size for field in schema.fields.values())
+        return build_model(schema, config)
+
+    declared = {
+        "a": {"type": "sparse", "vocabulary": {"x": 20_000_000}, "oov_id": 30_000_000},
+        "b": {"type": "sparse", "num_buckets": 20_000_000, "default": "9"},
+        "c": {"type": "sequence", "hash_buckets": 20_000_000, "padding": False},
+        "d": {"type": "sparse"},
+    }
+    table = {"files": "x.csv", "label": "click", "fields": declared}
+    raw = {"dataset_name": "tabular", "split_strategy": "random", "table": table}
+    monkeypatch.setattr(experiment, "build_model", build)
+    check_settings(config_from_dict({"data": raw}))
+    assert rows == [2, 2, 2, 2]
+
+
+def test_the_size_of_a_model_is_shown_in_a_unit_that_suits_it():
+    fields = {name: {"type": "sparse", "num_buckets": 10} for name in "ab"}
+    table = {"files": "x.csv", "label": "click", "fields": fields}
+    raw = {
+        "model_name": "wide_and_deep",
+        "data": {"dataset_name": "tabular", "split_strategy": "random", "table": table},
+        "dnn": {"hidden_units": [4], "use_batch_norm": False},
+    }
+    parameters, weights = experiment.describe_size(config_from_dict(raw))
+    # (2 * 16 + 1) * 4 and an output layer under the global bias; 20 rows of 16 + 1 numbers
+    assert parameters == ("parameters: 137 dense, 320 in embedding tables, 20 in wide tables")
+    assert weights.startswith("weights: 1.9 KiB; ")
+
+
 def load_before(data_dir, auto_download) -> RawTables:
     """The small data set before the last users and items came."""
     tables = tiny.load(data_dir, auto_download)

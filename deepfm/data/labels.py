@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
+from deepfm.data.hashing import hash_texts
 from deepfm.data.transforms import as_text, is_text, read_numbers
 from deepfm.errors import DataError, nearest
 
@@ -94,11 +94,8 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
             values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
             values = pc.list_element(values, 0)
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        hashes = [
-            _NO_GROUP if text is None else xxhash.xxh64_intdigest(text.encode())
-            for text in as_text(encoded.dictionary).to_pylist()
-        ]
-        hashes = np.array([*hashes, _NO_GROUP], np.uint64).view(np.int64)
+        hashes = hash_texts(as_text(encoded.dictionary), "xxh64")  # 0 where there is none
+        hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)
         codes = encoded.indices.fill_null(len(hashes) - 1)
         found[:, place] = hashes[codes.to_numpy(zero_copy_only=False)]
     return found

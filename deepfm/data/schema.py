@@ -58,9 +58,9 @@ class FieldSchema:
         default: What stands in for an absent value (null or an empty text): a text or number that
             is no longer transformed, in a sequence or vector cut like a value. In a dense field
             it is used as it is, neither scaled nor `missing`. None: nothing does.
-        vocabulary_size: Rows of the embedding table, the reserved row 0 included. For hashes and
-            for ids that are declared it is known at once, otherwise when the encoders are fitted;
-            0 before, and for dense fields.
+        vocabulary_size: Rows of the embedding table, with row 0 where it is reserved. For hashes
+            and for ids that are declared it is known at once, otherwise when the encoders are
+            fitted; 0 before, and for dense fields.
         embedding_dim: Width of the field's embedding vector.
         embedding_name: Fields with one embedding_name share vocabulary and tables; the field's
             name by default.

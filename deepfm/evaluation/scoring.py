@@ -167,11 +167,6 @@ def _evaluation_mode(model: BaseCTRModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits, in float64, so that small ones keep their digits."""
-    return torch.from_numpy(logits).double().sigmoid().numpy()
-
-
 def evaluate(
     model: BaseCTRModel, dataset: TabularDataset, *, batch_size: int, max_rows: int | None = None
 ) -> Evaluation:

@@ -18,7 +18,7 @@ from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.features import build_embedding
-from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linear
+from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.outputs import named_outputs, prediction
 
 
@@ -149,8 +149,7 @@ class BaseCTRModel(nn.Module, ABC):
         """The map from a branch's output to logits; without a bias where there is a global one."""
         bias = bias and not self.config.global_bias
         linear = nn.Linear(in_features, self.config.num_class, bias=bias)
-        if (self.config.final or self.config.dnn).init == "xavier_uniform":
-            initialize_linear(linear)
+        initialize_linears([linear], (self.config.final or self.config.dnn).init)
         return linear
 
     @property

@@ -82,6 +82,7 @@ def _key_lines(node: yaml.Node, prefix: str) -> Iterable[tuple[str, int]]:
 
 
 def apply_override(raw: dict[str, Any], override: str, sources: dict[str, str]) -> None:
+    """Set one key of nested data, in place, by a text `section.key=value` with a YAML value."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -198,6 +199,12 @@ def source_of(sources: Mapping[str, str], key: str) -> str:
 
 
 def check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
+    """Refuse numbers beyond the limits of `limited`, infinite ones, and bools in their place.
+
+    Args:
+        prefix: Dotted key of the dataclass itself, ending in a dot; empty for the whole.
+        sources: Where a dotted key was read.
+    """
     checks = {
         "at_least": lambda value, limit: value >= limit,
         "at_most": lambda value, limit: value <= limit,
@@ -311,6 +318,7 @@ def _list_to_tuple(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
+    """Nested data with lists in the place of tuples, as YAML and JSON have it."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from deepfm.models.layers.dnn import initialize_linear
+from deepfm.models.layers.dnn import initialize_linears
 
 
 class CIN(nn.Module):
@@ -39,10 +39,11 @@ class CIN(nn.Module):
         split_half: Whether maps are split between the next layer and the output.
         bias: Whether each map has a bias. NOTE[DIFF]: The paper has none, the convolution of
             TorchEasyRec has one; with it, layer k holds interactions of lower orders as well.
-        init: `xavier_uniform`, with biases of zero; or `torch`, what `nn.Linear` does by itself.
+        init: As in `deepfm.models.layers.dnn.initialize_linears`.
 
     Raises:
-        ValueError: No layers, or one map that would have to be split; begins with the argument.
+        ValueError: No layers, one map that would have to be split, or an unknown init; begins
+            with the argument.
 
     Example:
         >>> CIN(3, (5, 4))(torch.zeros(2, 3, 8)).shape  # 5 - 2 maps and 4 maps
@@ -72,9 +73,7 @@ class CIN(nn.Module):
             nn.Linear(maps * num_fields, size, bias=bias)
             for maps, size in zip([num_fields, *forwarded], layer_sizes, strict=True)
         )
-        if init == "xavier_uniform":
-            for layer in self.layers:
-                initialize_linear(layer)
+        initialize_linears(self.layers, init)
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
         x0 = maps = field_embeddings.transpose(1, 2)  # (B, D, F)

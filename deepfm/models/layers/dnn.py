@@ -1,7 +1,7 @@
 """The fully connected network of every deep branch, and the activations that it knows."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -222,8 +222,7 @@ class MLP(nn.Module):
         norm: `batch`, `layer` or None.
         dropout: Probability that a unit is dropped in training: of all layers, or of each.
         bias: Whether the linear maps have a bias where there is no batch norm.
-        init: `xavier_uniform`, with biases of zero; or `torch`, what `nn.Linear` does by itself:
-            weights and biases uniform in ±1 / sqrt(in_features).
+        init: As in `initialize_linears`.
         return_hidden: Return the outputs of all layers as a list, first to last.
 
     Raises:
@@ -253,8 +252,6 @@ class MLP(nn.Module):
             raise ValueError("hidden_units: expected at least one layer")
         if norm not in (None, *NORMS):
             raise ValueError(f"norm: {norm!r} is none of {', '.join(NORMS)}")
-        if init not in INITS:
-            raise ValueError(f"init: {init!r} is none of {', '.join(INITS)}")
         rates = [dropout] if isinstance(dropout, int | float) else list(dropout)
         rates = rates * len(hidden_units) if len(rates) == 1 else rates
         if len(rates) != len(hidden_units):
@@ -276,9 +273,7 @@ class MLP(nn.Module):
                 layer.extend([function, Dropout(rate)])
             self.layers.append(layer)
             in_features = width
-        if init == "xavier_uniform":
-            for layer in self.layers:
-                initialize_linear(layer[0])
+        initialize_linears((layer[0] for layer in self.layers), init)
 
     def folded(self) -> list[nn.Sequential]:
         """The layers for evaluation only, on weights of their own: fewer passes over the numbers.
@@ -312,15 +307,26 @@ class MLP(nn.Module):
         hidden = []
         for layer in self.layers:
             x = layer(x)
-            hidden.append(x)
+            if self.return_hidden:  # else evaluation would keep every layer's output alive
+                hidden.append(x)
         return hidden if self.return_hidden else x
 
 
-def initialize_linear(linear: nn.Linear) -> None:
-    """Xavier uniform weights and a bias of zero."""
-    nn.init.xavier_uniform_(linear.weight)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
+def initialize_linears(linears: Iterable[nn.Linear], init: str) -> None:
+    """Begin new linear maps by one of `INITS`.
+
+    `xavier_uniform`: with biases of zero. `torch`: weights and biases as `nn.Linear` has drawn
+    them, uniform in ±1 / sqrt(in_features).
+
+    Raises:
+        ValueError: The name is another; begins with `init`.
+    """
+    if init not in INITS:
+        raise ValueError(f"init: {init!r} is none of {', '.join(INITS)}")
+    for linear in linears if init == "xavier_uniform" else ():
+        nn.init.xavier_uniform_(linear.weight)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -48,3 +48,8 @@ def test_layer_k_has_order_k_plus_1():
 def test_refused_sizes(sizes, message):
     with pytest.raises(ValueError, match=message):
         CIN(3, sizes, split_half=True)
+
+
+def test_an_unknown_init_is_refused():
+    with pytest.raises(ValueError, match=r"^init: 'he' is none of xavier_uniform, torch"):
+        CIN(3, (4,), init="he")
