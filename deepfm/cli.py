@@ -8,7 +8,8 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from deepfm.config import DataConfig, ExperimentConfig, load_config
 from deepfm.data import ADAPTERS
 from deepfm.data.describe import describe, to_lines, to_yaml
 from deepfm.data.files import TableWriter, check_ending
-from deepfm.easyrec import is_pipeline, load_pipeline
+from deepfm.easyrec import is_pipeline, load_pipeline, placed
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
@@ -67,11 +68,15 @@ def _describe(arguments: argparse.Namespace) -> None:
     LOGGER.info(f"python -m deepfm train --config {output}")
 
 
-def _load(path: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """A config in YAML, or a pipeline of TorchEasyRec."""
-    if is_pipeline(path):
-        return load_pipeline(path, overrides)[0]
-    return load_config(path, overrides)
+@contextmanager
+def _config(path: str, overrides: Sequence[str] = ()) -> Iterator[ExperimentConfig]:
+    """A config in YAML, or a pipeline of TorchEasyRec; while it lasts, errors name its lines."""
+    if not is_pipeline(path):
+        yield load_config(path, overrides)
+        return
+    loaded = load_pipeline(path, overrides)
+    with placed(loaded.places):
+        yield loaded.config
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -82,38 +87,41 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{output}: expected a file that ends in .yaml")
     if output.exists() and not arguments.overwrite:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
-    config, text = load_pipeline(arguments.config, arguments.override, is_read=False)
-    for line in experiment.describe_size(config):
-        LOGGER.info(line)
-    atomic_write_bytes(output, text.encode())
+    loaded = load_pipeline(arguments.config, arguments.override, is_read=False)
+    with placed(loaded.places):
+        for line in experiment.describe_size(loaded.config):
+            LOGGER.info(line)
+    atomic_write_bytes(output, loaded.text.encode())
     LOGGER.info(f"the same experiment is in {output}; python -m deepfm train --config {output}")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    path = experiment.prepare_data(_load(arguments.config, arguments.override))
+    with _config(arguments.config, arguments.override) as config:
+        path = experiment.prepare_data(config)
     LOGGER.info(f"the data is in {path}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    config = _load(arguments.config, arguments.override)
-    if arguments.profile:
-        experiment.profile_training(config)
-        return
-    experiment.train(
-        config,
-        resume=arguments.resume,
-        overwrite=arguments.overwrite,
-        init_from=arguments.init_from,
-    )
+    with _config(arguments.config, arguments.override) as config:
+        if arguments.profile:
+            experiment.profile_training(config)
+            return
+        experiment.train(
+            config,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            init_from=arguments.init_from,
+        )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.override and not arguments.config:
         raise ConfigError("--override changes a config: name it with --config")
-    config = _load(arguments.config, arguments.override) if arguments.config else None
-    metrics = experiment.evaluate_checkpoint(
-        arguments.checkpoint, config=config, split=arguments.split
-    )
+    used = _config(arguments.config, arguments.override) if arguments.config else nullcontext()
+    with used as config:
+        metrics = experiment.evaluate_checkpoint(
+            arguments.checkpoint, config=config, split=arguments.split
+        )
     for line in experiment.format_metrics(metrics):
         LOGGER.info(line)
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.outputs", "evaluation", "checkpoint",
         "experiment",
     },
-    "easyrec": {"errors", "config", "data", "models.layers", "easyrec"},
+    "easyrec": {"errors", "config", "utils", "data", "models.layers", "easyrec"},
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "easyrec",

@@ -85,10 +85,13 @@ def test_data_without_a_test_split(folder, capsys):
     saved = pyarrow.parquet.read_table(folder / "run" / "predictions.parquet")
     assert len(saved) == metrics["data"]["rows"]["valid"]
     best = folder / "run" / "best_model.pt"
-    code, _, errors = run(capsys, "evaluate", "--checkpoint", best)
+    code, _, errors = run(capsys, "evaluate", "--checkpoint", best, "--split", "test")
     assert code == 2
     assert "--split test: the data has no such split" in errors
-    assert run(capsys, "evaluate", "--checkpoint", best, "--split", "valid")[0] == 0
+    code, lines, _ = run(capsys, "evaluate", "--checkpoint", best)
+    assert code == 0
+    assert "valid" in lines.split()
+    assert "test" not in lines.split()
 
 
 def test_other_data_is_not_prepared(tmp_path, capsys):

@@ -10,12 +10,17 @@
 Nothing here trains: a pipeline becomes an experiment like any other.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from deepfm.config import ExperimentConfig
 from deepfm.easyrec import convert, fields, overrides, reading
 from deepfm.easyrec.output import to_yaml
+from deepfm.errors import ConfigError
+from deepfm.utils.settings import source_of
 
 ENDINGS = (".config", ".json")
 
@@ -25,17 +30,26 @@ def is_pipeline(path: str | Path) -> bool:
     return Path(path).suffix in ENDINGS
 
 
-def load_pipeline(
-    path: str | Path, changes: Iterable[str] = (), *, is_read: bool = True
-) -> tuple[ExperimentConfig, str]:
+class Loaded(NamedTuple):
+    """What a pipeline became.
+
+    Attributes:
+        config: The experiment.
+        text: The same as YAML that `load_config` reads back.
+        places: By key of the YAML form, the line of the pipeline that it comes from.
+    """
+
+    config: ExperimentConfig
+    text: str
+    places: Mapping[str, str]
+
+
+def load_pipeline(path: str | Path, changes: Iterable[str] = (), *, is_read: bool = True) -> Loaded:
     """Read a pipeline and apply overrides by paths of its format.
 
     Args:
         is_read: Whether the data will be read next: then paths that are not local are errors,
             else they stand in the experiment as they are.
-
-    Returns:
-        The experiment, and the same as YAML that `load_config` reads back.
 
     Raises:
         ConfigError: The file cannot be read, or says what cannot be done here; one line that
@@ -44,5 +58,18 @@ def load_pipeline(
     pipeline = reading.read(path)
     overrides.apply(pipeline, changes)
     fields.check(pipeline)
-    raw, config = convert.to_config(pipeline, is_read=is_read)
-    return config, to_yaml(raw, f"Converted from {Path(path).name}.")
+    raw, config, places = convert.to_config(pipeline, is_read=is_read)
+    return Loaded(config, to_yaml(raw, f"Converted from {Path(path).name}."), places)
+
+
+@contextmanager
+def placed(places: Mapping[str, str]) -> Iterator[None]:
+    """Begin what is refused about a key of the YAML form with the line of the pipeline.
+
+    Some settings are checked by what uses them, after the pipeline was read.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        key = re.match(r"[a-z_]+(?:\.\w+)*(?=: )", str(error))
+        raise ConfigError(f"{source_of(places, key[0]) if key else ''}{error}") from None

@@ -131,8 +131,8 @@ _TYPE_NAMES = {"BIGINT": "INT64", "INT": "INT32"}
 
 def to_config(
     pipeline: Pipeline, *, is_read: bool = True
-) -> tuple[dict[str, Any], ExperimentConfig]:
-    """The nested data of a YAML config, and the experiment that it makes.
+) -> tuple[dict[str, Any], ExperimentConfig, dict[str, str]]:
+    """The nested data of a YAML config, the experiment that it makes, and where keys come from.
 
     Args:
         is_read: Whether the data will be read next, so that its paths must be of local files.
@@ -152,7 +152,7 @@ def to_config(
             raise pipeline.error(
                 converter.features[name].path, f"feature {name}: {problem}"
             ) from None
-    return raw, config
+    return raw, config, sources
 
 
 class _Converter:
@@ -210,9 +210,19 @@ class _Converter:
             "cin": f"model_config.{self.model}.cin",
             "training": "train_config",
             "training.optimizer": "train_config.dense_optimizer",
+            "training.scheduler": "train_config.dense_optimizer",
+            "training.part_optimizers": "train_config.dense_optimizer.part_optimizers[0]",
+            "training.ema_decay": "train_config.dense_optimizer.ema",
             "training.sparse_optimizer": "train_config.sparse_optimizer",
-            "training.losses": "model_config.losses",
-            "evaluation": "model_config.metrics",
+            "training.sparse_scheduler": "train_config.sparse_optimizer",
+            "training.gradient_clip_norm": "train_config.grad_clipping",
+            "training.gradient_clip_value": "train_config.grad_clipping",
+            "training.drop_last": "data_config",
+            "training.losses": "model_config.losses[0]",
+            "training.metrics": "model_config.train_metrics[0]",
+            "feature.variational_dropout": "model_config.variational_dropout",
+            "evaluation": "eval_config",
+            "evaluation.metrics": "model_config.metrics[0]",
             "num_class": "model_config.num_class",
         } | {f"data.table.fields.{name}": self.features[name].path for name in fields}
         return raw, {key: f"{self.pipeline.place(path)}: " for key, path in sources.items()}
@@ -385,6 +395,8 @@ class _Converter:
             elif (kind == "WIDE") != (name == "wide"):
                 expected = "WIDE" if name == "wide" else "DEEP"
                 raise self.error(f"{path}.group_type", f"{name} is {expected}, found {kind}")
+            elif not names:
+                raise self.error(path, f"feature_names: group {name!r} has none")
             self._check_dense_in_wide(path, name, names)
             found[name], suffixes[name] = names, group.embedding_name_suffix
             if suffixes.get("fm", suffixes.get("deep", "")) != suffixes.get(
@@ -663,9 +675,9 @@ class _Converter:
         sparse, dense = config.sparse_optimizer, config.dense_optimizer
         found: dict[str, Any] = {
             "optimizer": self._optimizer(dense, _DENSE, "train_config.dense_optimizer"),
-            "scheduler": self._schedule(dense) or "none",
+            "scheduler": self._schedule(dense, "train_config.dense_optimizer") or "none",
             "sparse_optimizer": self._sparse_optimizer(sparse),
-            "sparse_scheduler": self._schedule(sparse) or "none",
+            "sparse_scheduler": self._schedule(sparse, "train_config.sparse_optimizer") or "none",
         }
         parts = []
         for k, part in enumerate(dense.part_optimizers):
@@ -676,7 +688,7 @@ class _Converter:
                 {
                     "pattern": part.regex_pattern,
                     "optimizer": self._optimizer(part, _DENSE, path),
-                    "scheduler": self._schedule(part),
+                    "scheduler": self._schedule(part, path),
                 }
             )
         if parts:
@@ -704,7 +716,7 @@ class _Converter:
             options["eps"] = _SPARSE_EPS
         return options
 
-    def _schedule(self, config: Any) -> dict[str, Any] | str | None:
+    def _schedule(self, config: Any, path: str) -> dict[str, Any] | str | None:
         """None: no schedule is named."""
         kind = config.WhichOneof("learning_rate")
         if kind is None:
@@ -713,6 +725,9 @@ class _Converter:
             return "none"
         name, renamed = _SCHEDULES[kind]
         options = _options(getattr(config, kind))
+        for needed in renamed:
+            if needed not in options:
+                raise self.error(f"{path}.{kind}", f"{needed}: a value is needed")
         return {"name": name} | {ours: options[theirs] for theirs, ours in renamed.items()}
 
     def _evaluation(self, metrics: list[Any]) -> dict[str, Any]:

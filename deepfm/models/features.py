@@ -48,8 +48,9 @@ def build_embedding(
     specs = field_specs(schema, feature.init, feature.wide_init)
     groups = feature_groups(schema, feature.groups, required) if feature.groups else None
     dim = feature.fm_embedding_dim if field_group == "fm" else None
+    falls_back = groups is not None and dim is not None and "fm" not in groups
     if groups is not None and dim is not None:
-        if "fm" not in groups:
+        if falls_back:
             groups["fm"] = groups["deep"]
             if feature.unequal_dims == "project":
                 groups["fm"] = [f for f in groups["deep"] if schema.fields[f].is_embedded]
@@ -65,6 +66,7 @@ def build_embedding(
         groups=groups,
         wide_dim=feature.wide_embedding_dim,
         field_group=field_group or "fm",
+        fm_shows_deep=falls_back,
         variational_dropout=feature.variational_dropout is not None,
     )
     if field_group is not None and layer.num_fields == 0:

@@ -36,7 +36,7 @@ def problem(tmp_path, *changes, **parts) -> str:
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
 def test_the_real_deepfm_pipeline(caplog):
     caplog.set_level("INFO", "deepfm")
-    config, _ = load_pipeline(SHARED / "deepfm_criteo.config", [PATHS])
+    config = load_pipeline(SHARED / "deepfm_criteo.config", [PATHS]).config
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
         "data_config.num_workers is ignored: the data is read by threads of its own"
     ]
@@ -115,7 +115,7 @@ def test_real_pipelines_that_cannot_be_trained_as_they_are(name, changes, expect
 @pytest.mark.parametrize("name", ["deepfm_criteo", "wide_and_deep_criteo"])
 def test_an_example_and_its_twin_are_one_experiment(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config, text = load_pipeline(f"examples/{name}.config")
+    config, text, _ = load_pipeline(f"examples/{name}.config")
     twin = ROOT / "examples" / f"{name}.yaml"
     assert text == twin.read_text(), f"python -m deepfm convert makes another {twin.name}"
     assert load_config(twin) == config
@@ -235,7 +235,7 @@ def test_every_section(tmp_path):
 
 @pytest.mark.parametrize("parts", [{}, EVERYTHING], ids=["small", "every section"])
 def test_yaml_is_the_same_experiment(tmp_path, parts):
-    config, text = load_pipeline(write(tmp_path, **parts))
+    config, text, _ = load_pipeline(write(tmp_path, **parts))
     (tmp_path / "x.yaml").write_text(text)
     assert load_config(tmp_path / "x.yaml") == config
 
@@ -392,6 +392,17 @@ TALL = FEATURES.replace("num_buckets: 20 embedding_dim: 4", "num_buckets: 20 emb
          "sequence_groups[0]: not supported; sequence groups and encoders"),
         ({"groups": WIDE + FM + group("deep", "'a'", more="embedding_name_suffix: 's'")},
          "tables that fm and deep do not share are not supported"),
+        ({"groups": group("fm", "") + DEEP},
+         "feature_groups[0]: feature_names: group 'fm' has none"),
+        ({"groups": WIDE + group("deep", "")}, "feature_names: group 'deep' has none"),
+        ({"train": TRAIN.replace("0.001 }", "0.001 } exponential_decay_learning_rate {}", 1)},
+         "sparse_optimizer.exponential_decay_learning_rate: decay_size: a value is needed"),
+        ({"train": TRAIN.replace("dense_optimizer {",
+                                 "dense_optimizer { cosine_annealing_learning_rate {}")},
+         "dense_optimizer.cosine_annealing_learning_rate: T_max: a value is needed"),
+        ({"features": FEATURES.replace("num_buckets: 10",
+                                       "num_buckets: 10 init_fn: 'nn.init.uniform_,a=2,b=1'")},
+         "id_feature.init_fn: nn.init.uniform_: uniform_ expects"),
         ({"features": FEATURES + FEATURES}, "a second feature 'a'"),
         ({"features": FEATURES + "feature_configs {}"}, "expected an id_feature, raw_feature or"),
         ({"model": ""}, "model_config: expected a model, one of deepfm, wide_and_deep, xdeepfm"),

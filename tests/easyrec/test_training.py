@@ -21,7 +21,7 @@ from deepfm.cli import main
 from deepfm.config import load_config
 from deepfm.easyrec import load_pipeline
 from deepfm.prediction import Predictor
-from tests.easyrec.pipelines import write
+from tests.easyrec.pipelines import TRAIN, write
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "easyrec" / "deepfm_criteo.config"
@@ -236,6 +236,36 @@ def test_convert_refuses_what_it_cannot_write(tmp_path, capsys, monkeypatch):
     assert (code, errors.count("\n")) == (2, 1)
     assert "compare takes YAML" in errors
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("parts", "line", "expected"),
+    [
+        ({"losses": "losses { binary_cross_entropy { label_smoothing: 1.5 } }"}, "losses",
+         "training.losses.label_smoothing: binary_cross_entropy needs a number below 1"),
+        ({"metrics": "metrics { auc { thresholds: 1 } }"}, "metrics",
+         "evaluation.metrics.thresholds: auc needs at least 2"),
+        ({"train": TRAIN.replace("0.001 } }\n  num", "0.001 } cosine_annealing_learning_rate "
+                                 "{ T_max: 0 } }\n  num")}, "dense_optimizer",
+         "training.scheduler: cosine_annealing: t_max: expected at least 1, found 0"),
+        ({"train": TRAIN.replace("0.001 } }\n  num", "0.001 }\n part_optimizers { "
+                                 "sgd_optimizer {} regex_pattern: 'no.*' } }\n  num")},
+         "part_optimizers", "training.part_optimizers: 'no.*' matches no whole name"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_late_names_the_line_too(
+    tmp_path, capsys, parts, line, expected, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = pa.table({"y": [0, 1] * 4, "a": [*range(8)], "b": [*range(8)], "n": [0.5] * 8})
+    for name in ("t.parquet", "v.parquet"):
+        pa.parquet.write_table(rows, name)
+    config = write(tmp_path, data="fg_mode: FG_NONE", **parts)
+    code, _, errors = run(capsys, "train", "--config", config)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert expected in errors
+    number = 1 + [line in text for text in config.read_text().splitlines()].index(True)
+    assert f"error: {config}:{number}: " in errors
 
 
 def test_convert_counts_the_whole_tables(tmp_path, capsys):

@@ -217,6 +217,34 @@ def test_variational_dropout_masks_each_group_by_itself(schema, config, inputs, 
     np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("unequal", ["project", "error"])
+def test_without_a_group_fm_the_mask_of_deep_is_that_of_the_fm(
+    schema, config, inputs, unequal, training
+):
+    """As in TorchEasyRec, where the FM reads what the embedding made of the group deep."""
+    names = [name for name in GROUPS["deep"] if schema.fields[name].is_embedded]
+    groups = {"wide": GROUPS["wide"], "deep": GROUPS["deep"] if unequal == "project" else names}
+    dims = {schema.fields[name].embedding_dim for name in names}
+    if unequal == "error" and len(dims) > 1:
+        groups["deep"] = [n for n in names if schema.fields[n].embedding_dim == min(dims)]
+    feature = {"variational_dropout": 0.02, "groups": groups, "unequal_dims": unequal}
+    model = build_model(schema, changed(config, "feature", **feature)).train(training)
+    embedding = model.embedding
+    assert list(embedding.dropouts) == ["wide", "deep"]
+    assert list(model.regularization_losses(12)) == ["wide_feature_p_loss", "deep_feature_p_loss"]
+    _, fields, flat = embedding(*inputs)
+    start, expected = 0, []
+    for name, width in embedding.group_feature_dims("deep").items():
+        vector = flat[:, start : start + width]
+        start += width
+        if schema.fields[name].is_embedded:
+            if name in embedding.projections:
+                vector = vector @ embedding.projections[name].T
+            expected.append(vector)
+    torch.testing.assert_close(fields, torch.stack(expected, 1))
+
+
 def test_what_variational_dropout_adds_to_the_loss(schema, config, inputs):
     assert build_model(schema, config).regularization_losses(12) == {}
     groups = dict(GROUPS) | {"wide": ("a",)}  # one field alone is not selected from

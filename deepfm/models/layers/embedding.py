@@ -87,6 +87,8 @@ class FeatureEmbedding(nn.Module):
         wide_dim: Width of a first-order vector.
         field_group: Whether `field_embeddings` shows the vectors of `fm`, or the first-order
             vectors of `wide`, whose D is `wide_dim`.
+        fm_shows_deep: Whether `fm` is no group of its own but shows fields of `deep`, as what the
+            variational dropout of `deep` leaves of them.
         variational_dropout: Whether each group of 2 fields or more has a `VariationalDropout`.
 
     Attributes:
@@ -115,6 +117,7 @@ class FeatureEmbedding(nn.Module):
         groups: Mapping[str, Sequence[str]] | None = None,
         wide_dim: int = 1,
         field_group: str = "fm",
+        fm_shows_deep: bool = False,
         variational_dropout: bool = False,
     ) -> None:
         super().__init__()
@@ -165,9 +168,13 @@ class FeatureEmbedding(nn.Module):
             {
                 group: VariationalDropout(widths)
                 for group, widths in self._groups.items()
-                if variational_dropout and len(widths) > 1
+                if variational_dropout and len(widths) > 1 and not (group == "fm" and fm_shows_deep)
             }
         )
+        places = _slices(self._groups["deep"])
+        self._fm_in_deep: dict[str, slice] = {}  # where `fm` shows masked vectors
+        if fm_shows_deep and "deep" in self.dropouts:
+            self._fm_in_deep = {name: places[name] for name in fm}
         self.reset_parameters()
 
     def _set_groups(
@@ -290,14 +297,14 @@ class FeatureEmbedding(nn.Module):
         ]
         flat = self._masked("deep", torch.cat(flat, dim=1))
         if not self._keeps_wide:
-            return Views(sum(first_order), self._aligned(vectors, dense), flat)
+            return Views(sum(first_order), self._fields(vectors, dense, flat), flat)
         parts = [wide_vectors[part[0]].flatten(1) for part in self._wide_parts]
         parts += [] if self.dense_first_order is None else [terms]
         wide = self._masked("wide", torch.cat(parts, dim=1))  # (B, F_w * w)
         linear = wide.sum(1, keepdim=True) if self.first_order else first_order[0]
         if self.field_group == "wide":
             return Views(linear, wide.unflatten(1, (self.num_fields, -1)), flat)
-        return Views(linear, self._aligned(vectors, dense), flat)
+        return Views(linear, self._fields(vectors, dense, flat), flat)
 
     def rest(self, flat_embeddings: Tensor) -> Tensor:
         """The columns of fields that have no vector in `field_embeddings`, (B, rest_dim)."""
@@ -369,10 +376,23 @@ class FeatureEmbedding(nn.Module):
             vector = pool(part, bag.valid, bag.table.combiner)  # (B, w)
             first_order.append(vector if self.wide_dim == 1 else vector.sum(1, keepdim=True))
 
-    def _aligned(self, vectors: Mapping[str, Tensor], dense: Tensor) -> Tensor | None:
-        """The vectors of the group `fm` at one dim, (B, F, D)."""
+    def _fields(self, vectors: Mapping[str, Tensor], dense: Tensor, flat: Tensor) -> Tensor | None:
+        """The vectors of the group `fm` at one dim, (B, F, D), after its variational dropout."""
         if self.field_group is None:
             return None
+        if self._fm_in_deep:
+            shown = {name: flat[:, place] for name, place in self._fm_in_deep.items()}
+            for name in shown:
+                if name in self.projections:
+                    shown[name] = F.linear(shown[name], self.projections[name])
+            return torch.stack(list(shown.values()), dim=1)
+        fields = self._aligned(vectors, dense)
+        if "fm" in self.dropouts:
+            return self._masked("fm", fields.flatten(1)).view_as(fields)
+        return fields
+
+    def _aligned(self, vectors: Mapping[str, Tensor], dense: Tensor) -> Tensor:
+        """The vectors of the group `fm` at one dim, (B, F, D)."""
         aligned = []
         for part in self._fm_parts:
             if isinstance(part, slice):
@@ -391,8 +411,6 @@ class FeatureEmbedding(nn.Module):
         else:
             nothing = dense.new_zeros(dense.shape[0], 0, self.fm_embedding_dim)
             fields = torch.cat([nothing, *aligned], dim=1)
-        if "fm" in self.dropouts:
-            return self._masked("fm", fields.flatten(1)).view_as(fields)
         return fields
 
     def _masked(self, group: str, x: Tensor) -> Tensor:

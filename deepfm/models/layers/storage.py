@@ -509,12 +509,13 @@ def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
 
 
 def _torch_initializer(name: str, arguments: dict) -> Callable[[Tensor], Tensor]:
-    """A function of `torch.nn.init` with arguments; they are tried where nothing is drawn."""
+    """A function of `torch.nn.init` with arguments, which are tried on one number here."""
     function = getattr(nn.init, name.rpartition(".")[2])
     try:
         check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
-        function(torch.empty(1, 1, device="meta"), **arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+        with torch.random.fork_rng(devices=[]):
+            function(torch.empty(1, 1, device="cpu"), **arguments)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = str(error).removeprefix(name).lstrip(": ")
         raise ValueError(f"initializer: {name}: {reason}") from None
     return lambda weight: function(weight, **arguments)

@@ -257,6 +257,8 @@ def test_initializers_of_torch(text, spread, bound):
         ("nn.init.uniform_,a=x", "^initializer: nn.init.uniform_: a is a number, got 'x'$"),
         ("nn.init.constant_", "^initializer: nn.init.constant_: .*missing"),
         ("nn.init.kaiming_normal_,mode=fan", "^initializer: nn.init.kaiming_normal_: "),
+        ("nn.init.uniform_,a=2,b=1", "^initializer: nn.init.uniform_: .*from=2 > to=1"),
+        ("nn.init.trunc_normal_,std=0", "^initializer: nn.init.trunc_normal_: .*division by zero"),
         ("nn.init.eye_", "^initializer: expected one of xavier_uniform,"),
         ("nn.init.zeros_,a=__import__('os')", "^expected a number"),
     ],
