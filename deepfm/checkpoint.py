@@ -28,6 +28,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.features import GROUPS
 from deepfm.utils.io import (
     atomic_write_bytes,
     atomic_writer,
@@ -261,8 +262,7 @@ class RunDirectory:
     @property
     def dropout_ratios(self) -> dict[str, Path]:
         """What variational dropout learned, by feature group; not every run has it."""
-        groups = ("wide", "fm", "deep")
-        return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in groups}
+        return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in GROUPS}
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -19,6 +19,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
+from deepfm.models.layers.options import called
 from deepfm.models.outputs import named_outputs, prediction
 
 
@@ -207,7 +208,7 @@ class BaseCTRModel(nn.Module, ABC):
 
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
     """The network that a section of the config describes, without an output layer."""
-    name = config.activation.partition("(")[0].removeprefix("torch.").removeprefix("nn.").strip()
+    name = called(config.activation).removeprefix("nn.")
     if name and name not in ACTIVATION_NAMES:
         hint = nearest(name, ACTIVATION_NAMES)
         raise ConfigError(f"{section}.activation: unknown activation {config.activation!r}; {hint}")

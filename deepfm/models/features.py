@@ -10,6 +10,7 @@ from deepfm.config import ExperimentConfig
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding
+from deepfm.models.layers.options import called
 from deepfm.models.layers.storage import (
     INITIALIZERS,
     TableSpec,
@@ -187,7 +188,7 @@ def _check_initializer(key: str, text: str) -> None:
     try:
         initializer_from(text)
     except ValueError as error:
-        name = text.partition("(")[0].partition(",")[0].strip().removeprefix("torch.")
+        name = called(text)
         if name in INITIALIZERS:
             reason = str(error).removeprefix("initializer: ")
             raise ConfigError(f"{key}: {reason}") from None

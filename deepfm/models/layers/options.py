@@ -38,6 +38,16 @@ def parse_call(text: str) -> tuple[str, dict[str, float | bool | str]]:
     return name.removeprefix("torch."), arguments
 
 
+def called(text: str) -> str:
+    """The name in a call, whether or not its arguments can be read.
+
+    Example:
+        >>> called("torch.nn.ELU(alpha="), called("nn.init.zeros_,a=1")
+        ('nn.ELU', 'nn.init.zeros_')
+    """
+    return re.split("[(,]", text.strip(), maxsplit=1)[0].strip().removeprefix("torch.")
+
+
 def _value(value: str, text: str) -> float | bool | str:
     if value in ("True", "False"):
         return value == "True"
