@@ -255,11 +255,6 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     return found
 
 
-def build_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers of `assign_optimizers`."""
-    return [assigned.optimizer for assigned in assign_optimizers(model, config)]
-
-
 def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to."""
     found: dict[int, int] = {}

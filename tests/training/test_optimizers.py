@@ -13,7 +13,6 @@ from deepfm.training.optimizers import (
     SPARSE_OPTIMIZER_CLASSES,
     LazyAdam,
     assign_optimizers,
-    build_optimizers,
     load_optimizer_state,
     optimizer_state,
 )
@@ -33,7 +32,11 @@ def make(schema, sparse="lazy_adam", dtype=torch.float64, **sections):
         raw[section] = raw[section] | values
     config = config_from_dict(raw)
     model = build_model(schema, config).to(dtype)
-    return model, config.training, build_optimizers(model, config.training)
+    return model, config.training, optimizers_of(model, config.training)
+
+
+def optimizers_of(model, training):
+    return [assigned.optimizer for assigned in assign_optimizers(model, training)]
 
 
 def batches(schema, count, num_rows=24, dtype=torch.float64):
@@ -472,7 +475,7 @@ def test_what_the_storage_cannot_do_is_refused(schema, monkeypatch):
         with pytest.raises(
             ConfigError, match=rf"training\.sparse_optimizer: lazy_adam: .*{message}"
         ):
-            build_optimizers(model, config)
+            assign_optimizers(model, config)
 
 
 def test_every_sparse_optimizer_of_the_config_is_built(schema):
