@@ -281,7 +281,7 @@ class RunDirectory:
         if held and not (resume or overwrite):
             raise ConfigError(
                 f"{self.path} holds a run already; --resume continues it, --overwrite replaces "
-                "it, --override output_dir=… writes elsewhere"
+                "it, --override output_dir=… (of a pipeline: model_dir=…) writes elsewhere"
             )
         if not resume or not self.last.exists():
             return None

@@ -75,7 +75,7 @@ def _config(path: str, overrides: Sequence[str] = ()) -> Iterator[ExperimentConf
         yield load_config(path, overrides)
         return
     loaded = load_pipeline(path, overrides)
-    with placed(loaded.places):
+    with placed(loaded):
         yield loaded.config
 
 
@@ -88,7 +88,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if output.exists() and not arguments.overwrite:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
     loaded = load_pipeline(arguments.config, arguments.override, is_read=False)
-    with placed(loaded.places):
+    with placed(loaded):
         for line in experiment.describe_size(loaded.config):
             LOGGER.info(line)
     atomic_write_bytes(output, loaded.text.encode())

@@ -32,7 +32,7 @@ from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.losses import check_losses
 from deepfm.evaluation.metrics import check_metrics
 from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
-from deepfm.models import build_model, count_parameters
+from deepfm.models import build_model, count_parameters, parameters_of
 from deepfm.models.outputs import prediction_columns
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
@@ -264,7 +264,7 @@ def train(
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
         state = TrainingState(**checkpoint.training) if checkpoint else TrainingState()
-        parameters = sum(count_parameters(data.encoders.schema, config))
+        parameters = sum(parameters_of(model))
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from deepfm.config import ExperimentConfig
 from deepfm.easyrec import convert, fields, overrides, reading
 from deepfm.easyrec.output import to_yaml
-from deepfm.errors import ConfigError
+from deepfm.errors import ConfigError, MissingDataError
 from deepfm.utils.settings import source_of
 
 ENDINGS = (".config", ".json")
@@ -63,13 +63,20 @@ def load_pipeline(path: str | Path, changes: Iterable[str] = (), *, is_read: boo
 
 
 @contextmanager
-def placed(places: Mapping[str, str]) -> Iterator[None]:
+def placed(loaded: Loaded) -> Iterator[None]:
     """Begin what is refused about a key of the YAML form with the line of the pipeline.
 
-    Some settings are checked by what uses them, after the pipeline was read.
+    Some settings are checked by what uses them, after the pipeline was read; so are paths.
     """
     try:
         yield
     except ConfigError as error:
         key = re.match(r"[a-z_]+(?:\.\w+)*(?=: )", str(error))
-        raise ConfigError(f"{source_of(places, key[0]) if key else ''}{error}") from None
+        raise ConfigError(f"{source_of(loaded.places, key[0]) if key else ''}{error}") from None
+    except MissingDataError as error:
+        path, table = str(error).partition(": no such file")[0], loaded.config.data.table
+        for key, field in (("files", "train_input_path"), ("valid_files", "eval_input_path")):
+            if path in [str(Path(pattern)) for pattern in getattr(table, key)]:
+                place = source_of(loaded.places, f"data.table.{key}")
+                raise MissingDataError(f"{place}{field}: {path}: no such file") from None
+        raise

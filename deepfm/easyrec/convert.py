@@ -203,6 +203,8 @@ class _Converter:
         }
         sources = {
             "data.table": "data_config",
+            "data.table.files": "train_input_path",
+            "data.table.valid_files": "eval_input_path",
             "feature.groups": "model_config.feature_groups",
             "feature": f"model_config.{self.model}",
             "dnn": f"model_config.{self.model}.deep",

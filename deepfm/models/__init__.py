@@ -71,7 +71,11 @@ def count_parameters(schema: DatasetSchema, config: ExperimentConfig) -> Paramet
         1000000000000
     """
     with torch.device("meta"):
-        model = build_model(schema, config)
+        return parameters_of(build_model(schema, config))
+
+
+def parameters_of(model: BaseCTRModel) -> ParameterCount:
+    """The weights of a model; the zeros that stand for no value are none."""
     tables = model.embedding.tables
     packed = {id(parameter) for parameter in tables.parameters()}
     dense = sum(p.numel() for p in model.parameters() if id(p) not in packed)

@@ -268,6 +268,21 @@ def test_what_is_refused_late_names_the_line_too(
     assert f"error: {config}:{number}: " in errors
 
 
+@pytest.mark.parametrize("field", ["train_input_path", "eval_input_path"])
+def test_a_missing_file_names_the_line_of_its_path(tmp_path, capsys, field, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = pa.table({"y": [0, 1] * 4, "a": [*range(8)], "b": [*range(8)], "n": [0.5] * 8})
+    pa.parquet.write_table(rows, "there.parquet")
+    paths = {"train_input_path": "there.parquet", "eval_input_path": "there.parquet"}
+    paths |= {field: "none/*.parquet"}
+    text = "\n".join(f"{key}: '{path}'" for key, path in paths.items())
+    config = write(tmp_path, data="fg_mode: FG_NONE", paths=text)
+    code, _, errors = run(capsys, "train", "--config", config)
+    line = 1 + config.read_text().splitlines().index(f"{field}: 'none/*.parquet'")
+    assert code == 2
+    assert errors == f"error: {config}:{line}: {field}: none/*.parquet: no such file\n"
+
+
 def test_convert_counts_the_whole_tables(tmp_path, capsys):
     config, output = EXAMPLES / "deepfm_criteo.config", tmp_path / "x.yaml"
     code, printed, _ = run(capsys, "convert", "--config", config, "--output", output)

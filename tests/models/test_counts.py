@@ -6,7 +6,7 @@ import torch
 
 from deepfm.config import DNNConfig, ExperimentConfig, FeatureConfig
 from deepfm.data.schema import DatasetSchema, FieldSchema
-from deepfm.models import MODELS, build_model, count_parameters
+from deepfm.models import MODELS, build_model, count_parameters, parameters_of
 from tests.models.conftest import changed
 
 # Rows of the 26 categorical fields of Criteo 1TB, the largest capped at 40 million.
@@ -36,6 +36,21 @@ def test_counts_are_those_of_the_model(schema, config):
             assert count.embedding == sum(sizes.values()) - wide
             dense = [p for key, p in state.items() if not key.startswith("embedding.tables.")]
             assert count.dense == sum(p.numel() for p in dense)
+
+
+def test_the_row_that_stands_for_no_value_is_no_weight():
+    fields = [
+        FieldSchema(
+            name=name, feature_type="sparse", vocabulary_size=10, embedding_dim=4, padding_idx=None
+        )
+        for name in "ab"
+    ]
+    schema = DatasetSchema(fields={f.name: f for f in fields}, label_field="label")
+    model = build_model(schema, ExperimentConfig(model_name="deepfm"))
+    count = parameters_of(model)
+    assert (count.embedding, count.wide) == (80, 20)
+    assert count == count_parameters(schema, ExperimentConfig(model_name="deepfm"))
+    assert sum(count) < sum(p.numel() for p in model.parameters())
 
 
 def test_the_deepfm_of_criteo_has_the_published_numbers_of_weights():

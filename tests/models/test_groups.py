@@ -334,6 +334,54 @@ def test_the_groups_of_the_format_of_torcheasyrec(config):
         embedding.group_dims("tall")
 
 
+def test_the_fm_adds_its_sum_to_the_logit(config):
+    """By hand: vectors [1, 2], [3, 4], [5, 6] add 23 + 44 = 67, and w = 0 adds nothing."""
+    names = ("a", "b", "c")
+    schema = schema_of(*(sparse(name, 2, 2, padding_idx=None) for name in names))
+    feature = FeatureConfig(
+        groups={"wide": names, "fm": names, "deep": names}, unequal_dims="error",
+        wide_embedding_dim=4, wide_init="nn.init.zeros_",
+    )  # fmt: skip
+    dnn = DNNConfig(hidden_units=(3,), use_batch_norm=False, dropout=0.0)
+    model = build_model(schema, replace(config, feature=feature, dnn=dnn, global_bias=False))
+    with torch.no_grad():
+        for name, row in zip(names, ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0]), strict=True):
+            model.embedding.tables[name][1] = torch.tensor(row)
+    inputs = Inputs(torch.ones(1, 3, dtype=torch.long), torch.zeros(1, 0), (), ())
+    deep = model.dnn(torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]))
+    assert model(inputs).item() == pytest.approx(deep.item() + 67.0)
+
+
+def test_a_wide_and_deep_of_the_format_on_several_values(config):
+    """Ids 1 … 7 with the lengths 1, 2 of cat_a and 1, 3 of cat_b; dims 16, 8 and 1 are 25."""
+    fields = [
+        FieldSchema(
+            name=name, feature_type="sequence", vocabulary_size=rows, embedding_dim=dim,
+            padding_idx=None, combiner="sum",
+        )
+        for name, rows, dim in (("cat_a", 100, 16), ("cat_b", 1000, 8))
+    ]  # fmt: skip
+    schema = schema_of(*fields, FieldSchema(name="int_a", feature_type="dense"))
+    groups = {"wide": ("cat_a", "cat_b"), "deep": ("cat_a", "cat_b", "int_a")}
+    feature = FeatureConfig(
+        groups=groups, wide_embedding_dim=4, unequal_dims="error", wide_init="nn.init.zeros_"
+    )
+    dnn = DNNConfig(hidden_units=(8, 4), use_batch_norm=False)
+    options = {"model_name": "wide_and_deep", "feature": feature, "dnn": dnn}
+    model = build_model(schema, replace(config, **options, global_bias=False)).eval()
+    ids = (torch.tensor([[1, 0], [2, 3]]), torch.tensor([[4, 0, 0], [5, 6, 7]]))
+    lengths = (torch.tensor([1, 2]), torch.tensor([1, 3]))
+    inputs = Inputs(torch.zeros(2, 0).long(), torch.tensor([[0.2], [0.3]]), ids, lengths)
+    assert model.embedding.group_dims("wide") == [4, 4]
+    assert model.embedding.group_dims("deep") == [16, 8, 1]
+    first_order, _, flat = model.embedding(*inputs)
+    assert (first_order.tolist(), flat.shape) == ([[0.0], [0.0]], (2, 25))
+    tables = model.embedding.tables
+    torch.testing.assert_close(flat[1, :16], tables["cat_a"][2:4].sum(0))
+    torch.testing.assert_close(flat[1, 16:24], tables["cat_b"][5:8].sum(0))
+    assert model(inputs).shape == model.predict(inputs).shape == (2,)
+
+
 def test_dims_and_widths_of_views(schema, config, inputs):
     """deep dims [16, 8, 1] in all 25, wide dims [4, 4], and views of those widths."""
     schema = schema_of(

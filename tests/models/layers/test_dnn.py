@@ -70,6 +70,7 @@ def test_activations_are_made_of_their_arguments():
     assert activation_from("nn.PReLU", 6).weight.shape == (1,)
     assert activation_from("Dice", 6).alpha.shape == (6,)
     assert not activation_from("nn.ELU(inplace=True)", 6).inplace
+    assert activation_from("nn.RReLU(lower=0.1)", 6).lower == 0.1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,13 @@ def test_equals_the_sum_over_pairs(num_fields):
     np.testing.assert_allclose(FactorizationMachine()(fields), np.stack(expected), atol=1e-5)
 
 
+def test_golden_values():
+    """By hand: per dimension (1 + 3 + 5)^2 / 2 - (1 + 9 + 25) / 2, and the same of 2, 4, 6."""
+    fields = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
+    assert FactorizationMachine()(fields).tolist() == [[23.0, 44.0]]
+    assert FactorizationMachine()(torch.zeros(4, 2, 16)).shape == (4, 16)
+
+
 def test_one_field_has_no_pair():
     assert FactorizationMachine()(torch.ones(2, 1, 3)).abs().max() == 0
 
