@@ -318,9 +318,12 @@ def train(
 
 def _kept(config: ExperimentConfig, state: TrainingState) -> str:
     """Which weights a run ends with, and that what follows is not cut short."""
-    best = f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
-    if config.training.evaluate_every_steps is not None:
-        best += f" after {state.best_step:,} steps"
+    if state.best_value is None:
+        best = f"{config.training.metric} does not exist on the rows evaluated in training"
+    else:
+        best = f"best {config.training.metric} {state.best_value:.4f} in epoch {state.best_epoch}"
+        if config.training.evaluate_every_steps is not None:
+            best += f" after {state.best_step:,} steps"
     if config.training.keep == "last":
         best += f"; kept are the last weights, of epoch {state.epoch}"
     limited = config.evaluation.max_batches is not None

@@ -203,12 +203,14 @@ def evaluate_metric(
     *,
     batch_size: int,
     max_rows: int | None = None,
-) -> dict[str, float]:
+    may_be_none: bool = False,
+) -> dict[str, float | None]:
     """The metrics that cost no more than the named one does, by their dotted names.
 
     Args:
         metric: One of `metric_names`.
         batch_size, max_rows: As in `evaluate`.
+        may_be_none: Whether the named metric need not exist on these rows.
 
     Raises:
         ConfigError: The named metric is none that the config gives, or does not exist on these
@@ -225,7 +227,7 @@ def evaluate_metric(
     metrics, _ = _of_logits(model, dataset, logits, batch_size, also=metric)
     if metric not in metrics:
         raise ConfigError(f"training.metric: unknown metric {metric!r}; {nearest(metric, metrics)}")
-    if metrics[metric] is None:
+    if metrics[metric] is None and not may_be_none:
         raise _undefined(metric, len(logits))
     return metrics
 

@@ -184,7 +184,9 @@ class _Fit:
         self.max_rows = None
         if evaluation.max_batches is not None:
             self.max_rows = evaluation.max_batches * evaluation.batch_size
-        check_metric(model, valid, self.config.metric, max_rows=self.max_rows)
+        self.decides = self._metric_decides()
+        if self.decides:
+            check_metric(model, valid, self.config.metric, max_rows=self.max_rows)
         self.maximize = is_larger_better(self.config.metric)
         assigned = assign_optimizers(model, self.config)
         schedules = build_schedules(assigned, self.config, maximize=self.maximize)
@@ -352,6 +354,17 @@ class _Fit:
             line += f" ({', '.join(f'{name} {value:.4f}' for name, value in means.items())})"
         return f"{line}{self._train_metrics()}  lr {self._rates()}"
 
+    def _metric_decides(self) -> bool:
+        """Whether anything depends on the watched metric, so that it has to exist."""
+        config = self.config
+        parts = [part.scheduler for part in config.part_optimizers]
+        schedulers = [config.scheduler, config.sparse_scheduler, *parts]
+        return (
+            config.keep == "best"
+            or config.early_stopping_patience is not None
+            or any(item is not None and item["name"] == "reduce_on_plateau" for item in schedulers)
+        )
+
     def _train_metrics(self) -> str:
         return "".join(f"  train {name} {m.value:.4f}" for name, m in self.metrics.items())
 
@@ -378,9 +391,12 @@ class _Fit:
                 config.metric,
                 batch_size=self.trainer.evaluation.batch_size,
                 max_rows=self.max_rows,
+                may_be_none=not self.decides,
             )
             value, best = metrics[config.metric], state.best_value
-            is_best = best is None or (value > best if self.maximize else value < best)
+            is_best = value is not None and (
+                best is None or (value > best if self.maximize else value < best)
+            )
             if is_best:
                 state.best_value = value
                 state.best_epoch, state.best_step = state.epoch + 1, state.total_steps
@@ -399,7 +415,7 @@ class _Fit:
         self.model.train()
         state.evaluations.append({"step": state.total_steps} | metrics)
         self.log(
-            f"step {state.total_steps:,}  {metric} {metrics[metric]:.4f}"
+            f"step {state.total_steps:,}  {metric} {_shown(metrics[metric])}"
             f"{' (best)' if is_best else ''}  {self._evaluated_rows()}"
         )
         return is_best and self.config.keep == "best"
@@ -434,7 +450,7 @@ class _Fit:
         rows = epoch.num_rows * state.step / len(epoch)
         self.log(
             f"epoch {entry['epoch']}/{config.epochs}  loss {entry['train_loss']:.4f}"
-            f"{self._train_metrics()}  {config.metric} {value:.4f}{of_best}{limited}  "
+            f"{self._train_metrics()}  {config.metric} {_shown(value)}{of_best}{limited}  "
             f"lr {self._rates()}  {entry['seconds']:.1f} s, {rows / state.seconds:,.0f} rows/s"
         )
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
@@ -449,6 +465,11 @@ class _Fit:
         if own is None or "tables" not in self.roles:
             return {}
         return {"sparse_lr": self.state.rates[self.roles.index("tables")]}
+
+
+def _shown(value: float | None) -> str:
+    """A metric for people; it may not exist, as where all labels are equal."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _passed(every: int | None, before: int, now: int) -> bool:

@@ -692,3 +692,31 @@ def test_a_metric_that_the_data_cannot_give_is_refused(tiny_data):
         model, trainer = make(tiny_data, metric=metric)
         with pytest.raises(ConfigError, match=message):
             trainer.fit(model, tiny_data.train, valid)
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_a_metric_that_decides_nothing_need_not_exist(tiny_data, decides):
+    """The first rows of a sorted file may be of one class; the last weights are kept anyway."""
+    valid = TabularDataset(
+        tiny_data.encoders.schema, tiny_data.valid.inputs, torch.zeros(len(tiny_data.valid))
+    )
+    patience = 5 if decides else None
+    model, trainer = make(
+        tiny_data,
+        metric="auc",
+        keep="last",
+        early_stopping_patience=patience,
+        scheduler="none",
+        evaluate_every_steps=2,
+    )
+    lines = []
+    if decides:
+        with pytest.raises(ConfigError, match="one class only"):
+            trainer.fit(model, tiny_data.train, valid)
+        return
+    state = trainer.fit(model, tiny_data.train, valid, log=lines.append)
+    assert state.best_value is None
+    assert [entry["auc"] for entry in state.history] == [None] * 3
+    assert all(entry["logloss"] > 0 for entry in state.history)
+    assert all("  auc -  " in line for line in lines)
+    assert same_weights(state.best_model, model.state_dict())
