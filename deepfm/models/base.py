@@ -78,7 +78,7 @@ class BaseCTRModel(nn.Module, ABC):
         self._build_components()
         self.final = None
         if config.final is not None:
-            width = self.embedding.first_order + self.interaction_dim + config.dnn.hidden_units[-1]
+            width = self.uses_first_order + self.interaction_dim + config.dnn.hidden_units[-1]
             network = _network(width, config.final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
@@ -131,7 +131,7 @@ class BaseCTRModel(nn.Module, ABC):
             deep: What the module of `_dnn_branch` gave.
         """
         if self.final is not None:
-            parts = [first_order] if self.embedding.first_order else []
+            parts = [first_order] if self.uses_first_order else []  # zero without a group wide
             parts += [] if interactions is None else [interactions]
             return self.final(torch.cat([*parts, deep], dim=1)).squeeze(1)
         logits = first_order + deep  # (B, C)
