@@ -108,8 +108,7 @@ def load_data(
         CheckpointError: The given encoders belong to another schema.
     """
     data = config.data
-    adapter = _adapter(data)
-    schema = _with_dims(adapter.schema(), config.feature.embedding_dims)
+    schema = _declared_schema(config)
     if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
         raise CheckpointError(
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
@@ -124,7 +123,7 @@ def load_data(
             "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
             "negative; change one of them"
         )
-    tables, user, item, _, label, split = events = _read_events(adapter, schema, data)
+    tables, user, item, _, label, split = events = _read_events(schema, data)
     weight = _weights(data, tables.interactions)
 
     columns = tables.complete(schema, tables.interactions)
@@ -200,8 +199,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
             "prepared; all other data is read into memory when it is needed"
         )
     check_losses(config)
-    schema = _with_dims(_adapter(data).schema(), config.feature.embedding_dims)
-    return store.prepare(data, schema, num_class=config.num_class)
+    return store.prepare(data, _declared_schema(config), num_class=config.num_class)
 
 
 def describe_size(config: ExperimentConfig) -> list[str]:
@@ -210,7 +208,7 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     Raises:
         ConfigError: Settings contradict each other, or rows of a table depend on the data.
     """
-    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
+    schema = _declared_schema(config)
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
@@ -272,7 +270,7 @@ def train(
         )
 
         if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
-            LOGGER.info("feature.groups has no group wide: there is no first-order term")
+            LOGGER.info("feature.groups has no group wide: the first-order term is zero")
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
@@ -398,7 +396,7 @@ def check_settings(config: ExperimentConfig) -> None:
     """
     check_losses(config)
     check_metrics(config)
-    schema = _with_dims(_adapter(config.data).schema(), config.feature.embedding_dims)
+    schema = _declared_schema(config)
     small = {
         field.name: {
             "vocabulary_size": 2,
@@ -498,8 +496,8 @@ def _load_store(
     )
 
 
-def _read_events(adapter: Any, schema: DatasetSchema, data: DataConfig) -> Events:
-    tables = adapter.load(Path(data.data_dir), auto_download=data.auto_download)
+def _read_events(schema: DatasetSchema, data: DataConfig) -> Events:
+    tables = _adapter(data).load(Path(data.data_dir), auto_download=data.auto_download)
     rows = tables.interactions
     user, item = (
         tables.positions(schema, rows, group).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -561,7 +559,14 @@ def _choose(key: str, name: str, choices: dict[str, Any]) -> Any:
     return choices[name]
 
 
-def _with_dims(schema: DatasetSchema, dims: dict[str, int]) -> DatasetSchema:
+def _declared_schema(config: ExperimentConfig) -> DatasetSchema:
+    """The fields of the data set, with the dims of `feature.embedding_dims`, before any is fitted.
+
+    Raises:
+        ConfigError: The data set is unknown, settings of a field contradict each other, or a dim
+            is that of no field.
+    """
+    schema, dims = _adapter(config.data).schema(), config.feature.embedding_dims
     for name in dims:
         if name not in schema.fields:
             hint = nearest(name, schema.fields)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from deepfm.config import METRICS, reported_names
-from deepfm.data.batch import Inputs
+from deepfm.data.batch import Batch, Inputs
 from deepfm.data.dataset import Catalogue, TabularDataset
 from deepfm.errors import ConfigError, nearest
 from deepfm.evaluation.losses import batch_losses
@@ -323,10 +323,12 @@ def _loss_values(
     """
     totals = dict.fromkeys((loss["name"] for loss in losses), 0.0)
     columns = dataset.schema.group_columns
+    unread = dataset.inputs.select(slice(0, 0))  # by any loss
     for start in range(0, len(logits) if losses else 0, batch_size):
         part = torch.from_numpy(logits[start : start + batch_size]).double()
-        batch = dataset[start : start + len(part)]
-        batch = batch._replace(label=batch.label.double(), weight=None)
+        rows = slice(start, start + len(part))
+        group = None if dataset.group is None else dataset.group[rows]
+        batch = Batch(unread, dataset.label[rows].double(), group=group)
         for name, loss in batch_losses(part, batch, losses, columns).items():
             totals[name] += float(loss) * len(part) / len(logits)
     return totals

@@ -33,8 +33,8 @@ def build_embedding(
     """The embedding layer for the views that a model reads.
 
     NOTE[DIFF]: TorchEasyRec makes the tables of every group, read or not, and fails where `wide`
-    is missing; here a table exists if the model reads it, and a model that can do without `wide`
-    has no first-order term then.
+    is missing; here a table exists if the model reads it, and the first-order term of a model
+    that can do without `wide` is zero then.
 
     Args:
         first_order: Whether it reads the first-order term.

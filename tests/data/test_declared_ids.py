@@ -6,8 +6,6 @@ Every kind is compared with plain Python, row by row, and read back from plain d
 import io
 import itertools
 import math
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +20,7 @@ from deepfm.data.encoders import Encoders
 from deepfm.data.field_encoders import Boundaries
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError, DataError
-
-
-class Rows(NamedTuple):
-    table: pa.Table
-    path: Path = Path("train.tsv")
-    first: int = 2
-
-    def place(self, index):
-        return f"{self.path}:{self.first + index}"
+from tests.data.test_encoders import Rows
 
 
 def schema(*fields):
