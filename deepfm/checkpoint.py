@@ -22,7 +22,7 @@ import yaml
 from torch import Tensor
 
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError

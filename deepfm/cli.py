@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from deepfm import comparison, experiment
 from deepfm.config import DataConfig, ExperimentConfig, load_config
-from deepfm.data import ADAPTERS
-from deepfm.data.describe import describe, to_lines, to_yaml
-from deepfm.data.files import TableWriter, check_ending
+from deepfm.data.files.writer import TableWriter, check_ending
+from deepfm.data.sources import movielens
+from deepfm.data.sources.describe import describe, to_lines, to_yaml
 from deepfm.easyrec import is_pipeline, load_pipeline, placed
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _download_data(arguments: argparse.Namespace) -> None:
     defaults = DataConfig()
     folder = Path(arguments.data_dir or defaults.data_dir)
-    ADAPTERS[defaults.dataset_name].download(folder)
+    movielens.download(folder)
     LOGGER.info(f"{defaults.dataset_name} is in {folder}")
 
 

@@ -20,7 +20,7 @@ from deepfm import experiment
 from deepfm.checkpoint import RunDirectory
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
-from deepfm.data.download import DownloadError
+from deepfm.data.sources.download import DownloadError
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.ranking import RankCounts, hit_rate, ndcg, rank_counts

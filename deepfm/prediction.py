@@ -11,7 +11,9 @@ import torch
 from deepfm.checkpoint import load_checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
-from deepfm.data.files import Rows, file_ending, first_line, is_header, read_rows
+from deepfm.data.files.read import read_rows
+from deepfm.data.files.rows import Rows
+from deepfm.data.files.text import file_ending, first_line, is_header
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import score, score_items
@@ -90,7 +92,7 @@ class Predictor:
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """The rows of a file of any size with what is predicted for them, as a stream.
 
-        CSV, TSV, Parquet as in `deepfm.data.files.read_rows`. A text file of the kind that a
+        CSV, TSV, Parquet as in `deepfm.data.files.read.read_rows`. A text file of the kind that a
         declared table was trained on has that table's delimiter and encoding. If the table names
         its columns, a first line that repeats none of the names is a row; the label may be left
         out of the rows then.

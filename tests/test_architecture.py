@@ -16,9 +16,16 @@ MAY_IMPORT = {
     "config": {"errors", "utils.settings"},
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
-    "data.tabular": {"errors", "config", "utils", "data"},
+    "data.files": {"errors", "utils", "data.files"},
+    "data.encoding": {
+        "errors", "utils", "data.files", "data.encoding", "data.schema", "data.batch", "data.order",
+    },
+    "data.sources": {
+        "errors", "config", "utils", "data.schema", "data.files", "data.encoding", "data.sources",
+    },
+    "data.sources.movielens": {"errors", "utils", "data.schema", "data.sources.download"},
+    "data.sources.find_adapter": {"errors", "config", "data"},
     "data.store": {"errors", "config", "utils", "data"},
-    "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"models.layers"},
     "models": {"errors", "config", "data.schema", "data.batch", "models"},
     "models.outputs": {"errors"},

@@ -17,11 +17,11 @@ from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.data import order
-from deepfm.data.files import TableWriter
+from deepfm.data.files.writer import TableWriter
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
-from tests.data import test_store
-from tests.data.test_store import rows, write_table
+from tests.data.store import test_store
+from tests.data.store.test_store import rows, write_table
 
 
 def write_config(folder: Path, **changes: object) -> Path:
@@ -163,7 +163,9 @@ GIVING_BACK = {
 LIMITED = """
     import resource, sys
     from deepfm.config import load_config
-    from deepfm.data import encoders, order, store
+    from deepfm.data.encoding import encoders
+    from deepfm.data import order
+    from deepfm.data.store import prepare as store
     from deepfm.experiment import train
 
     small, large, budget = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -19,7 +19,7 @@ from deepfm.config import (
     TrainingConfig,
     config_from_dict,
 )
-from deepfm.data import tabular
+from deepfm.data.sources import tabular
 from deepfm.experiment import check_settings
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.hashing import hash_texts
-from deepfm.data.transforms import as_text, is_text, read_numbers
+from deepfm.data.encoding.cells import as_text, is_text, read_numbers
+from deepfm.data.encoding.hashing import hash_texts
 from deepfm.errors import DataError, nearest
 
 _NO_GROUP = 0  # a hash is 0 once in 2^64

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from deepfm.config import METRICS, ExperimentConfig, config_from_dict, reported_names
-from deepfm.data import tabular
+from deepfm.data.sources import tabular
 from deepfm.easyrec.features import (
     INTEGER,
     LIST,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepfm.data.words import read_words
+from deepfm.data.encoding.words import read_words
 from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
 from deepfm.easyrec.reading import Pipeline
 from deepfm.errors import ConfigError, DataError, nearest
