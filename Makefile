@@ -7,13 +7,20 @@ READY_BENCHMARK := $(VENV)/.ready-benchmark
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test install lint format check benchmark download-data proto clean
+.PHONY: train test test-slow install lint types format check build benchmark download-data proto clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
 
+# Each worker computes on one thread: two of them fill two cores, and no result depends on how many.
+WORKERS ?= 2
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 install: $(READY)
 
@@ -28,11 +35,19 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: $(READY)
+	$(BIN)/mypy
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 check: lint
+
+# Wheel and source archive in dist/, made by the installed hatchling: no network.
+build: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 # PEERS=1 adds the peers, each in an environment of its own; OPTIONS goes to benchmarks/run.py.
 benchmark: $(READY_BENCHMARK)
@@ -52,4 +67,4 @@ proto: $(READY)
 		python -m grpc_tools.protoc -I. --python_out=. deepfm/easyrec/pipeline.proto
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist

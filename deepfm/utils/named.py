@@ -1,0 +1,162 @@
+"""What a config gives by its name, with options: losses, metrics, optimizers, schedules, models.
+
+Each is a frozen dataclass below `Named`: its fields are the options with their defaults, `name` is
+what configs call it. What may be named somewhere is a mapping from names to such classes; a config
+says a name, or a mapping with `name` and some options.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+from deepfm.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A thing with a name and options.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Cut(Named):
+        ...     name = "cut"
+        ...     at: float = 0.5
+        >>> named({"name": "cut", "at": 0.25}, by_name(Cut), "knife", "tool").to_dict()
+        {'name': 'cut', 'at': 0.25}
+    """
+
+    name: ClassVar[str]
+
+    def to_dict(self) -> dict[str, object]:
+        """Name and options, as a config holds them."""
+        return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+N = TypeVar("N", bound=Named)
+
+
+def by_name(*classes: type[N]) -> dict[str, type[N]]:
+    """The classes by their names."""
+    return {item.name: item for item in classes}
+
+
+def one_of(known: Mapping[str, type[Named]], what: str, default: object) -> Any:
+    """A dataclass field that holds one of these, or a tuple of some of them.
+
+    The dataclass makes them of what it was given by `resolve` in its `__post_init__`.
+
+    Args:
+        known: What may be named.
+        what: What such a thing is called, for messages.
+        default: As a config would say it; a tuple of such for a field that holds several.
+    """
+    return field(default=default, metadata={"named": known, "what": what})
+
+
+def resolve(config: object, section: str) -> None:
+    """Make the instances of all `one_of` fields of a frozen dataclass, in place.
+
+    Args:
+        section: The dotted key of the dataclass.
+
+    Raises:
+        ConfigError: A name is unknown, or an option.
+    """
+    for item in fields(config):
+        if known := item.metadata.get("named"):
+            key = f"{section}.{item.name}"
+            value = named_value(getattr(config, item.name), known, key, item.metadata["what"])
+            object.__setattr__(config, item.name, value)
+
+
+def named_value(value: Any, known: Mapping[str, type[Named]], key: str, what: str) -> Any:
+    """One named thing, or a tuple of them where several were given; None stays None."""
+    if isinstance(value, list | tuple):
+        return tuple(named(item, known, key, what) for item in value)
+    return None if value is None else named(value, known, key, what)
+
+
+def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
+    """The thing that is given by its name, or by its name and some options.
+
+    Args:
+        spec: A name, a mapping with `name` and options, or the thing itself.
+        known: What may be named; a default of an option also says what its value must be.
+        key, what: The setting and what it names, for messages.
+
+    Raises:
+        ConfigError: The name is unknown, or an option, or an option's value is of another kind.
+    """
+    if isinstance(spec, Named):
+        given: dict[str, Any] = spec.to_dict()
+    elif isinstance(spec, Mapping):
+        given = dict(spec)
+    else:
+        given = {"name": spec}
+    name = given.pop("name", None)
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"unknown {what} {name!r}; {nearest(str(name), known)}", key=key)
+    chosen = known[name]
+    options = {item.name: item.default for item in fields(chosen)}
+    for option, value in given.items():
+        if option not in options:
+            problem = f"{name} has no option {option!r}; {nearest(option, options)}"
+            raise ConfigError(problem, key=key)
+        _check_option(f"{key}.{option}", value, options[option])
+        given[option] = tuple(value) if isinstance(value, list) else value
+    return chosen(**given)
+
+
+def _check_option(key: str, value: Any, default: object) -> None:
+    """Refuse a value that is not of its default's kind."""
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, str):
+        fits, expected = isinstance(value, str), "a text"
+    elif isinstance(default, tuple) and default:
+        fits = isinstance(value, list | tuple) and len(value) == 2
+        fits = fits and all(_is_number(v) and 0 <= v < 1 for v in value)
+        expected = "two numbers in [0, 1)"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and all(_is_number(v) and v >= 0 for v in value)
+        expected = "a list of numbers of at least 0"
+    elif isinstance(default, int):
+        fits = isinstance(value, int) and _is_number(value) and value >= 0
+        expected = "a whole number of at least 0"
+    elif default is None:  # inherited, or no limit
+        fits = value is None or (_is_number(value) and value >= 0)
+        expected = "a number of at least 0, or null"
+    else:
+        fits, expected = _is_number(value) and value >= 0, "a number of at least 0"
+    if not fits:
+        raise ConfigError(f"expected {expected}, found {value!r}", key=key)
+
+
+def _is_number(value: object) -> bool:
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    return finite and not isinstance(value, bool)
+
+
+def reported_names(items: Iterable[Named]) -> list[str]:
+    """What things are called in results: by name, and what sets those of one name apart.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class AUC(Named):
+        ...     name = "auc"
+        ...     thresholds: int = 0
+        >>> reported_names([AUC(), AUC(thresholds=200)])
+        ['auc[0]', 'auc[200]']
+    """
+    specs = [item.to_dict() for item in items]
+    found = []
+    for spec in specs:
+        others = [other for other in specs if other["name"] == spec["name"]]
+        apart = [
+            str(value)
+            for option, value in spec.items()
+            if any(other[option] != value for other in others)
+        ]
+        found.append(f"{spec['name']}[{','.join(apart)}]" if apart else str(spec["name"]))
+    return found

@@ -1,0 +1,99 @@
+"""What earlier releases wrote still loads, predicts, and goes on training.
+
+Each folder of `tests/fixtures` holds what one release left (`make.py` says how). Figures agree to
+1e-6, not bit by bit, because bits belong to a processor. `tests/fixtures/<release>/declared/stores`
+is a store; the other runs prepare theirs anew.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepfm import experiment
+from deepfm.checkpoint import load_checkpoint
+from deepfm.config import load_config
+from deepfm.data import store
+from deepfm.prediction import Predictor
+
+RELEASES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.is_dir())
+RUNS = sorted(path.parent for release in RELEASES for path in release.glob("*/best_model.pt"))
+OVERRIDES = ["training.epochs=2", "output_dir=run", "device=cpu"]
+
+
+@pytest.fixture(params=RUNS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def run(request, tmp_path, monkeypatch) -> Path:
+    """A copy of a run's folder, in which the test stands; one thread, as when it was made."""
+    folder = tmp_path / "copy"
+    shutil.copytree(request.param, folder)
+    monkeypatch.chdir(folder)
+    torch.set_num_threads(1)
+    return folder
+
+
+def close(found: object, expected: object) -> bool:
+    """Whether nested numbers agree to 1e-6."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(close(found[k], expected[k]) for k in found)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(close, found, expected))
+    if isinstance(expected, float):
+        return found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    return found == expected
+
+
+def expected(run: Path) -> dict:
+    return json.loads((run / "expected.json").read_text())
+
+
+def test_fixtures_are_there():
+    assert len(RUNS) >= 4
+
+
+def test_an_old_checkpoint_predicts(run):
+    predictor = Predictor(run / "best_model.pt")
+    parts = [part[1] for part in predictor.predict_file("new.csv")]
+    found = {name: np.concatenate([part[name] for part in parts]).tolist() for name in parts[0]}
+    assert close(found, expected(run)["predictions"])
+    if "recommended" in expected(run):
+        recommended = [list(row) for row in predictor.recommend("1", top=5)]
+        assert close(recommended, expected(run)["recommended"])
+
+
+def test_an_old_run_is_resumed(run):
+    (run / "run").mkdir()
+    for name in ("best_model.pt", "last.pt", "config.yaml"):
+        shutil.copy(run / name, run / "run" / name)
+    metrics = experiment.train(load_config("experiment.yaml", OVERRIDES), resume=True)
+    assert close(json.loads(json.dumps(metrics)), expected(run)["metrics"])
+
+
+def test_an_old_config_reads_the_same_experiment(run):
+    spelled_out, short = load_config("config.yaml"), load_config("experiment.yaml")
+    assert spelled_out.training == short.training
+    assert spelled_out.data == short.data
+    assert spelled_out == load_checkpoint("best_model.pt").config
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
+def test_an_old_store_opens_with_the_rows_of_a_new_one(release, tmp_path, monkeypatch):
+    shutil.copytree(release / "declared", tmp_path / "declared")
+    monkeypatch.chdir(tmp_path / "declared")
+    config = load_config("experiment.yaml")
+    schema = load_checkpoint("best_model.pt").encoders.schema
+    (path,) = Path("stores").iterdir()
+    old = store.open_store(path, config.data, schema)
+    new = experiment.load_data(load_config("experiment.yaml", ["data.store_dir=fresh"]))
+    assert old.encoders.schema == new.encoders.schema
+    for name in ("train", "valid", "test"):
+        before, now = old.parts[name][:], getattr(new, name)[:]
+        for left, right in zip(before.inputs, now.inputs, strict=True):
+            pairs = zip(left, right, strict=True) if isinstance(left, tuple) else [(left, right)]
+            for one, other in pairs:
+                torch.testing.assert_close(one[:], other[:], rtol=1e-6, atol=1e-6)
+        for one, other in ((before.label, now.label), (before.weight, now.weight)):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert torch.equal(before.group, now.group)
