@@ -165,11 +165,11 @@ LIMITED = """
     from deepfm.config import load_config
     from deepfm.data.encoding import encoders
     from deepfm.data import order
-    from deepfm.data.store import prepare as store
+    from deepfm.data.store import stream
     from deepfm.experiment import train
 
     small, large, budget = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    store.BLOCK_SIZE, encoders.FIT_ROWS = 1 << 20, 1 << 15  # less at once, by the same code
+    stream.BLOCK_SIZE, encoders.FIT_ROWS = 1 << 20, 1 << 15  # less at once, by the same code
     order.SMALL, order.WINDOW = 1 << 16, 1 << 12
     train(load_config(small))  # whatever is loaded or started once is there from now on
     used = next(int(line.split()[1]) << 10 for line in open("/proc/self/status")
