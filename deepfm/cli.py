@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from deepfm import comparison, experiment
 from deepfm.config import DataConfig, ExperimentConfig, load_config
-from deepfm.data.files.writer import TableWriter, check_ending
+from deepfm.data.files.writer import TableWriter, writable_format
 from deepfm.data.sources import movielens
 from deepfm.data.sources.describe import describe, to_lines, to_yaml
 from deepfm.easyrec import is_pipeline, load_pipeline, placed
@@ -128,7 +128,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     source, output = arguments.input, arguments.output
-    check_ending(Path(output))
+    writable_format(Path(output))
     predictor = Predictor(arguments.checkpoint)
     count, unknown, bad = 0, Counter(), Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:

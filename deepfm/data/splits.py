@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import is_text, read_numbers, read_times
+from deepfm.data.encoding.cells import read_numbers, read_times
+from deepfm.data.files.columns import is_text
 from deepfm.data.order import Permutation, mix
 from deepfm.utils.seeding import derive_seed
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import as_text
+from deepfm.data.files.columns import combined
 from deepfm.errors import DataError
 
 
@@ -13,11 +14,6 @@ def as_lists(values: pa.Array) -> pa.Array:
     lengths = values.is_valid().to_numpy(zero_copy_only=False)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
     return pa.LargeListArray.from_arrays(offsets, values.drop_null())
-
-
-def list_lengths(lists: pa.Array) -> np.ndarray:
-    """How many elements each list has, none if it is null, (N,)."""
-    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
 
 
 def append(values: pa.Array | np.ndarray, texts: list[str]) -> pa.Array | np.ndarray:
@@ -36,30 +32,6 @@ def fill_absent(values: pa.Array, default: str) -> pa.Array:
     """Values with a text in the place of nulls; all are text where it is none of their type."""
     joined = append(values, [default])
     return pc.fill_null(joined[:-1], joined[-1])
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return any(
-        test(kind)
-        for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    )
-
-
-def is_number(kind: pa.DataType) -> bool:
-    return any(
-        test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    )
-
-
-def combined(column: pa.ChunkedArray) -> pa.Array:
-    kind = column.type
-    if pa.types.is_null(kind):
-        column = column.cast(pa.string())
-    elif pa.types.is_fixed_size_list(kind):
-        column = column.cast(pa.list_(kind.value_type))
-    elif pa.types.is_string(kind) and column.nbytes >= 1 << 31:  # beyond its offsets
-        column = column.cast(pa.large_string())
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def refuse_nested(kind: pa.DataType) -> None:

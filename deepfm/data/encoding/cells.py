@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deepfm.data.files.columns import is_text
 from deepfm.errors import DataError
 
 LATEST = 10**11  # unix seconds, in the year 5138: larger numbers are milliseconds, not dates
@@ -20,9 +21,16 @@ class Reading(NamedTuple):
         expected: What should have stood at the first such place, such as "a number".
     """
 
-    values: pa.Array | np.ndarray
+    values: "pa.Array | np.ndarray"
     bad: np.ndarray | None = None
     expected: str = ""
+
+    def then(self, after: "Reading") -> "Reading":
+        """The reading of a second step, with what could not be read in either."""
+        if self.bad is None:
+            return after
+        bad = self.bad if after.bad is None else self.bad | after.bad
+        return Reading(after.values, bad, self.expected)
 
 
 def read_numbers(values: pa.Array) -> Reading:
@@ -142,10 +150,6 @@ def as_text(values: pa.Array) -> pa.Array:
         raise DataError(f"not UTF-8: {error}") from None
     except pa.ArrowException:
         raise DataError(f"expected single values, found {kind}") from None
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
 
 
 # What Arrow's parser takes, in RE2; needed only where some text is no number.

@@ -6,29 +6,23 @@ training split, in a stream, and travel with the model as plain data.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from deepfm.data.batch import Inputs, Ragged
-from deepfm.data.encoding.readers import Block, FieldReader, Found, table_of
-from deepfm.data.encoding.registry import (
-    KINDS,
-    Encoder,
-    NoAccumulator,
-    grown,
-    kind_of,
-    must_be_fitted,
-)
+from deepfm.data.encoding.kinds import Accumulator, Counted, Encoder
+from deepfm.data.encoding.located import LocatedRows, ReadSoFar, table_of
+from deepfm.data.encoding.readers import FieldReader, readers_of
+from deepfm.data.encoding.registry import grown
 from deepfm.data.encoding.sequences import kept_elements, pad
+from deepfm.data.files.rows import Rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import DataError
-
-if TYPE_CHECKING:
-    from deepfm.data.files.rows import Rows
 
 FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
 FIT_BYTES = 1 << 28
@@ -69,7 +63,7 @@ class Encoders:
         }
         self.schema = schema.with_fields(sizes)
         self._by_table = dict(by_table)
-        self._readers = _readers(self.schema)
+        self._readers = readers_of(self.schema)
 
     @classmethod
     def fit(
@@ -88,37 +82,29 @@ class Encoders:
                 there is no row.
             ConfigError: A transform is unknown.
         """
-        readers = _readers(schema)
+        readers = readers_of(schema)
         accumulators = {
-            reader.field.name: KINDS[kind_of(reader.field)][0](reader.field, position)
-            for position, reader in enumerate(readers)
+            field.name: field.encoder.accumulator(field, position)
+            for position, field in enumerate(schema.fields.values())
         }
-        rows = 0
-        for block in _blocks(batches, schema):
-            for reader in readers:
-                reader.require(block)
-            block = block.select(_kept(readers, block, Found()))
-            rows += block.table.num_rows
-            for reader in readers:
-                if not isinstance(accumulator := accumulators[reader.field.name], NoAccumulator):
-                    accumulator.add(*reader.learn(block))
+        rows = _learn(readers, accumulators, _large_batches(batches, schema))
         if not rows and cls.has_to_learn(schema):
             raise DataError("the training split is empty: no encoder can be fitted")
-        fields: dict[str, list[FieldSchema]] = defaultdict(list)
+        by_table: dict[str, list[FieldSchema]] = defaultdict(list)
         for field in schema.fields.values():
-            fields[field.embedding_name].append(field)
-        by_table = {
-            name: KINDS[kind_of(sharing[0])][0].finish(
-                [accumulators[field.name] for field in sharing], sharing[0]
-            )
-            for name, sharing in fields.items()
-        }
-        return cls(schema, by_table)
+            by_table[field.embedding_name].append(field)
+        return cls(
+            schema,
+            {
+                name: fields[0].encoder.fitted(fields, [accumulators[f.name] for f in fields])
+                for name, fields in by_table.items()
+            },
+        )
 
     @staticmethod
     def has_to_learn(schema: DatasetSchema) -> bool:
         """Whether some field needs the training split; all others' encoders are declared."""
-        return any(must_be_fitted(field) for field in schema.fields.values())
+        return any(field.encoder.must_be_fitted(field) for field in schema.fields.values())
 
     def encode(self, columns: pa.Table, group: str | None = None) -> Inputs:
         """Encode raw rows, every one of them; with `group`, the fields of that group only.
@@ -132,7 +118,7 @@ class Encoders:
         Raises:
             DataError: A raw column is missing or of another type, or a value cannot be read.
         """
-        inputs = self._encode(Block.of(columns), group, Found())
+        inputs = self._encode(LocatedRows.of(columns), group, ReadSoFar())
         padded = (ids[:] if isinstance(ids, Ragged) else ids for ids in inputs.sequence_ids)
         return inputs._replace(sequence_ids=tuple(padded))
 
@@ -144,64 +130,40 @@ class Encoders:
         Raises:
             DataError: As in `encode`; the message begins with the place of the row.
         """
-        block, found = Block.of(rows), Found()
-        kept, counts = _kept(self._readers, block, found), Counter()
+        block, found = LocatedRows.of(rows), ReadSoFar()
+        kept = _kept(self._readers, block, found)
+        counts: Counter[str] = Counter()
         if kept is not None:
             counts += found.bad_cells(with_outside=False)
-            block, found = block.select(kept), Found()
+            block, found = block.select(kept), ReadSoFar()
         inputs = self._encode(block, None, found)
         counts += found.bad_cells()
         if kept is None:
             kept = np.arange(inputs.num_rows)
         return EncodedRows(inputs, kept, dict(counts))
 
-    def _encode(self, block: Block, group: str | None, found: Found) -> Inputs:
-        count = block.table.num_rows
-        readers = [reader for reader in self._readers if group in (None, reader.field.group)]
-
-        def of(kind: FeatureType) -> list[FieldReader]:
-            return [reader for reader in readers if reader.field.feature_type is kind]
-
-        columns: dict[FeatureType, list] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
-        for reader in of(FeatureType.SPARSE):
-            values, codes, _ = reader.read(block, found)
-            ids = reader.named(self._by_table[reader.field.embedding_name].ids, values)
-            columns[FeatureType.SPARSE].append((ids, codes))
-        for reader in of(FeatureType.DENSE):
-            values, codes, _ = reader.read(block, found)
-            scaled = self._by_table[reader.field.embedding_name].transform(values)
-            columns[FeatureType.DENSE].append((scaled, codes))
-        sparse = _rows_of(columns[FeatureType.SPARSE], count, np.int64)
-        dense = _rows_of(columns[FeatureType.DENSE], count, np.float32)
-        sequences = [
-            self._encode_sequence(reader, *reader.read(block, found), count)
-            for reader in of(FeatureType.SEQUENCE)
-        ]
+    def _encode(self, rows: LocatedRows, group: str | None, found: ReadSoFar) -> Inputs:
+        count = rows.table.num_rows
+        columns: dict[FeatureType, list[_Column]] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
+        sequences: list[tuple[Tensor | Ragged, Tensor]] = []
+        for name, reader in self._readers.items():
+            if group not in (None, reader.field.group):
+                continue
+            field = self.schema.fields[name]
+            values, codes, row = reader.read(rows, found)
+            encoder = self._by_table[field.embedding_name]
+            encoded = reader.named(encoder.encode, values)
+            if row is None:
+                columns[field.feature_type].append(_Column(encoded, codes))
+            else:
+                ids = encoded if codes is None else encoded[codes]
+                sequences.append(_sequence(field, ids, row, count))
         return Inputs(
-            torch.from_numpy(sparse),
-            torch.from_numpy(dense),
+            torch.from_numpy(_side_by_side(columns[FeatureType.SPARSE], count, np.int64)),
+            torch.from_numpy(_side_by_side(columns[FeatureType.DENSE], count, np.float32)),
             tuple(ids for ids, _ in sequences),
             tuple(lengths for _, lengths in sequences),
         )
-
-    def _encode_sequence(
-        self,
-        reader: FieldReader,
-        values: pa.Array | np.ndarray,
-        codes: np.ndarray | None,
-        row: np.ndarray,
-        count: int,
-    ) -> tuple[torch.Tensor | Ragged, torch.Tensor]:
-        field = reader.field
-        ids = reader.named(self._by_table[field.embedding_name].ids, values)
-        ids = ids if codes is None else ids[codes]
-        if field.max_length:
-            padded, lengths = pad(
-                ids, row, count, field.max_length, field.keep, absent=field.absent_id
-            )
-            return torch.from_numpy(padded), torch.from_numpy(lengths)
-        kept, lengths = map(torch.from_numpy, kept_elements(ids, row, count, field.absent_id))
-        return Ragged.of(kept, lengths), lengths
 
     def grown_from(self, base: "Encoders") -> "Encoders":
         """These encoders with all that `base` has learnt, and what is new appended.
@@ -226,22 +188,20 @@ class Encoders:
     def from_dict(cls, stored: Mapping[str, Any]) -> "Encoders":
         schema = DatasetSchema.from_dict(stored["schema"])
         by_table = {
-            field.embedding_name: KINDS[kind_of(field)][1].from_dict(
-                stored["fitted"][field.embedding_name]
-            )
+            field.embedding_name: field.encoder.from_dict(stored["fitted"][field.embedding_name])
             for field in schema.fields.values()
         }
         return cls(schema, by_table)
 
 
-def _blocks(
+def _large_batches(
     batches: "pa.Table | Iterable[pa.Table | Rows]", schema: DatasetSchema
-) -> Iterator[Block]:
-    """Batches in larger blocks, of which each distinct value is counted once."""
+) -> Iterator[LocatedRows]:
+    """Larger batches, of which each distinct value is counted once."""
     if isinstance(batches, pa.Table):
         for start in range(0, batches.num_rows, FIT_ROWS):
             table = batches.slice(start, FIT_ROWS)
-            yield Block(table, [batches], np.arange(start, start + table.num_rows))
+            yield LocatedRows(table, [batches], np.arange(start, start + table.num_rows))
         return
     columns = {column for field in schema.fields.values() for column in field.raw_columns}
     waiting: list[Any] = []
@@ -253,44 +213,94 @@ def _blocks(
             or size > FIT_BYTES
             or table.schema != table_of(waiting[0]).schema
         ):
-            yield Block.of(*waiting)
+            yield LocatedRows.of(*waiting)
             waiting, rows, size = [], 0, 0
         waiting.append(part)
         rows += table.num_rows
         size += table.select([name for name in table.column_names if name in columns]).nbytes
     if waiting:
-        yield Block.of(*waiting)
+        yield LocatedRows.of(*waiting)
 
 
-def _readers(schema: DatasetSchema) -> list[FieldReader]:
-    return [FieldReader(field, schema) for field in schema.fields.values()]
+class _FieldValues(NamedTuple):
+    """The values of one field in some rows of the training split."""
+
+    reader: FieldReader
+    rows: LocatedRows
+
+    def counted(self) -> Counted:
+        return self.reader.counted(self.rows)
+
+    def numbers(self) -> np.ndarray:
+        return self.reader.numbers(self.rows)
 
 
-def _kept(readers: list[FieldReader], block: Block, found: Found) -> np.ndarray | None:
+def _learn(
+    readers: Mapping[str, FieldReader],
+    accumulators: Mapping[str, Accumulator | None],
+    batches: Iterable[LocatedRows],
+) -> int:
+    """Show the accumulators all rows but those that a policy `drop` leaves out; how many they are.
+
+    Raises:
+        DataError: A raw column is missing, or a value cannot be read.
+    """
+    count = 0
+    for rows in batches:
+        for reader in readers.values():
+            reader.require(rows)
+        rows = rows.select(_kept(readers, rows, ReadSoFar()))
+        count += rows.table.num_rows
+        for name, accumulator in accumulators.items():
+            if accumulator is not None:
+                accumulator.learn(_FieldValues(readers[name], rows))
+    return count
+
+
+def _kept(
+    readers: Mapping[str, FieldReader], rows: LocatedRows, found: ReadSoFar
+) -> np.ndarray | None:
     """The rows without a value that drops its row; None: all of them."""
-    for reader in readers:
+    for reader in readers.values():
         if reader.field.bad_values == "drop" and reader.can_fail:
-            reader.read(block, found)
+            reader.read(rows, found)
     dropped = [mask for masks in found.bad.values() for mask in masks]
     return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
 
 
-def _rows_of(
-    columns: list[tuple[np.ndarray, np.ndarray | None]], count: int, dtype: type
-) -> np.ndarray:
-    """Columns side by side, (N, sum of widths), each given as values (V,) or (V, width) and which
-    of them every row has.
+def _sequence(
+    field: FieldSchema, ids: np.ndarray, row: np.ndarray, count: int
+) -> tuple[Tensor | Ragged, Tensor]:
+    """The ids of a sequence field, of the elements' rows, as a batch holds them, and lengths."""
+    if field.max_length:
+        padded, lengths = pad(ids, row, count, field.max_length, field.keep, absent=field.absent_id)
+        return torch.from_numpy(padded), torch.from_numpy(lengths)
+    kept, lengths = kept_elements(ids, row, count, field.absent_id)
+    of_rows = torch.from_numpy(lengths)
+    return Ragged.of(torch.from_numpy(kept), of_rows), of_rows
+
+
+class _Column(NamedTuple):
+    """Values of a field, (V,) or (V, width), and which of them every row has (None: its own)."""
+
+    values: np.ndarray
+    codes: np.ndarray | None
+
+
+def _side_by_side(columns: Sequence[_Column], count: int, dtype: type) -> np.ndarray:
+    """Columns side by side, (N, sum of widths).
 
     Some rows at a time: a whole column after the other would miss the processor's cache with
     every number, which takes three times as long.
     """
-    places, width = [], 0
+    places: list[int | slice] = []
+    width = 0
     for values, _ in columns:
         places.append(width if values.ndim == 1 else slice(width, width + values.shape[1]))
         width += 1 if values.ndim == 1 else values.shape[1]
     rows = np.empty((count, width), dtype)
     for start in range(0, count, _TILE):
-        part = slice(start, start + _TILE)
+        some = slice(start, start + _TILE)
         for place, (values, codes) in zip(places, columns, strict=True):
-            rows[part, place] = values[part] if codes is None else values[codes[part]]
+            rows[some, place] = values[some] if codes is None else values[codes[some]]
     return rows

@@ -33,11 +33,11 @@ def parse_expression(text: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda numbers: np.broadcast_to(compute(numbers), numbers.shape)
 
 
-_OPERATORS: dict[type, Callable] = {
+_OPERATORS: dict[type, Callable[..., np.ndarray]] = {
     ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide,
     ast.Pow: np.power, ast.USub: np.negative, ast.UAdd: np.positive,
 }  # fmt: skip
-_FUNCTIONS: dict[str, tuple[int, Callable]] = {
+_FUNCTIONS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
     "abs": (1, np.abs), "ceil": (1, np.ceil), "exp": (1, np.exp), "floor": (1, np.floor),
     "log": (1, np.log), "log10": (1, np.log10), "log1p": (1, np.log1p), "log2": (1, np.log2),
     "max": (2, np.maximum), "min": (2, np.minimum), "pow": (2, np.power), "round": (1, np.round),

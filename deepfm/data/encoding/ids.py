@@ -1,4 +1,4 @@
-"""What one field's values become, and what is learnt of the training split for it.
+"""Values to the ids of embedding rows, and what is learnt of the training split for them.
 
 Each encoder comes with an accumulator that sees the training split batch by batch. What it keeps
 grows with the distinct values, never with the rows, and what it finds does not depend on how the
@@ -6,20 +6,25 @@ rows were cut into batches.
 """
 
 import bisect
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import as_text, is_text, read_integers, read_numbers
+from deepfm.data.encoding.cells import as_text, read_integers, read_numbers
 from deepfm.data.encoding.hashing import hash_texts
+from deepfm.data.encoding.kinds import Encoder, TrainingValues, refuse_change
 from deepfm.data.encoding.words import WordIds
+from deepfm.data.files.columns import is_text
 from deepfm.data.order import mix
-from deepfm.data.schema import FieldSchema
 from deepfm.errors import DataError
 from deepfm.utils.io import table_to_tensor, tensor_to_table
+
+if TYPE_CHECKING:
+    from deepfm.data.schema import FieldSchema
 
 SAMPLE = 1 << 20  # rows that quantiles are taken of, if there are more
 COUNTER_SLACK = 1 << 16  # counts that may wait before they are merged, at least
@@ -46,7 +51,24 @@ def plain(values: pa.Array) -> pa.Array:
     return as_text(values)
 
 
-class Vocabulary:
+class DeclaredEncoder(Encoder):
+    """An encoder that learns nothing: the id of a value does not depend on other values."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, field: "FieldSchema") -> Self:
+        """The encoder that a field declares."""
+
+    @classmethod
+    def must_be_fitted(cls, field: "FieldSchema") -> bool:
+        return False
+
+    @classmethod
+    def fitted(cls, fields: Sequence["FieldSchema"], learnt: Sequence[object]) -> Self:
+        return cls.of(fields[0])
+
+
+class Vocabulary(Encoder):
     """Categorical values to ids 1 … n; absent and unknown values become 0.
 
     Values are found whatever type they come in: where integers were seen, "17" and 17.0 find 17;
@@ -55,6 +77,11 @@ class Vocabulary:
     Args:
         values: The value of each id from 1 on, as `plain` gives them; distinct, none null.
     """
+
+    kind = "vocabulary"
+    key = "min_count"
+    free_settings = ("min_count",)
+    counts_unknown = True
 
     def __init__(self, values: pa.Array) -> None:
         self.values = values
@@ -65,7 +92,21 @@ class Vocabulary:
         """Number of ids, the reserved 0 included."""
         return len(self.values) + 1
 
-    def ids(self, values: pa.Array) -> np.ndarray:
+    @classmethod
+    def chosen_by(cls, field: "FieldSchema") -> bool:
+        return True  # unless another kind is chosen
+
+    @classmethod
+    def accumulator(cls, field: "FieldSchema", position: int) -> "VocabularyCounter":
+        return VocabularyCounter()
+
+    @classmethod
+    def fitted(
+        cls, fields: Sequence["FieldSchema"], learnt: Sequence["VocabularyCounter"]
+    ) -> "Vocabulary":
+        return VocabularyCounter.finish(learnt, fields[0].min_count)
+
+    def encode(self, values: pa.Array) -> np.ndarray:
         """Ids of values, (N,) int64."""
         wanted = _converted(values, self.values.type)
         if not len(self.values) or not len(wanted):
@@ -90,7 +131,7 @@ class Vocabulary:
 
     def grown_from(self, base: "Vocabulary") -> "Vocabulary":
         """The values of `base` with their ids, then those of this one that are new, sorted."""
-        new = self.values.filter(pa.array(base.ids(self.values) == 0))
+        new = self.values.filter(pa.array(base.encode(self.values) == 0))
         as_base = _converted(new, base.values.type)
         if as_base.null_count:  # a text among numbers: texts from now on
             as_base, known = as_text(new), as_text(base.values)
@@ -108,7 +149,7 @@ class Vocabulary:
         return cls(tensor_to_table(stored["vocabulary"])["value"].combine_chunks())
 
 
-class _Sorted(Sequence):
+class _Sorted:
     """Sorted values, one at a time and without a copy; texts sort by code point, as in Arrow."""
 
     def __init__(self, values: pa.Array, order: np.ndarray) -> None:
@@ -124,9 +165,12 @@ class _Sorted(Sequence):
 class VocabularyCounter:
     """Counts categorical values; partial counts are merged when they have doubled."""
 
-    def __init__(self, field: FieldSchema, position: int) -> None:
+    def __init__(self) -> None:
         self._parts: list[pa.Table] = []
         self._waiting = 0
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(*values.counted())
 
     def add(self, values: pa.Array, counts: np.ndarray) -> None:
         """Count values as `plain` gives them, each with its number of rows; nulls are left out."""
@@ -142,14 +186,14 @@ class VocabularyCounter:
             self._waiting = 0
 
     @staticmethod
-    def finish(counters: Iterable["VocabularyCounter"], field: FieldSchema) -> Vocabulary:
-        """The vocabulary of all values counted `field.min_count` times or more, sorted."""
+    def finish(counters: Iterable["VocabularyCounter"], min_count: int) -> Vocabulary:
+        """The vocabulary of all values counted `min_count` times or more, sorted."""
         parts = [part for counter in counters for part in counter._parts]
         if not parts:
             return Vocabulary(pa.array([], pa.large_string()))
         table = merged_counts(parts)
-        if field.min_count > 1:
-            table = table.filter(pc.greater_equal(table["count"], field.min_count))
+        if min_count > 1:
+            table = table.filter(pc.greater_equal(table["count"], min_count))
         values = table["value"].combine_chunks()
         return Vocabulary(values.take(pc.sort_indices(values)))
 
@@ -165,12 +209,16 @@ def merged_counts(parts: list[pa.Table]) -> pa.Table:
     return pa.table({"value": encoded.dictionary, "count": counts.astype(np.int64)})
 
 
-class HashBuckets:
+class HashBuckets(DeclaredEncoder):
     """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.hashing`.
 
     The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value. With `padding` all
     ids are one higher, from 1 on, and absent values are 0; without, they are -1.
     """
+
+    kind = key = "hash_buckets"
+    options = table_options = ("hash_function",)
+    reads = "text"
 
     def __init__(self, buckets: int, function: str = "xxh64", padding: bool = True) -> None:
         self.buckets = buckets
@@ -178,14 +226,22 @@ class HashBuckets:
         self.padding = padding
 
     @classmethod
-    def of(cls, field: FieldSchema) -> "HashBuckets":
+    def of(cls, field: "FieldSchema") -> "HashBuckets":
         return cls(field.hash_buckets, field.hash_function, field.padding_idx is not None)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return field.hash_buckets + (field.padding_idx is not None)
+
+    @classmethod
+    def absent_id(cls, field: "FieldSchema") -> int:
+        return -1 if field.padding_idx is None else 0
 
     @property
     def vocabulary_size(self) -> int:
         return self.buckets + self.padding
 
-    def ids(self, values: pa.Array) -> np.ndarray:
+    def encode(self, values: pa.Array) -> np.ndarray:
         """Ids of values, (N,) int64; one hash per value, so give distinct ones."""
         texts = as_text(values)
         ids = (hash_texts(texts, self.function) % np.uint64(self.buckets)).astype(np.int64)
@@ -195,10 +251,9 @@ class HashBuckets:
         return ids
 
     def grown_from(self, base: "HashBuckets") -> "HashBuckets":
-        for key, word in (("buckets", "hash_buckets"), ("function", ""), ("padding", "padding")):
-            before, now = getattr(base, key), getattr(self, key)
-            if before != now:
-                raise DataError(f"{before} {word or 'as hash_function'} before, {now} now")
+        refuse_change("hash_buckets", base.buckets, self.buckets)
+        refuse_change("as hash_function", base.function, self.function)
+        refuse_change("padding", base.padding, self.padding)
         return base
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,25 +268,35 @@ class HashBuckets:
         return cls(found["hash_buckets"], found["function"], found["padding"])
 
 
-class NumBuckets:
+class NumBuckets(DeclaredEncoder):
     """Whole numbers that are ids already, 0 … n - 1; -1 is no value.
 
     NOTE[DIFF]: TorchEasyRec looks a number without a row up in row 0, with a warning. Here that is
     one of three policies, and natively an error (`FieldSchema.out_of_range`).
     """
 
+    kind = key = "num_buckets"
+    options = ("out_of_range",)
+    free_settings = ("num_buckets", "out_of_range")
+    reads = "whole number"
+    has_declared_ids = True
+
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets
 
     @classmethod
-    def of(cls, field: FieldSchema) -> "NumBuckets":
+    def of(cls, field: "FieldSchema") -> "NumBuckets":
         return cls(field.num_buckets)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return field.num_buckets
 
     @property
     def vocabulary_size(self) -> int:
         return self.buckets
 
-    def ids(self, values: np.ndarray) -> np.ndarray:
+    def encode(self, values: np.ndarray) -> np.ndarray:
         """The numbers themselves, (N,) int64, whose range their reader has seen to."""
         return values
 
@@ -248,11 +313,18 @@ class NumBuckets:
         return cls(stored["num_buckets"])
 
 
-class DeclaredVocabulary:
+class DeclaredVocabulary(DeclaredEncoder):
     """Words to the ids that were declared for them; other texts to the OOV id, or to -1.
 
     The text of a value is that of `as_text`. An absent value is -1.
     """
+
+    kind = "declared_vocabulary"
+    key = "vocabulary"
+    options = table_options = ("oov_id",)
+    free_settings = ("vocabulary",)
+    reads = "text"
+    has_declared_ids = True
 
     def __init__(self, words: WordIds, oov_id: int | None) -> None:
         self.words = words
@@ -261,24 +333,35 @@ class DeclaredVocabulary:
         self._ids = np.append(-1, words.ids)  # of place 0, which is no word's, and of the words
 
     @classmethod
-    def of(cls, field: FieldSchema) -> "DeclaredVocabulary":
+    def chosen_by(cls, field: "FieldSchema") -> bool:
+        return field.vocabulary is not None
+
+    @classmethod
+    def of(cls, field: "FieldSchema") -> "DeclaredVocabulary":
+        assert field.vocabulary is not None
         return cls(field.vocabulary, field.oov_id)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return (
+            0 if field.vocabulary is None else max(field.vocabulary.rows, (field.oov_id or 0) + 1)
+        )
 
     @property
     def vocabulary_size(self) -> int:
         return max(self.words.rows, (self.oov_id or 0) + 1)
 
-    def ids(self, values: pa.Array) -> np.ndarray:
+    def encode(self, values: pa.Array) -> np.ndarray:
         """Ids of values, (N,) int64."""
         texts = as_text(values)
-        ids = self._ids[self._places.ids(texts)]
+        ids: np.ndarray = self._ids[self._places.encode(texts)]
         if self.oov_id is not None:
-            is_text = texts.is_valid().to_numpy(zero_copy_only=False)
-            ids = np.where((ids < 0) & is_text, self.oov_id, ids)
+            has_text = texts.is_valid().to_numpy(zero_copy_only=False)
+            ids = np.where((ids < 0) & has_text, self.oov_id, ids)
         return ids
 
     def grown_from(self, base: "DeclaredVocabulary") -> "DeclaredVocabulary":
-        now = self._ids[self._places.ids(base.words.words)]
+        now = self._ids[self._places.encode(base.words.words)]
         moved = np.flatnonzero(now != base.words.ids)
         if len(moved):
             word = base.words.words[int(moved[0])].as_py()
@@ -295,7 +378,7 @@ class DeclaredVocabulary:
         return cls(WordIds.from_tensor(stored["words"]), stored["oov_id"])
 
 
-class Boundaries:
+class Boundaries(DeclaredEncoder):
     """Numbers to how many of the declared boundaries lie below them; an absent one is -1.
 
     Number and boundaries are compared as float32, so that a number has one id whether it comes
@@ -305,22 +388,30 @@ class Boundaries:
     boundary is not below it, so it has the id of the numbers just under it.
     """
 
+    kind = key = "boundaries"
+    reads = "number"
+    has_declared_ids = True
+
     def __init__(self, edges: Sequence[float]) -> None:
         self.edges = np.array(edges, np.float32)
 
     @classmethod
-    def of(cls, field: FieldSchema) -> "Boundaries":
+    def of(cls, field: "FieldSchema") -> "Boundaries":
         return cls(field.boundaries)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return len(field.boundaries) + 1
 
     @property
     def vocabulary_size(self) -> int:
         return len(self.edges) + 1
 
-    def ids(self, numbers: np.ndarray) -> np.ndarray:
+    def encode(self, values: np.ndarray) -> np.ndarray:
         """Ids of float64 numbers, (N,) int64; NaN is absent."""
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and above all boundaries
-            singles = numbers.astype(np.float32)
-        return np.where(np.isnan(numbers), -1, np.searchsorted(self.edges, singles, side="left"))
+            singles = values.astype(np.float32)
+        return np.where(np.isnan(values), -1, np.searchsorted(self.edges, singles, side="left"))
 
     def grown_from(self, base: "Boundaries") -> "Boundaries":
         if not np.array_equal(self.edges, base.edges):
@@ -335,7 +426,7 @@ class Boundaries:
         return cls(stored["boundaries"])
 
 
-class Quantiles:
+class Quantiles(Encoder):
     """Numbers to the ids 1 … m of buckets that hold equally many training rows; absent is 0.
 
     Bucket k holds the numbers above edge k - 1, up to and including edge k.
@@ -344,16 +435,30 @@ class Quantiles:
         edges: Rising, (m - 1,).
     """
 
+    kind = key = "quantiles"
+    reads = "number"
+    in_sequences = False
+
     def __init__(self, edges: np.ndarray) -> None:
         self.edges = edges
+
+    @classmethod
+    def accumulator(cls, field: "FieldSchema", position: int) -> "QuantileSample":
+        return QuantileSample(position)
+
+    @classmethod
+    def fitted(
+        cls, fields: Sequence["FieldSchema"], learnt: Sequence["QuantileSample"]
+    ) -> "Quantiles":
+        return QuantileSample.finish(learnt, fields[0].quantiles)
 
     @property
     def vocabulary_size(self) -> int:
         return len(self.edges) + 2
 
-    def ids(self, numbers: np.ndarray) -> np.ndarray:
+    def encode(self, values: np.ndarray) -> np.ndarray:
         """Ids of float64 numbers, (N,) int64; NaN is absent."""
-        return np.where(np.isnan(numbers), 0, np.searchsorted(self.edges, numbers) + 1)
+        return np.where(np.isnan(values), 0, np.searchsorted(self.edges, values) + 1)
 
     def grown_from(self, base: "Quantiles") -> "Quantiles":
         return base
@@ -372,12 +477,15 @@ class QuantileSample:
     The sample is the numbers whose row has the smallest hashes, so it is always the same one.
     """
 
-    def __init__(self, field: FieldSchema, position: int, size: int = SAMPLE) -> None:
+    def __init__(self, position: int, size: int = SAMPLE) -> None:
         self._first = position << 40  # rows of fields that share buckets are different rows
         self._size = size
         self._seen = 0
         self._hashes: list[np.ndarray] = []
         self._numbers: list[np.ndarray] = []
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(values.numbers())
 
     def add(self, numbers: np.ndarray) -> None:
         """Add the numbers that are there, (N,) float64 without NaN."""
@@ -396,16 +504,16 @@ class QuantileSample:
         self._hashes, self._numbers = [hashes], [numbers]
 
     @staticmethod
-    def finish(samples: Sequence["QuantileSample"], field: FieldSchema) -> Quantiles:
+    def finish(samples: Sequence["QuantileSample"], count: int) -> Quantiles:
         """Edge k is the smallest number that k/n of the rows do not exceed; equal ones merge."""
-        joint = QuantileSample(field, 0, samples[0]._size)
+        joint = QuantileSample(0, samples[0]._size)
         for sample in samples:
             joint._hashes += sample._hashes
             joint._numbers += sample._numbers
         if not any(map(len, joint._numbers)):
             return Quantiles(np.zeros(0))
         joint._cut()
-        numbers, count = np.sort(joint._numbers[0]), field.quantiles
+        numbers = np.sort(joint._numbers[0])
         places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
         edges = np.unique(numbers[places])
         return Quantiles(edges[edges < numbers[-1]])  # nothing stands above the largest

@@ -2,24 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepfm.data.schema import FieldSchema
+from deepfm.data.encoding.kinds import Encoder, TrainingValues
+from deepfm.data.encoding.scales import SCALES, Figures
+
+if TYPE_CHECKING:
+    from deepfm.data.schema import FieldSchema
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+FILLED_WITH_MEAN = ("mean", "indicator")  # values of `missing`
 MOMENTS_BLOCK = 1 << 16  # numbers whose moments are taken at once
 
 
-class Scaler:
+class Scaler(Encoder):
     """Numbers to float32, absent ones filled in first.
 
-    `none`: as they are; `min_max`: (x - min) / (max - min), not clipped outside; `standard`:
-    (x - mean) / population deviation; `log1p`: ln(1 + x). Where the training split has one value
-    only, `min_max` and `standard` give 0. Results beyond float32 become its largest number. A
-    default takes the place of an absent value as it is, unscaled. Of a vector all numbers are
-    scaled alike, by the figures of all of them together.
+    The scale is one of `deepfm.data.encoding.scales`. Results beyond float32 become its largest
+    number. A default takes the place of an absent value as it is, unscaled. Of a vector all
+    numbers are scaled alike, by the figures of all of them together.
 
     Args:
         scale, missing: As in `FieldSchema`.
@@ -27,7 +30,8 @@ class Scaler:
         default: One number, or as many as the field has per row; None: there is none.
     """
 
-    vocabulary_size = 0
+    kind = "scaler"
+    reads = "number"
 
     def __init__(
         self,
@@ -46,27 +50,41 @@ class Scaler:
         self.low, self.high = low, high
         self.mean, self.deviation = mean, deviation
 
-    def transform(self, numbers: np.ndarray) -> np.ndarray:
-        """Scaled values, (N,) or (N, value_dim) float32 as the numbers; NaN is absent."""
-        if self.default is not None and (absent := np.isnan(numbers)).any():
-            return np.where(absent, np.float32(self.default), self._scaled(numbers))
-        return self._scaled(numbers)
+    @property
+    def vocabulary_size(self) -> int:
+        return 0  # numbers have no table
 
-    def _scaled(self, numbers: np.ndarray) -> np.ndarray:
-        fill = self.mean if self.missing in ("mean", "indicator") else 0.0
-        if (absent := np.isnan(numbers)).any():
-            numbers = np.where(absent, fill, numbers)
-        if self.scale == "log1p":
-            numbers = np.log1p(numbers)
-        elif self.scale in ("min_max", "standard"):
-            origin, span = self.low, self.high - self.low
-            if self.scale == "standard":
-                origin, span = self.mean, self.deviation
-            if self.low == self.high or not span:
-                return np.zeros(numbers.shape, np.float32)
-            with np.errstate(over="ignore"):  # clipped below
-                numbers = (numbers - origin) / span
-        return np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+    @classmethod
+    def chosen_by(cls, field: "FieldSchema") -> bool:
+        return False  # every dense field has it, and no other
+
+    @classmethod
+    def must_be_fitted(cls, field: "FieldSchema") -> bool:
+        return SCALES[field.scale].is_learnt or field.missing in FILLED_WITH_MEAN
+
+    @classmethod
+    def accumulator(cls, field: "FieldSchema", position: int) -> "Moments":
+        return Moments()
+
+    @classmethod
+    def fitted(cls, fields: Sequence["FieldSchema"], learnt: Sequence["Moments"]) -> "Scaler":
+        (field,), (moments,) = fields, learnt  # a dense field shares nothing
+        default = None
+        if field.default is not None:
+            default = [float(element) for element in field.default_elements]
+        return cls(field.scale, field.missing, **moments.figures()._asdict(), default=default)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Scaled values, (N,) or (N, value_dim) float32 as the numbers; NaN is absent."""
+        absent = np.isnan(values)
+        fill = self.mean if self.missing in FILLED_WITH_MEAN else 0.0
+        numbers = np.where(absent, fill, values) if absent.any() else values
+        figures = Figures(self.low, self.high, self.mean, self.deviation)
+        numbers = SCALES[self.scale].scaled(numbers, figures)
+        scaled = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+        if self.default is not None and absent.any():
+            return np.where(absent, np.float32(self.default), scaled)
+        return scaled
 
     def grown_from(self, base: "Scaler") -> "Scaler":
         return base
@@ -88,10 +106,13 @@ class Moments:
     beside the deviation. Blocks are cut by count, so that batches of any size give equal bits.
     """
 
-    def __init__(self, field: FieldSchema, position: int) -> None:
+    def __init__(self) -> None:
         self._low, self._high = math.inf, -math.inf
         self._count, self._mean, self._squares = 0, 0.0, 0.0
         self._waiting = np.zeros(0)
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(values.numbers())
 
     def add(self, numbers: np.ndarray) -> None:
         """Add the numbers that are there, (N,) float64 without NaN."""
@@ -113,24 +134,11 @@ class Moments:
         self._mean += delta * len(block) / count
         self._count = count
 
-    @staticmethod
-    def finish(moments: Sequence["Moments"], field: FieldSchema) -> Scaler:
-        """The scaler of one field; without any number all four figures are 0."""
-        (own,) = moments  # a dense field shares nothing
-        if len(own._waiting):
-            own._merge(own._waiting)
-            own._waiting = np.zeros(0)
-        low, high = (own._low, own._high) if own._count else (0.0, 0.0)
-        default = None
-        if field.default is not None:
-            default = [float(element) for element in field.default_elements]
-        deviation = math.sqrt(own._squares / max(own._count, 1))
-        return Scaler(
-            field.scale,
-            field.missing,
-            low=low,
-            high=high,
-            mean=own._mean,
-            deviation=deviation,
-            default=default,
-        )
+    def figures(self) -> Figures:
+        """Range, mean and population deviation of all numbers; without any, all four are 0."""
+        if len(self._waiting):
+            self._merge(self._waiting)
+            self._waiting = np.zeros(0)
+        low, high = (self._low, self._high) if self._count else (0.0, 0.0)
+        deviation = math.sqrt(self._squares / max(self._count, 1))
+        return Figures(low, high, self._mean, deviation)

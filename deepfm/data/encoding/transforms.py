@@ -1,4 +1,4 @@
-"""Raw values to values that an encoder can take: the named transforms, and how cells are read.
+"""Raw values to values that an encoder can take: the named transforms.
 
 Everything here is stateless and looks at one value at a time, so that what a value becomes never
 depends on the rows around it. A transform is one of a declared set and never evaluated:
@@ -27,8 +27,9 @@ taken to UTC, one without is UTC. Where a number or a time is needed, an empty t
 """
 
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,102 +38,115 @@ import pyarrow.compute as pc
 from deepfm.data.encoding.cells import (
     Reading,
     as_text,
-    is_text,
     read_formatted,
     read_numbers,
     read_times,
     where,
 )
 from deepfm.data.encoding.expressions import parse_expression
+from deepfm.data.files.columns import is_text
 from deepfm.errors import ConfigError, nearest
 
 BLANK = np.iinfo(np.int64).min  # what criteo_log makes of a blank; no other result reaches it
 
 
-Transform = Callable[[pa.Array], Reading]
-NEVER_BAD = (None, "prefix", "split", "is_missing")  # they read any single value
-NEVER_ABSENT = ("is_missing", "criteo_log")  # an absent value has a result, too
-NUMERIC = ("log10", "zscore", "minmax", "expression")  # numbers to numbers
-LIST_TRANSFORM = "split"
+class Transform(ABC):
+    """Values to values, one at a time.
 
+    Args:
+        argument: What stands between the parentheses.
 
-@cache
-def find_transform(spec: str | None) -> Transform:
-    """The function that a spec such as `prefix(3)` names; None leaves values as they are.
+    Attributes:
+        name: What a field calls it.
+        reads_anything: Whether there is no single value that it cannot read.
+        is_never_absent: Whether an absent value has a result, too.
+        gives_numbers: Whether it leaves numbers what they are, or makes numbers of them.
+        gives_lists: Whether it cuts a text into a list.
+        tells_absence: Whether its result says only where a value is.
 
     Raises:
-        ConfigError: The transform is unknown or its arguments are wrong.
-
-    Example:
-        >>> find_transform("bucket(1, 18, 25)")(pa.array([17, 18, 90])).values.to_pylist()
-        [1, 18, 25]
+        ValueError: The argument is wrong.
     """
-    if spec is None:
-        return Reading
-    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", spec.strip(), re.DOTALL)
-    name = match[1] if match else spec
-    if name not in _TRANSFORMS:
-        raise ConfigError(f"unknown transform {spec!r}; {nearest(name, _TRANSFORMS)}")
-    try:
-        return _TRANSFORMS[name](match[2] or "")
-    except ValueError as error:
-        raise ConfigError(f"transform {spec!r}: {error}") from None
+
+    name: ClassVar[str] = ""
+    reads_anything: ClassVar[bool] = False
+    is_never_absent: ClassVar[bool] = False
+    gives_numbers: ClassVar[bool] = False
+    gives_lists: ClassVar[bool] = False
+    tells_absence: ClassVar[bool] = False
+
+    def __init__(self, argument: str = "") -> None:
+        if argument.strip():
+            raise ValueError("takes no argument")
+
+    @abstractmethod
+    def __call__(self, values: pa.Array) -> Reading:
+        """The values after the transform, and which of them it could not read."""
 
 
-def name_of(spec: str | None) -> str | None:
-    """The name in a spec, without its arguments."""
-    return spec and spec.split("(")[0].strip()
+class Unchanged(Transform):
+    """Values as they are, of a field without a transform."""
 
+    reads_anything = True
+    gives_numbers = True
 
-def argument_of(spec: str) -> str:
-    """What stands between the parentheses of a spec.
-
-    Example:
-        >>> argument_of("split(|)")
-        '|'
-    """
-    return spec.strip().partition("(")[2][:-1]
-
-
-def _bucket(argument: str) -> Transform:
-    try:
-        edges = np.array([int(edge) for edge in argument.split(",")])
-    except ValueError:
-        raise ValueError("expected whole numbers as edges") from None
-    if (np.diff(edges) <= 0).any():
-        raise ValueError("expected rising edges")
-
-    def bucket(values: pa.Array) -> Reading:
-        numbers, bad, expected = read_numbers(values)
-        index = np.searchsorted(edges, numbers, side="right") - 1
-        return Reading(pa.array(edges[index], mask=(index < 0) | np.isnan(numbers)), bad, expected)
-
-    return bucket
-
-
-def _prefix(argument: str) -> Transform:
-    if not argument.strip().isdecimal():
-        raise ValueError("expected a number of characters")
-    return lambda values: Reading(pc.utf8_slice_codeunits(as_text(values), 0, int(argument)))
-
-
-def _split(argument: str) -> Transform:
-    if not argument:
-        raise ValueError("expected a separator")
-
-    def split(values: pa.Array) -> Reading:
-        if is_text(values.type):
-            values = pc.if_else(pc.equal(values, ""), None, values)
-            values = pc.split_pattern(values, argument)
+    def __call__(self, values: pa.Array) -> Reading:
         return Reading(values)
 
-    return split
+
+class Bucket(Transform):
+    name = "bucket"
+
+    def __init__(self, argument: str) -> None:
+        try:
+            self._edges = np.array([int(edge) for edge in argument.split(",")])
+        except ValueError:
+            raise ValueError("expected whole numbers as edges") from None
+        if (np.diff(self._edges) <= 0).any():
+            raise ValueError("expected rising edges")
+
+    def __call__(self, values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        index = np.searchsorted(self._edges, numbers, side="right") - 1
+        is_absent = (index < 0) | np.isnan(numbers)
+        return Reading(pa.array(self._edges[index], mask=is_absent), bad, expected)
 
 
-def _criteo_log(argument: str) -> Transform:
-    _refuse_argument(argument)
+class Prefix(Transform):
+    name = "prefix"
+    reads_anything = True
 
-    def criteo_log(values: pa.Array) -> Reading:
+    def __init__(self, argument: str) -> None:
+        if not argument.strip().isdecimal():
+            raise ValueError("expected a number of characters")
+        self._length = int(argument)
+
+    def __call__(self, values: pa.Array) -> Reading:
+        return Reading(pc.utf8_slice_codeunits(as_text(values), 0, self._length))
+
+
+class Split(Transform):
+    name = "split"
+    reads_anything = True
+    gives_lists = True
+
+    def __init__(self, argument: str) -> None:
+        if not argument:
+            raise ValueError("expected a separator")
+        self._separator = argument
+
+    def __call__(self, values: pa.Array) -> Reading:
+        if is_text(values.type):
+            values = pc.if_else(pc.equal(values, ""), None, values)
+            values = pc.split_pattern(values, self._separator)
+        return Reading(values)
+
+
+class CriteoLog(Transform):
+    name = "criteo_log"
+    is_never_absent = True
+
+    def __call__(self, values: pa.Array) -> Reading:
         numbers, bad, expected = read_numbers(values)
         blank = np.isnan(numbers)
         logs = np.floor(np.log(np.maximum(numbers, 1.0)) ** 2)
@@ -143,33 +157,18 @@ def _criteo_log(argument: str) -> Transform:
         found = np.where(blank | low, 0.0, found).astype(np.int64)
         return Reading(pa.array(np.where(blank, BLANK, found), mask=bad), bad, expected)
 
-    return criteo_log
 
+class IsMissing(Transform):
+    name = "is_missing"
+    reads_anything = True
+    is_never_absent = True
+    tells_absence = True
 
-def _is_missing(argument: str) -> Transform:
-    _refuse_argument(argument)
-
-    def is_missing(values: pa.Array) -> Reading:
+    def __call__(self, values: pa.Array) -> Reading:
         absent = values.is_null(nan_is_null=True)
         if is_text(values.type):
             absent = pc.or_(absent, pc.fill_null(pc.equal(values, ""), True))
         return Reading(absent.cast(pa.float64()))
-
-    return is_missing
-
-
-def _hour(argument: str) -> Transform:
-    return _time_transform(argument, "H", lambda seconds: seconds // 3600 % 24)
-
-
-def _weekday(argument: str) -> Transform:
-    # 1970-01-01 was a Thursday
-    return _time_transform(argument, "md", lambda seconds: (seconds // 86400 + 3) % 7)
-
-
-def _refuse_argument(argument: str) -> None:
-    if argument.strip():
-        raise ValueError("takes no argument")
 
 
 # --- times ---------------------------------------------------------------------------------
@@ -187,14 +186,27 @@ _DIRECTIVES = {
 }
 
 
-def _time_transform(form: str, needed: str, part: Callable[[np.ndarray], np.ndarray]) -> Transform:
-    form = form.strip()
-    pattern = _pattern(form, needed) if form else None
-    expected = f"a time like {form}" if form else "a time (ISO 8601 or unix seconds)"
+class TimePart(Transform):
+    """A part of times, read as a format says or in the ways that need none.
 
-    def transform(values: pa.Array) -> Reading:
-        if pattern:
-            seconds, read = read_formatted(as_text(values), pattern)
+    Attributes:
+        needed: The directives that a format must have.
+    """
+
+    needed: ClassVar[str]
+
+    def __init__(self, argument: str) -> None:
+        form = argument.strip()
+        self._pattern = _pattern(form, self.needed) if form else None
+        self._expected = f"a time like {form}" if form else "a time (ISO 8601 or unix seconds)"
+
+    @abstractmethod
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        """The part of unix seconds, (N,) int64."""
+
+    def __call__(self, values: pa.Array) -> Reading:
+        if self._pattern:
+            seconds, read = read_formatted(as_text(values), self._pattern)
         else:
             seconds, read = read_times(values)
         bad = ~read & where(values.is_valid())
@@ -202,9 +214,26 @@ def _time_transform(form: str, needed: str, part: Callable[[np.ndarray], np.ndar
             bad &= ~where(pc.is_nan(values))
         elif is_text(values.type):
             bad &= where(pc.not_equal(values, ""))
-        return Reading(pa.array(part(seconds), mask=~read), bad if bad.any() else None, expected)
+        parts = pa.array(self.part(seconds), mask=~read)
+        return Reading(parts, bad if bad.any() else None, self._expected)
 
-    return transform
+
+class Hour(TimePart):
+    name = "hour"
+    needed = "H"
+
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        hours: np.ndarray = seconds // 3600 % 24
+        return hours
+
+
+class Weekday(TimePart):
+    name = "weekday"
+    needed = "md"
+
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        days: np.ndarray = (seconds // 86400 + 3) % 7  # 1970-01-01 was a Thursday
+        return days
 
 
 def _pattern(form: str, needed: str) -> str:
@@ -231,76 +260,141 @@ def _pattern(form: str, needed: str) -> str:
 # --- numbers to numbers --------------------------------------------------------------------
 
 
-def _numeric(spec: str, function: Callable[[np.ndarray], np.ndarray]) -> Transform:
-    """A transform by a function of float64 numbers; a result that is not finite is a bad value."""
+class Numeric(Transform):
+    """A function of float64 numbers; a result that is not finite is a value that cannot be read."""
 
-    def transform(values: pa.Array) -> Reading:
+    gives_numbers = True
+
+    def __init__(self, argument: str) -> None:
+        self._spec = f"{self.name}({argument})"
+
+    @abstractmethod
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        """The function's values, (N,) float64."""
+
+    def __call__(self, values: pa.Array) -> Reading:
         numbers, bad, expected = read_numbers(values)
         absent = np.isnan(numbers)
         with np.errstate(all="ignore"):
-            found = function(np.where(absent, 1.0, numbers))
+            found = self.function(np.where(absent, 1.0, numbers))
         undefined = ~np.isfinite(found) & ~absent
         if undefined.any():
             if bad is None or np.argmax(undefined) < np.argmax(bad):
-                expected = f"a number that {spec} has a finite value for"
+                expected = f"a number that {self._spec} has a finite value for"
             bad = undefined if bad is None else bad | undefined
         return Reading(pa.array(found, mask=absent | undefined), bad, expected)
 
-    return transform
+
+class Log10(Numeric):
+    name = "log10"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._threshold, self._default = _two_numbers(argument, "threshold", "default")
+        if self._threshold < 0:
+            raise ValueError("expected a threshold of at least 0")
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        above = numbers > self._threshold
+        return np.where(above, np.log10(np.where(above, numbers, 1.0)), self._default)
 
 
-def _numbers(argument: str, *names: str) -> list[float]:
+class ZScore(Numeric):
+    name = "zscore"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._mean, self._deviation = _two_numbers(argument, "mean", "standard deviation")
+        if self._deviation <= 0:
+            raise ValueError("expected a standard deviation above 0")
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (numbers - self._mean) / self._deviation
+        return scaled
+
+
+class MinMax(Numeric):
+    name = "minmax"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._low, self._high = _two_numbers(argument, "min", "max")
+        if self._low >= self._high:
+            raise ValueError("expected min below max")
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (numbers - self._low) / (self._high - self._low)
+        return scaled
+
+
+class Expression(Numeric):
+    name = "expression"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._compiled = parse_expression(argument)
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        return self._compiled(numbers)
+
+
+def _two_numbers(argument: str, first: str, second: str) -> tuple[float, float]:
     parts = argument.split(",")
     try:
         numbers = [float(part) for part in parts]
     except ValueError:
         numbers = []
-    if len(numbers) != len(names) or not np.isfinite(numbers).all():
-        raise ValueError(f"expected {' and '.join(names)}, two finite numbers")
-    return numbers
+    if len(numbers) != 2 or not np.isfinite(numbers).all():
+        raise ValueError(f"expected {first} and {second}, two finite numbers")
+    return numbers[0], numbers[1]
 
 
-def _log10(argument: str) -> Transform:
-    threshold, default = _numbers(argument, "threshold", "default")
-    if threshold < 0:
-        raise ValueError("expected a threshold of at least 0")
-
-    def log10(numbers: np.ndarray) -> np.ndarray:
-        above = numbers > threshold
-        return np.where(above, np.log10(np.where(above, numbers, 1.0)), default)
-
-    return _numeric(f"log10({argument})", log10)
+TRANSFORMS: dict[str, type[Transform]] = {
+    transform.name: transform
+    for transform in (
+        Bucket, Prefix, Split, CriteoLog, Hour, Weekday, IsMissing, Log10, ZScore, MinMax,
+        Expression,
+    )
+}  # fmt: skip
 
 
-def _zscore(argument: str) -> Transform:
-    mean, deviation = _numbers(argument, "mean", "standard deviation")
-    if deviation <= 0:
-        raise ValueError("expected a standard deviation above 0")
-    return _numeric(f"zscore({argument})", lambda numbers: (numbers - mean) / deviation)
+@cache
+def find_transform(spec: str | None) -> Transform:
+    """The transform that a spec such as `prefix(3)` names; None leaves values as they are.
+
+    Raises:
+        ConfigError: The transform is unknown or its arguments are wrong.
+
+    Example:
+        >>> find_transform("bucket(1, 18, 25)")(pa.array([17, 18, 90])).values.to_pylist()
+        [1, 18, 25]
+    """
+    if spec is None:
+        return Unchanged()
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", spec.strip(), re.DOTALL)
+    name = match[1] if match else spec
+    if match is None or name not in TRANSFORMS:
+        raise ConfigError(f"unknown transform {spec!r}; {nearest(name, TRANSFORMS)}")
+    try:
+        return TRANSFORMS[name](match[2] or "")
+    except ValueError as error:
+        raise ConfigError(f"transform {spec!r}: {error}") from None
 
 
-def _minmax(argument: str) -> Transform:
-    low, high = _numbers(argument, "min", "max")
-    if low >= high:
-        raise ValueError("expected min below max")
-    return _numeric(f"minmax({argument})", lambda numbers: (numbers - low) / (high - low))
+def transform_class(spec: str | None) -> type[Transform]:
+    """What a spec names, whatever its arguments.
+
+    That of values as they are where nothing is named, or what `find_transform` refuses.
+    """
+    name = "" if spec is None else spec.split("(")[0].strip()
+    return TRANSFORMS.get(name, Unchanged)
 
 
-def _expression(argument: str) -> Transform:
-    function = parse_expression(argument)
-    return _numeric(f"expression({argument})", function)
+def argument_of(spec: str) -> str:
+    """What stands between the parentheses of a spec.
 
-
-_TRANSFORMS: dict[str, Callable[[str], Transform]] = {
-    "bucket": _bucket,
-    "prefix": _prefix,
-    "split": _split,
-    "criteo_log": _criteo_log,
-    "hour": _hour,
-    "weekday": _weekday,
-    "is_missing": _is_missing,
-    "log10": _log10,
-    "zscore": _zscore,
-    "minmax": _minmax,
-    "expression": _expression,
-}
+    Example:
+        >>> argument_of("split(|)")
+        '|'
+    """
+    return spec.strip().partition("(")[2][:-1]

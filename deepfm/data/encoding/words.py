@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import xxhash
 from torch import Tensor
 
-from deepfm.errors import ConfigError, DataError, MissingDataError
+from deepfm.errors import ConfigError, DataError, MissingDataError, Place
 from deepfm.utils.io import table_to_tensor, tensor_to_table
 
 MAX_ID = 2**31 - 1
@@ -92,9 +92,13 @@ def read_words(path: Path) -> WordIds:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise MissingDataError(f"{path}: no such file (vocabulary_file)") from None
+        raise MissingDataError(
+            "no such file (vocabulary_file)", place=Place(file=str(path))
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        raise DataError(
+            f"cannot be read as UTF-8 text: {error}", place=Place(file=str(path))
+        ) from None
     found: dict[str, int] = {}
     width = 0
     for number, line in enumerate(lines, 1):
@@ -103,16 +107,24 @@ def read_words(path: Path) -> WordIds:
         width = width or len(parts)
         if len(parts) != width or width > 2:
             expected = "a word and its id" if width == 2 else "one word"
-            raise DataError(f"{path}:{number}: expected {expected}, found {line!r}")
+            raise DataError(
+                f"expected {expected}, found {line!r}", place=Place(file=str(path), line=number)
+            )
         if parts[0] in found:
-            raise DataError(f"{path}:{number}: the word {parts[0]!r} stands there twice")
+            raise DataError(
+                f"the word {parts[0]!r} stands there twice",
+                place=Place(file=str(path), line=number),
+            )
         found[parts[0]] = _id(path, number, parts[1]) if width == 2 else len(found)
     if not found:
-        raise DataError(f"{path}: holds no word")
+        raise DataError("holds no word", place=Place(file=str(path)))
     return WordIds.of(found)
 
 
 def _id(path: Path, line: int, text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > MAX_ID:
-        raise DataError(f"{path}:{line}: expected an id from 0 to {MAX_ID}, found {text!r}")
+        raise DataError(
+            f"expected an id from 0 to {MAX_ID}, found {text!r}",
+            place=Place(file=str(path), line=line),
+        )
     return int(text)

@@ -1,9 +1,7 @@
-"""Reading and writing tables of rows, of any size: CSV, TSV, other delimited text, Parquet.
+"""Reading tables of rows, of any size: CSV, TSV, other delimited text, Parquet.
 
 Nothing is guessed: every column of a text file is read as text, so a zip code keeps its leading
-zeros, and encoders read a number where they need one. Text is cut into blocks of whole rows
-before it is parsed. That is what makes line numbers exact, lets a delimiter have any length, and
-lets the slow search for a malformed row look at one block instead of the whole file.
+zeros, and encoders read a number where they need one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +9,35 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from deepfm.data.files.parquet import read_parquet
-from deepfm.data.files.rows import Rows, WantedColumns
-from deepfm.data.files.text import COMPRESSIONS, file_ending, read_text
-from deepfm.errors import DataError
+from deepfm.data.files.parquet import ParquetFormat
+from deepfm.data.files.rows import FileFormat, Rows, TextOptions, WantedColumns
+from deepfm.data.files.text import CsvFormat, TextFormat, file_ending
+from deepfm.errors import DataError, Place
 
 BLOCK_SIZE = 16 << 20
+# By the ending of a file's name, without that of a compression.
+FORMATS: dict[str, FileFormat] = {
+    ".csv": CsvFormat(),
+    ".tsv": TextFormat("\t"),
+    ".parquet": ParquetFormat(),
+}
+
+
+def format_of(path: str | Path) -> FileFormat:
+    """The format that a file's ending names; any other file is text, with a delimiter."""
+    return FORMATS.get(file_ending(path)) or TextFormat()
+
+
+def first_line(path: str | Path, options: TextOptions | None = None) -> list[str]:
+    """The cells of the first line of a text file, a header or not.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or is no text.
+    """
+    found = format_of(path)
+    if not isinstance(found, TextFormat):
+        raise DataError("expected a text file", place=Place(file=str(path)))
+    return found.first_line(Path(path), options or {})
 
 
 def read_rows(
@@ -47,22 +68,17 @@ def read_rows(
             about the bytes of a decoded table.
 
     Raises:
-        DataError: A file cannot be read, or its content is not what is expected; the message
-            names the file and the line. Text with the character 0x1f cannot be read with a
-            delimiter of several bytes, which it stands in for.
+        DataError: A file cannot be read, or its content is not what is expected; its place is
+            the file and the line. Text with the character 0x1f cannot be read with a delimiter
+            of several bytes, which it stands in for.
     """
+    options: TextOptions = {"delimiter": delimiter, "columns": columns, "encoding": encoding}
     wanted = WantedColumns(only)
     types: pa.Schema | None = None
     empty: Rows | None = None
     found = False
     for path in map(Path, paths):
-        if file_ending(path) == ".parquet":
-            if path.suffix in COMPRESSIONS:
-                raise DataError(f"{path}: Parquet is compressed inside; unpack the file first")
-            parts = read_parquet(path, columns, wanted, block_size)
-        else:
-            parts = read_text(path, delimiter, columns, encoding, wanted, block_size)
-        for rows in parts:
+        for rows in format_of(path).read(path, options, wanted, block_size):
             types = types or rows.table.schema
             if rows.table.schema != types:
                 rows = rows._replace(table=_cast(rows, types))
@@ -84,7 +100,8 @@ def _cast(rows: Rows, types: pa.Schema) -> pa.Table:
             columns.append(column.cast(field.type))
         except pa.ArrowException as error:
             raise DataError(
-                f"{rows.path}: column {field.name} is {column.type}, in the first file "
-                f"{field.type}: {str(error).splitlines()[0]}"
+                f"column {field.name} is {column.type}, in the first file {field.type}: "
+                f"{str(error).splitlines()[0]}",
+                place=Place(file=str(rows.path)),
             ) from None
     return pa.Table.from_arrays(columns, schema=types)

@@ -1,15 +1,22 @@
-"""Some rows of a file, and which of its columns are wanted."""
+"""Some rows of a file, what a format of files can do, and which columns are wanted of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
 import pyarrow as pa
 
-from deepfm.errors import DataError, nearest
+from deepfm.errors import DataError, Place, nearest
 
-if TYPE_CHECKING:
-    from deepfm.data.files.text import TextBlock
+
+class LineNumbers(Protocol):
+    """Knows the lines of a text in which lines and rows do not correspond."""
+
+    def line(self, index: int) -> int:
+        """The line in which row `index` begins."""
+        ...
 
 
 class Rows(NamedTuple):
@@ -19,24 +26,53 @@ class Rows(NamedTuple):
         table: Raw columns; those of a text file are all text, an empty cell is null.
         path: The file.
         first: Number of the first row in its file, from 1: its line in a text file, the header
-            counted; its row in a Parquet file.
+            counted; its row in other files.
         done: How much of the file has been read so far, from 0 to 1.
-        block: The text itself where lines and rows do not correspond (blank lines, quoted
-            newlines); None elsewhere.
+        has_lines: Whether the file is a text, whose rows stand in lines.
+        lines: Of a text where lines and rows do not correspond (blank lines, quoted newlines);
+            None elsewhere.
+        chosen: The numbers that the rows had when they were read, (N,), where some of them are
+            left out; None: they are all there.
     """
 
     table: pa.Table
     path: Path
     first: int
     done: float = 1.0
-    block: "TextBlock | None" = None
+    has_lines: bool = True
+    lines: LineNumbers | None = None
+    chosen: np.ndarray | None = None
 
-    def place(self, index: int) -> str:
+    def place(self, index: int) -> Place:
         """Where row `index` of the table (from 0) stands: `a.tsv:17`, `a.parquet: row 17`."""
-        if self.path.suffix == ".parquet":
-            return f"{self.path}: row {self.first + index}"
-        line = self.block.line(index) if self.block else self.first + index
-        return f"{self.path}:{line}"
+        if self.chosen is not None:
+            index = int(self.chosen[index])
+        if not self.has_lines:
+            return Place(file=str(self.path), row=self.first + index)
+        line = self.lines.line(index) if self.lines is not None else self.first + index
+        return Place(file=str(self.path), line=line)
+
+    def where(self, is_chosen: np.ndarray) -> "Rows":
+        """The rows of a mask, (N,) bool, which still know where they stand."""
+        chosen = np.flatnonzero(is_chosen)
+        if self.chosen is not None:
+            chosen = self.chosen[chosen]
+        # filter, because take is several times slower on columns of many chunks
+        return self._replace(table=self.table.filter(pa.array(is_chosen)), chosen=chosen)
+
+
+class TextOptions(TypedDict, total=False):
+    """How the text of a file is divided; what is left out is told by the file's ending.
+
+    Attributes:
+        delimiter: Between the cells of a row.
+        columns: Names of the columns of a file that has no header line.
+        encoding: A name that Python knows.
+    """
+
+    delimiter: str | None
+    columns: Sequence[str]
+    encoding: str
 
 
 class WantedColumns:
@@ -54,16 +90,58 @@ class WantedColumns:
         """
         self._first = self._first or (path, names)
         other, expected = self._first
+        place = Place(file=str(path))
         if missing := [name for name in expected if name not in names]:
-            raise DataError(f"{path}: no column {missing[0]!r}, which {other} has")
+            raise DataError(f"no column {missing[0]!r}, which {other} has", place=place)
         if extra := [name for name in names if name not in expected]:
-            raise DataError(f"{path}: a column {extra[0]!r}, which {other} does not have")
+            raise DataError(f"a column {extra[0]!r}, which {other} does not have", place=place)
         for name in self._only or ():
             if name not in names:
-                raise DataError(f"{path}: no column {name!r}; {nearest(name, names)}")
+                raise DataError(f"no column {name!r}; {nearest(name, names)}", place=place)
         return expected if self._only is None else list(self._only)
 
 
-def refuse_repeated(place: str, names: Sequence[str]) -> None:
+class FileFormat(Protocol):
+    """A format of files, which `deepfm.data.files.read.FORMATS` finds by a file's ending.
+
+    Attributes:
+        is_typed: Whether a file itself names its columns and their types; of others every column
+            is text.
+    """
+
+    is_typed: bool
+
+    def read(
+        self, path: Path, options: TextOptions, wanted: WantedColumns, block_size: int
+    ) -> Iterator[Rows]:
+        """The rows of a file, as `read_rows` gives them.
+
+        Raises:
+            DataError: The file cannot be read, or its content is not what is expected.
+        """
+        ...
+
+
+class TableSink(Protocol):
+    """Takes tables with equal columns, one after the other."""
+
+    def write_table(self, table: pa.Table) -> None: ...
+
+
+@runtime_checkable
+class WritableFormat(Protocol):
+    """A format that tables can be written in, too."""
+
+    def storable(self, table: pa.Table) -> pa.Table:
+        """The table with columns that the format can hold."""
+        ...
+
+    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
+        """Writes storable tables to an open file, which is complete when the block ends."""
+        ...
+
+
+def refuse_repeated(place: Place, names: Sequence[str]) -> None:
+    """Refuse columns of which two have one name."""
     if repeated := list(dict.fromkeys(name for name in names if names.count(name) > 1)):
-        raise DataError(f"{place}: a column name is given twice: {', '.join(repeated)}")
+        raise DataError(f"a column name is given twice: {', '.join(repeated)}", place=place)

@@ -1,4 +1,4 @@
-"""Tables written to CSV and Parquet files."""
+"""Tables written to a file whose name says the format."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,51 +6,49 @@ from types import TracebackType
 from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 
-from deepfm.errors import DataError, DeepFMError
-from deepfm.utils.io import atomic_writer
-
-_OUTPUTS = (".csv", ".parquet")
+from deepfm.data.files.read import FORMATS
+from deepfm.data.files.rows import TableSink, WritableFormat
+from deepfm.errors import DataError, Place
+from deepfm.utils.io import atomic_writer, make_directory
 
 
 class TableWriter:
-    """Writes tables with equal columns one after another to a .csv or .parquet file.
+    """Writes tables with equal columns one after another to a file, `.csv` or `.parquet`.
 
     The file takes its name when the block ends without an error; until then, and after a failure,
     what stood there before stays. Lists join with `|` in a CSV.
 
     Raises:
-        DataError: The name ends in neither .csv nor .parquet.
+        DataError: The name's ending is that of no format that can be written.
         DeepFMError: The file cannot be written.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        check_ending(self.path)
+        self._format = writable_format(self.path)
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
-        self._writer: pyarrow.csv.CSVWriter | pyarrow.parquet.ParquetWriter | None = None
+        self._sink: TableSink | None = None
 
     def __enter__(self) -> "TableWriter":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DeepFMError(f"cannot write {self.path}: {error.strerror or error}") from None
+        make_directory(self.path.parent, f"cannot write {self.path}")
         self._file = self._stack.enter_context(atomic_writer(self.path))
         return self
 
     def write(self, table: pa.Table) -> None:
-        is_csv = self.path.suffix == ".csv"
-        if is_csv:
-            table = _join_lists(table)
-        if self._writer is None:
-            kind = pyarrow.csv.CSVWriter if is_csv else pyarrow.parquet.ParquetWriter
+        """Append a table.
+
+        Raises:
+            ValueError: The writer's block has not been entered.
+        """
+        table = self._format.storable(table)
+        if self._sink is None:
+            if self._file is None:
+                raise ValueError("a TableWriter writes within its `with` block")
             # Entered after the file, so it is closed before the file takes its name.
-            self._writer = self._stack.enter_context(kind(self._file, table.schema))
-        self._writer.write_table(table)
+            self._sink = self._stack.enter_context(self._format.sink(self._file, table.schema))
+        self._sink.write_table(table)
 
     def __exit__(
         self,
@@ -61,16 +59,17 @@ class TableWriter:
         self._stack.__exit__(kind, error, traceback)
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a file to write that is neither CSV nor Parquet."""
-    if path.suffix not in _OUTPUTS:
-        raise DataError(f"{path}: expected a file that ends in {' or '.join(_OUTPUTS)}")
+def writable_format(path: Path) -> WritableFormat:
+    """The format that a file is written in.
 
-
-def _join_lists(table: pa.Table) -> pa.Table:
-    """Lists as text, their elements joined with `|`."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-            lists = table.column(index).cast(pa.list_(pa.string()))
-            table = table.set_column(index, field.name, pc.binary_join(lists, "|"))
-    return table
+    Raises:
+        DataError: The name's ending is that of no such format.
+    """
+    known = {
+        ending: found for ending, found in FORMATS.items() if isinstance(found, WritableFormat)
+    }
+    if path.suffix not in known:
+        raise DataError(
+            f"expected a file that ends in {' or '.join(known)}", place=Place(file=str(path))
+        )
+    return known[path.suffix]

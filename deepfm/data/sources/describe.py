@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import is_text
-from deepfm.data.files.read import read_rows
-from deepfm.errors import DataError
+from deepfm.data.files.columns import combined, is_list, is_text
+from deepfm.data.files.read import format_of, read_rows
+from deepfm.data.files.text import NUMBER, looks_like_header
+from deepfm.errors import DataError, Place
 
 MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is prepared
 DELIMITERS = ("\t", ",", ";", "|", "::")
@@ -28,7 +29,6 @@ _LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number so
 _MANY = 10_000  # categories with more values than this get a min_count
 _EXAMPLES = 3
 _HEAD_BYTES = 1 << 16  # from which delimiter and header are guessed
-_NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _DATE = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?.*)?$"
 
 
@@ -59,7 +59,7 @@ class ColumnSummary(NamedTuple):
 
 
 class Description(NamedTuple):
-    """A file's form and columns; `rows` were read, which may not be all."""
+    """How a file is divided, and its columns; `rows` were read, which may not be all."""
 
     path: Path
     delimiter: str | None
@@ -77,10 +77,16 @@ def describe(path: str | Path, *, max_rows: int = MAX_ROWS, encoding: str = "utf
         DataError: The file cannot be read, or holds no row.
     """
     path = Path(path)
-    delimiter, columns = (None, ()) if _is_parquet(path) else _text_form(path, encoding)
-    form = {"delimiter": delimiter, "columns": columns, "encoding": encoding}
-    batches = (rows.table for rows in read_rows([path], **form))
-    tables, total, is_whole_file = [], 0, True
+    delimiter: str | None = None
+    columns: tuple[str, ...] = ()
+    if not format_of(path).is_typed:
+        delimiter, columns = _guess_text(path, encoding)
+    batches = (
+        rows.table
+        for rows in read_rows([path], delimiter=delimiter, columns=columns, encoding=encoding)
+    )
+    tables: list[pa.Table] = []
+    total, is_whole_file = 0, True
     for table in batches:
         tables.append(table.slice(0, max_rows - total))
         total += len(tables[-1])
@@ -88,9 +94,9 @@ def describe(path: str | Path, *, max_rows: int = MAX_ROWS, encoding: str = "utf
             is_whole_file = len(tables[-1]) == len(table) and next(batches, None) is None
             break
     if not total:
-        raise DataError(f"{path}: holds no row to describe")
+        raise DataError("holds no row to describe", place=Place(file=str(path)))
     whole = pa.concat_tables(tables)
-    summaries = tuple(_summary(name, whole[name].combine_chunks()) for name in whole.column_names)
+    summaries = tuple(_summary(name, whole[name]) for name in whole.column_names)
     return Description(path, delimiter, encoding, columns, total, is_whole_file, summaries)
 
 
@@ -138,30 +144,26 @@ def to_lines(found: Description) -> list[str]:
     return lines
 
 
-def _is_parquet(path: Path) -> bool:
-    return ".parquet" in path.suffixes
-
-
-def _text_form(path: Path, encoding: str) -> tuple[str, tuple[str, ...]]:
+def _guess_text(path: Path, encoding: str) -> tuple[str, tuple[str, ...]]:
     """The delimiter, and made-up names if the first line is data and no header."""
     try:
         with pa.input_stream(str(path), compression="detect") as file:
             text = file.read(_HEAD_BYTES).decode(encoding, errors="replace").removeprefix("\ufeff")
     except LookupError:
-        raise DataError(f"{path}: unknown encoding {encoding!r}") from None
+        raise DataError(f"unknown encoding {encoding!r}", place=Place(file=str(path))) from None
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"cannot be read: {error}", place=Place(file=str(path))) from None
     lines = text.splitlines()
     head = [line for line in (lines[:-1] or lines) if line][:50]  # the last may be cut off
     if not head:
-        raise DataError(f"{path}: empty")
+        raise DataError("empty", place=Place(file=str(path)))
     counts = {d: min(line.count(d) for line in head) for d in DELIMITERS}
     delimiter = max(counts, key=lambda d: (counts[d] * len(d), -DELIMITERS.index(d)))
     if not counts[delimiter]:
         delimiter = ","  # a single column
     cells = [_cells(line, delimiter) for line in head]
     first, others = cells[0], cells[1:]
-    if not _is_header(first, others):
+    if not looks_like_header(first, others):
         return delimiter, tuple(f"column_{k}" for k in range(1, len(first) + 1))
     return delimiter, ()
 
@@ -170,22 +172,12 @@ def _cells(line: str, delimiter: str) -> list[str]:
     return next(csv.reader([line])) if delimiter == "," else line.split(delimiter)
 
 
-def _is_header(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
-    """Names are different, not empty, no numbers, and appear in no other row of their column."""
-    if len(set(first)) != len(first) or "" in first or not others:
-        return False
-    if any(re.match(_NUMBER, cell) for cell in first):
-        return False
-    return not any(
-        cell in {row[k] for row in others if k < len(row)} for k, cell in enumerate(first)
-    )
-
-
-def _summary(name: str, values: pa.Array) -> ColumnSummary:
+def _summary(name: str, column: pa.ChunkedArray) -> ColumnSummary:
+    values = combined(column) if is_list(column.type) else column.combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     missing = values.null_count / len(values)
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+    if is_list(values.type):
         longest = pc.max(pc.list_value_length(values)).as_py() or 0
         elements = values.flatten()
         shortest = pc.min(pc.list_value_length(values)).as_py()
@@ -235,7 +227,7 @@ def _kind(known: pa.Array) -> tuple[str, np.ndarray]:
             return "text", nothing
         if pc.all(pc.match_substring_regex(known, _DATE)).as_py():
             return "date", nothing
-        if not pc.all(pc.match_substring_regex(known, _NUMBER)).as_py():
+        if not pc.all(pc.match_substring_regex(known, NUMBER)).as_py():
             return "text", nothing
         known = pc.utf8_trim_whitespace(known)
     elif pa.types.is_boolean(known.type):
@@ -255,7 +247,7 @@ def _vector(known: pa.Array) -> tuple[str | None, int]:
         if counts["min"] == counts["max"] >= 1:
             elements = pc.split_pattern(known, separator).flatten()
             if (
-                pc.all(pc.match_substring_regex(elements, _NUMBER)).as_py()
+                pc.all(pc.match_substring_regex(elements, NUMBER)).as_py()
                 and pc.any(pc.match_substring(elements, ".")).as_py()
             ):
                 return separator, counts["max"] + 1

@@ -47,7 +47,7 @@ import pyarrow.parquet as pq
 
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.sources.download import DownloadError, fetch, fetch_package_files
-from deepfm.errors import DataError, DeepFMError, MissingDataError
+from deepfm.errors import DataError, DeepFMError, MissingDataError, Place
 from deepfm.utils.io import atomic_write_bytes, sha256
 
 ARCHIVE_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -226,8 +226,9 @@ def _columns(name: str, data: bytes) -> dict[str, list[str]]:
         row = text.split(form.separator)
         if len(row) != len(form.columns):
             raise DataError(
-                f"{name}:{line}: expected {len(form.columns)} {form.separator_name}-separated "
-                f"columns, found {len(row)}"
+                f"expected {len(form.columns)} {form.separator_name}-separated "
+                f"columns, found {len(row)}",
+                place=Place(file=name, line=line),
             )
         rows.append(row)
     return dict(zip(form.columns, map(list, zip(*rows, strict=True)), strict=True))
@@ -236,7 +237,10 @@ def _columns(name: str, data: bytes) -> dict[str, list[str]]:
 def _integers(name: str, column: str, texts: list[str]) -> pa.Array:
     for line, text in enumerate(texts, start=1):
         if not _WHOLE_NUMBER.fullmatch(text):
-            raise DataError(f"{name}:{line}: {column}: expected a whole number, found {text!r}")
+            raise DataError(
+                f"{column}: expected a whole number, found {text!r}",
+                place=Place(file=name, line=line),
+            )
     return pa.array([int(text) for text in texts], pa.int64())
 
 
@@ -312,12 +316,15 @@ def _official_form(name: str, parquet: bytes, origin: Path | str) -> bytes:
         lines = (separator.join("" if v is None else str(v) for v in row) for row in rows)
         return "".join(f"{line}\n" for line in lines).encode("latin-1")
     except Exception as error:  # as above: ArrowInvalid, OSError, UnicodeEncodeError, ...
-        raise DataError(f"{origin}: {FILES[name].parquet_name} is damaged") from error
+        raise DataError(
+            f"{FILES[name].parquet_name} is damaged", place=Place(file=str(origin))
+        ) from error
 
 
 def _verify(name: str, data: bytes, origin: Path | str) -> None:
     found, expected = sha256(data), FILES[name].sha256
     if found != expected:
         raise DataError(
-            f"{origin}: {name} has SHA-256 {found[:12]}..., expected {expected[:12]}..."
+            f"{name} has SHA-256 {found[:12]}..., expected {expected[:12]}...",
+            place=Place(file=str(origin)),
         )

@@ -20,7 +20,7 @@ from deepfm.data.encoding.words import read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.data.sources.download import DownloadError, fetch_package_files
-from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, nearest
+from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, Place, nearest
 from deepfm.utils.io import atomic_write_bytes, sha256
 
 MISSING_SUFFIX = "_missing"
@@ -89,7 +89,9 @@ def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
         path = data_dir / pattern
         matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
         if not matches:
-            raise MissingDataError(f"{path}: no such file (from data.table and data.data_dir)")
+            raise MissingDataError(
+                "no such file (from data.table and data.data_dir)", place=Place(file=str(path))
+            )
         found += matches
     return found
 

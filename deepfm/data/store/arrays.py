@@ -18,7 +18,7 @@ from torch import Tensor
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.schema import DatasetSchema
-from deepfm.errors import DataError
+from deepfm.errors import DataError, Place
 
 
 class ArrayWriter:
@@ -136,8 +136,13 @@ def _mapped(path: Path, dtype: str, shape: list[int]) -> np.ndarray:
                 return np.zeros(shape, dtype)
             return np.memmap(path, dtype, "r", shape=tuple(shape))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}; remove the store") from None
-    raise DataError(f"{path}: expected {expected:,} bytes, found {found:,}; remove the store")
+        raise DataError(
+            f"cannot be read: {error.strerror}; remove the store", place=Place(file=str(path))
+        ) from None
+    raise DataError(
+        f"expected {expected:,} bytes, found {found:,}; remove the store",
+        place=Place(file=str(path)),
+    )
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -52,7 +52,7 @@ from deepfm.data.sources import tabular
 from deepfm.data.store.arrays import ArrayWriter, open_split
 from deepfm.data.store.encode import RowEncoding, in_threads, read_ahead
 from deepfm.data.store.stream import Pass, RowStream, find_all_files, side_tables, training_rows
-from deepfm.errors import DataError, DeepFMError
+from deepfm.errors import DataError, DeepFMError, Place
 from deepfm.utils.io import atomic_write_bytes, atomic_writer, exclusive_lock
 from deepfm.utils.logging import LOGGER
 
@@ -169,7 +169,9 @@ def open_store(path: Path, data: DataConfig, schema: DatasetSchema) -> Store:
     try:
         plain = torch.load(path / "encoders.pt", map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise DataError(f"{path}: encoders.pt cannot be read: {error}; remove the store") from None
+        raise DataError(
+            f"encoders.pt cannot be read: {error}; remove the store", place=Place(file=str(path))
+        ) from None
     encoders = Encoders.from_dict(plain | {"schema": schema.to_dict()})
     parts = {
         part: open_split(path / part, arrays, encoders.schema)
@@ -272,7 +274,9 @@ def _fingerprint(path: Path) -> list[Any]:
                 file.seek(max(start, 0))
                 hashed.update(file.read(_FINGERPRINT))
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", place=Place(file=str(path))
+        ) from None
     return [path.name, status.st_size, status.st_mtime_ns, hashed.hexdigest()]
 
 
@@ -318,5 +322,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}/manifest.json: cannot be read: {error}; remove it") from None
     if manifest.get("format") != "deepfm store" or manifest["format_version"] != FORMAT_VERSION:
-        raise DataError(f"{path}: no store of this release; remove it, and `prepare` makes it")
+        raise DataError(
+            "no store of this release; remove it, and `prepare` makes it",
+            place=Place(file=str(path)),
+        )
     return manifest

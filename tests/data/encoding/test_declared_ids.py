@@ -210,8 +210,8 @@ def test_numbers_at_the_boundaries_have_one_id_in_every_form():
         found = encoder.encode(pa.table({"f": column})).sparse[:, 0]
         assert found.tolist() == [0, 1, 2, 0, 3]
     singles = np.nextafter(np.array(edges, np.float32), np.float32(1))
-    assert Boundaries(edges).ids(singles.astype(np.float64)).tolist() == [1, 2, 3]
-    assert Boundaries(edges).ids(np.array([-1e300, 1e300, math.nan])).tolist() == [0, 3, -1]
+    assert Boundaries(edges).encode(singles.astype(np.float64)).tolist() == [1, 2, 3]
+    assert Boundaries(edges).encode(np.array([-1e300, 1e300, math.nan])).tolist() == [0, 3, -1]
 
 
 def test_a_list_may_be_as_long_as_it_is():

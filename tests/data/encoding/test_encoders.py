@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from deepfm.data.encoding import encoders as module
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.errors import ConfigError, DataError
+from deepfm.errors import ConfigError, DataError, Place
 from tests import tiny
 
 
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     first: int = 2
 
     def place(self, index):
-        return f"{self.path}:{self.first + index}"
+        return Place(file=str(self.path), line=self.first + index)
 
 
 def sparse(name="f", **options):

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfm.data.files.read import read_rows
-from deepfm.data.files.text import first_line
+from deepfm.data.files.read import first_line, read_rows
 from deepfm.data.files.writer import TableWriter
 from deepfm.errors import DataError, DeepFMError
 
@@ -40,7 +39,7 @@ def table(paths, **form) -> dict[str, list]:
 def places(path, **form) -> list[str]:
     """Where each row stands, without the folder."""
     return [
-        rows.place(index).removeprefix(f"{path.parent}/")
+        str(rows.place(index)).removeprefix(f"{path.parent}/")
         for rows in read_rows([path], **form)
         for index in range(len(rows.table))
     ]
@@ -320,7 +319,7 @@ def test_parquet_keeps_its_types_and_lists_and_decodes_dictionaries(tmp_path):
     assert rows.table.to_pydict() == {
         "city": ["x", "y", "x"], "tags": [["a"], [], None], "id": [3, None, 5]
     }  # fmt: skip
-    assert rows.place(1) == f"{path}: row 2"
+    assert str(rows.place(1)) == f"{path}: row 2"
 
 
 def test_parquet_streams_and_numbers_its_rows(tmp_path):
@@ -330,7 +329,7 @@ def test_parquet_streams_and_numbers_its_rows(tmp_path):
     assert len(parts) > 5
     assert [value for rows in parts for value in rows.table["id"].to_pylist()] == list(range(1000))
     for rows in parts:
-        assert rows.place(0) == f"{path}: row {rows.table['id'][0].as_py() + 1}"
+        assert str(rows.place(0)) == f"{path}: row {rows.table['id'][0].as_py() + 1}"
     assert parts[-1].done == 1.0
 
 
