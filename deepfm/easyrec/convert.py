@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from deepfm.config import METRICS, ExperimentConfig, config_from_dict, reported_names
+from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data import tabular
 from deepfm.easyrec.features import (
     INTEGER,
@@ -42,7 +42,10 @@ from deepfm.easyrec.pipeline_pb2 import (
 )
 from deepfm.easyrec.reading import MODELS, Pipeline, is_repeated
 from deepfm.errors import ConfigError, nearest
+from deepfm.evaluation.metrics import METRICS
 from deepfm.models.layers.dnn import activation_from
+from deepfm.objectives import is_larger_better
+from deepfm.utils.named import named, reported_names
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +80,6 @@ _METRICS = {
     "grouped_xauc": "grouped_xauc",
     "normalized_entropy": "normalized_entropy",
 }
-_OF_NUMBERS = ("mae", "mse", "xauc", "grouped_xauc")  # metrics of what l2_loss trains
-_SMALLER_IS_BETTER = ("mae", "mse", "normalized_entropy", *(name for name, *_ in _LOSSES.values()))
 _SPARSE = {
     "sgd_optimizer": "lazy_sgd",
     "adagrad_optimizer": "adagrad",
@@ -558,9 +559,10 @@ class _Converter:
     def _metric(self, kind: str, config: Any, path: str) -> dict[str, Any]:
         name, model = _METRICS[kind], self.message.model_config
         losses = {loss.WhichOneof("loss") for loss in model.losses}
-        if name in _OF_NUMBERS and "l2_loss" not in losses:
+        is_of_numbers = METRICS[name].needs == "numbers"
+        if is_of_numbers and "l2_loss" not in losses:
             raise self.error(path, "it is of predicted numbers, which need l2_loss")
-        if name not in _OF_NUMBERS and losses == {"l2_loss"}:
+        if not is_of_numbers and losses == {"l2_loss"}:
             raise self.error(path, "it is of probabilities, which l2_loss does not give")
         if name in ("auc", "gauc", "normalized_entropy") and model.num_class > 2:
             raise self.error(path, f"it needs num_class 1 or 2, found {model.num_class}")
@@ -638,7 +640,9 @@ class _Converter:
                 "export_config.exporter_type",
                 f"unknown type {kind!r}; {nearest(kind, ('latest', 'best'))}",
             )
-        reported = reported_names([METRICS[metric["name"]] | metric for metric in metrics])
+        reported = reported_names(
+            named(metric, METRICS, "evaluation.metrics", "metric") for metric in metrics
+        )
         if kind == "latest":  # a metric is watched for the log only
             return {"keep": "last", "metric": [*reported, losses[0]["name"]][0]}
         path, wanted = "export_config.best_exporter_metric", export.best_exporter_metric
@@ -649,8 +653,8 @@ class _Converter:
         if wanted not in known:
             raise self.error(path, f"{wanted!r} is not evaluated; {nearest(wanted, known)}")
         metric = known[wanted]
-        if export.metric_larger_is_better == (metric in _SMALLER_IS_BETTER):
-            better = "smaller" if metric in _SMALLER_IS_BETTER else "larger"
+        if export.metric_larger_is_better != is_larger_better(metric):
+            better = "larger" if is_larger_better(metric) else "smaller"
             raise self.error(
                 "export_config.metric_larger_is_better", f"of {wanted} the {better} is better"
             )
