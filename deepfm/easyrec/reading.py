@@ -8,18 +8,24 @@ unknown name below it.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from google.protobuf import json_format, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
 from deepfm.errors import ConfigError, nearest
 
+logger = logging.getLogger(__name__)
+
+Keys = dict[str, Any]  # nested data with the keys of the YAML form
 MODELS = ("deepfm", "wide_and_deep", "xdeepfm")
 _TOKEN = re.compile(
     r"""
@@ -55,7 +61,11 @@ class Pipeline(NamedTuple):
 
     def error(self, path: str, problem: str) -> ConfigError:
         """A mistake in a field, with its place and path."""
-        return ConfigError(f"{self.place(path)}: {path}: {problem}")
+        return ConfigError(problem, key=path, source=f"{self.place(path)}: ")
+
+    def note(self, path: str, line: str) -> None:
+        """Log what should be known about a field."""
+        logger.info("%s: %s: %s", self.place(path), path, line)
 
 
 def read(path: str | Path) -> Pipeline:
@@ -257,6 +267,32 @@ def is_repeated(field: FieldDescriptor) -> bool:
 
 def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def shortest(value: float) -> float:
+    """The float of the shortest decimal that is the same float32: 0.001, not 0.00100000005.
+
+    Example:
+        >>> shortest(0.10000000149011612)
+        0.1
+    """
+    return float(str(np.float32(value)))
+
+
+def options_of(config: Message) -> Keys:
+    """All scalars of a message, with their defaults where they are not set.
+
+    What is not set and has no default is left out, if that is a number: 0 pairs at most is no
+    limit that anybody wants.
+    """
+    found: Keys = {}
+    for field in config.DESCRIPTOR.fields:
+        value = getattr(config, field.name)
+        if is_repeated(field):
+            found[field.name] = [shortest(v) if isinstance(v, float) else v for v in value]
+        elif field.has_default_value or config.HasField(field.name) or isinstance(value, str):
+            found[field.name] = shortest(value) if isinstance(value, float) else value
+    return found
 
 
 def _from_json(text: str, file: str) -> Pipeline:
