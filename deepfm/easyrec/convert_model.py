@@ -19,8 +19,8 @@ _DEFAULT_WIDE_DIM = 4
 
 def model_of(pipeline: Pipeline) -> str:
     """Name of the model, which is ours, too."""
-    model = pipeline.message.model_config.WhichOneof("model")
-    if model not in MODELS:
+    model: str | None = pipeline.message.model_config.WhichOneof("model")
+    if model is None or model not in MODELS:
         raise pipeline.error("model_config", f"expected a model, one of {', '.join(MODELS)}")
     return model
 

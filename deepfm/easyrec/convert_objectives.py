@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from google.protobuf.message import Message
+
 from deepfm.config import METRICS, reported_names
 from deepfm.easyrec.features import Feature
-from deepfm.easyrec.reading import Keys, Message, Pipeline, options_of, shortest
+from deepfm.easyrec.reading import Keys, Pipeline, options_of, shortest
 from deepfm.errors import nearest
 
 # Losses by name here; classes that they need; what their label is.
@@ -72,14 +74,14 @@ def objectives_of(pipeline: Pipeline, features: Mapping[str, Feature]) -> Object
         options = getattr(metric, kind)
         metrics.append(_metric(pipeline, features, kind, options, f"{path}.{kind}"))
     train_metrics = []
-    for k, metric in enumerate(pipeline.message.model_config.train_metrics):
+    for k, passing in enumerate(pipeline.message.model_config.train_metrics):
         path = f"model_config.train_metrics[{k}]"
-        kind = metric.WhichOneof("metric")
+        kind = passing.WhichOneof("metric")
         if kind is None:
             raise pipeline.error(path, "expected a metric")
-        options = _metric(pipeline, features, kind, getattr(metric, kind), f"{path}.{kind}")
-        options["decay_rate"] = shortest(metric.decay_rate)
-        options["decay_step"] = metric.decay_step
+        options = _metric(pipeline, features, kind, getattr(passing, kind), f"{path}.{kind}")
+        options["decay_rate"] = shortest(passing.decay_rate)
+        options["decay_step"] = passing.decay_step
         train_metrics.append(options)
     return Objectives(losses, label_kind, metrics, train_metrics)
 

@@ -54,12 +54,12 @@ class Feature(NamedTuple):
     @property
     def dim(self) -> int:
         """Width of the feature's vector, or of its numbers."""
-        return self.keys.get("embedding_dim") or self.keys.get("value_dim", 1)
+        return int(self.keys.get("embedding_dim") or self.keys.get("value_dim", 1))
 
     @property
     def is_raw(self) -> bool:
         """Whether the feature is numbers, with or without a vector made from them."""
-        return self.keys["type"] == "dense"
+        return bool(self.keys["type"] == "dense")
 
 
 def read_features(pipeline: Pipeline, columns: dict[str, str]) -> dict[str, Feature]:
@@ -110,7 +110,7 @@ class _Reader:
         source = self._source(is_combo)
         is_single = self.config.HasField("value_dim") and self.config.value_dim == 1
         held = {self.columns.get(name) for name in source.get("columns", [self._column(source)])}
-        keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
+        keys: Keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
         if keys["type"] == "sequence":
             keys |= self._many()
         rows, ids = self._encoded_ids() if self.mode == FG_NONE else self._bucketized()
@@ -118,21 +118,26 @@ class _Reader:
 
     def raw(self) -> Feature:
         """A raw feature: numbers, or the buckets that they fall into."""
+        return self._buckets() if self.config.boundaries else self._numbers()
+
+    def _buckets(self) -> Feature:
         config, source = self.config, self._source(is_combo=False)
-        if config.boundaries:
-            rows = len(config.boundaries) + 1
-            keys = {"type": "sparse" if config.value_dim == 1 else "sequence"} | source
-            if self.columns.get(self._column(source)) == LIST:
-                keys["type"] = "sequence"
-            if keys["type"] == "sequence":
-                keys |= self._many()
-            if self.mode == FG_NONE:
-                keys |= {"num_buckets": rows, "out_of_range": "row0"}
-            else:
-                keys["boundaries"] = [shortest(edge) for edge in config.boundaries]
-                keys |= self._transform()
-            return self._embedded(keys | self._default(), rows)
-        keys = {"type": "dense"} | source | self._transform() | {"scale": "none"}
+        rows = len(config.boundaries) + 1
+        keys: Keys = {"type": "sparse" if config.value_dim == 1 else "sequence"} | source
+        if self.columns.get(self._column(source)) == LIST:
+            keys["type"] = "sequence"
+        if keys["type"] == "sequence":
+            keys |= self._many()
+        if self.mode == FG_NONE:
+            keys |= {"num_buckets": rows, "out_of_range": "row0"}
+        else:
+            keys["boundaries"] = [shortest(edge) for edge in config.boundaries]
+            keys |= self._transform()
+        return self._embedded(keys | self._default(), rows)
+
+    def _numbers(self) -> Feature:
+        config, source = self.config, self._source(is_combo=False)
+        keys: Keys = {"type": "dense"} | source | self._transform() | {"scale": "none"}
         if config.value_dim != 1:
             if not config.value_dim:
                 raise self.error("value_dim", "expected at least 1, found 0")
@@ -159,7 +164,7 @@ class _Reader:
     def _embedding_dim(self) -> int:
         if not self.config.embedding_dim:
             raise self.error("embedding_dim", "an embedded feature needs one above 0")
-        return self.config.embedding_dim
+        return int(self.config.embedding_dim)
 
     def _many(self) -> Keys:
         return {
@@ -171,14 +176,14 @@ class _Reader:
     def _separator(self) -> str:
         encoded = self.mode == FG_NONE
         data = self.pipeline.message.data_config
-        found = data.fg_encoded_multival_sep if encoded else self.config.separator
+        found: str = data.fg_encoded_multival_sep if encoded else self.config.separator
         if not found:
             field = "data_config.fg_encoded_multival_sep" if encoded else f"{self.path}.separator"
             raise self.pipeline.error(field, "expected a text that separates values, found none")
         return found
 
     def _column(self, source: Keys) -> str:
-        return source.get("column", self.name)
+        return str(source.get("column", self.name))
 
     def _source(self, is_combo: bool) -> Keys:
         """Where values stand: nothing to say for the column of the feature's name."""
