@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.packaged import find_config
 from deepfm.utils.settings import (
     apply_override,
     build,
@@ -561,12 +562,13 @@ def reported_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Read a YAML file and apply overrides of the form `section.key=value`.
 
+    `path` may be the name of a packaged config, such as `deepfm_adult`.
     `output_dir` defaults to `outputs/<file name without its ending>`.
 
     Raises:
         ConfigError: The file is missing or no YAML, or a key, type or value is wrong.
     """
-    path = Path(path)
+    path = find_config(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

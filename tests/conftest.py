@@ -2,15 +2,20 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from deepfm.config import load_config
 from deepfm.data import movielens
 from deepfm.experiment import load_data
+from deepfm.utils.io import exclusive_lock
 from tests import tiny
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+# A busy machine must not fail a test: no example has a time limit.
+hypothesis.settings.register_profile("deepfm", deadline=None)
+hypothesis.settings.load_profile("deepfm")
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +25,9 @@ def movielens_dir() -> Path:
     Without data and without a network the tests that ask for it fail; they are not skipped.
     """
     data_dir = Path(__file__).parents[1] / "data" / "ml-100k"
-    movielens.download(data_dir)
+    data_dir.parent.mkdir(exist_ok=True)
+    with exclusive_lock(data_dir.parent / ".lock"):  # of two test processes one downloads
+        movielens.download(data_dir)
     return data_dir
 
 

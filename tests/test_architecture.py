@@ -13,7 +13,8 @@ ROOT = Path(deepfm.__file__).parent
 # Everything points down, so the list reads from the leaves to the command line.
 MAY_IMPORT = {
     "errors": set(),
-    "config": {"errors", "utils.settings"},
+    "packaged": {"errors"},
+    "config": {"errors", "packaged", "utils.settings"},
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
     "data.tabular": {"errors", "config", "utils", "data"},

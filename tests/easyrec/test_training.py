@@ -184,13 +184,11 @@ def test_a_run_killed_within_its_epoch_is_the_same_run(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
     )  # fmt: skip
-    last, deadline = tmp_path / "killed" / "last.pt", time.monotonic() + 120
-    while not last.exists():
+    while not (tmp_path / "killed" / "last.pt").exists():
         assert child.poll() is None, child.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.005)
     child.send_signal(number)
-    child.communicate(timeout=120)
+    child.communicate()
     assert child.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     assert not (tmp_path / "killed" / "metrics.json").exists()
     code, printed, errors = run(capsys, "train", "--config", REAL, *changes, "--resume")
