@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data.tabular": {"errors", "config", "utils", "data"},
     "data.store": {"errors", "config", "utils", "data"},
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
-    "models.layers": {"models.layers"},
+    "models.layers": {"errors", "models.layers"},
     "models": {"errors", "config", "data.schema", "data.batch", "models"},
     "models.outputs": {"errors"},
     "evaluation": {"errors", "config", "data", "models", "evaluation"},
@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.outputs", "evaluation", "checkpoint",
         "experiment",
     },
+    "easyrec.names": set(),
     "easyrec": {"errors", "config", "utils", "data", "models.layers", "easyrec"},
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",

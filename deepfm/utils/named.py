@@ -7,7 +7,7 @@ says a name, or a mapping with `name` and some options.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
 from deepfm.errors import ConfigError, nearest
@@ -63,6 +63,7 @@ def resolve(config: object, section: str) -> None:
     Raises:
         ConfigError: A name is unknown, or an option.
     """
+    assert is_dataclass(config)
     for item in fields(config):
         if known := item.metadata.get("named"):
             key = f"{section}.{item.name}"

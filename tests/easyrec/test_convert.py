@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from deepfm.config import load_config
-from deepfm.easyrec import load_pipeline
+from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from tests.easyrec.pipelines import FEATURES, GROUPS, MODEL, TRAIN, write
 
