@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "data.tabular": {"errors", "config", "utils", "data"},
     "data.store": {"errors", "config", "utils", "data"},
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
-    "models.layers": {"models.layers"},
+    "models.layers": {"errors", "models.layers"},
     "models": {"errors", "config", "data.schema", "data.batch", "objectives", "models"},
     # Losses and metrics are what a config names, so they stand below it.
     "evaluation.measures": {"errors"},
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "evaluation.ranking": {"errors"},
     "objectives": {
         "errors", "utils.named", "utils.settings", "data.batch", "data.schema",
-        "evaluation.metrics", "evaluation.ranking", "objectives",
+        "evaluation.metrics", "evaluation.ranking", "easyrec.names", "objectives",
     },
     "evaluation": {"errors", "utils.named", "data", "models", "objectives", "evaluation"},
     "training": {
@@ -53,6 +53,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
         "easyrec",
     },
+    "easyrec.names": set(),
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "easyrec",

@@ -76,6 +76,11 @@ class Objective(Named):
         return cls.label_kinds
 
     @classmethod
+    def fits_classes(cls, num_class: int) -> bool:
+        """Whether it works with so many classes."""
+        return cls.min_class <= num_class and (cls.max_class is None or num_class <= cls.max_class)
+
+    @classmethod
     def gives(cls, num_class: int) -> frozenset[str]:
         """What metrics can be computed of: `numbers`; `probability`, of class 1; `probabilities`,
         of each class; `classes`, of two or more."""

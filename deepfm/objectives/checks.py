@@ -125,9 +125,10 @@ def _check_group(item: Objective | Metric, key: str, data: TaskData) -> None:
 
 def _check_task(item: Objective, task: Task, data: TaskData) -> None:
     """Refuse a loss that does not fit the number of classes and what the label is."""
-    key, least, most = task.key("losses"), item.min_class, item.max_class
-    if task.num_class < least or (most is not None and task.num_class > most):
-        needed = f"{least}" if most == least else f"more than {least - 1}"
+    key = task.key("losses")
+    if not item.fits_classes(task.num_class):
+        least = item.min_class
+        needed = f"{least}" if item.max_class == least else f"more than {least - 1}"
         raise ConfigError(
             f"{key}: {item.name} needs {needed}, found {task.num_class}", key=task.key("num_class")
         )

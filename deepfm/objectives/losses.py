@@ -8,6 +8,7 @@ Shapes: B rows, C classes.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deepfm.easyrec.names import PROBABILITY_OF_ONE
 from deepfm.objectives.base import Logits, Objective, Targets
 from deepfm.utils.named import by_name
 from deepfm.utils.settings import limited
@@ -57,7 +58,7 @@ class _LogitPerClass(Objective):
         own = self.own_logits(logits, task)
         found = {"logits": own, "probs": own.softmax(1)}
         if own.shape[1] == 2:
-            found["probs1"] = found["probs"][:, 1]
+            found[PROBABILITY_OF_ONE] = found["probs"][:, 1]
         return found
 
 

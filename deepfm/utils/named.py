@@ -8,7 +8,7 @@ says a name, or a mapping with `name` and some options.
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
 from deepfm.errors import ConfigError, nearest
@@ -64,6 +64,7 @@ def resolve(config: object, section: str) -> None:
     Raises:
         ConfigError: A name is unknown, or an option.
     """
+    assert is_dataclass(config)
     for item in fields(config):
         if known := item.metadata.get("named"):
             key = f"{section}.{item.name}"
