@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "data.store": {"errors", "config", "utils", "data"},
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"errors", "models.layers"},
-    "models": {"errors", "config", "data.schema", "data.batch", "objectives", "models"},
+    "models": {
+        "errors", "config", "utils.named", "data.schema", "data.batch", "objectives", "models",
+    },
     # Losses and metrics are what a config names, so they stand below it.
     "evaluation.measures": {"errors"},
     "evaluation.scored": {"errors", "evaluation.measures"},
