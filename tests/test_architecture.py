@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"errors", "models.layers"},
     "models": {
-        "errors", "config", "utils.named", "data.schema", "data.batch", "objectives", "models",
+        "errors", "config", "utils", "data.schema", "data.batch", "objectives", "models",
     },
     # Losses and metrics are what a config names, so they stand below it.
     "evaluation.measures": {"errors"},
