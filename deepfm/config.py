@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from deepfm.errors import ConfigError, nearest
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
-from deepfm.objectives import LOSSES, Objective, Task, TaskData, metric_names
+from deepfm.objectives import LOSSES, Objective, Task, TaskConfig, TaskData, metric_names
 from deepfm.packaged import find_config
 from deepfm.utils.named import one_of, resolve
 from deepfm.utils.settings import (
@@ -176,7 +176,7 @@ class TableConfig(SourceConfig):
     users: SourceConfig | None = None
     items: SourceConfig | None = None
     package: PackageConfig | None = None
-    label: str
+    label: str = ""
     labels: dict[str, LabelConfig] = field(default_factory=dict)
     sample_weight: str | None = None
     group_columns: tuple[str, ...] = ()
@@ -190,7 +190,11 @@ class TableConfig(SourceConfig):
     @property
     def trained_label(self) -> LabelConfig:
         """What `label` names: one of `labels`, or a column of zeros and ones."""
-        return self.labels.get(self.label) or LabelConfig(column=self.label)
+        return self.label_of(self.label)
+
+    def label_of(self, name: str) -> LabelConfig:
+        """One of `labels`, or else a column of zeros and ones."""
+        return self.labels.get(name) or LabelConfig(column=name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,8 +456,10 @@ class EvaluationConfig:
 class ExperimentConfig:
     """One experiment, from data to metrics.
 
-    `final` is a network over the outputs of all branches, in the place of the sum of their logits.
-    Without `global_bias` the output layers have biases of their own.
+    `tasks` are several things that a model is trained to predict, by name. Without it there is one,
+    which `data.table.label`, `training.losses`, `evaluation.metrics`, `training.metrics` and
+    `num_class` describe. `final` is a network over the outputs of all branches, in the place of
+    the sum of their logits. Without `global_bias` the output layers have biases of their own.
     """
 
     model_name: str = "deepfm"
@@ -469,11 +475,16 @@ class ExperimentConfig:
     final: DNNConfig | None = None
     cin: CINConfig = field(default_factory=CINConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        if self.tasks:
+            self._check_tasks()
+        elif self.data.table is not None and not self.data.table.label:
+            raise ConfigError("a value is needed", key="data.table.label")
         metric = self.training.metric
         known = metric_names(self.task_list())
         if metric not in known:
@@ -481,8 +492,37 @@ class ExperimentConfig:
                 f"unknown metric {metric!r}; {nearest(metric, known)}", key="training.metric"
             )
 
+    def _check_tasks(self) -> None:
+        """Refuse names that cannot stand in a column's name, and a task that is said twice."""
+        for name in self.tasks:
+            if not name.isidentifier():
+                raise ConfigError(
+                    f"{name!r} is no name of a task: letters, digits and _ are", key="tasks"
+                )
+        short_form = {
+            "training.losses": self.training.losses != TrainingConfig().losses,
+            "training.metrics": self.training.metrics != (),
+            "evaluation.metrics": self.evaluation.metrics != EvaluationConfig().metrics,
+            "num_class": self.num_class != 1,
+            "data.table.label": self.data.table is not None and self.data.table.label != "",
+        }
+        for key, is_given in short_form.items():
+            if is_given:
+                raise ConfigError("each of the tasks says this; leave it out here", key=key)
+        if self.data.table is None:
+            raise ConfigError("a declared table has the labels of tasks", key="tasks")
+        if self.data.split_strategy == "leave_one_out" and len(self.tasks) > 1:
+            raise ConfigError(
+                "data.split_strategy leave_one_out ranks items by one task, found "
+                f"{', '.join(self.tasks)}",
+                key="tasks",
+            )
+
     def task_list(self) -> tuple[Task, ...]:
         """What a model of this experiment is trained to predict."""
+        if self.tasks:
+            is_only = len(self.tasks) == 1
+            return tuple(t.task(name, is_only=is_only) for name, t in self.tasks.items())
         table = self.data.table
         return (
             Task(
@@ -494,11 +534,17 @@ class ExperimentConfig:
             ),
         )
 
+    def label_rules(self) -> dict[str, LabelConfig]:
+        """What makes each label that a task has, by its name; empty without a declared table."""
+        table = self.data.table
+        return {} if table is None else {t.label: table.label_of(t.label) for t in self.task_list()}
+
     def task_data(self) -> TaskData:
         """What its data has to offer to tasks."""
         table, split = self.data.table, self.data.split_strategy
+        rules = self.label_rules()
         return TaskData(
-            {"": "binary"} if table is None else {table.label: table.trained_label.kind},
+            {name: rule.kind for name, rule in rules.items()} or {"": "binary"},
             () if table is None else table.group_columns,
             split,
             ranks=split == "leave_one_out",
@@ -509,7 +555,9 @@ class ExperimentConfig:
 
         Only a declared field shows no more than what was given.
         """
-        nested = plain(self)
+        nested: dict[str, Any] = plain(self)
+        if not self.tasks:
+            del nested["tasks"]
         if table := nested["data"]["table"]:
             table["fields"] = {
                 name: {key: value for key, value in keys.items() if value is not None}

@@ -366,7 +366,8 @@ def evaluate_checkpoint(
     checkpoint = load_checkpoint(path)
     used = checkpoint.config
     if config is not None:
-        if changed := changed_keys(used, config, allowed=EVALUATION_CHANGES):
+        metrics = (f"tasks.{name}.metrics" for name in used.tasks)
+        if changed := changed_keys(used, config, allowed=(*EVALUATION_CHANGES, *metrics)):
             raise ConfigError(
                 "--config may change data paths and evaluation only; it also changes "
                 + ", ".join(changed)
@@ -599,8 +600,12 @@ def _growth(base: Checkpoint, encoders: Encoders) -> str:
 
 
 def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    columns = prediction_columns(config.task_list(), result.predictions)
-    return pa.table({"row": dataset.row, "label": dataset.label.numpy()} | columns)
+    """Per row its number, labels and predictions; those of several tasks end in their names."""
+    tasks = config.task_list()
+    labels = {
+        task.column("label"): task.label_of(dataset.label, dataset.schema).numpy() for task in tasks
+    }
+    return pa.table({"row": dataset.row} | labels | prediction_columns(tasks, result.predictions))
 
 
 def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table:

@@ -355,6 +355,8 @@ class DatasetSchema:
         time_column: Raw column that orders a user's interactions.
         item_title_column: Raw column of an item's title, for people to read.
         group_columns: Raw columns whose values group the rows, in the order of `Batch.group`.
+        label_columns: Names of the labels, in the order of the columns of `Batch.label`, where it
+            has several; empty for one label.
     """
 
     fields: Mapping[str, FieldSchema]
@@ -364,6 +366,7 @@ class DatasetSchema:
     time_column: str | None = None
     item_title_column: str | None = None
     group_columns: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
     _by_type: dict[FeatureType, tuple[FieldSchema, ...]] = field(
         init=False, repr=False, compare=False
     )

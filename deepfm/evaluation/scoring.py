@@ -79,12 +79,13 @@ def score_tasks(
             for start in range(0, rows, size)
         ]
     if not batches:
-        return {task.name: _no_logits(task) for task in model.tasks}
+        return {task.name: _no_logits(task, 0) for task in model.tasks}
     return {name: torch.cat([b[name].cpu() for b in batches]).numpy() for name in batches[0]}
 
 
-def _no_logits(task: Task) -> NDArray[np.float32]:
-    return np.zeros((0,) if task.num_class == 1 else (0, task.num_class), np.float32)
+def _no_logits(task: Task, rows: int) -> NDArray[np.float32]:
+    """Zeros in the shape of a task's logits."""
+    return np.zeros((rows,) if task.num_class == 1 else (rows, task.num_class), np.float32)
 
 
 def score_items(
@@ -285,13 +286,12 @@ def check_metric(
             )
         return
     rows = len(dataset.label[:max_rows])
+    nothing = {task.name: _no_logits(task, rows) for task in model.tasks}
     for task in model.tasks if tasks is None else tasks:
         task = task.with_metric(metric.removeprefix(task.named("")))
         names = [task.named(name) for name in reported_names(task.metrics)]
         for name, watched in zip(names, task.metrics, strict=True):
             if name == metric:
-                shape = (rows,) if task.num_class == 1 else (rows, task.num_class)
-                nothing = {task.name: np.zeros(shape, np.float32)}
                 scored = _scored(task, dataset, nothing, rows)
                 if problem := watched.why_undefined(scored, name):
                     raise ConfigError(problem, key="training.metric")

@@ -3,7 +3,7 @@
 from deepfm.objectives.base import Logits, Objective, Targets, logits_by_name
 from deepfm.objectives.checks import TaskData, check_losses, check_metrics
 from deepfm.objectives.losses import LOSSES
-from deepfm.objectives.tasks import Task, is_larger_better, metric_names
+from deepfm.objectives.tasks import Task, TaskConfig, is_larger_better, metric_names
 
 __all__ = [
     "LOSSES",
@@ -11,6 +11,7 @@ __all__ = [
     "Objective",
     "Targets",
     "Task",
+    "TaskConfig",
     "TaskData",
     "check_losses",
     "check_metrics",

@@ -41,6 +41,7 @@ def check_losses(tasks: Sequence[Task], data: TaskData) -> None:
     Raises:
         ConfigError: Names the keys.
     """
+    _check_columns(tasks)
     for task in tasks:
         key, names = task.key("losses"), [item.name for item in task.objectives]
         for item in task.objectives:
@@ -83,6 +84,18 @@ def check_metrics(tasks: Sequence[Task], watched: str, data: TaskData) -> None:
             f"{data.split_strategy} does not make; choose {' or '.join(choices)}",
             key="training.metric",
         )
+
+
+def _check_columns(tasks: Sequence[Task]) -> None:
+    """Refuse names of tasks that lead to one name of two columns of predictions."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        for column in task.prediction_names():
+            if column in found:
+                raise ConfigError(
+                    f"{found[column]} and {task.name} both have the column {column}", key="tasks"
+                )
+            found[column] = task.name
 
 
 def _check_listed(task: Task, setting: str, metrics: Iterable[Metric], data: TaskData) -> None:

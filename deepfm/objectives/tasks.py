@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfm.evaluation.metrics import METRICS, Metric, OverBatches
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.ranking import RANKING_METRICS
 from deepfm.objectives.base import Logits, Objective, Targets
 from deepfm.objectives.losses import LOSSES, BinaryCrossEntropy
-from deepfm.utils.named import reported_names
+from deepfm.utils.named import one_of, reported_names, resolve
+from deepfm.utils.settings import limited
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,8 @@ class Task:
         metrics: Reported over whole splits.
         train_metrics: Logged over training batches.
         num_class: 1 where one logit stands for two classes, or for a number.
+        section: Dotted key of the section of the config that declares it; empty: it is declared
+            by the keys of the short form.
     """
 
     name: str = ""
@@ -51,6 +54,7 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     train_metrics: tuple[OverBatches, ...] = ()
     num_class: int = 1
+    section: str = ""
 
     @property
     def main(self) -> Objective:
@@ -80,16 +84,16 @@ class Task:
 
     def key(self, setting: str) -> str:
         """The dotted key of what the config says about this task."""
-        if self.name:
-            return f"tasks.{self.name}.{setting}"
-        return _KEYS[setting]
+        return f"{self.section}.{setting}" if self.section else _KEYS[setting]
 
     def targets(self, batch: "Batch", schema: "DatasetSchema") -> Targets:
         """What the losses of this task compare the logits of a batch with."""
-        label = batch.label
-        if label.dim() == 2:
-            label = label[:, schema.label_columns.index(self.label)]
+        label = self.label_of(batch.label, schema)
         return Targets(label, batch.weight, batch.group, schema.group_columns)
+
+    def label_of(self, label: "Tensor", schema: "DatasetSchema") -> "Tensor":
+        """The labels of this task, (B,), of those of all, (B,) or (B, T) for T labels."""
+        return label[:, schema.label_columns.index(self.label)] if label.dim() == 2 else label
 
     def losses(self, logits: Logits, targets: Targets) -> "dict[str, Tensor]":
         """Each loss of a batch by its name, ().
@@ -108,7 +112,7 @@ class Task:
         found: dict[str, Tensor] = {}
         for item in self.objectives:
             found |= item.outputs(logits, self.name)
-        return {self._column(name): value for name, value in found.items()}
+        return {self.column(name): value for name, value in found.items()}
 
     def prediction(self, logits: Logits) -> "Tensor":
         """What is predicted: (B,), or (B, C) of three classes or more.
@@ -143,12 +147,16 @@ class Task:
             >>> list(Task(name="click").prediction_columns(np.zeros(2)))
             ['probability_click']
         """
-        stem = self._column("prediction" if self.predicts_numbers else "probability")
-        if values.ndim == 2:
-            return {f"{stem}_{k}": values[:, k] for k in range(values.shape[1])}
-        return {stem: values}
+        columns = values.T if values.ndim == 2 else [values]
+        return dict(zip(self.prediction_names(), columns, strict=True))
 
-    def _column(self, what: str) -> str:
+    def prediction_names(self) -> list[str]:
+        """Names of the columns of predictions."""
+        stem = self.column("prediction" if self.predicts_numbers else "probability")
+        return [f"{stem}_{k}" for k in range(self.num_class)] if self.num_class > 2 else [stem]
+
+    def column(self, what: str) -> str:
+        """What a column or an output of this task is called."""
         return f"{what}_{self.name}" if self.name else what
 
     def with_metric(self, name: str) -> "Task":
@@ -158,13 +166,46 @@ class Task:
         return replace(self, metrics=(*self.metrics, METRICS[name]()))
 
 
-# Where a config says what it says about its only task.
+# Where the short form says what `tasks` says of each task.
 _KEYS = {
     "losses": "training.losses",
     "train_metrics": "training.metrics",
     "metrics": "evaluation.metrics",
     "num_class": "num_class",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """A task of a model of several, under its name in `tasks`.
+
+    `label` is one of `data.table.labels`, or a column of zeros and ones. `weight` is what the sum
+    of the task's losses counts in the loss of all. The other keys mean what the short form calls
+    `training.losses`, `evaluation.metrics`, `training.metrics` and `num_class`.
+    """
+
+    label: str
+    losses: tuple[Objective, ...] = one_of(LOSSES, "loss", ("binary_cross_entropy",))
+    weight: float = limited(1.0, above=0)
+    metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
+    train_metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
+    num_class: int = limited(1, at_least=1)
+
+    def __post_init__(self) -> None:
+        resolve(self, "tasks")
+
+    def task(self, name: str, *, is_only: bool) -> Task:
+        """The task under this name; one that stands alone carries none."""
+        return Task(
+            name="" if is_only else name,
+            label=self.label,
+            objectives=self.losses,
+            weight=self.weight,
+            metrics=self.metrics,
+            train_metrics=self.train_metrics,
+            num_class=self.num_class,
+            section=f"tasks.{name}",
+        )
 
 
 def doubled(logits: Mapping[str, NDArray[Any]]) -> "dict[str, Tensor]":
