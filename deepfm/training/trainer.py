@@ -28,12 +28,8 @@ from deepfm.evaluation.metrics import is_larger_better
 from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.outputs import named_outputs
-from deepfm.training.optimizers import (
-    assign_optimizers,
-    dense_update_dominates,
-    load_optimizer_state,
-    optimizer_state,
-)
+from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
+from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
 from deepfm.training.train_metrics import build_train_metrics

@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding, NamedWeights, Views
+from deepfm.models.layers.embedding import FeatureEmbedding, Views
+from deepfm.models.layers.fields import DenseField
+from deepfm.models.layers.named_weights import NamedWeights
 
 
 class PlainEmbedding(nn.Module):
@@ -27,7 +29,7 @@ class PlainEmbedding(nn.Module):
         columns, numbers = iter(sparse.unbind(1)), iter(dense.unbind(1))
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
         for field in self.fields:
-            if isinstance(field, DenseSpec):
+            if isinstance(field, DenseField):
                 number = next(numbers).unsqueeze(1)
                 if field.dim is None:
                     raw.append(number)
@@ -79,7 +81,7 @@ class PlainEmbedding(nn.Module):
         columns, result = iter(sparse.unbind(1)), {}
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
         for field in self.fields:
-            if isinstance(field, DenseSpec):
+            if isinstance(field, DenseField):
                 continue
             if field.combiner is None:
                 ids = next(columns)

@@ -149,7 +149,7 @@ def test_scoring_changes_no_weight(schema, config):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_a_model_that_computes_otherwise_must_say_so_again():
+def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
     class Doubled(DeepFM):
         def _forward_components(self, first_order, field_embeddings, flat_embeddings):
             return 2 * super()._forward_components(first_order, field_embeddings, flat_embeddings)
@@ -161,12 +161,12 @@ def test_a_model_that_computes_otherwise_must_say_so_again():
         def forward(self, inputs):
             return self.bias + super().forward(inputs)
 
-        def pair_branches(self):
+        def _pair_branches(self):
             return "own"
 
-    assert Doubled.pair_branches(None) is None
-    assert Renamed.pair_branches is DeepFM.pair_branches
-    assert Declared.pair_branches(None) == "own"
+    assert Doubled(schema, config).pair_branches() is None
+    assert Renamed(schema, config).pair_branches() is not None
+    assert Declared(schema, config).pair_branches() == "own"
 
 
 @pytest.mark.parametrize(

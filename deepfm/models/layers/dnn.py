@@ -259,6 +259,7 @@ class MLP(nn.Module):
                 f"dropout: expected one number, or one per layer ({len(hidden_units)}), "
                 f"got {len(rates)}"
             )
+        self.hidden_units = tuple(hidden_units)
         self.output_dim = hidden_units[-1]
         self.return_hidden = return_hidden
         self.layers = nn.ModuleList()
