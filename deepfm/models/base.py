@@ -35,11 +35,16 @@ class PairBranches(NamedTuple):
     second_order: bool
 
     @property
-    def hidden_width(self) -> int:
-        """Width of the network's first layer, whose sums are cached for users and items."""
+    def network(self) -> MLP:
+        """The network without its output layer."""
         network = self.dnn[0]
         assert isinstance(network, MLP)
-        return network.hidden_units[0]
+        return network
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the network's first layer, whose sums are kept for users and items."""
+        return self.network.hidden_units[0]
 
 
 class BaseCTRModel(nn.Module, ABC):

@@ -55,8 +55,11 @@ def load_optimizer_state(
             parameter, table = logical[name]
             own = state.setdefault(number[id(parameter)], {})
             for key, value in saved["state"].get(index, {}).items():
-                if not isinstance(value, Tensor) or value.dim() == 0:
+                if not isinstance(value, Tensor):
                     own[key] = value
+                    continue
+                if value.dim() == 0:  # tables that shared a parameter share it, too
+                    own[key] = value.clone()
                     continue
                 if key not in own:
                     like = optimizer.state.get(parameter, {}).get(key, parameter)

@@ -4,7 +4,8 @@ Each works on whole arrays of rows, (U, stride), in which several tables may lie
 rule that treats them apart asks the tables for their widths.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -47,13 +48,26 @@ class SparseOptimizer(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.tables.forget_touched()
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Apply the gradients of the rows touched since `zero_grad`.
+
+        Args:
+            closure: Computes the loss and its gradients, as torch's optimizers take it.
 
         Raises:
             RuntimeError: The tables are not in compact mode.
         """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         if not self.tables.is_compact:
             raise RuntimeError(f"{type(self).__name__} needs its tables in compact mode")
         (group,) = self.param_groups
@@ -68,6 +82,7 @@ class SparseOptimizer(torch.optim.Optimizer):
             self._update(updated, gradient, state, group)
             weight.index_copy_(0, rows, updated)
             state.write_back()
+        return loss
 
 
 class _RowState(dict[str, Tensor]):

@@ -5,7 +5,7 @@ of those k; what is clipped, in which order; and what the moving average of the 
 """
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import reduce
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class MovingAverage:
         {'w': tensor([3.])}
     """
 
-    def __init__(self, parameters: dict[str, Tensor], *, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, decay: float) -> None:
         self.decay = decay
         self._parameters = parameters
         self._values: list[Tensor] = []  # empty before the first update
@@ -127,7 +127,7 @@ class TrainingStep:
         self._batches = 0  # since the last update
         tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
         dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
-        self._clipped = list(
+        self._clipped: list[Tensor] = list(
             model.parameters() if config.gradient_clip_scope == "all" else dense.values()
         )
         self.average = None

@@ -12,7 +12,7 @@ from deepfm.data.dataset import Catalogue
 from deepfm.models import MODELS, build_model
 from deepfm.models.deepfm import DeepFM
 from deepfm.models.layers.dnn import ACTIVATIONS
-from deepfm.models.pairs import Halves, PairScorer, _blocks
+from deepfm.models.pairs import Halves, PairScorer, _rectangles
 from tests.models.conftest import changed, random_inputs
 
 ITEM_FIELDS = {"type", "tags", "distance", "children", "keys", "training"}
@@ -174,7 +174,7 @@ def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
 )
 def test_blocks_cover_every_pair_once(rows, columns, size):
     counts = np.zeros((rows, columns), int)
-    for block in _blocks(rows, columns, size):
+    for block in _rectangles(rows, columns, size):
         counts[block] += 1
         assert 0 < counts[block].size <= size
     assert (counts == 1).all()

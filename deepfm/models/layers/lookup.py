@@ -139,9 +139,11 @@ class Lookup(nn.Module):
         parts: list[Part] = []
         for name in names:
             if name in raw:
-                before = parts.pop() if parts and isinstance(parts[-1], slice) else None
-                columns = [self._columns[name]]
-                parts += merged(columns if before is None else [before, *columns])
+                columns, last = self._columns[name], parts[-1] if parts else ()
+                if isinstance(last, slice) and last.stop == columns.start:
+                    parts[-1] = slice(last.start, columns.stop)
+                else:
+                    parts.append(columns)
             elif name not in inside:
                 parts.append(heads.get(name, (name,)))
         return parts

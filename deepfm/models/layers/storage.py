@@ -349,7 +349,8 @@ def distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
     if rows.device.type != "cpu":
         return padded_distinct_rows(rows, null, total)
     if total > _SMALL * len(rows):
-        return torch.unique(rows, return_inverse=True)
+        distinct, place = torch.unique(rows, return_inverse=True)
+        return distinct, place
     seen = torch.zeros(total, dtype=torch.uint8).index_fill_(0, rows, 1)
     distinct = seen.nonzero().squeeze(1)
     place = torch.empty(total, dtype=torch.int64)

@@ -35,15 +35,14 @@ def fields_at_one_dim(
     vectors: Vectors, parts: Sequence[Part], projections: NamedWeights, dim: int
 ) -> Tensor:
     """One vector per field, (B, F, dim): its own, through its projection, or its `dim` numbers."""
-    aligned = []
+    aligned: list[Tensor] = []
     for part in parts:
         if isinstance(part, slice):
             own = vectors.dense[:, part].unflatten(1, (-1, dim))
         elif part[0] in projections:
             run = vectors.runs[EMBEDDING, part[0]].unbind(1)
-            own = torch.stack(
-                [F.linear(v, projections[name]) for name, v in zip(part, run, strict=True)], dim=1
-            )
+            projected = [F.linear(v, projections[name]) for name, v in zip(part, run, strict=True)]
+            own = torch.stack(projected, dim=1)
         else:
             own = vectors.runs[EMBEDDING, part[0]]
         aligned.append(own)
