@@ -224,7 +224,7 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
         CheckpointError: The weights do not fit; the model is as it was.
     """
     check_same_fields(checkpoint.encoders.schema, model.schema)
-    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.places}
+    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.logical}
     own, saved = model.state_dict(), checkpoint.model
     problems = [f"{name} is missing" for name in own.keys() - saved.keys()]
     problems += [f"{name} is unknown" for name in saved.keys() - own.keys()]

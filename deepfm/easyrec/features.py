@@ -21,7 +21,7 @@ from deepfm.data.words import read_words
 from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
 from deepfm.easyrec.reading import Keys, Pipeline, shortest
 from deepfm.errors import ConfigError, DataError, nearest
-from deepfm.models.layers.storage import initializer_from
+from deepfm.models.layers.initializers import initializer_from
 
 EXPRESSING = (FG_NORMAL, FG_DAG)
 INTEGER, LIST, OTHER = "integer", "list", "other"  # what a column holds, where it is known

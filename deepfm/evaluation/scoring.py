@@ -114,7 +114,7 @@ def score_items(
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
         occurs[items] = True  # the last entry is that of -1
         distinct = np.flatnonzero(occurs[:-1])
-        cached = len(distinct) * branches.dnn[0].layers[0][0].out_features
+        cached = len(distinct) * branches.hidden_width
         pairs = np.count_nonzero(items >= 0)
         # About half the work of a row is done before the DNN's second layer. Halves: that half for
         # users and distinct items, the other for all pairs, padding too. Rows: both, without it.

@@ -35,6 +35,18 @@ class PairBranches(NamedTuple):
     dnn: nn.Sequential
     second_order: bool
 
+    @property
+    def network(self) -> MLP:
+        """The network without its output layer."""
+        network = self.dnn[0]
+        assert isinstance(network, MLP)
+        return network
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the network's first layer, whose sums are kept for users and items."""
+        return self.network.hidden_units[0]
+
 
 class BaseCTRModel(nn.Module, ABC):
     """The embedding, a global bias, and the branches of a subclass; logits, not probabilities.
@@ -57,12 +69,6 @@ class BaseCTRModel(nn.Module, ABC):
         ConfigError: A value cannot be used; names the key or the field.
     """
 
-    def __init_subclass__(cls, **kwargs) -> None:
-        """What a class says in `pair_branches` is not inherited by one that computes otherwise."""
-        super().__init_subclass__(**kwargs)
-        if not {"forward", "_forward_components"}.isdisjoint(vars(cls)):
-            cls.pair_branches = vars(cls).get("pair_branches", BaseCTRModel.pair_branches)
-
     def __init__(self, schema: DatasetSchema, config: ExperimentConfig) -> None:
         super().__init__()
         self.schema = schema
@@ -70,7 +76,8 @@ class BaseCTRModel(nn.Module, ABC):
         self.tasks = config.task_list()
         self.embedding = build_embedding(
             schema,
-            config,
+            config.feature,
+            model_name=config.model_name,
             first_order=self.uses_first_order,
             field_group=self.field_group if self.uses_field_embeddings else None,
             required=self.required_groups,
@@ -163,7 +170,20 @@ class BaseCTRModel(nn.Module, ABC):
         return plain and not feature.groups and feature.variational_dropout is None
 
     def pair_branches(self) -> PairBranches | None:
-        """What `pairs.PairScorer` needs to score users x items; None: only whole rows score."""
+        """What `pairs.PairScorer` needs to score users x items; None: only whole rows score.
+
+        A class that computes otherwise than the one above it does not inherit what that one says
+        in `_pair_branches`.
+        """
+        for cls in type(self).__mro__:
+            if "_pair_branches" in vars(cls):
+                return self._pair_branches()
+            if "forward" in vars(cls) or "_forward_components" in vars(cls):
+                break
+        return None
+
+    def _pair_branches(self) -> PairBranches | None:
+        """What a class says of its own forward pass."""
         return None
 
     def forward(self, inputs: Inputs) -> Tensor:

@@ -5,7 +5,7 @@ of those k; what is clipped, in which order; and what the moving average of the 
 """
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import reduce
 from typing import NamedTuple
@@ -17,8 +17,9 @@ from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import Logits
-from deepfm.training.optimizers import Assigned, SparseOptimizer
+from deepfm.training.optimizers import Assigned
 from deepfm.training.schedules import Schedule
+from deepfm.training.sparse_optimizers import SparseOptimizer
 
 
 class MovingAverage:
@@ -41,7 +42,7 @@ class MovingAverage:
         {'w': tensor([3.])}
     """
 
-    def __init__(self, parameters: dict[str, Tensor], *, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, decay: float) -> None:
         self.decay = decay
         self._parameters = parameters
         self._values: list[Tensor] = []  # empty before the first update
@@ -121,12 +122,13 @@ class TrainingStep:
         self.schedules = schedules
         self.every = config.gradient_accumulation_steps
         self._sparse = [o for o in self.optimizers if isinstance(o, SparseOptimizer)]
-        self._at_once = self._sparse if config.sparse_update == "backward" else []
+        of_tables = [item.optimizer for item in assigned if item.role == "tables"]
+        self._at_once = of_tables if config.sparse_update == "backward" else []
         self._late = [o for o in self.optimizers if o not in self._at_once]
         self._batches = 0  # since the last update
-        of_tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
-        dense = {name: p for name, p in model.named_parameters() if id(p) not in of_tables}
-        self._clipped = list(
+        tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
+        dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
+        self._clipped: list[Tensor] = list(
             model.parameters() if config.gradient_clip_scope == "all" else dense.values()
         )
         self.average = None
@@ -168,8 +170,7 @@ class TrainingStep:
             loss = loss + self.model.get_l2_reg_loss(batch.inputs)
         (loss if self.every == 1 else loss / self.every).backward()
         if tables.is_compact and (rate := self.model.config.feature.embedding_l2_reg):
-            for _, _, values in tables.close_batch():  # the gradient of the penalty, no autograd
-                values.grad.add_(values.detach(), alpha=rate / self.every)
+            tables.add_l2(rate / self.every)
 
     def update(self) -> None:
         """A step of the optimizers with the gradients added since the last one."""
@@ -184,9 +185,9 @@ class TrainingStep:
 
     def _clip(self, config: TrainingConfig) -> None:
         """Limit each number of the gradient, then its norm."""
-        clipped, tables = self._clipped, self.model.embedding.tables
-        if config.gradient_clip_scope == "all" and tables.is_compact:
-            clipped = [*clipped, *(rows.values for rows in tables.touched())]
+        clipped = self._clipped
+        if config.gradient_clip_scope == "all":
+            clipped = [*clipped, *self.model.embedding.tables.gradients()]
         if config.gradient_clip_value is not None:
             torch.nn.utils.clip_grad_value_(clipped, config.gradient_clip_value)
         if config.gradient_clip_norm is not None:

@@ -27,12 +27,8 @@ from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import is_larger_better
-from deepfm.training.optimizers import (
-    assign_optimizers,
-    dense_update_dominates,
-    load_optimizer_state,
-    optimizer_state,
-)
+from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
+from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
 from deepfm.training.train_metrics import TrainMetrics
