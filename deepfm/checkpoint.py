@@ -49,6 +49,7 @@ WARM_START_CHANGES = (
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
+WARM_START_TASK_CHANGES = ("label", "losses", "weight", "metrics", "train_metrics")
 # What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
 # its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (
@@ -183,7 +184,8 @@ def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None
     Raises:
         ConfigError: Names every key that differs, with both values.
     """
-    if changed := changed_keys(base, config, allowed=WARM_START_CHANGES):
+    of_tasks = [f"tasks.{name}.{key}" for name in base.tasks for key in WARM_START_TASK_CHANGES]
+    if changed := changed_keys(base, config, allowed=(*WARM_START_CHANGES, *of_tasks)):
         raise ConfigError(
             "--init-from needs the model that the checkpoint was trained as; changed: "
             + ", ".join(changed)
@@ -224,7 +226,7 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
         CheckpointError: The weights do not fit; the model is as it was.
     """
     check_same_fields(checkpoint.encoders.schema, model.schema)
-    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.places}
+    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.logical}
     own, saved = model.state_dict(), checkpoint.model
     problems = [f"{name} is missing" for name in own.keys() - saved.keys()]
     problems += [f"{name} is unknown" for name in saved.keys() - own.keys()]

@@ -19,7 +19,8 @@ from deepfm.config import DataConfig, ExperimentConfig, load_config
 from deepfm.data.files.writer import TableWriter, writable_format
 from deepfm.data.sources import movielens
 from deepfm.data.sources.describe import describe, to_lines, to_yaml
-from deepfm.easyrec import is_pipeline, load_pipeline, placed
+from deepfm.easyrec import is_pipeline
+from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
@@ -75,7 +76,7 @@ def _config(path: str, overrides: Sequence[str] = ()) -> Iterator[ExperimentConf
         yield load_config(path, overrides)
         return
     loaded = load_pipeline(path, overrides)
-    with placed(loaded):
+    with lines_in_errors(loaded):
         yield loaded.config
 
 
@@ -88,7 +89,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if output.exists() and not arguments.overwrite:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
     loaded = load_pipeline(arguments.config, arguments.override, is_read=False)
-    with placed(loaded):
+    with lines_in_errors(loaded):
         for line in experiment.describe_size(loaded.config):
             LOGGER.info(line)
     atomic_write_bytes(output, loaded.text.encode())

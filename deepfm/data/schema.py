@@ -365,7 +365,8 @@ class DatasetSchema:
         time_column: Raw column that orders a user's interactions.
         item_title_column: Raw column of an item's title, for people to read.
         group_columns: Raw columns whose values group the rows, in the order of `Batch.group`.
-        label_columns: Names of the trained labels, in the order of `Batch.label`; empty for one.
+        label_columns: Names of the labels, in the order of the columns of `Batch.label`, where it
+            has several; empty for one label.
     """
 
     fields: Mapping[str, FieldSchema]

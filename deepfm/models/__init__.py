@@ -10,6 +10,7 @@ from deepfm.errors import ConfigError, nearest
 from deepfm.models.attention_deepfm import AttentionDeepFM
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.deepfm import DeepFM
+from deepfm.models.layers.tables import EMBEDDING, WIDE
 from deepfm.models.wide_and_deep import WideAndDeep
 from deepfm.models.xdeepfm import XDeepFM
 
@@ -77,11 +78,13 @@ def count_parameters(schema: DatasetSchema, config: ExperimentConfig) -> Paramet
 def parameters_of(model: BaseCTRModel) -> ParameterCount:
     """The weights of a model; the zeros that stand for no value are none."""
     tables = model.embedding.tables
-    packed = {id(parameter) for parameter in tables.parameters()}
-    dense = sum(p.numel() for p in model.parameters() if id(p) not in packed)
-    sizes = {name: tables[name].numel() for name in tables.places}
-    embedding = sum(size for name, size in sizes.items() if name in tables.embedded)
-    return ParameterCount(dense, embedding, sum(sizes.values()) - embedding)
+    of_tables = {id(parameter) for parameter in tables.parameters()}
+    dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
+    sizes = {WIDE: 0, EMBEDDING: 0}
+    for table in tables.logical.values():
+        sizes[table.suffix] = sizes.get(table.suffix, 0) + table.rows * table.dim
+    wide = sizes.pop(WIDE)
+    return ParameterCount(dense, sum(sizes.values()), wide)
 
 
 def find_model(config: ExperimentConfig) -> type[BaseCTRModel]:

@@ -117,7 +117,7 @@ def _sync_directory(directory: Path) -> None:
 
 def table_to_tensor(table: pa.Table) -> "Tensor":
     """A table as bytes, (n,) uint8, which a checkpoint can hold."""
-    import torch  # the only use here, and most users of this module have none
+    import torch  # seconds, which those who only write files need not wait
 
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:

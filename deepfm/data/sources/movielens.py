@@ -45,8 +45,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepfm.data.download import DownloadError, fetch, fetch_package_files
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
-from deepfm.data.sources.download import DownloadError, fetch, fetch_package_files
 from deepfm.errors import DataError, DeepFMError, MissingDataError, Place
 from deepfm.utils.io import atomic_write_bytes, sha256
 

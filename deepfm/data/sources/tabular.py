@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.config import FieldConfig, PackageConfig, SourceConfig, TableConfig
+from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.encoding.transforms import find_transform
 from deepfm.data.encoding.words import read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
-from deepfm.data.sources.download import DownloadError, fetch_package_files
 from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, Place, nearest
 from deepfm.utils.io import atomic_write_bytes, sha256
 

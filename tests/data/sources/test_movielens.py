@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepfm.data.download import DownloadError
 from deepfm.data.schema import FeatureType
 from deepfm.data.sources import movielens
-from deepfm.data.sources.download import DownloadError
 from deepfm.errors import DataError, DeepFMError
 
 NAMES = ("u.data", "u.user", "u.item")

@@ -4,16 +4,32 @@ import numpy as np
 import pytest
 import torch
 
-from deepfm.config import LOSSES, config_from_dict
+from deepfm.config import config_from_dict
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
-from deepfm.models.outputs import named_outputs, predicted, prediction, prediction_columns
+from deepfm.objectives import LOSSES, Task
 
 
-def specs(*names):
-    return [{"name": name} | LOSSES[name] for name in names]
+def specs(*names, num_class=1):
+    return Task(objectives=tuple(LOSSES[name]() for name in names), num_class=num_class)
+
+
+def named_outputs(logits, task):
+    return task.outputs({"": logits})
+
+
+def prediction(logits, task):
+    return task.prediction({"": logits})
+
+
+def predicted(logits, task):
+    return task.predicted({"": logits})
+
+
+def prediction_columns(values, task):
+    return task.prediction_columns(values)
 
 
 ONE = torch.tensor([0.2, 0.3])
@@ -76,7 +92,8 @@ def test_columns_are_named_by_what_they_hold():
     assert list(prediction_columns(values, specs("jrc"))) == ["probability"]
     assert list(prediction_columns(values, specs("l2"))) == ["prediction"]
     assert list(prediction_columns(values, specs("l2", "binary_focal"))) == ["probability"]
-    columns = prediction_columns(np.array([[0.1, 0.2, 0.7]]), specs("softmax_cross_entropy"))
+    classes = specs("softmax_cross_entropy", num_class=3)
+    columns = prediction_columns(np.array([[0.1, 0.2, 0.7]]), classes)
     assert {name: float(v[0]) for name, v in columns.items()} == {
         "probability_0": 0.1,
         "probability_1": 0.2,

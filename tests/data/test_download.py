@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deepfm.data.sources import download
-from deepfm.data.sources.download import DownloadError, fetch, fetch_package_files
+from deepfm.data import download
+from deepfm.data.download import DownloadError, fetch, fetch_package_files
 
 REQUIREMENT = "tinydata==1.0"
 
