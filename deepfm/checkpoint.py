@@ -22,7 +22,8 @@ import yaml
 from torch import Tensor
 
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
@@ -32,6 +33,7 @@ from deepfm.models.features import GROUPS
 from deepfm.utils.io import (
     atomic_write_bytes,
     atomic_writer,
+    make_directory,
     table_to_tensor,
     tensor_to_table,
 )
@@ -47,11 +49,12 @@ WARM_START_CHANGES = (
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
+WARM_START_TASK_CHANGES = ("label", "losses", "weight", "metrics", "train_metrics")
 # What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
 # its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (
-    "vocabulary_size", "min_count", "bad_values", "column", "group", "num_buckets", "vocabulary",
-    "out_of_range", "default", "init", "trainable",
+    "vocabulary_size", "bad_values", "column", "group", "default", "init", "trainable",
+    *(key for encoder in ID_ENCODERS for key in encoder.free_settings),
 )  # fmt: skip
 
 
@@ -181,7 +184,8 @@ def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None
     Raises:
         ConfigError: Names every key that differs, with both values.
     """
-    if changed := changed_keys(base, config, allowed=WARM_START_CHANGES):
+    of_tasks = [f"tasks.{name}.{key}" for name in base.tasks for key in WARM_START_TASK_CHANGES]
+    if changed := changed_keys(base, config, allowed=(*WARM_START_CHANGES, *of_tasks)):
         raise ConfigError(
             "--init-from needs the model that the checkpoint was trained as; changed: "
             + ", ".join(changed)
@@ -222,7 +226,7 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
         CheckpointError: The weights do not fit; the model is as it was.
     """
     check_same_fields(checkpoint.encoders.schema, model.schema)
-    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.places}
+    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.logical}
     own, saved = model.state_dict(), checkpoint.model
     problems = [f"{name} is missing" for name in own.keys() - saved.keys()]
     problems += [f"{name} is unknown" for name in saved.keys() - own.keys()]
@@ -300,10 +304,7 @@ class RunDirectory:
         Raises:
             DeepFMError: The disk refuses.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
+        make_directory(self.path, f"{self.path}: cannot be written")
 
     def prepare(self, config: ExperimentConfig, *, keep: bool) -> None:
         """Make the directory, remove an earlier run's files unless `keep`, write the config.
@@ -348,9 +349,12 @@ def changed_keys(
 ) -> list[str]:
     """The dotted keys whose values differ, with both values, but for those allowed to.
 
-    An allowed name stands for a key and for everything below it.
+    An allowed name stands for a key and for everything below it. Of two models only the sections
+    that both have are compared, beside their names.
     """
-    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    one, other = old.to_dict(), new.to_dict()
+    shared = one.keys() & other.keys()
+    before, after = (flatten({k: v for k, v in d.items() if k in shared}) for d in (one, other))
     return [
         f"{key} ({before.get(key)!r} -> {after.get(key)!r})"
         for key in sorted(before.keys() | after.keys())

@@ -43,5 +43,5 @@ class DeepFM(BaseCTRModel):
         second_order = None if self.fm is None else self.fm(field_embeddings)  # (B, D)
         return self._fuse(first_order, second_order, self.dnn(flat_embeddings))
 
-    def pair_branches(self) -> PairBranches | None:
+    def _pair_branches(self) -> PairBranches | None:
         return PairBranches(self.dnn, self.fm is not None) if self.adds_up_over_fields else None

@@ -7,25 +7,25 @@ with a ValueError that begins with their argument; here it becomes a ConfigError
 from collections.abc import Mapping, Sequence
 
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.errors import ConfigError, nearest
-from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding
+from deepfm.errors import ArgumentError, ConfigError, nearest
+from deepfm.models.layers.embedding import FeatureEmbedding, Groups, every_field
+from deepfm.models.layers.fields import DenseField, IdField, first_readers
+from deepfm.models.layers.initializers import INITIALIZERS, initializer_from
 from deepfm.models.layers.options import called
-from deepfm.models.layers.storage import (
-    INITIALIZERS,
-    TableSpec,
-    initializer_from,
-    logical_tables,
-    wide_name,
-)
-from deepfm.models.options import ModelConfig
+from deepfm.models.layers.storage import PackedTables
+from deepfm.models.layers.tables import WIDE, Tables, table_name
+from deepfm.models.options import FeatureConfig
 
 GROUPS = ("wide", "fm", "deep")
+# How the tables of every model are stored; another implementation of `Tables` stands here.
+STORAGES: dict[str, type[Tables]] = {"packed": PackedTables}
 
 
 def build_embedding(
     schema: DatasetSchema,
-    config: ModelConfig,
+    feature: FeatureConfig,
     *,
+    model_name: str,
     first_order: bool,
     field_group: str | None,
     required: Sequence[str],
@@ -37,6 +37,7 @@ def build_embedding(
     that can do without `wide` is zero then.
 
     Args:
+        model_name: For messages.
         first_order: Whether it reads the first-order term.
         field_group: The group whose vectors its `field_embeddings` are, `fm` or `wide`; None: it
             does not read that view.
@@ -45,37 +46,52 @@ def build_embedding(
     Raises:
         ConfigError: Names the key or the field.
     """
-    feature = config.feature
-    specs = field_specs(schema, feature.init, feature.wide_init)
-    groups = feature_groups(schema, feature.groups, required) if feature.groups else None
+    fields = field_specs(schema, feature.init, feature.wide_init)
+    groups = None
+    if feature.groups:
+        named = feature_groups(schema, feature.groups, required)
+        groups = _groups_of_views(schema, feature, named, field_group)
+    elif field_group == "wide":
+        groups = every_field(fields)._replace(field_vectors="wide")
     dim = feature.fm_embedding_dim if field_group == "fm" else None
-    falls_back = groups is not None and dim is not None and "fm" not in groups
-    if groups is not None and dim is not None:
-        if falls_back:
-            groups["fm"] = groups["deep"]
-            if feature.unequal_dims == "project":
-                groups["fm"] = [f for f in groups["deep"] if schema.fields[f].is_embedded]
-        elif feature.unequal_dims == "project":
-            _check_embedded(schema, groups["fm"])
     if dim is not None and feature.unequal_dims == "error":
         embedded = [name for name, field in schema.fields.items() if field.is_embedded]
-        dim = _common_dim(schema, embedded if groups is None else groups["fm"])
+        dim = _common_dim(schema, embedded if groups is None else groups.fm)
     layer = FeatureEmbedding(
-        specs,
+        fields,
         fm_embedding_dim=dim,
         first_order=first_order,
         groups=groups,
         wide_dim=feature.wide_embedding_dim,
-        field_group=field_group or "fm",
-        fm_shows_deep=falls_back,
         variational_dropout=feature.variational_dropout is not None,
+        tables=STORAGES["packed"],
     )
     if field_group is not None and layer.num_fields == 0:
         raise ConfigError(
-            f"model_name: {config.name} needs embedded fields, but all fields are raw "
-            "dense ones; set dense_embedding: linear for some of them"
+            f"{model_name} needs embedded fields, but all fields are raw dense ones; set "
+            "dense_embedding: linear for some of them",
+            key="model_name",
         )
     return layer
+
+
+def _groups_of_views(
+    schema: DatasetSchema,
+    feature: FeatureConfig,
+    named: Mapping[str, Sequence[str]],
+    field_group: str | None,
+) -> Groups:
+    """The groups that the views show: where `fm` is not among them, it falls back on `deep`."""
+    projects = feature.unequal_dims == "project"
+    wide, deep = named.get("wide", ()), named["deep"]
+    if field_group != "fm":
+        return Groups(wide, (), deep, field_vectors=field_group or "fm")
+    if "fm" not in named:
+        fm = [name for name in deep if schema.fields[name].is_embedded] if projects else deep
+        return Groups(wide, fm, deep, field_vectors="deep")
+    if projects:
+        _check_embedded(schema, named["fm"])
+    return Groups(wide, named["fm"], deep)
 
 
 def feature_groups(
@@ -89,20 +105,21 @@ def feature_groups(
     for group, names in groups.items():
         key = f"feature.groups.{group}"
         if group not in GROUPS:
-            raise ConfigError(f"{key}: unknown group; {nearest(group, GROUPS)}")
+            raise ConfigError(f"unknown group; {nearest(group, GROUPS)}", key=key)
         if not names:
-            raise ConfigError(f"{key}: expected at least one field")
+            raise ConfigError("expected at least one field", key=key)
         for name in names:
             if name not in schema.fields:
-                raise ConfigError(f"{key}: no field {name!r}; {nearest(name, schema.fields)}")
+                raise ConfigError(f"no field {name!r}; {nearest(name, schema.fields)}", key=key)
             if names.count(name) > 1:
-                raise ConfigError(f"{key}: field {name} stands there twice")
+                raise ConfigError(f"field {name} stands there twice", key=key)
             if group == "wide" and schema.fields[name].feature_type is FeatureType.DENSE:
-                raise ConfigError(f"{key}: field {name} is dense, and a wide group has ids only")
+                raise ConfigError(f"field {name} is dense, and a wide group has ids only", key=key)
     for group in required:
         if group not in groups:
+            found = ", ".join(groups)
             raise ConfigError(
-                f"feature.groups: the model needs a group {group}, found {', '.join(groups)}"
+                f"the model needs a group {group}, found {found}", key="feature.groups"
             )
     return {group: list(names) for group, names in groups.items()}
 
@@ -111,8 +128,8 @@ def _check_embedded(schema: DatasetSchema, names: Sequence[str]) -> None:
     for name in names:
         if not schema.fields[name].is_embedded:
             raise ConfigError(
-                f"feature.groups.fm: field {name} is raw and has no vector; set dense_embedding: "
-                "linear"
+                f"field {name} is raw and has no vector; set dense_embedding: linear",
+                key="feature.groups.fm",
             )
 
 
@@ -123,15 +140,15 @@ def _common_dim(schema: DatasetSchema, names: Sequence[str]) -> int:
     if len(set(dims.values())) > 1:
         found = ", ".join(f"{name} {dim}" for name, dim in dims.items())
         raise ConfigError(
-            "feature.unequal_dims: error: the fields of the factorization machine differ in "
-            f"embedding_dim: {found}"
+            f"error: the fields of the factorization machine differ in embedding_dim: {found}",
+            key="feature.unequal_dims",
         )
     return next(iter(dims.values()), 1)
 
 
 def field_specs(
     schema: DatasetSchema, initializer: str, wide_initializer: str | None = None
-) -> list[TableSpec | DenseSpec]:
+) -> list[IdField | DenseField]:
     """The embedding layer's specifications, in schema order.
 
     Args:
@@ -147,31 +164,33 @@ def field_specs(
         _check_initializer("feature.wide_init", wide_initializer)
     specs = [_field_spec(f, initializer, wide_initializer) for f in schema.fields.values()]
     try:
-        tables = logical_tables([spec for spec in specs if isinstance(spec, TableSpec)])
+        tables = first_readers(spec for spec in specs if isinstance(spec, IdField))
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for name in tables:
-        if (clash := tables.get(wide_name(name))) is not None:
+        if (clash := tables.get(table_name(name, WIDE))) is not None:
             raise ConfigError(
-                f"field {clash.name}: its table has the name of the first-order table of {name}, "
-                f"{wide_name(name)}; rename one of them"
+                f"its table has the name of the first-order table of {name}, "
+                f"{table_name(name, WIDE)}; rename one of them",
+                key=f"field {clash.name}",
             )
     return specs
 
 
 def _field_spec(
     field: FieldSchema, initializer: str, wide_initializer: str | None
-) -> TableSpec | DenseSpec:
+) -> IdField | DenseField:
     if field.init:
         _check_initializer(f"field {field.name}: init", field.init)
     if field.feature_type is FeatureType.DENSE:
-        spec = DenseSpec(
+        spec = DenseField(
             field.name, field.embedding_dim if field.is_embedded else None, field.value_dim
         )
         return spec._replace(initializer=field.init) if field.init else spec
     if field.vocabulary_size < 1:
-        raise ConfigError(f"field {field.name}: vocabulary_size is 0; fit the encoders first")
-    return TableSpec(
+        problem = "vocabulary_size is 0; fit the encoders first"
+        raise ConfigError(problem, key=f"field {field.name}")
+    return IdField(
         name=field.name,
         rows=field.vocabulary_size,
         dim=field.embedding_dim,
@@ -190,7 +209,7 @@ def _check_initializer(key: str, text: str) -> None:
     except ValueError as error:
         name = called(text)
         if name in INITIALIZERS:
-            reason = str(error).removeprefix("initializer: ")
-            raise ConfigError(f"{key}: {reason}") from None
-        hint = nearest(name, INITIALIZERS)
-        raise ConfigError(f"{key}: unknown initializer {text!r}; {hint}") from None
+            problem = error.problem if isinstance(error, ArgumentError) else str(error)
+        else:
+            problem = f"unknown initializer {text!r}; {nearest(name, INITIALIZERS)}"
+        raise ConfigError(problem, key=key) from None

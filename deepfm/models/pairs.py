@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
+from deepfm.errors import ArgumentError
 from deepfm.models.base import BaseCTRModel
 
 
@@ -55,18 +56,21 @@ class PairScorer:
     """
 
     def __init__(self, model: BaseCTRModel, empty: Inputs) -> None:
-        self.model = model
-        branches = model.pair_branches()
+        branches, bias = model.pair_branches(), model.bias
+        if branches is None or bias is None:
+            raise ArgumentError("model", "its logit does not add up over fields")
+        self.model, self.bias = model, bias
         self.second_order = branches.second_order
-        mlp, output = branches.dnn
-        (self.first, *first), *others = mlp.folded()
-        self.rest = nn.Sequential(*first, *others, output)
+        (first, *others), *layers = branches.network.folded()
+        assert isinstance(first, nn.Linear)
+        self.first = first
+        self.rest = nn.Sequential(*others, *layers, branches.dnn[1])
         self.empty = self._terms(empty)
 
     def user_halves(self, inputs: Inputs) -> Halves:
         """Halves of users from their rows with an empty item."""
         flat, linear, total, squares = self._terms(inputs)
-        scalar = self.model.bias + linear + 0.5 * (total.square().sum(1, keepdim=True) - squares)
+        scalar = self.bias + linear + 0.5 * (total.square().sum(1, keepdim=True) - squares)
         return Halves(self.first(flat), torch.cat([total, scalar, torch.ones_like(scalar)], 1))
 
     def item_halves(self, inputs: Inputs) -> Halves:
@@ -82,17 +86,19 @@ class PairScorer:
     ) -> Tensor:
         """Logits (U, C) of U users and the items at the positions `candidates`, (U, C)."""
         logits = users.factors.new_empty(candidates.shape)
-        for block in _blocks(*candidates.shape, pairs_at_once):
-            logits[block] = self._block(users.select(block[0]), items, candidates[block])
+        users_of, candidates_of = candidates.shape
+        for part in _rectangles(users_of, candidates_of, pairs_at_once):
+            logits[part] = self._logits(users.select(part[0]), items, candidates[part])
         return logits
 
-    def _block(self, users: Halves, items: Halves, candidates: Tensor) -> Tensor:
+    def _logits(self, users: Halves, items: Halves, candidates: Tensor) -> Tensor:
         shape, flat = (*candidates.shape, -1), candidates.flatten()
         hidden = items.hidden.index_select(0, flat).view(shape)  # (U, C, H)
         hidden += users.hidden.unsqueeze(1)
         factors = items.factors.index_select(0, flat).view(shape)  # (U, C, K)
         linear = (factors @ users.factors.unsqueeze(2)).squeeze(2)  # (U, C)
-        return linear + self.rest(hidden.flatten(0, 1)).view_as(linear)
+        deep: Tensor = self.rest(hidden.flatten(0, 1))  # (U * C, 1)
+        return linear + deep.view_as(linear)
 
     def _terms(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What adds up over fields: flat vectors (B, total), first order (B, 1), and the sum
@@ -103,7 +109,7 @@ class PairScorer:
         return flat, first_order, fields.sum(1), fields.square().sum((1, 2)).unsqueeze(1)
 
 
-def _blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
+def _rectangles(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:
     """Rectangles of at most `size` cells, of about equal widths, that cover rows x columns."""
     width = -(-columns // -(-columns // size))
     height = size // width

@@ -39,5 +39,5 @@ class WideAndDeep(BaseCTRModel):
     ) -> Tensor:
         return self._fuse(first_order, None, self.dnn(flat_embeddings))
 
-    def pair_branches(self) -> PairBranches | None:
+    def _pair_branches(self) -> PairBranches | None:
         return PairBranches(self.dnn, second_order=False) if self.adds_up_over_fields else None

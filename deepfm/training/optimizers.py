@@ -1,21 +1,24 @@
-"""Optimizers from a `TrainingConfig`.
+"""Which optimizer updates which parameters.
 
-Decided here: which optimizer updates the embedding tables, what it may be combined with, which
-parameters have one of their own, and that saved state names logical tables, so that it fits any
-layout of the storage.
+Decided here: who updates the embedding tables, what that may be combined with, and which other
+parameters have an optimizer of their own.
 """
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepfm.config import PartOptimizerConfig, TrainingConfig
-from deepfm.errors import CheckpointError, ConfigError, nearest
+from deepfm.errors import ConfigError, nearest
 from deepfm.models.base import BaseCTRModel
-from deepfm.models.layers.storage import PackedTables
-from deepfm.training.options import SPARSE_OPTIMIZERS, ScheduleConfig, SparseOptimizerConfig
+from deepfm.training.options import (
+    SPARSE_OPTIMIZERS,
+    OptimizerConfig,
+    ScheduleConfig,
+    SparseOptimizerConfig,
+)
 
 # The names that TorchEasyRec gives to the parameters of the same models, which patterns may use:
 # what a name of ours begins with, and the other one, with or without `model.` before it.
@@ -29,145 +32,6 @@ _ALIASES = (
         r"group_variational_dropouts.\1.feature_p",
     ),
 )
-
-
-class SparseOptimizer(torch.optim.Optimizer):
-    """Updates the rows that a batch touched, with their state; the rest costs nothing.
-
-    Works in compact mode of the tables only. Every operation is one on the whole array of
-    touched rows, so a step costs O(touched rows), whatever the vocabulary.
-
-    Args:
-        tables: The tables; state exists for all their rows from the start.
-        options: `lr` and what the update rule needs. `max_gradient` limits each number of a row's
-            gradient, which is summed over the row's occurrences before, to ± that; None: it is
-            taken as it is.
-    """
-
-    def __init__(
-        self, tables: PackedTables, *, max_gradient: float | None = None, **options: Any
-    ) -> None:
-        trained = [weight for weight in tables.parameters() if weight.requires_grad]
-        super().__init__(trained, options | {"max_gradient": max_gradient})
-        self.tables = tables
-        for weight in trained:
-            self.state[weight] = {"step": torch.zeros(())} | self._initial_state(weight)
-
-    def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """State of a physical table; a column per column, or per logical table in a row."""
-        return {}
-
-    def _update(self, values: Tensor, gradient: Tensor, state: "_RowState", group: dict) -> None:
-        """Change the touched rows and their state in place, (U, stride)."""
-        raise NotImplementedError
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.tables.forget_touched()
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Apply the gradients of the rows touched since `zero_grad`.
-
-        Raises:
-            RuntimeError: The tables are not in compact mode.
-        """
-        if not self.tables.is_compact:
-            raise RuntimeError(f"{type(self).__name__} needs its tables in compact mode")
-        (group,) = self.param_groups
-        for weight in group["params"]:
-            self.state[weight]["step"] += 1
-        for weight, rows, values in self.tables.touched():
-            state = _RowState(self.state[weight], rows, self.tables.blocks(weight))
-            updated, gradient = values.detach(), values.grad
-            if (limit := group["max_gradient"]) is not None:
-                gradient = gradient.clamp(-limit, limit)
-            self._update(updated, gradient, state, group)
-            weight.index_copy_(0, rows, updated)
-            state.write_back()
-
-
-class _RowState(dict[str, Tensor]):
-    """Copies of some rows of a state; `blocks` are the widths of the logical tables in a row."""
-
-    def __init__(self, whole: dict[str, Tensor], rows: Tensor, blocks: list[int]) -> None:
-        self.step = int(whole["step"])
-        self.blocks = blocks
-        self._whole = {name: tensor for name, tensor in whole.items() if name != "step"}
-        self._rows = rows
-        super().__init__({k: tensor.index_select(0, rows) for k, tensor in self._whole.items()})
-
-    def write_back(self) -> None:
-        for name, tensor in self._whole.items():
-            tensor.index_copy_(0, self._rows, self[name])
-
-
-class LazyAdam(SparseOptimizer):
-    """Adam on touched rows: the other ones keep value and moments, they do not move or decay.
-
-    The bias correction counts steps of the optimizer, not visits of the row; a row that every
-    step touches moves exactly as under Adam.
-
-    Source: D. Kingma and J. Ba, "Adam", ICLR 2015, arXiv:1412.6980, Algorithm 1.
-
-    NOTE[DIFF]: Lazy moments, as `torch.optim.SparseAdam` has them; eps is added where
-    `torch.optim.Adam` adds it, which SparseAdam does not.
-    """
-
-    def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
-        weight = weight.detach()
-        return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-
-    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
-        beta1, beta2 = group["betas"]
-        mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = (1 - beta2**state.step) ** 0.5
-        denominator = square.sqrt().div_(scale).add_(group["eps"])
-        values.addcdiv_(mean, denominator, value=-group["lr"] / (1 - beta1**state.step))
-
-
-class LazySGD(SparseOptimizer):
-    """Gradient descent; without momentum it is what dense SGD does."""
-
-    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
-        values.add_(gradient, alpha=-group["lr"])
-
-
-class SparseAdagrad(SparseOptimizer):
-    """Adagrad; a row without gradient does not move, so it is what dense Adagrad does.
-
-    The sums of squares begin at `initial_accumulator_value`.
-
-    Source: J. Duchi et al., "Adaptive Subgradient Methods", JMLR 12, 2011.
-    """
-
-    def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
-        start = self.param_groups[0]["initial_accumulator_value"]
-        return {"sum": torch.full_like(weight.detach(), start)}
-
-    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
-        total = state["sum"].addcmul_(gradient, gradient)
-        values.addcdiv_(gradient, total.sqrt().add_(group["eps"]), value=-group["lr"])
-
-
-class RowwiseAdagrad(SparseOptimizer):
-    """Adagrad with one number per row of a logical table, the mean of its squared gradient.
-
-    The first-order weight is a table of its own, with its own number. State is 2 numbers per
-    row, where Adam keeps 2 * (dim + 1).
-    """
-
-    def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
-        return {"sum": weight.new_zeros(len(weight), len(self.tables.blocks(weight)))}
-
-    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: dict) -> None:
-        square, start = gradient.square(), 0
-        for k, width in enumerate(state.blocks):
-            columns = slice(start, start + width)
-            total = state["sum"][:, k : k + 1].add_(square[:, columns].mean(1, keepdim=True))
-            denominator = total.sqrt().add_(group["eps"])
-            values[:, columns].addcdiv_(gradient[:, columns], denominator, value=-group["lr"])
-            start += width
 
 
 # Measured on one core, in units of 0.07 ns: what a step costs per table weight under dense Adam,
@@ -222,16 +86,23 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
             schedule = common
             if config.sparse_scheduler is not None:
                 schedule = ("training.sparse_scheduler", config.sparse_scheduler)
-            found.append(Assigned("tables", _build_sparse(model, tables, config), *schedule))
+            found.append(
+                Assigned(
+                    "tables",
+                    _build_sparse(model, tables, config.sparse_optimizer, config),
+                    *schedule,
+                )
+            )
     elif config.sparse_scheduler is not None:
         raise ConfigError(
-            "training.sparse_scheduler: the tables share training.optimizer and its schedule; "
-            "give them a training.sparse_optimizer"
+            "the tables share training.optimizer and its schedule; give them a "
+            "training.sparse_optimizer",
+            key="training.sparse_scheduler",
         )
     elif config.sparse_update == "backward":
         raise ConfigError(
-            "training.sparse_update: backward needs a training.sparse_optimizer of "
-            f"{', '.join(SPARSE_OPTIMIZERS)}"
+            f"backward needs a training.sparse_optimizer of {', '.join(SPARSE_OPTIMIZERS)}",
+            key="training.sparse_update",
         )
     for number, part in enumerate(config.part_optimizers):
         own = [p for p in dense.values() if parts.get(id(p)) == number]
@@ -255,8 +126,9 @@ def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> 
         ]
         if not matches:
             raise ConfigError(
-                f"training.part_optimizers: {part.pattern!r} matches no whole name of a dense "
-                f"parameter; {_near(part.pattern, list(dense))}"
+                f"{part.pattern!r} matches no whole name of a dense parameter; "
+                f"{_near(part.pattern, list(dense))}",
+                key="training.part_optimizers",
             )
         for parameter in matches:
             found.setdefault(id(parameter), number)
@@ -288,23 +160,25 @@ def aliases(name: str) -> list[str]:
 
 
 def _build_sparse(
-    model: BaseCTRModel, tables: list[Tensor], config: TrainingConfig
+    model: BaseCTRModel,
+    tables: list[Tensor],
+    chosen: OptimizerConfig | SparseOptimizerConfig,
+    config: TrainingConfig,
 ) -> torch.optim.Optimizer:
-    chosen = config.sparse_optimizer
     if not isinstance(chosen, SparseOptimizerConfig):
         if config.sparse_update == "backward":
             raise ConfigError(
-                "training.sparse_update: backward needs one of "
-                f"{', '.join(SPARSE_OPTIMIZERS)} as training.sparse_optimizer"
+                f"backward needs one of {', '.join(SPARSE_OPTIMIZERS)} as "
+                "training.sparse_optimizer",
+                key="training.sparse_update",
             )
         return chosen.build(tables, config.lr, "training.sparse_optimizer")
-    _check_capabilities(model, config)
+    _check_capabilities(model, chosen.name, config)
     return chosen.build(model.embedding.tables, config.lr)
 
 
-def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
+def _check_capabilities(model: BaseCTRModel, name: str, config: TrainingConfig) -> None:
     can, feature = model.embedding.tables.capabilities, model.config.feature
-    name = config.sparse_optimizer.name
     clips = (config.gradient_clip_norm, config.gradient_clip_value) != (None, None)
     problem = None
     if name not in can.optimizers:
@@ -326,7 +200,7 @@ def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
                 "gradient is known; set training.gradient_clip_scope: dense"
             )
     if problem:
-        raise ConfigError(f"training.sparse_optimizer: {name}: {problem}")
+        raise ConfigError(f"{name}: {problem}", key="training.sparse_optimizer")
 
 
 def dense_update_dominates(model: BaseCTRModel, batch_size: int) -> bool:
@@ -335,93 +209,3 @@ def dense_update_dominates(model: BaseCTRModel, batch_size: int) -> bool:
     others = sum(parameter.numel() for parameter in model.parameters()) - tables
     rest = _PER_STEP + _PER_WEIGHT_AND_ROW * others * batch_size
     return _PER_TABLE_WEIGHT * tables > rest
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer, model: BaseCTRModel) -> dict[str, Any]:
-    """The state as torch writes it, but as if every logical table were a parameter.
-
-    Names stand in each group's `param_names`. Tensors are views, not copies.
-    """
-    state: dict[int, dict[str, Any]] = {}
-    groups = []
-    for group in optimizer.state_dict()["param_groups"]:
-        groups.append({k: v for k, v in group.items() if k != "params"})
-    for group, live in zip(groups, optimizer.param_groups, strict=True):
-        logical = _logical(live["params"], model)
-        group["param_names"] = list(logical)
-        group["params"] = list(range(len(state), len(state) + len(logical)))
-        for parameter, *place in logical.values():
-            values = optimizer.state.get(parameter, {})
-            state[len(state)] = {k: _cut(v, parameter, *place) for k, v in values.items()}
-    return {"state": {k: v for k, v in state.items() if v}, "param_groups": groups}
-
-
-def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, model: BaseCTRModel, saved: dict[str, Any]
-) -> None:
-    """Load what `optimizer_state` gave, of tables in any layout and order.
-
-    Without `param_names`, parameters are taken in the order of the model's state dict.
-
-    Raises:
-        CheckpointError: The state is that of other parameters.
-    """
-    state: dict[int, dict[str, Any]] = {}
-    groups, first = [], 0
-    for group, live in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-        parameters = live["params"]
-        logical = _logical(parameters, model)
-        names = group.get("param_names", list(logical))
-        if set(names) != set(logical) or len(names) != len(group["params"]):
-            raise CheckpointError("the optimizer's state is that of other parameters")
-        number = {id(parameter): first + k for k, parameter in enumerate(parameters)}
-        for name, index in zip(names, group["params"], strict=True):
-            parameter, *place = logical[name]
-            own = state.setdefault(number[id(parameter)], {})
-            for key, value in saved["state"].get(index, {}).items():
-                if not isinstance(value, Tensor) or value.dim() == 0:
-                    own[key] = value
-                    continue
-                if key not in own:
-                    like = optimizer.state.get(parameter, {}).get(key, parameter)
-                    own[key] = torch.zeros_like(like, requires_grad=False)
-                _cut(own[key], parameter, *place).copy_(value)
-        defaults = {k: v for k, v in live.items() if k != "params"}  # options of later releases
-        groups.append(defaults | {k: v for k, v in group.items() if k != "param_names"})
-        groups[-1]["params"] = list(number.values())
-        first += len(parameters)
-    state = {k: v for k, v in state.items() if v}
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _logical(parameters: list[nn.Parameter], model: BaseCTRModel) -> dict[str, tuple]:
-    """By name in the model's state dict: a parameter and the place of the name's part in it."""
-    tables = model.embedding.tables
-    packed = dict(tables.named_parameters())
-    of_tables = {id(parameter) for parameter in packed.values()}
-    wanted = {id(parameter) for parameter in parameters}
-    logical: dict[str, tuple] = {}
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in wanted:
-            continue
-        if id(parameter) not in of_tables:
-            logical[name] = (parameter, ..., ..., 0)
-            continue
-        for table, place in tables.places.items():
-            if id(packed[place.parameter]) not in wanted:
-                continue
-            block = tables.blocks(packed[place.parameter])
-            logical[f"embedding.tables.{table}.weight"] = (
-                packed[place.parameter],
-                place.rows,
-                place.columns,
-                int(place.columns.start > 0) if len(block) > 1 else 0,
-            )
-    return logical
-
-
-def _cut(value: Any, parameter: Tensor, rows: Any, columns: Any, block: int) -> Any:
-    """The part of a state that belongs to a logical table: its columns, or its one statistic."""
-    if rows is ... or not isinstance(value, Tensor) or value.dim() == 0:
-        return value
-    return value[rows, columns if value.shape == parameter.shape else slice(block, block + 1)]

@@ -5,7 +5,7 @@ of those k; what is clipped, in which order; and what the moving average of the 
 """
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import reduce
 from typing import NamedTuple
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch
-from deepfm.evaluation.losses import batch_losses
 from deepfm.models.base import BaseCTRModel
-from deepfm.training.optimizers import Assigned, SparseOptimizer
+from deepfm.objectives import Logits
+from deepfm.training.optimizers import Assigned
 from deepfm.training.schedules import Schedule
+from deepfm.training.sparse_optimizers import SparseOptimizer
 
 
 class MovingAverage:
@@ -41,7 +42,7 @@ class MovingAverage:
         {'w': tensor([3.])}
     """
 
-    def __init__(self, parameters: dict[str, Tensor], *, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, decay: float) -> None:
         self.decay = decay
         self._parameters = parameters
         self._values: list[Tensor] = []  # empty before the first update
@@ -77,25 +78,26 @@ class MovingAverage:
         self._values = [state[name].to(own[name], copy=True) for name in own] if state else []
 
 
-class Pass(NamedTuple):
+class Forward(NamedTuple):
     """What came out of the forward pass of a batch, detached and still on the device.
 
     Attributes:
-        logits: (B,), or (B, C) for several classes.
+        logits: By name, as the losses read them.
         losses: The loss under `loss`, and where that is a sum, the summands by their names; all
             (), without the L2 penalty.
     """
 
-    logits: Tensor
+    logits: Logits
     losses: dict[str, Tensor]
 
 
 class TrainingStep:
     """Takes batches, and updates the model when it is told to.
 
-    A batch's loss is the sum of the configured losses and of the model's own regularization. Its
-    gradient counts 1 / `gradient_accumulation_steps`, so that of a step is the mean over as many
-    batches; where fewer are left at an epoch's end, theirs counts that much less.
+    A batch's loss is the sum of its tasks' losses, as they are weighted, and of the model's own
+    regularization. Its gradient counts 1 / `gradient_accumulation_steps`, so that of a step is the
+    mean over as many batches; where fewer are left at an epoch's end, theirs counts that much
+    less.
 
     The L2 penalty of a batch is added to its loss; in compact mode, to the gradients of its rows.
 
@@ -120,12 +122,13 @@ class TrainingStep:
         self.schedules = schedules
         self.every = config.gradient_accumulation_steps
         self._sparse = [o for o in self.optimizers if isinstance(o, SparseOptimizer)]
-        self._at_once = self._sparse if config.sparse_update == "backward" else []
+        of_tables = [item.optimizer for item in assigned if item.role == "tables"]
+        self._at_once = of_tables if config.sparse_update == "backward" else []
         self._late = [o for o in self.optimizers if o not in self._at_once]
         self._batches = 0  # since the last update
-        of_tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
-        dense = {name: p for name, p in model.named_parameters() if id(p) not in of_tables}
-        self._clipped = list(
+        tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
+        dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
+        self._clipped: list[Tensor] = list(
             model.parameters() if config.gradient_clip_scope == "all" else dense.values()
         )
         self.average = None
@@ -138,15 +141,18 @@ class TrainingStep:
             return self.model.embedding.tables.compact_mode(optimizer)
         return nullcontext()
 
-    def add(self, batch: Batch) -> Pass:
+    def add(self, batch: Batch) -> Forward:
         """Add the gradient of a batch."""
         model = self.model
         if not self._batches:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
         self._batches += 1
-        logits = model(batch.inputs)
-        losses = batch_losses(logits, batch, self.config.losses, model.schema.group_columns)
+        logits = model.training_logits(batch.inputs)
+        losses = {}
+        for task in model.tasks:
+            for name, value in task.losses(logits, task.targets(batch, model.schema)).items():
+                losses[task.named(name)] = value if task.weight == 1 else task.weight * value
         losses |= model.regularization_losses(len(batch.label))
         loss = reduce(operator.add, losses.values())
         self._backward(loss, batch)
@@ -156,7 +162,7 @@ class TrainingStep:
         found = {"loss": loss.detach()}
         if len(losses) > 1:
             found |= {name: value.detach() for name, value in losses.items()}
-        return Pass(logits.detach(), found)
+        return Forward({name: value.detach() for name, value in logits.items()}, found)
 
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         tables = self.model.embedding.tables
@@ -164,8 +170,7 @@ class TrainingStep:
             loss = loss + self.model.get_l2_reg_loss(batch.inputs)
         (loss if self.every == 1 else loss / self.every).backward()
         if tables.is_compact and (rate := self.model.config.feature.embedding_l2_reg):
-            for _, _, values in tables.close_batch():  # the gradient of the penalty, no autograd
-                values.grad.add_(values.detach(), alpha=rate / self.every)
+            tables.add_l2(rate / self.every)
 
     def update(self) -> None:
         """A step of the optimizers with the gradients added since the last one."""
@@ -180,9 +185,9 @@ class TrainingStep:
 
     def _clip(self, config: TrainingConfig) -> None:
         """Limit each number of the gradient, then its norm."""
-        clipped, tables = self._clipped, self.model.embedding.tables
-        if config.gradient_clip_scope == "all" and tables.is_compact:
-            clipped = [*clipped, *(rows.values for rows in tables.touched())]
+        clipped = self._clipped
+        if config.gradient_clip_scope == "all":
+            clipped = [*clipped, *self.model.embedding.tables.gradients()]
         if config.gradient_clip_value is not None:
             torch.nn.utils.clip_grad_value_(clipped, config.gradient_clip_value)
         if config.gradient_clip_norm is not None:

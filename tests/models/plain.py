@@ -1,10 +1,18 @@
-"""The textbook embedding layer: one parameter per logical table, one lookup per field."""
+"""Textbooks: an embedding layer that works field by field, and tables with a parameter each.
+
+`PlainEmbedding` is an oracle of views and gradients. `PlainTables` is a whole second storage: put
+in `models.features.STORAGES`, or given to `FeatureEmbedding` as `tables`, it serves every model
+and the trainer.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding, NamedWeights, Views
+from deepfm.models.layers.embedding import FeatureEmbedding, Views
+from deepfm.models.layers.fields import DenseField
+from deepfm.models.layers.named_weights import NamedWeights
+from deepfm.models.layers.tables import Answer, Capabilities, Tables
 
 
 class PlainEmbedding(nn.Module):
@@ -27,7 +35,7 @@ class PlainEmbedding(nn.Module):
         columns, numbers = iter(sparse.unbind(1)), iter(dense.unbind(1))
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
         for field in self.fields:
-            if isinstance(field, DenseSpec):
+            if isinstance(field, DenseField):
                 number = next(numbers).unsqueeze(1)
                 if field.dim is None:
                     raw.append(number)
@@ -79,7 +87,7 @@ class PlainEmbedding(nn.Module):
         columns, result = iter(sparse.unbind(1)), {}
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
         for field in self.fields:
-            if isinstance(field, DenseSpec):
+            if isinstance(field, DenseField):
                 continue
             if field.combiner is None:
                 ids = next(columns)
@@ -89,3 +97,73 @@ class PlainEmbedding(nn.Module):
                 ids = ids[ids != field.padding_idx]
             result[field.table] = torch.cat([ids, result.get(field.table, ids[:0])]).unique()
         return result
+
+
+class PlainTables(Tables):
+    """One parameter per table, looked up field by field; gradients are torch's, and dense."""
+
+    capabilities = Capabilities(optimizers=(), global_clipping=True, table_l2=True)
+
+    def __init__(self, fields, reads):
+        super().__init__(fields, reads)
+        self.answers = []
+        for name, table in self.logical.items():
+            weight = torch.zeros(table.rows, table.dim)
+            self.register_parameter(
+                f"{name}_weight", nn.Parameter(weight, requires_grad=table.trainable)
+            )
+            for field in self.fields:
+                if field.name in table.readers:
+                    kind = ((field.name,), ()) if field.combiner is None else ((), (field.name,))
+                    self.answers.append(Answer(table.suffix, *kind))
+
+    def parameter_of(self, name):
+        return getattr(self, f"{name}_weight")
+
+    def lookup(self, ids):
+        of_fields = self.ids_of_fields(ids)
+        found = []
+        for suffix, sparse, sequences in self.answers:
+            (field,) = sparse or sequences
+            (table,) = (
+                t for t in self.logical.values() if t.suffix == suffix and field in t.readers
+            )
+            rows, valid = of_fields[field]
+            vectors = F.embedding(rows.masked_fill(~valid, 0), self.parameter_of(table.name))
+            found.append(vectors.masked_fill(~valid.unsqueeze(-1), 0.0))
+        return found
+
+    def ids_of_fields(self, ids):
+        """By field its ids and which of them count, (B, 1) or (B, L)."""
+        columns, bags, found = iter(ids.sparse.split(1, dim=1)), iter(ids.bags), {}
+        for field in self.fields:
+            if field.combiner is not None:
+                found[field.name] = tuple(next(bags))
+            else:
+                nothing = -1 if field.padding_idx is None else field.padding_idx
+                column = next(columns)
+                found[field.name] = column, column != nothing
+        return found
+
+    def squared_norms(self, ids):
+        of_fields, norms = self.ids_of_fields(ids), []
+        for name, table in self.logical.items():
+            if table.trainable:
+                rows = [of_fields[reader][0][of_fields[reader][1]] for reader in table.readers]
+                norms.append(self.parameter_of(name)[torch.cat(rows).unique()].square().sum())
+        return norms
+
+
+class SelfUpdatingTables(PlainTables):
+    """Tables that bring an optimizer of their own for two of the sparse optimizers."""
+
+    capabilities = PlainTables.capabilities._replace(optimizers=("adagrad", "lazy_sgd"))
+    made = 0
+
+    def own_optimizer(self, name, options):
+        type(self).made += 1
+        options = dict(options)
+        assert options.pop("max_gradient") is None
+        trained = [weight for weight in self.parameters() if weight.requires_grad]
+        classes = {"adagrad": torch.optim.Adagrad, "lazy_sgd": torch.optim.SGD}
+        return classes[name](trained, **options)

@@ -11,7 +11,7 @@ from deepfm.data.dataset import Catalogue
 from deepfm.models import MODELS, build_model
 from deepfm.models.deepfm import DeepFM
 from deepfm.models.layers.dnn import ACTIVATIONS
-from deepfm.models.pairs import Halves, PairScorer, _blocks
+from deepfm.models.pairs import Halves, PairScorer, _rectangles
 from tests.models.conftest import changed, random_inputs, replaced
 
 ITEM_FIELDS = {"type", "tags", "distance", "children", "keys", "training"}
@@ -148,7 +148,7 @@ def test_scoring_changes_no_weight(schema, config):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_a_model_that_computes_otherwise_must_say_so_again():
+def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
     class Doubled(DeepFM):
         def _forward_components(self, first_order, field_embeddings, flat_embeddings):
             return 2 * super()._forward_components(first_order, field_embeddings, flat_embeddings)
@@ -160,12 +160,12 @@ def test_a_model_that_computes_otherwise_must_say_so_again():
         def forward(self, inputs):
             return self.bias + super().forward(inputs)
 
-        def pair_branches(self):
+        def _pair_branches(self):
             return "own"
 
-    assert Doubled.pair_branches(None) is None
-    assert Renamed.pair_branches is DeepFM.pair_branches
-    assert Declared.pair_branches(None) == "own"
+    assert Doubled(schema, config).pair_branches() is None
+    assert Renamed(schema, config).pair_branches() is not None
+    assert Declared(schema, config).pair_branches() == "own"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_model_that_computes_otherwise_must_say_so_again():
 )
 def test_blocks_cover_every_pair_once(rows, columns, size):
     counts = np.zeros((rows, columns), int)
-    for block in _blocks(rows, columns, size):
+    for block in _rectangles(rows, columns, size):
         counts[block] += 1
         assert 0 < counts[block].size <= size
     assert (counts == 1).all()

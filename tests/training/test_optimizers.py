@@ -9,13 +9,9 @@ import torch
 from deepfm.config import OPTIMIZERS, SPARSE_OPTIMIZERS, config_from_dict
 from deepfm.errors import CheckpointError, ConfigError
 from deepfm.models import build_model
-from deepfm.training.optimizers import (
-    SPARSE_OPTIMIZER_CLASSES,
-    LazyAdam,
-    assign_optimizers,
-    load_optimizer_state,
-    optimizer_state,
-)
+from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
+from deepfm.training.optimizers import assign_optimizers
+from deepfm.training.sparse_optimizers import SPARSE_OPTIMIZER_CLASSES, LazyAdam
 from tests.models.conftest import random_inputs
 from tests.models.plain import PlainEmbedding
 

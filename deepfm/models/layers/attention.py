@@ -58,7 +58,8 @@ class FieldSelfAttention(nn.Module):
         )
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
-        return self.layers(field_embeddings)
+        attended: Tensor = self.layers(field_embeddings)
+        return attended
 
 
 class _AttentionLayer(nn.Module):
@@ -88,4 +89,5 @@ class _AttentionLayer(nn.Module):
         attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)  # (B, F, A)
         if self.residual is not None:
             attended = attended + self.residual(x)
-        return self.norm(attended.relu())
+        normalized: Tensor = self.norm(attended.relu())
+        return normalized

@@ -69,11 +69,12 @@ class CIN(nn.Module):
         pooled = [size - size // 2 if split_half else size for size in inner]
         self.output_dim = sum(pooled) + last
         self._splits = list(zip(forwarded, pooled, strict=True)) if split_half else []
-        self.layers = nn.ModuleList(
+        linears = [
             nn.Linear(maps * num_fields, size, bias=bias)
             for maps, size in zip([num_fields, *forwarded], layer_sizes, strict=True)
-        )
-        initialize_linears(self.layers, init)
+        ]
+        initialize_linears(linears, init)
+        self.layers = nn.ModuleList(linears)
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
         x0 = maps = field_embeddings.transpose(1, 2)  # (B, D, F)

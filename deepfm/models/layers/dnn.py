@@ -1,7 +1,7 @@
 """The fully connected network of every deep branch, and the activations that it knows."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from deepfm.models.layers.options import check_arguments, parse_call
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
@@ -50,7 +50,7 @@ _TORCH_ACTIVATIONS: dict[str, dict[str, type]] = {
     "Threshold": {"threshold": float, "value": float},
 }
 ACTIVATION_NAMES = (*ACTIVATIONS, *_TORCH_ACTIVATIONS, "Dice")
-NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 INITS = ("xavier_uniform", "torch")
 
 
@@ -118,7 +118,7 @@ class ReLUDropout(Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(F.relu(x))
-        return _ReLUDropout.apply(x, self._mask(x), self._scale)
+        return _relu_dropout(x, self._mask(x), self._scale)
 
 
 class _ReLUDropout(torch.autograd.Function):
@@ -134,6 +134,9 @@ class _ReLUDropout(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
         return torch.ops.aten.threshold_backward(gradient, y, 0).mul_(ctx.scale), None, None
+
+
+_relu_dropout: Callable[[Tensor, Tensor, float], Tensor] = _ReLUDropout.apply
 
 
 class Dice(nn.Module):
@@ -198,7 +201,7 @@ def activation_from(text: str, width: int) -> nn.Module:
             raise ValueError(f"num_parameters is 1 or the width of the layer, {width}, in {text!r}")
         if "num_parameters" in arguments:
             arguments["num_parameters"] = int(shared)
-        function = getattr(nn, name)(**arguments)
+        function: nn.Module = getattr(nn, name)(**arguments)
         function(torch.empty(0, width))  # some arguments are looked at no earlier
         return function
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -259,11 +262,13 @@ class MLP(nn.Module):
                 f"dropout: expected one number, or one per layer ({len(hidden_units)}), "
                 f"got {len(rates)}"
             )
+        self.hidden_units = tuple(hidden_units)
         self.output_dim = hidden_units[-1]
         self.return_hidden = return_hidden
-        self.layers = nn.ModuleList()
+        self.layers, linears = nn.ModuleList(), []
         for width, rate in zip(hidden_units, rates, strict=True):
-            layer = nn.Sequential(nn.Linear(in_features, width, bias=bias and norm != "batch"))
+            linears.append(nn.Linear(in_features, width, bias=bias and norm != "batch"))
+            layer = nn.Sequential(linears[-1])
             if norm is not None:
                 layer.append(NORMS[norm](width))
             function = activation_from(activation, width)
@@ -273,7 +278,15 @@ class MLP(nn.Module):
                 layer.extend([function, Dropout(rate)])
             self.layers.append(layer)
             in_features = width
-        initialize_linears((layer[0] for layer in self.layers), init)
+        initialize_linears(linears, init)
+
+    def _linears(self) -> Iterator[tuple[nn.Linear, list[nn.Module]]]:
+        """Of each layer the linear map, and what follows."""
+        for layer in self.layers:
+            assert isinstance(layer, nn.Sequential)
+            linear, *others = layer
+            assert isinstance(linear, nn.Linear)
+            yield linear, others
 
     def folded(self) -> list[nn.Sequential]:
         """The layers for evaluation only, on weights of their own: fewer passes over the numbers.
@@ -283,12 +296,15 @@ class MLP(nn.Module):
         The linear map, which always has a bias, comes first in each layer.
         """
         layers = []
-        for linear, *others in self.layers:
-            weight, bias = linear.weight, linear.bias
+        for linear, others in self._linears():
+            weight: Tensor = linear.weight
+            bias: Tensor | None = linear.bias
             if isinstance(norm := others[0], nn.BatchNorm1d):
-                statistics = (norm.running_mean, norm.running_var, norm.eps)
+                mean, variance = norm.running_mean, norm.running_var
+                assert mean is not None  # each norm of `NORMS` keeps them
+                assert variance is not None
                 weight, bias = fuse_linear_bn_weights(
-                    weight, bias, *statistics, norm.weight, norm.bias
+                    linear.weight, linear.bias, mean, variance, norm.eps, norm.weight, norm.bias
                 )
             elif bias is None:
                 bias = weight.new_zeros(len(weight))
@@ -297,9 +313,10 @@ class MLP(nn.Module):
                 if isinstance(module, ReLUDropout):
                     layer.append(nn.ReLU(inplace=True))
                 elif not isinstance(module, nn.BatchNorm1d | Dropout):
-                    layer.append(copy.deepcopy(module))
-                    if hasattr(module, "inplace"):
-                        layer[-1].inplace = True
+                    function = copy.deepcopy(module)
+                    if "inplace" in vars(function):
+                        vars(function)["inplace"] = True
+                    layer.append(function)
             layers.append(layer.eval())
         return layers
 
@@ -331,6 +348,7 @@ def initialize_linears(linears: Iterable[nn.Linear], init: str) -> None:
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A linear map with these weights, (out_features, in_features) and (out_features,)."""
-    linear = nn.Linear(*weight.T.shape, device="meta")
+    out_features, in_features = weight.shape
+    linear = nn.Linear(in_features, out_features, device="meta")
     linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return linear

@@ -54,7 +54,8 @@ def _value(value: str, text: str) -> float | bool | str:
     if _NUMBER.fullmatch(value):
         return float(value)
     if match := _WORD.fullmatch(value):
-        return next(filter(None, match.groups()))
+        first, second, bare = match.groups(default="")
+        return f"{first}{second}{bare}"  # one of them matched
     raise ValueError(f"expected a number, True, False or a word, got {value!r} in {text!r}")
 
 

@@ -1,12 +1,9 @@
-"""How embedding tables are stored: many logical tables packed into a few physical ones.
+"""How embedding tables are stored: many of them packed into a few parameters.
 
-Decided here: the layout, what a lookup costs, and the two ways in which gradients arrive. Outside,
-only logical tables are visible: `<name>`, and `<name>_wide` for the first-order weights.
+Decided here: the layout, what a lookup costs, and how gradients arrive in compact mode.
 """
 
-import math
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,138 +12,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from deepfm.models.layers.options import check_arguments, parse_call
+from deepfm.models.layers.fields import IdField
+from deepfm.models.layers.tables import Answer, Capabilities, Ids, Read, Table, Tables
 
 # Up to this many table rows per lookup, ticking them off costs less than sorting the lookups: 5
 # times less with a tenth of a row per lookup, as much with 9 (measured on one core).
 _SMALL = 4
 
-# Functions of `torch.nn.init` that a text may name, with the arguments that they take.
-_KAIMING = {"a": float, "mode": str, "nonlinearity": str}
-_TORCH_INITIALIZERS: dict[str, dict[str, type]] = {
-    "nn.init.uniform_": {"a": float, "b": float},
-    "nn.init.normal_": {"mean": float, "std": float},
-    "nn.init.trunc_normal_": {"mean": float, "std": float, "a": float, "b": float},
-    "nn.init.constant_": {"val": float},
-    "nn.init.zeros_": {},
-    "nn.init.ones_": {},
-    "nn.init.xavier_uniform_": {"gain": float},
-    "nn.init.xavier_normal_": {"gain": float},
-    "nn.init.kaiming_uniform_": _KAIMING,
-    "nn.init.kaiming_normal_": _KAIMING,
-}
-INITIALIZERS = ("xavier_uniform", "uniform_rows", "normal(STD)", *_TORCH_INITIALIZERS)
-
-
-class TableSpec(NamedTuple):
-    """A categorical field and the table that it reads.
-
-    Attributes:
-        name: Name of the field.
-        rows, dim: Shape of the table.
-        padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
-        combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
-        initializer: Of the table, as `initializer_from` reads it.
-        table: Name of the table, which fields may share; None: the field's own name.
-        wide_initializer: Of the first-order weights; None: the same.
-        trainable: Whether training changes the table and its first-order weights.
-    """
-
-    name: str
-    rows: int
-    dim: int
-    padding_idx: int | None
-    combiner: str | None
-    initializer: str
-    table: str | None = None
-    wide_initializer: str | None = None
-    trainable: bool = True
-
 
 class Layout(NamedTuple):
-    """A physical table: what a row of it holds, and who reads it.
+    """A packed parameter: what a row of it holds, and who reads it.
 
     Attributes:
-        dim: Width of the embedding, which stands first; 0: there is none.
-        wide: Width of the first-order weights; 0: there are none.
+        columns: Of each table in a row, by its suffix, in order.
         trainable: Whether training changes it.
-        fields: Names of the fields that read its rows, all of each row.
+        sparse: Positions among the sparse fields of those that read its rows, all of each row.
+        sequences: The same of sequence fields, each with the first row of its table.
         null: The row of every id that means "nothing".
     """
 
-    dim: int
-    wide: int
+    columns: dict[str, slice]
     trainable: bool
-    fields: tuple[str, ...]
+    sparse: list[int]
+    sequences: dict[int, int]
     null: int
 
     @property
-    def blocks(self) -> list[int]:
-        """Widths of the logical tables that share a row, in column order."""
-        return [width for width in (self.dim, self.wide) if width]
+    def widths(self) -> list[int]:
+        """Widths of the tables that share a row, in column order."""
+        return [columns.stop - columns.start for columns in self.columns.values()]
 
 
 class Place(NamedTuple):
-    """Where a logical table lies: a rectangle of a physical one."""
+    """Where a table lies: a rectangle of a packed parameter."""
 
     parameter: str
     rows: slice
     columns: slice
 
 
-class Capabilities(NamedTuple):
-    """What a storage can do in compact mode; anything else is refused before training.
-
-    Attributes:
-        optimizers: Names of the sparse optimizers that can update it.
-        global_clipping: Whether its gradients count in a global norm.
-        table_l2: Whether rows that no id refers to can be decayed.
-    """
-
-    optimizers: tuple[str, ...]
-    global_clipping: bool
-    table_l2: bool
-
-
-class PackedTables(nn.Module):
+class PackedTables(Tables):
     """Embedding tables, those of equal dim end to end in one parameter.
 
-    A row holds the embedding and, in further columns, the first-order weights, so that a batch
-    costs one lookup per dim. Fields that name the same table read the same rows, and their
-    gradients add up there. `state_dict` has an entry per logical table, `<name>.weight` and
-    `<name>_wide.weight`, whatever the layout; `tables[name]` is a view of one.
+    A row holds the embedding and, in further columns, the other tables of the same fields, such
+    as the first-order weights, so that a batch costs one lookup per dim. Fields that name the
+    same table read the same rows, and their gradients add up there.
 
-    A table that no field reads does not exist. Where some fields read the embedding only, or the
-    first-order weights only, the two lie in separate parameters: a row is touched by those alone
-    that read all of it. Tables that training does not change lie in parameters without gradient.
+    Where a field reads only some of the tables that others read, these lie in separate
+    parameters: a row is touched by those alone that read all of it. Tables that training does not
+    change lie in parameters without gradient.
 
     Every id that means "nothing" (padding, -1 in a table without, or a position beyond the length
     of its sequence) reads one null row per parameter: the padding row of the first table that has
     one, otherwise an extra row at the end.
 
-    Gradients: by default autograd fills `.grad` of the parameters, so any optimizer works, at
-    a cost that grows with the tables. In `compact_mode` a lookup reads a copy of the distinct
-    rows of its batch, and the gradient arrives on that copy: see `touched`.
-
-    Args:
-        fields: What reads the tables. A table stands where its first field stands.
-        wide: Width of the first-order weights of a row; 0: there are none.
-        embedded, first_order: Names of the fields that read embeddings, and first-order weights;
-            None: all.
+    Gradients: by default autograd fills `.grad` of the parameters, at a cost that grows with the
+    tables. In `compact_mode` a lookup reads a copy of the distinct rows of its batch, and the
+    gradient arrives on that copy: see `touched`.
 
     Attributes:
-        capabilities: Of compact mode.
-        layouts: The physical tables, by the names of their parameters.
-        places: Where each logical table lies, by its name.
-        embedded: Names of those that hold embeddings.
-
-    Raises:
-        ValueError: Two fields disagree about the table that they share.
+        layouts: The packed parameters, by name.
+        places: Where each table lies, by its name.
 
     Example:
-        >>> tables = PackedTables(
-        ...     [TableSpec(name, 10, 4, 0, None, "uniform_rows") for name in "ab"], wide=1
-        ... )
+        >>> fields = [IdField(name, 10, 4, 0, None, "uniform_rows") for name in "ab"]
+        >>> reads = [
+        ...     Read(name, suffix, 1 if suffix else 4) for suffix in ("", "wide") for name in "ab"
+        ... ]
+        >>> tables = PackedTables(fields, reads)
         >>> [tuple(parameter.shape) for parameter in tables.parameters()]
         [(20, 5)]
         >>> list(tables.state_dict())
@@ -159,156 +92,149 @@ class PackedTables(nn.Module):
         table_l2=False,
     )
 
-    def __init__(
-        self,
-        fields: Sequence[TableSpec],
-        *,
-        wide: int,
-        embedded: Collection[str] | None = None,
-        first_order: Collection[str] | None = None,
-    ) -> None:
-        super().__init__()
-        self._fields = tuple(fields)
-        self._specs = logical_tables(fields)
-        self._table = {field.name: field.table or field.name for field in fields}
+    def __init__(self, fields: Sequence[IdField], reads: Sequence[Read]) -> None:
+        super().__init__(fields, reads)
         self._batches: list[CompactRows] | None = None  # a list in compact mode
-        self._closed = 0  # entries of it that `close_batch` has given
-        self._starts: dict[tuple[str, str], int] = {}  # first rows, by parameter and sequence
-        kinds: dict[tuple[int, int, bool], dict[str, list[str]]] = {}  # tables, with their readers
-        for name, spec in self._specs.items():
-            readers = [field for field, table in self._table.items() if table == name]
-            deep = [field for field in readers if embedded is None or field in embedded]
-            linear = [field for field in readers if first_order is None or field in first_order]
-            linear = linear if wide else []
-            parts = [(spec.dim, wide, deep)]
-            if deep != linear:
-                parts = [(spec.dim, 0, deep), (0, wide, linear)]
-            for dim, width, own in parts:
-                if own:
-                    kinds.setdefault((dim, width, spec.trainable), {})[name] = own
+        self._closed = 0  # entries of it that `add_l2` has seen
         self.layouts: dict[str, Layout] = {}
         self.places: dict[str, Place] = {}
-        for kind, tables in kinds.items():
-            self._lay_out(*kind, tables)
-        names = [*self._specs, *map(wide_name, self._specs)]
-        self.places = {name: self.places[name] for name in names if name in self.places}
-        self.embedded = tuple(name for name in self._specs if name in self.places)
+        answers: list[Answer] = []
+        for side_by_side in self._alike():
+            answers += self._lay_out(f"packed_{len(self.layouts)}", side_by_side)
+        self.answers = tuple(answers)
+        self.places = {name: self.places[name] for name in self.logical}
 
-    def _lay_out(self, dim: int, wide: int, trainable: bool, tables: dict[str, list[str]]) -> None:
-        """Make the physical table of these logical ones, each given with its readers."""
-        parameter = f"packed_{dim}_{wide}{'' if trainable else '_frozen'}"
-        start, offsets, padding = 0, {}, {}
-        for name in tables:
-            spec = self._specs[name]
-            rows = slice(start, start + spec.rows)
-            if dim:
-                self.places[name] = Place(parameter, rows, slice(0, dim))
-            if wide:
-                self.places[wide_name(name)] = Place(parameter, rows, slice(dim, dim + wide))
-            offsets[name], start = start, start + spec.rows
-            if spec.padding_idx is not None:
-                padding[name] = spec.padding_idx
-        first = next(iter(padding), None)
-        null = start if first is None else offsets[first] + padding[first]
-        weight = torch.zeros(start + (first is None), dim + wide)
+    def _alike(self) -> list[list[list[Table]]]:
+        """The tables that lie side by side, since the same fields read them, and of those that
+        have equal dims all that lie end to end."""
+        beside: dict[str, dict[tuple[str, ...], list[Table]]]
+        beside = {field.table_name: {} for field in self.fields}
+        for table in self.logical.values():
+            beside[table.base].setdefault(table.readers, []).append(table)
+        below: dict[tuple[object, ...], list[list[Table]]] = {}
+        for of_base in beside.values():
+            for row in of_base.values():
+                widths = tuple((table.suffix, table.dim) for table in row)
+                below.setdefault((widths, row[0].trainable), []).append(row)
+        return list(below.values())
+
+    def _lay_out(self, parameter: str, rows: list[list[Table]]) -> list[Answer]:
+        """Make the parameter of these tables, those of a list side by side, the lists end to end;
+        gives what a lookup answers from it."""
+        columns, width = {}, 0
+        for table in rows[0]:
+            columns[table.suffix] = slice(width, width + table.dim)
+            width += table.dim
+        offsets, padding, height = {}, {}, 0
+        for first, *others in rows:
+            for table in (first, *others):
+                place = slice(height, height + table.rows)
+                self.places[table.name] = Place(parameter, place, columns[table.suffix])
+            if first.padding_idx is not None:
+                padding[first.base] = first.padding_idx
+            offsets[first.base] = height
+            height += first.rows
+        base = next(iter(padding), None)
+        null = height if base is None else offsets[base] + padding[base]
+        weight = torch.zeros(height + (base is None), width)
+        trainable = rows[0][0].trainable
         self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
-        readers = {field for own in tables.values() for field in own}
-        fields = [field for field in self._fields if field.name in readers]
-        names = tuple(field.name for field in fields)
-        self.layouts[parameter] = Layout(dim, wide, trainable, names, null)
-        sparse = [self._table[field.name] for field in fields if field.combiner is None]
-        for what, values in (
-            ("offsets", [offsets[name] for name in sparse]),
-            ("padding", [padding.get(name, -1) for name in sparse]),
+
+        readers = {name for first, *_ in rows for name in first.readers}
+        sparse = [field for field in self.fields if field.combiner is None]
+        bags = [field for field in self.fields if field.combiner is not None]
+        own = [k for k, field in enumerate(sparse) if field.name in readers]
+        own_bags = [k for k, field in enumerate(bags) if field.name in readers]
+        bases = [sparse[k].table_name for k in own]
+        for what, numbers in (
+            ("offsets", [offsets[base] for base in bases]),
+            ("padding", [padding.get(base, -1) for base in bases]),
         ):
-            numbers = torch.tensor(values, dtype=torch.int64)
-            self.register_buffer(f"{parameter}_{what}", numbers, persistent=False)
-        for field in fields:
-            if field.combiner is not None:
-                self._starts[parameter, field.name] = offsets[self._table[field.name]]
+            values = torch.tensor(numbers, dtype=torch.int64)
+            self.register_buffer(f"{parameter}_{what}", values, persistent=False)
+        starts = {k: offsets[bags[k].table_name] for k in own_bags}
+        self.layouts[parameter] = Layout(columns, trainable, own, starts, null)
+        names = tuple(sparse[k].name for k in own), tuple(bags[k].name for k in own_bags)
+        return [Answer(suffix, *names) for suffix in columns]
 
-    def reset_parameters(self) -> None:
-        """Initialize each logical table by its own shape; the padding row is zero."""
-        for name in self.places:
-            spec = self._specs.get(name)
-            if spec is None:
-                spec = self._specs[name.removesuffix("_wide")]
-                spec = spec._replace(initializer=spec.wide_initializer or spec.initializer)
-            view = self._view(name)
-            weight = torch.empty_like(view, memory_format=torch.contiguous_format)
-            initializer_from(spec.initializer)(weight)
-            if spec.padding_idx is not None:
-                weight[spec.padding_idx] = 0.0
-            view.copy_(weight)
+    def parameter_of(self, name: str) -> nn.Parameter:
+        """The packed parameter in which a table lies."""
+        return self._weight(self.places[name].parameter)
 
-    def __getitem__(self, name: str) -> Tensor:
-        """A logical table, (rows, dim): a view, so writing to it changes the table.
+    def _weight(self, layout: str) -> nn.Parameter:
+        weight: nn.Parameter = getattr(self, layout)
+        return weight
 
-        Its `.grad` is the view of the gradient that autograd left in default mode, or None.
-        """
+    def part_of(self, name: str, value: Tensor) -> Tensor:
+        """The rectangle of a table, or its column of what is kept once per row and table."""
         parameter, rows, columns = self.places[name]
-        view, gradient = self._view(name), getattr(self, parameter).grad
-        if gradient is not None:
-            view.grad = gradient[rows, columns]
-        return view
+        if value.shape != self._weight(parameter).shape:
+            column = list(self.layouts[parameter].columns.values()).index(columns)
+            columns = slice(column, column + 1)
+        return value[rows, columns]
 
-    def _view(self, name: str) -> Tensor:
-        parameter, rows, columns = self.places[name]
-        return getattr(self, parameter).detach()[rows, columns]
+    def lookup(self, ids: Ids) -> list[Tensor]:
+        """The vectors of all ids of a batch, (B, C, dim) for each of `answers`."""
+        return self.read(self.locate(ids))
 
-    def locate(
-        self, layout: str, sparse: Tensor, bags: Sequence[tuple[str, Tensor, Tensor]]
-    ) -> Tensor:
-        """Rows of a physical table for the ids of all fields that read it, (B, C).
+    def locate(self, ids: Ids) -> dict[str, Tensor]:
+        """Rows of each packed parameter for the ids of all fields that read it, (B, C)."""
+        return {name: self._rows(name, layout, ids) for name, layout in self.layouts.items()}
 
-        Args:
-            layout: A key of `layouts`.
-            sparse: Ids of its fields without a combiner, (B, n), in the order of the fields.
-            bags: Field, ids (B, L) and mask of valid ids (B, L) of the others.
+    def _rows(self, name: str, layout: Layout, ids: Ids) -> Tensor:
+        sparse = ids.sparse
+        if len(layout.sparse) < sparse.shape[1]:
+            own = [sparse[:, k : k + 1] for k in layout.sparse]
+            sparse = torch.cat([sparse[:, :0], *own], dim=1)
+        offsets, padding = getattr(self, f"{name}_offsets"), getattr(self, f"{name}_padding")
+        parts = [(sparse + offsets).masked_fill(sparse == padding, layout.null)]
+        for k, start in layout.sequences.items():
+            bag = ids.bags[k]
+            parts.append((bag.ids + start).masked_fill(~bag.valid, layout.null))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def read(self, rows: Mapping[str, Tensor]) -> list[Tensor]:
+        """The vectors in located rows, for each of `answers`."""
+        return [vectors for name, own in rows.items() for vectors in self._read(name, own)]
+
+    def _read(self, name: str, rows: Tensor) -> list[Tensor]:
+        """The vectors in rows (B, C) of one parameter, (B, C, dim) for each table in a row.
+
+        The null row receives no gradient.
         """
-        null = self.layouts[layout].null
-        offsets, padding = getattr(self, f"{layout}_offsets"), getattr(self, f"{layout}_padding")
-        parts = [(sparse + offsets).masked_fill(sparse == padding, null)]
-        for name, ids, valid in bags:
-            located = ids + self._starts[layout, name]
-            parts.append(located.masked_fill(~valid, null))
-        return torch.cat(parts, dim=1) if bags else parts[0]
-
-    def lookup(self, layout: str, rows: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Embeddings (B, C, dim) and first-order weights (B, C, wide) of located rows (B, C).
-
-        The null row receives no gradient. None stands for what the rows do not hold.
-        """
-        weight, (dim, wide, trainable, _, null) = getattr(self, layout), self.layouts[layout]
-        if self._batches is None or not trainable or not torch.is_grad_enabled():
-            found = F.embedding(rows, weight, padding_idx=null)  # (B, C, dim + wide)
-            return found[..., :dim] if dim else None, found[..., dim:] if wide else None
+        weight, layout = self._weight(name), self.layouts[name]
+        columns, null = layout.columns.values(), layout.null
+        if self._batches is None or not layout.trainable or not torch.is_grad_enabled():
+            found = F.embedding(rows, weight, padding_idx=null)  # (B, C, stride)
+            return [found[..., own] for own in columns]
         distinct, inverse = distinct_rows(rows.flatten(), null, len(weight))
-        values = weight.detach().index_select(0, distinct).requires_grad_()  # (U, dim + wide)
+        values = weight.detach().index_select(0, distinct).requires_grad_()  # (U, stride)
         self._batches.append(CompactRows(weight, distinct, values))
         trained = values.masked_fill((distinct == null).unsqueeze(1), 0.0)
 
-        def gather(columns: Tensor, width: int) -> Tensor | None:
-            return columns.index_select(0, inverse).view(*rows.shape, width) if width else None
+        def gather(own: slice, width: int) -> Tensor:
+            part = trained[:, own.start] if width == 1 else trained[:, own]
+            return part.index_select(0, inverse).view(*rows.shape, width)
 
         # Separate gathers: index_add_, their backward pass, is 2 to 4 times slower on odd widths,
         # and on one column slower than on none.
-        return gather(trained[:, :dim], dim), gather(
-            trained[:, dim] if wide == 1 else trained[:, dim:], wide
-        )
+        return [gather(*part) for part in zip(columns, layout.widths, strict=True)]
 
-    def squared_norm(self, layout: str, rows: Tensor) -> Tensor:
-        """Sum of squares of the distinct located rows, each counted once, without the null row."""
-        distinct = torch.unique(rows)
-        distinct = distinct[distinct != self.layouts[layout].null]
-        return F.embedding(distinct, getattr(self, layout)).square().sum()
+    def squared_norms(self, ids: Ids) -> list[Tensor]:
+        """Of each trainable parameter, the sum of squares of the rows that the ids refer to, ();
+        null rows do not count."""
+        norms = []
+        for name, rows in self.locate(ids).items():
+            if self.layouts[name].trainable:
+                distinct = torch.unique(rows)
+                distinct = distinct[distinct != self.layouts[name].null]
+                norms.append(F.embedding(distinct, self._weight(name)).square().sum())
+        return norms
 
-    def blocks(self, weight: Tensor) -> list[int]:
-        """Widths of the logical tables that share a row of a physical table, in column order."""
+    def widths(self, weight: Tensor) -> list[int]:
+        """Widths of the tables that share a row of a packed parameter, in column order."""
         return next(
-            layout.blocks
-            for parameter, layout in self.layouts.items()
-            if getattr(self, parameter) is weight
+            layout.widths for name, layout in self.layouts.items() if self._weight(name) is weight
         )
 
     @contextmanager
@@ -318,22 +244,11 @@ class PackedTables(nn.Module):
         Any other optimizer that holds these tables would find no gradient and do nothing, so a
         step of one is a RuntimeError.
         """
-        own = {id(parameter) for parameter in self.parameters()}
-
-        def refuse_others(stepping: Optimizer, args: tuple, kwargs: dict) -> None:
-            held = (p for group in stepping.param_groups for p in group["params"])
-            if stepping is not optimizer and any(id(parameter) in own for parameter in held):
-                raise RuntimeError(
-                    f"{type(stepping).__name__} holds embedding tables, which are in compact mode "
-                    f"for {type(optimizer).__name__}: their gradients are not in .grad"
-                )
-
         before, self._batches = self._batches, []
-        hook = register_optimizer_step_pre_hook(refuse_others)
         try:
-            yield
+            with _only(optimizer, list(self.parameters())):
+                yield
         finally:
-            hook.remove()
             self._batches = before
 
     @property
@@ -348,12 +263,15 @@ class PackedTables(nn.Module):
         """
         return self._merge_from(0)
 
-    def close_batch(self) -> "list[CompactRows]":
-        """Of the rows that `touched` gives, those since the last call, with their gradients alone.
+    def gradients(self) -> list[Tensor]:
+        """The values of `touched`, whose `.grad` is what a step applies."""
+        return [rows.values for rows in self.touched()]
 
-        What is done to these gradients stays done; it is how a batch's penalty is added.
-        """
-        return self._merge_from(self._closed)
+    def add_l2(self, rate: float) -> None:
+        """Add `rate` times each row to its gradient, for the rows that backward passes reached
+        since the last call: the gradient of the penalty, without autograd."""
+        for rows in self._merge_from(self._closed):
+            rows.gradient.add_(rows.values.detach(), alpha=rate)
 
     def _merge_from(self, first: int) -> "list[CompactRows]":
         fresh = (self._batches or [])[first:]
@@ -373,32 +291,36 @@ class PackedTables(nn.Module):
         if self._batches:
             self._batches.clear()
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
-        for name in self.places:
-            destination[f"{prefix}{name}.weight"] = self._view(name)
 
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-    ) -> None:
-        known = {f"{prefix}{name}.weight": self._view(name) for name in self.places}
-        missing_keys += [key for key in known if key not in state_dict]
-        unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
-        for key, table in known.items():
-            saved = state_dict.get(key, table)
-            if saved.shape != table.shape:
-                error_msgs.append(
-                    f"size mismatch for {key}: {tuple(saved.shape)} was saved, the table has "
-                    f"{tuple(table.shape)}"
-                )
-            else:
-                table.copy_(saved)
+@contextmanager
+def _only(optimizer: Optimizer, weights: Sequence[Tensor]) -> Iterator[None]:
+    """While it lasts, a step of another optimizer that holds one of these is a RuntimeError.
+
+    A tensor does not know its optimizers, and the one to refuse may have been made long before:
+    torch's hook in front of every step is where all of them pass.
+    """
+    own = {id(weight) for weight in weights}
+
+    def refuse(stepping: Optimizer, args: object, kwargs: object) -> None:
+        held = (p for group in stepping.param_groups for p in group["params"])
+        if stepping is not optimizer and any(id(parameter) in own for parameter in held):
+            raise RuntimeError(
+                f"{type(stepping).__name__} holds embedding tables, which are in compact mode "
+                f"for {type(optimizer).__name__}: their gradients are not in .grad"
+            )
+
+    hook = register_optimizer_step_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class CompactRows(NamedTuple):
-    """The rows of a physical table that a batch touched.
+    """The rows of a packed parameter that a batch touched.
 
     Attributes:
-        weight: The physical table, (R, stride).
+        weight: The parameter, (R, stride).
         rows: Their numbers, (U,), distinct; where the number of distinct rows is not known
             without a device's answer, the null row fills the tail.
         values: A copy of them, (U, stride), with the gradient in `.grad`. A row of the tail
@@ -408,6 +330,14 @@ class CompactRows(NamedTuple):
     weight: nn.Parameter
     rows: Tensor
     values: Tensor
+
+    @property
+    def gradient(self) -> Tensor:
+        """What a backward pass left in `values.grad`, (U, stride)."""
+        gradient = self.values.grad
+        if gradient is None:
+            raise RuntimeError("no backward pass has reached these rows")
+        return gradient
 
 
 def distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
@@ -419,7 +349,8 @@ def distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
     if rows.device.type != "cpu":
         return padded_distinct_rows(rows, null, total)
     if total > _SMALL * len(rows):
-        return torch.unique(rows, return_inverse=True)
+        distinct, place = torch.unique(rows, return_inverse=True)
+        return distinct, place
     seen = torch.zeros(total, dtype=torch.uint8).index_fill_(0, rows, 1)
     distinct = seen.nonzero().squeeze(1)
     place = torch.empty(total, dtype=torch.int64)
@@ -443,79 +374,6 @@ def _merged(batches: Sequence[CompactRows]) -> CompactRows:
     numbers = torch.cat([batch.rows for batch in batches])
     rows, inverse = torch.unique(numbers, return_inverse=True)
     values = weight.detach().index_select(0, rows).requires_grad_()
-    gradients = torch.cat([batch.values.grad for batch in batches])
+    gradients = torch.cat([batch.gradient for batch in batches])
     values.grad = torch.zeros_like(values).index_add_(0, inverse, gradients)
     return CompactRows(weight, rows, values)
-
-
-def logical_tables(fields: Sequence[TableSpec]) -> dict[str, TableSpec]:
-    """The tables that the fields read, by name, each as its first field describes it.
-
-    Raises:
-        ValueError: Two fields disagree about the table that they share; names both.
-    """
-    tables: dict[str, TableSpec] = {}
-    for field in fields:
-        name = field.table or field.name
-        first = tables.setdefault(name, field)
-        keys = ("rows", "dim", "padding_idx", "initializer", "wide_initializer", "trainable")
-        for key in keys:
-            if (mine := getattr(field, key)) != (theirs := getattr(first, key)):
-                raise ValueError(
-                    f"fields {first.name} and {field.name} share the table {name}, but have "
-                    f"{key} {theirs} and {mine}"
-                )
-    return tables
-
-
-def wide_name(name: str) -> str:
-    """Name of the table with the first-order weights that belong to a table."""
-    return f"{name}_wide"
-
-
-def initializer_from(text: str) -> Callable[[Tensor], Tensor]:
-    """The in-place initializer that a text names.
-
-    `xavier_uniform`: uniform in ±sqrt(6 / (rows + dim)), X. Glorot and Y. Bengio, AISTATS 2010.
-    `uniform_rows`: uniform in ±1 / sqrt(rows). `normal(STD)`: mean 0, deviation STD. Others name
-    a function of `torch.nn.init` and its arguments, as `nn.init.uniform_,a=-0.01,b=0.01`; the
-    text is read, not evaluated.
-
-    Raises:
-        ValueError: The text is none of these, STD is not a number above 0, or an argument is
-            unknown or of another type.
-
-    Example:
-        >>> torch.all(initializer_from("uniform_rows")(torch.empty(4, 3)).abs() <= 0.5)
-        tensor(True)
-    """
-    if text == "xavier_uniform":
-        return nn.init.xavier_uniform_
-    if text == "uniform_rows":
-        return lambda weight: nn.init.uniform_(
-            weight, -(weight.shape[0] ** -0.5), weight.shape[0] ** -0.5
-        )
-    if match := re.fullmatch(r"normal\(([0-9.eE+-]+)\)", text):
-        try:
-            std = float(match[1])
-        except ValueError:
-            std = math.nan
-        if 0 < std < math.inf:
-            return lambda weight: nn.init.normal_(weight, 0.0, std)
-    name, arguments = parse_call(text) if "nn.init." in text else (text, {})
-    if name in _TORCH_INITIALIZERS:
-        return _torch_initializer(name, arguments)
-    raise ValueError(f"initializer: expected one of {', '.join(INITIALIZERS)}, got {text!r}")
-
-
-def _torch_initializer(name: str, arguments: dict) -> Callable[[Tensor], Tensor]:
-    """A function of `torch.nn.init` with arguments, which are tried on one number here."""
-    function = getattr(nn.init, name.rpartition(".")[2])
-    try:
-        check_arguments(name, arguments, _TORCH_INITIALIZERS[name])
-        with torch.random.fork_rng(devices=[]):
-            function(torch.empty(1, 1, device="cpu"), **arguments)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = str(error).removeprefix(name).lstrip(": ")
-        raise ValueError(f"initializer: {name}: {reason}") from None
-    return lambda weight: function(weight, **arguments)

@@ -34,6 +34,8 @@ class VariationalDropout(nn.Module):
         torch.Size([2, 9])
     """
 
+    field: Tensor
+
     def __init__(self, dims: Mapping[str, int]) -> None:
         super().__init__()
         self.names = tuple(dims)

@@ -6,13 +6,11 @@ import torch
 from torch import nn
 
 from deepfm.models.features import field_specs
-from deepfm.models.layers.embedding import (
-    DenseSpec,
-    FeatureEmbedding,
-    NamedWeights,
-    pool,
-)
-from deepfm.models.layers.storage import TableSpec, initializer_from
+from deepfm.models.layers.embedding import FeatureEmbedding
+from deepfm.models.layers.fields import DenseField, IdField
+from deepfm.models.layers.initializers import initializer_from
+from deepfm.models.layers.lookup import pool
+from deepfm.models.layers.named_weights import NamedWeights
 from tests import reference
 from tests.models.conftest import random_inputs
 from tests.models.oracle import embedding_weights
@@ -29,7 +27,7 @@ def build(schema, *, first_order=True, fm_embedding_dim=4, initializer="xavier_u
 
 def sequence(combiner, padding_idx=0, rows=6, dim=3):
     torch.manual_seed(0)
-    spec = TableSpec("s", rows, dim, padding_idx, combiner, "normal(1.0)")
+    spec = IdField("s", rows, dim, padding_idx, combiner, "normal(1.0)")
     return FeatureEmbedding([spec], fm_embedding_dim=dim, first_order=True)
 
 
@@ -97,7 +95,7 @@ def test_no_weights_for_views_that_nobody_reads(schema, inputs):
 
 
 def test_raw_dense_fields_alone():
-    layer = FeatureEmbedding([DenseSpec("x", None)], fm_embedding_dim=4, first_order=True)
+    layer = FeatureEmbedding([DenseField("x", None)], fm_embedding_dim=4, first_order=True)
     views = layer(torch.zeros(2, 0, dtype=torch.int64), torch.ones(2, 1), (), ())
     assert [tuple(view.shape) for view in views] == [(2, 1), (2, 0, 4), (2, 1)]
 
@@ -128,7 +126,7 @@ def test_no_value_is_nothing(combiner):
     for view in views_of(layer, [-1, -1], 2):
         assert view.abs().max() == 0
     ids, nothing = torch.tensor([[-1], [0]]), torch.zeros(2, 0)
-    spec = TableSpec("s", 6, 3, None, None, "normal(1.0)")
+    spec = IdField("s", 6, 3, None, None, "normal(1.0)")
     layer = FeatureEmbedding([spec], fm_embedding_dim=3, first_order=True)
     for view in layer(ids, nothing, (), ()):
         assert view[0].abs().max() == 0
@@ -151,9 +149,9 @@ def test_a_batch_without_any_element_is_zero(combiner, compact):
 def test_dense_fields_of_several_numbers():
     """Raw, each is a column with a weight; linear, they are one vector through a matrix."""
     fields = [
-        DenseSpec("x", None, 2),
-        DenseSpec("y", 3, 4, "nn.init.constant_,val=0.5"),
-        DenseSpec("z", None),
+        DenseField("x", None, 2),
+        DenseField("y", 3, 4, "nn.init.constant_,val=0.5"),
+        DenseField("z", None),
     ]
     layer = FeatureEmbedding(fields, fm_embedding_dim=3, first_order=True)
     dense = torch.randn(5, 7)
@@ -206,8 +204,8 @@ def test_the_padding_row_is_zero_and_receives_no_gradient(schema):
 )
 def test_uniform_initializers_use_the_tables_own_shape(initializer, bound):
     specs = [
-        TableSpec("a", 2000, 4, 0, None, initializer),
-        TableSpec("b", 50, 40, 0, None, initializer),
+        IdField("a", 2000, 4, 0, None, initializer),
+        IdField("b", 50, 40, 0, None, initializer),
     ]
     layer = FeatureEmbedding(specs, fm_embedding_dim=4, first_order=True)
     for name, dim in ("a", 4), ("b", 40), ("a_wide", 1), ("b_wide", 1):
@@ -218,7 +216,7 @@ def test_uniform_initializers_use_the_tables_own_shape(initializer, bound):
 
 
 def test_normal_initializer():
-    spec = TableSpec("a", 5000, 4, 0, None, "normal(1e-2)")
+    spec = IdField("a", 5000, 4, 0, None, "normal(1e-2)")
     layer = FeatureEmbedding([spec], fm_embedding_dim=4, first_order=True)
     for name in ("a", "a_wide"):
         assert layer.tables[name].std().item() == pytest.approx(0.01, rel=0.05)

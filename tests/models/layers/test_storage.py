@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from deepfm.models.features import field_specs
-from deepfm.models.layers.embedding import FeatureEmbedding
-from deepfm.models.layers.storage import (
-    PackedTables,
-    TableSpec,
-    distinct_rows,
-    initializer_from,
-    padded_distinct_rows,
-)
-from deepfm.training.optimizers import LazyAdam, LazySGD, RowwiseAdagrad
+from deepfm.models.layers.embedding import FeatureEmbedding, Groups
+from deepfm.models.layers.fields import IdField
+from deepfm.models.layers.initializers import initializer_from
+from deepfm.models.layers.storage import PackedTables, distinct_rows, padded_distinct_rows
+from deepfm.models.layers.tables import Read
+from deepfm.training.sparse_optimizers import LazyAdam, LazySGD, RowwiseAdagrad
 from tests.models.conftest import random_inputs
 from tests.models.plain import PlainEmbedding
 
@@ -53,11 +50,14 @@ def inputs(schema):
 def test_one_parameter_per_dim_and_one_lookup_each(layer, inputs, monkeypatch):
     widths = [parameter.shape[1] for parameter in layer.tables.parameters()]
     assert sorted(widths) == [3, 4, 5, 6]  # dims 2 to 5 with the first-order column
-    calls = []
+    calls, whole = [], []
     lookup = layer.tables.lookup
-    monkeypatch.setattr(layer.tables, "lookup", lambda *call: calls.append(call) or lookup(*call))
+    read = layer.tables.read
+    monkeypatch.setattr(layer.tables, "read", lambda rows: calls.extend(rows) or read(rows))
+    monkeypatch.setattr(layer.tables, "lookup", lambda ids: whole.append(ids) or lookup(ids))
     layer(*inputs)
     assert len(calls) == 4
+    assert len(whole) == 1  # one call carries them all
 
 
 def test_equal_to_plain_tables_forward_and_backward(layer, inputs):
@@ -208,8 +208,8 @@ def test_initial_weights_are_drawn_table_by_table(schema):
 
 def shared(**second):
     """An id `a` and a sequence `b` that read the table `t`, whose row 2 is null."""
-    first = TableSpec("a", 5, 3, 2, None, "normal(1.0)", "t")
-    return [first, TableSpec("b", 5, 3, 2, "sum", "normal(1.0)", "t")._replace(**second)]
+    first = IdField("a", 5, 3, 2, None, "normal(1.0)", "t")
+    return [first, IdField("b", 5, 3, 2, "sum", "normal(1.0)", "t")._replace(**second)]
 
 
 @pytest.mark.parametrize("compact", [False, True])
@@ -268,7 +268,7 @@ def test_fields_that_disagree_about_their_table_are_refused(second):
     with pytest.raises(
         ValueError, match=rf"^fields a and b share the table t, but have {key} .* and {value}$"
     ):
-        PackedTables(shared(**second), wide=1)
+        PackedTables(shared(**second), [Read("a"), Read("b"), Read("a", "wide", 1)])
 
 
 def split_tables(**options):
@@ -276,8 +276,8 @@ def split_tables(**options):
     embedding of another table of that width, `d` both of a third."""
     specs = [
         *shared(padding_idx=None),
-        TableSpec("c", 4, 3, 0, None, "normal(1.0)"),
-        TableSpec("d", 6, 3, None, None, "normal(1.0)"),
+        IdField("c", 4, 3, 0, None, "normal(1.0)"),
+        IdField("d", 6, 3, None, None, "normal(1.0)"),
     ]
     specs[0] = specs[0]._replace(padding_idx=None)
     torch.manual_seed(0)
@@ -285,7 +285,7 @@ def split_tables(**options):
         specs,
         fm_embedding_dim=3,
         first_order=True,
-        groups={"wide": ["d", "a"], "fm": ["b", "d"], "deep": ["c", "b", "d"]},
+        groups=Groups(wide=["d", "a"], fm=["b", "d"], deep=["c", "b", "d"]),
         wide_dim=2,
         **options,
     ).double()
@@ -308,9 +308,16 @@ def split_inputs(num_rows=20):
 
 def test_what_not_all_fields_read_lies_apart():
     tables = split_tables().tables
-    layouts = [(held.dim, held.wide, held.fields) for held in tables.layouts.values()]
+    answered = {}  # per parameter, the widths of embedding and first-order weights, and readers
+    answers = iter(tables.answers)
+    for name, held in tables.layouts.items():
+        own = [next(answers) for _ in held.columns]
+        widths = dict(zip(held.columns, held.widths, strict=True))
+        readers = tuple(sorted({*own[0].sparse, *own[0].sequences}))
+        answered[name] = (widths.get("", 0), widths.get("wide", 0), readers)
+    layouts = list(answered.values())
     assert layouts == [(3, 0, ("b", "c")), (0, 2, ("a",)), (3, 2, ("d",))]
-    assert [tables.blocks(weight) for weight in tables.parameters()] == [[3], [2], [3, 2]]
+    assert [tables.widths(weight) for weight in tables.parameters()] == [[3], [2], [3, 2]]
     assert list(tables.places) == ["t", "c", "d", "t_wide", "d_wide"]
     assert tables["t_wide"].shape == (5, 2)
 
@@ -364,8 +371,8 @@ def test_rowwise_statistics_are_those_of_each_table():
 
 def test_each_table_has_its_own_initializer():
     specs = [
-        TableSpec("a", 40, 3, None, None, "nn.init.constant_,val=2", None, "nn.init.zeros_"),
-        TableSpec("b", 40, 3, 0, None, "nn.init.uniform_,a=-0.01,b=0.01"),
+        IdField("a", 40, 3, None, None, "nn.init.constant_,val=2", None, "nn.init.zeros_"),
+        IdField("b", 40, 3, 0, None, "nn.init.uniform_,a=-0.01,b=0.01"),
     ]
     tables = FeatureEmbedding(specs, fm_embedding_dim=3, first_order=True).tables
     assert (tables["a"] == 2).all()
@@ -377,8 +384,8 @@ def test_each_table_has_its_own_initializer():
 
 def test_frozen_tables_lie_in_parameters_without_gradient():
     specs = [
-        TableSpec("a", 5, 3, 0, None, "normal(1.0)"),
-        TableSpec("b", 5, 3, 0, None, "normal(1.0)", trainable=False),
+        IdField("a", 5, 3, 0, None, "normal(1.0)"),
+        IdField("b", 5, 3, 0, None, "normal(1.0)", trainable=False),
     ]
     layer = FeatureEmbedding(specs, fm_embedding_dim=3, first_order=True)
     trained, frozen = layer.tables.parameters()

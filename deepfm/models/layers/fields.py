@@ -1,0 +1,68 @@
+"""The fields that an embedding layer reads, as plain tuples of ints and texts."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class IdField(NamedTuple):
+    """A categorical field and the tables that its ids are looked up in.
+
+    Attributes:
+        name: Name of the field.
+        rows, dim: Shape of its embedding table; each of its tables has as many rows.
+        padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
+        combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
+        initializer: Of its tables, as `initializers.initializer_from` reads it.
+        table: Name of its tables, which fields may share; None: the field's own name.
+        wide_initializer: Of the first-order weights; None: the same.
+        trainable: Whether training changes its tables.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    padding_idx: int | None
+    combiner: str | None
+    initializer: str
+    table: str | None = None
+    wide_initializer: str | None = None
+    trainable: bool = True
+
+    @property
+    def table_name(self) -> str:
+        """Name of its tables."""
+        return self.table or self.name
+
+
+class DenseField(NamedTuple):
+    """A numeric field: raw (`dim` None), or multiplied with a learned matrix (value_dim, dim).
+
+    Attributes:
+        name: Name of the field.
+        dim: Width of its vector; None: it has none.
+        value_dim: How many columns of `dense` it has.
+        initializer: Of the matrix, as `initializers.initializer_from` reads it.
+    """
+
+    name: str
+    dim: int | None
+    value_dim: int = 1
+    initializer: str = "xavier_uniform"
+
+
+def first_readers(fields: Iterable[IdField]) -> dict[str, IdField]:
+    """By name of their tables, the first field that reads them, which describes them.
+
+    Raises:
+        ValueError: Two fields disagree about the tables that they share; names both.
+    """
+    found: dict[str, IdField] = {}
+    for field in fields:
+        first = found.setdefault(field.table_name, field)
+        for key in ("rows", "dim", "padding_idx", "initializer", "wide_initializer", "trainable"):
+            if (mine := getattr(field, key)) != (theirs := getattr(first, key)):
+                raise ValueError(
+                    f"fields {first.name} and {field.name} share the table {field.table_name}, "
+                    f"but have {key} {theirs} and {mine}"
+                )
+    return found
