@@ -23,10 +23,8 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
-from deepfm.evaluation.ranking import RankCounts, hit_rate, ndcg, rank_counts
+from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
 from deepfm.evaluation.references import REFERENCES, Training
-from deepfm.evaluation.scoring import SHORT_RANKING
-from deepfm.models.outputs import is_regression
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER
 
@@ -99,7 +97,8 @@ def compare(
         raise ConfigError(f"two configs have one file name: {', '.join(names)}")
     configs = {name: load_config(path, overrides) for name, path in zip(names, paths, strict=True)}
     for name, config in configs.items():
-        if config.num_class > 2 or is_regression(config.training.losses):
+        tasks = config.task_list()
+        if len(tasks) > 1 or "probability" not in tasks[0].main.gives(tasks[0].num_class):
             raise ConfigError(f"{name}: compare tabulates probabilities of one class only")
     groups: list[tuple[str, ExperimentConfig, list[Result]]] = []
     for name, config in configs.items():

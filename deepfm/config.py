@@ -7,13 +7,16 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
+from deepfm.objectives import LOSSES, Objective, Task, TaskData, metric_names
 from deepfm.packaged import find_config
+from deepfm.utils.named import one_of, resolve
 from deepfm.utils.settings import (
     apply_override,
     build,
@@ -26,7 +29,6 @@ from deepfm.utils.settings import (
 )
 
 FORMAT_VERSION = 1
-RANKING_KS = (5, 10, 20)
 # What may be named, with its options and their defaults; `lr: null` means training.lr.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {
@@ -67,34 +69,6 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
         "t_0": 0, "t_mult": 1, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0,
         "by_epoch": False,
     },
-}  # fmt: skip
-LOSSES: dict[str, dict[str, Any]] = {
-    "binary_cross_entropy": {"label_smoothing": 0.0},
-    "binary_focal": {"gamma": 2.0, "alpha": 0.5},
-    "softmax_cross_entropy": {"label_smoothing": 0.0},
-    "l2": {},
-    "jrc": {"session": "", "alpha": 0.5},
-}
-# Of a whole split. `thresholds: 0` is the exact AUC; `group` and `session` are one of
-# `data.table.group_columns`.
-METRICS: dict[str, dict[str, Any]] = {
-    "auc": {"thresholds": 0},
-    "logloss": {},
-    "gauc": {"group": ""},
-    "accuracy": {"threshold": 0.5, "top_k": 1},
-    "mae": {},
-    "mse": {},
-    "multiclass_auc": {"thresholds": 0, "average": "macro"},
-    "normalized_entropy": {"eta": 1e-12},
-    "xauc": {"sample_ratio": 1e-3, "max_pairs": None, "in_batch": False},
-    "grouped_xauc": {"group": "", "max_pairs_per_group": 100},
-}
-# Of the training batches while they pass, for the log: decayed averages over windows of steps.
-TRAIN_METRICS: dict[str, dict[str, Any]] = {
-    name: METRICS[name] | options | {"decay_rate": 0.9, "decay_step": 100}
-    for name, options in {
-        "auc": {"thresholds": 200}, "mae": {}, "mse": {}, "accuracy": {}, "xauc": {},
-    }.items()
 }  # fmt: skip
 
 
@@ -417,7 +391,7 @@ class TrainingConfig:
     batch_size: int = limited(4096, at_least=1)
     shuffle: bool = True
     drop_last: bool = False
-    losses: tuple[str | dict[str, Any], ...] = ("binary_cross_entropy",)
+    losses: tuple[Objective, ...] = one_of(LOSSES, "loss", ("binary_cross_entropy",))
     lr: float = limited(1e-3, above=0)
     optimizer: str | dict[str, Any] = "adam"
     sparse_optimizer: str | dict[str, Any] | None = None
@@ -440,23 +414,20 @@ class TrainingConfig:
     checkpoint_every_steps: int | None = limited(None, at_least=1)
     evaluate_every_steps: int | None = limited(None, at_least=1)
     log_every_steps: int | None = limited(None, at_least=1)
-    metrics: tuple[str | dict[str, Any], ...] = ()
+    metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
 
     def __post_init__(self) -> None:
         def set_options(key: str, known: dict[str, dict[str, Any]], what: str) -> None:
-            found, value = f"training.{key}", getattr(self, key)
-            if isinstance(value, tuple):
-                value = tuple(named_options(spec, known, found, what) for spec in value)
-            elif value is not None:
-                value = named_options(value, known, found, what)
+            value = getattr(self, key)
+            if value is not None:
+                value = named_options(value, known, f"training.{key}", what)
             object.__setattr__(self, key, value)
 
         set_options("optimizer", OPTIMIZERS, "optimizer")
         set_options("sparse_optimizer", OPTIMIZERS | SPARSE_OPTIMIZERS, "optimizer")
         set_options("scheduler", SCHEDULERS, "scheduler")
         set_options("sparse_scheduler", SCHEDULERS, "scheduler")
-        set_options("losses", LOSSES, "loss")
-        set_options("metrics", TRAIN_METRICS, "metric")
+        resolve(self, "training")
         if not self.losses:
             raise ConfigError("expected at least one loss", key="training.losses")
 
@@ -471,11 +442,10 @@ class EvaluationConfig:
     candidate_seed: int = limited(0, at_least=0)
     batch_size: int = limited(16384, at_least=1)
     max_batches: int | None = limited(None, at_least=1)
-    metrics: tuple[str | dict[str, Any], ...] = ("auc", "logloss")
+    metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
 
     def __post_init__(self) -> None:
-        specs = [named_options(m, METRICS, "evaluation.metrics", "metric") for m in self.metrics]
-        object.__setattr__(self, "metrics", tuple(specs))
+        resolve(self, "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -505,58 +475,47 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         metric = self.training.metric
-        known = metric_names(self.training.losses, self.evaluation.metrics)
+        known = metric_names(self.task_list())
         if metric not in known:
             raise ConfigError(
                 f"unknown metric {metric!r}; {nearest(metric, known)}", key="training.metric"
             )
+
+    def task_list(self) -> tuple[Task, ...]:
+        """What a model of this experiment is trained to predict."""
+        table = self.data.table
+        return (
+            Task(
+                label="" if table is None else table.label,
+                objectives=self.training.losses,
+                metrics=self.evaluation.metrics,
+                train_metrics=self.training.metrics,
+                num_class=self.num_class,
+            ),
+        )
+
+    def task_data(self) -> TaskData:
+        """What its data has to offer to tasks."""
+        table, split = self.data.table, self.data.split_strategy
+        return TaskData(
+            {"": "binary"} if table is None else {table.label: table.trained_label.kind},
+            () if table is None else table.group_columns,
+            split,
+            ranks=split == "leave_one_out",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default spelled out; `config_from_dict` is the inverse.
 
         Only a declared field shows no more than what was given.
         """
-        nested = plain(asdict(self))
+        nested = plain(self)
         if table := nested["data"]["table"]:
             table["fields"] = {
                 name: {key: value for key, value in keys.items() if value is not None}
                 for name, keys in table["fields"].items()
             }
         return nested
-
-
-def metric_names(
-    losses: Iterable[Mapping[str, Any]] = (), metrics: Sequence[Mapping[str, Any]] = ()
-) -> list[str]:
-    """The metrics that early stopping can watch, by the names they are reported under.
-
-    Args:
-        losses, metrics: As in `training.losses` and `evaluation.metrics`.
-    """
-    ranking = [f"{name}@{k}" for name in ("hr", "ndcg") for k in RANKING_KS]
-    ranking += [f"ranking_99.{name}" for name in ranking]
-    configured = [*reported_names(metrics), *(loss["name"] for loss in losses)]
-    return list(dict.fromkeys(["auc", "logloss", *configured, *ranking]))
-
-
-def reported_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What metrics are called in results: by name, and what sets those of one name apart.
-
-    Example:
-        >>> auc, gauc = {"name": "auc", "thresholds": 0}, {"name": "gauc", "group": "user"}
-        >>> reported_names([auc, gauc, auc | {"thresholds": 200}])
-        ['auc[0]', 'gauc', 'auc[200]']
-    """
-    found = []
-    for spec in specs:
-        others = [other for other in specs if other["name"] == spec["name"]]
-        apart = [
-            str(value)
-            for option, value in spec.items()
-            if any(other[option] != value for other in others)
-        ]
-        found.append(f"{spec['name']}[{','.join(apart)}]" if apart else spec["name"])
-    return found
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:

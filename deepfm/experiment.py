@@ -1,6 +1,5 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,11 +28,11 @@ from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
 from deepfm.data.splits import Splits, leave_one_out, sortable
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
-from deepfm.evaluation.losses import check_losses
-from deepfm.evaluation.metrics import check_metrics
-from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
+from deepfm.evaluation.ranking import SHORT_RANKING
+from deepfm.evaluation.scoring import Evaluation, evaluate
 from deepfm.models import build_model, count_parameters, parameters_of
-from deepfm.models.outputs import prediction_columns
+from deepfm.objectives import check_losses, check_metrics
+from deepfm.objectives.tasks import prediction_columns
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.schedules import build_schedules
@@ -198,7 +197,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
             "data.split_strategy: only declared tables split by predefined, random or time are "
             "prepared; all other data is read into memory when it is needed"
         )
-    check_losses(config)
+    check_losses(config.task_list(), config.task_data())
     return store.prepare(data, _declared_schema(config), num_class=config.num_class)
 
 
@@ -297,15 +296,16 @@ def train(
         LOGGER.info(_kept(config, state))
         for group, dropout in model.embedding.dropouts.items():
             run.write_dropout_ratios(group, dropout.ratios())
-        metrics: dict[str, Any] = {}
-        for name, split in (("valid", data.valid), ("test", data.test)):
-            if split is not None:
-                result = evaluate(model, split, batch_size=config.evaluation.batch_size)
-                metrics[name], last = result.metrics, split
-        # `last` and `result` are those of the last split there is.
-        run.write_table(run.predictions, _predictions(config, last, result))
-        if result.counts is not None:
-            run.write_table(run.ranks, _ranks(last, result))
+        splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+        results = {
+            name: evaluate(model, split, batch_size=config.evaluation.batch_size)
+            for name, split in splits.items()
+        }
+        metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
+        last = "test" if "test" in splits else "valid"
+        run.write_table(run.predictions, _predictions(config, splits[last], results[last]))
+        if results[last].counts is not None:
+            run.write_table(run.ranks, _ranks(splits[last], results[last]))
         if data.summary is not None:
             metrics["data"] = data.summary
         run.write_json(run.metrics, metrics)
@@ -372,16 +372,15 @@ def evaluate_checkpoint(
                 + ", ".join(changed)
             )
         used = config
-        check_metrics(used)
+        check_metrics(used.task_list(), used.training.metric, used.task_data())
     data = load_data(used, checkpoint.encoders)
     split = split or ("valid" if data.test is None else "test")
     rows = getattr(data, split)
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
-    checkpoint = replace(checkpoint, config=used)  # the model's config names the metrics
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
+    result = evaluate(model, rows, used.task_list(), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
 
@@ -394,8 +393,9 @@ def check_settings(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: Names the key.
     """
-    check_losses(config)
-    check_metrics(config)
+    tasks, offered = config.task_list(), config.task_data()
+    check_losses(tasks, offered)
+    check_metrics(tasks, config.training.metric, offered)
     schema = _declared_schema(config)
     small = {
         field.name: {
@@ -599,7 +599,7 @@ def _growth(base: Checkpoint, encoders: Encoders) -> str:
 
 
 def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    columns = prediction_columns(result.predicted, config.training.losses)
+    columns = prediction_columns(config.task_list(), result.predictions)
     return pa.table({"row": dataset.row, "label": dataset.label.numpy()} | columns)
 
 

@@ -14,8 +14,8 @@ from deepfm.data.dataset import Catalogue
 from deepfm.data.files import Rows, file_ending, first_line, is_header, read_rows
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
-from deepfm.evaluation.scoring import score, score_items
-from deepfm.models.outputs import is_regression, predicted, prediction_columns
+from deepfm.evaluation.scoring import score_items, score_tasks
+from deepfm.objectives.tasks import of_only_task, prediction_columns
 
 
 class Recommendation(NamedTuple):
@@ -32,7 +32,8 @@ class ScoredRows(NamedTuple):
     Attributes:
         rows: As they were read.
         predictions: By column, (N,) float64: `probability`, of the positive class;
-            `probability_0`, … of three classes or more; `prediction`, of a regression. Null for a
+            `probability_0`, … of three classes or more; `prediction`, of a regression; with the
+            task's name at the end where there are several. Null for a
             row with a value that its field cannot read, if the field's policy is to drop such rows.
         unknown: Per field with a vocabulary, how many values training has not seen.
         bad: Per column, how many values could not be read.
@@ -67,11 +68,11 @@ class Predictor:
         self.encoders = loaded.encoders
         self.schema = loaded.encoders.schema
         self.model = loaded.build_model().to(device)
+        self.tasks = self.model.tasks
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
         self._tables = RawTables(None, loaded.users, loaded.items)
         self._history = loaded.history
         self._source = loaded.config.data.table
-        self._losses = loaded.config.training.losses
 
     def predict(self, columns: pa.Table) -> np.ndarray:
         """Probability of the positive class for each raw row, (N,) float64.
@@ -84,6 +85,10 @@ class Predictor:
         Raises:
             DataError: A column is missing that cannot be looked up, or a value cannot be read.
         """
+        return of_only_task(self.predict_tasks(columns))
+
+    def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
+        """`predict` for a model of any number of tasks: by their names."""
         inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
         return self._predicted(inputs)
 
@@ -105,7 +110,7 @@ class Predictor:
             except DataError as error:
                 at_row = str(error).startswith(f"{path}:")
                 raise error if at_row else DataError(f"{path}: {error}") from None
-            known = prediction_columns(self._predicted(inputs), self._losses)
+            known = prediction_columns(self.tasks, self._predicted(inputs))
             predictions = {}
             for name, values in known.items():
                 whole = np.full(len(columns), np.nan)
@@ -161,14 +166,14 @@ class Predictor:
             for item, title, probability in zip(
                 found[item_field.column].to_pylist(),
                 found[titles].to_pylist() if titles else [None] * len(best),
-                predicted(logits[best], self._losses),
+                self.tasks[0].predicted({"": logits[best]}),
                 strict=True,
             )
         ]
 
-    def _predicted(self, inputs: Inputs) -> np.ndarray:
-        logits = score(self.model, inputs, batch_size=self.batch_size)
-        return predicted(logits, self._losses)
+    def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        logits = score_tasks(self.model, inputs, batch_size=self.batch_size)
+        return {task.name: task.predicted(logits) for task in self.tasks}
 
     def _need_items(self) -> None:
         if self._history is None:
@@ -176,7 +181,7 @@ class Predictor:
                 "the checkpoint has no items to rank: it was not trained with split_strategy "
                 "leave_one_out"
             )
-        if self.model.config.num_class != 1 or is_regression(self._losses):
+        if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
             raise DataError("the checkpoint ranks no items: it does not predict one probability")
 
     def _form(self, path: Path) -> dict[str, Any]:

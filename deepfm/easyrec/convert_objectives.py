@@ -5,23 +5,19 @@ from typing import NamedTuple
 
 from google.protobuf.message import Message
 
-from deepfm.config import METRICS, reported_names
 from deepfm.easyrec.features import Feature
 from deepfm.easyrec.reading import Keys, Pipeline, options_of, shortest
 from deepfm.errors import nearest
+from deepfm.evaluation.metrics import METRICS
+from deepfm.objectives import LOSSES, is_larger_better
+from deepfm.utils.named import named, reported_names
 
-# Losses by name here; classes that they need; what their label is.
 _LOSSES = {
-    "binary_cross_entropy": ("binary_cross_entropy", "num_class: 1", "binary"),
-    "binary_focal_loss": ("binary_focal", "num_class: 1", "binary"),
-    "softmax_cross_entropy": ("softmax_cross_entropy", "num_class above 1", "class"),
-    "jrc_loss": ("jrc", "num_class: 2", "class"),
-    "l2_loss": ("l2", "num_class: 1", "number"),
-}
-_CLASSES = {
-    "num_class: 1": lambda count: count == 1,
-    "num_class: 2": lambda count: count == 2,
-    "num_class above 1": lambda count: count > 1,
+    "binary_cross_entropy": "binary_cross_entropy",
+    "binary_focal_loss": "binary_focal",
+    "softmax_cross_entropy": "softmax_cross_entropy",
+    "jrc_loss": "jrc",
+    "l2_loss": "l2",
 }
 _METRICS = {
     "auc": "auc",
@@ -34,8 +30,6 @@ _METRICS = {
     "grouped_xauc": "grouped_xauc",
     "normalized_entropy": "normalized_entropy",
 }
-_OF_NUMBERS = ("mae", "mse", "xauc", "grouped_xauc")  # metrics of what l2_loss trains
-_SMALLER_IS_BETTER = ("mae", "mse", "normalized_entropy", *(name for name, *_ in _LOSSES.values()))
 
 
 class Objectives(NamedTuple):
@@ -96,10 +90,13 @@ def _losses(pipeline: Pipeline, features: Mapping[str, Feature]) -> tuple[list[K
         kind, path = loss.WhichOneof("loss"), f"model_config.losses[{k}]"
         if kind is None:
             raise pipeline.error(path, f"expected a loss, one of {', '.join(_LOSSES)}")
-        name, classes, label = _LOSSES[kind]
-        if not _CLASSES[classes](model.num_class):
+        name = _LOSSES[kind]
+        chosen = LOSSES[name]
+        if not chosen.fits_classes(model.num_class):
+            least = chosen.min_class
+            needed = f": {least}" if chosen.max_class == least else f" above {least - 1}"
             raise pipeline.error(
-                f"{path}.{kind}", f"it needs {classes}, found num_class: {model.num_class}"
+                f"{path}.{kind}", f"it needs num_class{needed}, found num_class: {model.num_class}"
             )
         options = options_of(getattr(loss, kind))
         if kind == "jrc_loss":
@@ -107,7 +104,7 @@ def _losses(pipeline: Pipeline, features: Mapping[str, Feature]) -> tuple[list[K
             column = _group(pipeline, features, key, f"{path}.{kind}.session_name")
             options = {"session": column} | options
         found.append({"name": name} | options)
-        kinds.append(label)
+        kinds.append(chosen.label_kinds[0])
     # A class is a whole number, a binary label one of two, and l2 can have either.
     return found, next(kind for kind in ("class", "binary", "number") if kind in kinds)
 
@@ -117,13 +114,14 @@ def _metric(
 ) -> Keys:
     name, model = _METRICS[kind], pipeline.message.model_config
     losses = {loss.WhichOneof("loss") for loss in model.losses}
-    if name in _OF_NUMBERS and "l2_loss" not in losses:
+    needs = METRICS[name].needs
+    if needs == "numbers" and "l2_loss" not in losses:
         raise pipeline.error(path, "it is of predicted numbers, which need l2_loss")
-    if name not in _OF_NUMBERS and losses == {"l2_loss"}:
+    if needs != "numbers" and losses == {"l2_loss"}:
         raise pipeline.error(path, "it is of probabilities, which l2_loss does not give")
-    if name in ("auc", "gauc", "normalized_entropy") and model.num_class > 2:
+    if needs == "probability" and model.num_class > 2:
         raise pipeline.error(path, f"it needs num_class 1 or 2, found {model.num_class}")
-    if name == "multiclass_auc" and model.num_class < 2:
+    if needs == "classes" and model.num_class < 2:
         raise pipeline.error(path, f"it needs num_class above 1, found {model.num_class}")
     options = options_of(config)
     if "grouping_key" in options:
@@ -155,19 +153,20 @@ def watched_in(pipeline: Pipeline, objectives: Objectives) -> Keys:
             f"unknown type {kind!r}; {nearest(kind, ('latest', 'best'))}",
         )
     losses, metrics = objectives.losses, objectives.metrics
-    reported = reported_names([METRICS[metric["name"]] | metric for metric in metrics])
+    reported = reported_names(
+        named(metric, METRICS, "evaluation.metrics", "metric") for metric in metrics
+    )
     if kind == "latest":  # a metric is watched for the log only
         return {"keep": "last", "metric": [*reported, losses[0]["name"]][0]}
     path, wanted = "export_config.best_exporter_metric", export.best_exporter_metric
     ours = {metric["name"]: name for metric, name in zip(metrics, reported, strict=True)}
     ours |= {loss["name"]: loss["name"] for loss in losses}
-    known = _METRICS | {name: own for name, (own, *_) in _LOSSES.items()}
-    known = {name: own for name, own in known.items() if own in ours}
+    known = {name: own for name, own in (_METRICS | _LOSSES).items() if own in ours}
     if wanted not in known:
         raise pipeline.error(path, f"{wanted!r} is not evaluated; {nearest(wanted, known)}")
     metric = known[wanted]
-    if export.metric_larger_is_better == (metric in _SMALLER_IS_BETTER):
-        better = "smaller" if metric in _SMALLER_IS_BETTER else "larger"
+    if export.metric_larger_is_better != is_larger_better(metric):
+        better = "larger" if is_larger_better(metric) else "smaller"
         raise pipeline.error(
             "export_config.metric_larger_is_better", f"of {wanted} the {better} is better"
         )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepfm.errors import DataError, DeepFMError
-from deepfm.evaluation.metrics import check_rows
+from deepfm.evaluation.measures import check_rows
 
 PERCENTILES = (2.5, 97.5)
 _DRAWS_AT_A_TIME = 2_000_000  # keeps the temporary arrays of a resampling chunk near 100 MB

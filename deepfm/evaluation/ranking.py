@@ -14,8 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepfm.config import RANKING_KS
 from deepfm.errors import DataError, DeepFMError
+
+RANKING_KS = (5, 10, 20)
+SHORT_RANKING = 99  # negatives of the second, widely used ranking protocol
+SHORT = "ranking_99."  # begins the names of its metrics
+_OF_ALL = [f"{name}@{k}" for name in ("hr", "ndcg") for k in RANKING_KS]
+# Of a ranking task, by the names they are reported under; larger is better.
+RANKING_METRICS = (*_OF_ALL, *(f"{SHORT}{name}" for name in _OF_ALL))
 
 
 class RankCounts(NamedTuple):

@@ -20,7 +20,8 @@ from deepfm.errors import ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.options import called
-from deepfm.models.outputs import named_outputs, prediction
+from deepfm.objectives import Logits, logits_by_name
+from deepfm.objectives.tasks import of_only_task
 
 
 class PairBranches(NamedTuple):
@@ -66,6 +67,7 @@ class BaseCTRModel(nn.Module, ABC):
         super().__init__()
         self.schema = schema
         self.config = config
+        self.tasks = config.task_list()
         self.embedding = build_embedding(
             schema,
             config,
@@ -169,24 +171,28 @@ class BaseCTRModel(nn.Module, ABC):
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
-    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        """A forward pass under the names that `training.losses` give it; see `named_outputs`."""
-        return named_outputs(self(inputs), self.config.training.losses)
+    def training_logits(self, inputs: Inputs) -> Logits:
+        """The logits that the losses read, by name: those of each task, which is "" where there is
+        one, and what a subclass adds in training."""
+        return logits_by_name(self(inputs))
 
-    def predict(self, inputs: Inputs) -> Tensor:
+    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        """A forward pass under the names that the tasks' losses give it; see `Task.outputs`."""
+        logits, found = logits_by_name(self(inputs)), {}
+        for task in self.tasks:
+            found |= task.outputs(logits)
+        return found
+
+    def predict(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
         """Probabilities of class 1, (B,), in evaluation mode and without gradients.
 
-        Of three classes or more, the probabilities of all, (B, C); where L2 is the only loss, the
-        numbers themselves, (B,). The mode is restored.
+        Of three classes or more, the probabilities of all, (B, C); where numbers are predicted,
+        those, (B,). Of several tasks, a dict by their names. The mode is restored.
         """
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                return prediction(self(inputs), self.config.training.losses)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluation_mode(self), torch.no_grad():
+            logits = logits_by_name(self(inputs))
+            found = {task.name: task.prediction(logits) for task in self.tasks}
+        return found if len(found) > 1 else of_only_task(found)
 
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
         """The embedding's L2 penalty by `config.feature`, (), to be added to the mean loss."""
@@ -204,6 +210,18 @@ class BaseCTRModel(nn.Module, ABC):
             f"{group}_feature_p_loss": rate / batch_size * dropout.penalty()
             for group, dropout in self.embedding.dropouts.items()
         }
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """While it lasts, a model is in evaluation mode; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:

@@ -24,10 +24,9 @@ from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import Epoch, TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
-from deepfm.evaluation.metrics import is_larger_better
 from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
-from deepfm.models.outputs import named_outputs
+from deepfm.objectives import is_larger_better
 from deepfm.training.optimizers import (
     assign_optimizers,
     dense_update_dominates,
@@ -36,7 +35,7 @@ from deepfm.training.optimizers import (
 )
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
-from deepfm.training.train_metrics import build_train_metrics
+from deepfm.training.train_metrics import TrainMetrics
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
 
@@ -200,7 +199,7 @@ class _Fit:
                 "all else; training.sparse_optimizer: lazy_adam updates only the rows that a "
                 "batch touches, which is a different optimizer"
             )
-        self.metrics = build_train_metrics(self.config.metrics)
+        self.metrics = TrainMetrics(model.tasks, model.schema)
         self._pending: list[Tensor] = []  # losses still on the device
         self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
         if state.model:
@@ -219,8 +218,7 @@ class _Fit:
             schedule.load_state_dict(saved)
         if step.average is not None:
             step.average.load_state_dict(state.ema)
-        for name, metric in self.metrics.items():
-            metric.load_state_dict(state.metrics[name])
+        self.metrics.load_state_dict(state.metrics)
 
     def checkpoint(self, is_best: bool) -> None:
         """Bring the state up to date and save it."""
@@ -233,7 +231,7 @@ class _Fit:
             state.ema = step.average.state_dict()
         state.optimizers = [optimizer_state(item, self.model) for item in step.optimizers]
         state.schedulers = [schedule.state_dict() for schedule in step.schedules]
-        state.metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
+        state.metrics = self.metrics.state_dict()
         self.save(state, is_best)
 
     def epochs(self) -> None:
@@ -311,10 +309,7 @@ class _Fit:
         self._seed_dropout()
         logits, losses = step.add(batch.to(self.trainer.device))
         self._pending.append(losses["loss"])
-        if self.metrics:
-            outputs = named_outputs(logits, self.config.losses)
-            for metric in self.metrics.values():
-                metric.update(outputs, batch)
+        self.metrics.update(logits, batch)
         if updated:
             step.update()
         state.step, state.total_steps = state.step + 1, state.total_steps + 1
@@ -366,7 +361,8 @@ class _Fit:
         )
 
     def _train_metrics(self) -> str:
-        return "".join(f"  train {name} {m.value:.4f}" for name, m in self.metrics.items())
+        shown = self.metrics.values().items()
+        return "".join(f"  train {name} {value:.4f}" for name, value in shown)
 
     def _rates(self) -> str:
         """The rates of the last step, for people: one number if all are equal."""
@@ -439,7 +435,7 @@ class _Fit:
             "lr": state.rates[0],
             **self._sparse_rate(),
             **metrics,
-            **{f"train_{name}": metric.value for name, metric in self.metrics.items()},
+            **{f"train_{name}": value for name, value in self.metrics.values().items()},
             "seconds": round(state.seconds, 3),
         }
         if config.evaluate_every_steps is not None:

@@ -6,7 +6,8 @@ says a name, or a mapping with `name` and some options.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -107,6 +108,33 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
         _check_option(f"{key}.{option}", value, options[option])
         given[option] = tuple(value) if isinstance(value, list) else value
     return chosen(**given)
+
+
+# Words for the limits of `deepfm.utils.settings.limited`, and what holds a number to them.
+_LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "at_least": ("of at least", operator.ge),
+    "above": ("above", operator.gt),
+    "at_most": ("of at most", operator.le),
+    "below": ("below", operator.lt),
+}
+
+
+def beyond_limits(item: Named) -> Iterator[tuple[str, str, float]]:
+    """The options with a number beyond the limits of their field: name, what is expected, number.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Cut(Named):
+        ...     name = "cut"
+        ...     at: float = field(default=0.5, metadata={"above": 0, "below": 1})
+        >>> list(beyond_limits(Cut(at=2.0)))
+        [('at', 'above 0 and below 1', 2.0)]
+    """
+    for option in fields(item):
+        limits, number = option.metadata, getattr(item, option.name)
+        if any(not _LIMITS[name][1](number, limit) for name, limit in limits.items()):
+            words = [f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items()]
+            yield option.name, " and ".join(words), number
 
 
 def _check_option(key: str, value: Any, default: object) -> None:

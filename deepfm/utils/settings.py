@@ -14,6 +14,7 @@ import dacite
 import yaml
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.named import Named, named_value
 
 T = TypeVar("T")
 
@@ -133,8 +134,11 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         if key not in known:
             problem = f"unknown key {path!r}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))
-        values[key] = _build_below(known[key].type, value, path, sources)
+        is_named = "named" in known[key].metadata
+        values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
     try:
+        for key in values:
+            values[key] = _build_named(known[key], values[key], f"{prefix}{key}")
         return dacite.from_dict(cls, values, dacite.Config(strict=True, type_hooks=_HOOKS))
     except dacite.WrongTypeError as error:
         problem = f"expected {_type_name(error.field_type)}, found {error.value!r}"
@@ -164,6 +168,15 @@ def _build_below(kind: object, value: object, path: str, sources: Mapping[str, s
             for name, item in value.items()
         }
     return build(below, value, f"{path}.", sources)
+
+
+def _build_named(item: "Field[Any]", value: object, path: str) -> object:
+    """The value of one key: what it names, if it is a `one_of` field, else the value as it is."""
+    if "named" not in item.metadata:
+        return value
+    if isinstance(item.default, tuple) and not isinstance(value, list | tuple):
+        value = (value,)
+    return named_value(value, item.metadata["named"], path, item.metadata["what"])
 
 
 def _dataclass_below(kind: object) -> tuple[type[Any] | None, bool, bool]:
@@ -347,6 +360,10 @@ _HOOKS: dict[Any, Callable[[Any], Any]] = {
 
 def plain(value: object) -> Any:
     """Nested data with lists in the place of tuples, as YAML and JSON have it."""
+    if isinstance(value, Named):
+        return plain(value.to_dict())
+    if is_dataclass(value):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

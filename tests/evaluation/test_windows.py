@@ -7,17 +7,54 @@ import numpy as np
 import pytest
 import torch
 
-from deepfm.config import LOSSES, TRAIN_METRICS
 from deepfm.data.batch import Batch
-from deepfm.models.outputs import named_outputs
-from deepfm.training.train_metrics import build_train_metrics
+from deepfm.data.schema import DatasetSchema
+from deepfm.evaluation.metrics import TRAIN_METRICS
+from deepfm.evaluation.scored import Scored
+from deepfm.objectives import LOSSES, Task
+from deepfm.training.train_metrics import TrainMetrics, scored_batch
 from tests import reference
 
 EIGHT = [k / 10 for k in range(1, 9)]
 
 
 def spec(name, **options):
-    return {"name": name} | TRAIN_METRICS[name] | options
+    return TRAIN_METRICS[name](**options)
+
+
+class Shown:
+    """A window that takes in what a model says of a batch, by name."""
+
+    def __init__(self, window):
+        self.window = window
+        self.state_dict, self.load_state_dict = window.state_dict, window.load_state_dict
+
+    @property
+    def value(self):
+        return self.window.value
+
+    def update(self, outputs, batch):
+        found = {name: output.detach().double().numpy() for name, output in outputs.items()}
+        probs, y = found.get("probs"), found.get("y")
+        one = found.get("probs1", probs)
+        self.window.update(
+            Scored(
+                batch.label.double().numpy(),
+                y if one is None else one,
+                y,
+                num_class=probs.shape[1] if probs is not None and probs.ndim == 2 else 1,
+                classes=probs if probs is not None and probs.ndim == 2 else None,
+            )
+        )
+
+
+def build_train_metrics(metrics):
+    task, schema = Task(train_metrics=tuple(metrics)), DatasetSchema(fields={}, label_field="y")
+    return {name: Shown(w) for name, w in TrainMetrics([task], schema).by_name.items()}
+
+
+def named_outputs(logits, task):
+    return task.outputs({"": logits})
 
 
 def made(name, **options):
@@ -65,7 +102,7 @@ CASES = [
 def batches(seed=0, count=14):
     """Batches of 1 to 6 rows: (outputs, batch) each."""
     rng = np.random.default_rng(seed)
-    losses = [{"name": name} | LOSSES[name] for name in ("binary_cross_entropy", "l2")]
+    losses = Task(objectives=tuple(LOSSES[name]() for name in ("binary_cross_entropy", "l2")))
     for _ in range(count):
         size = rng.integers(1, 7)
         logits = torch.from_numpy(rng.normal(size=size))
@@ -146,7 +183,7 @@ def test_a_saved_state_goes_on_exactly(name, options, stop):
 
 
 def test_classes_and_names():
-    losses = [{"name": "softmax_cross_entropy"} | LOSSES["softmax_cross_entropy"]]
+    losses = Task(objectives=(LOSSES["softmax_cross_entropy"](),))
     made_by_name = build_train_metrics(
         [
             spec("accuracy", decay_step=1),
@@ -171,3 +208,20 @@ def test_outputs_with_gradients_are_left_alone():
     assert metric.value == 1
     assert not math.isnan(metric.value)
     assert logits.requires_grad
+
+
+def test_a_batch_is_scored_in_the_precision_of_its_logits():
+    schema = DatasetSchema(fields={}, label_field="y")
+    logits = {"": torch.tensor([[0.3, 0.1], [-2.0, 1.0]])}
+    task = Task(objectives=(LOSSES["softmax_cross_entropy"](),), num_class=2)
+    scored = scored_batch(task, logits, rows([1, 0]), schema)
+    expected = logits[""].softmax(1).double().numpy()
+    np.testing.assert_array_equal(scored.of_classes, expected)
+    np.testing.assert_array_equal(scored.predicted, expected[:, 1])
+    assert scored.value is None
+    both = Task(objectives=(LOSSES["l2"](), LOSSES["binary_cross_entropy"]()))
+    scored = scored_batch(both, {"": torch.tensor([0.3, -1.0])}, rows([1, 0]), schema)
+    np.testing.assert_array_equal(scored.numbers, torch.tensor([0.3, -1.0]).double().numpy())
+    np.testing.assert_array_equal(
+        scored.predicted, torch.tensor([0.3, -1.0]).sigmoid().double().numpy()
+    )

@@ -4,16 +4,32 @@ import numpy as np
 import pytest
 import torch
 
-from deepfm.config import LOSSES, config_from_dict
+from deepfm.config import config_from_dict
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
-from deepfm.models.outputs import named_outputs, predicted, prediction, prediction_columns
+from deepfm.objectives import LOSSES, Task
 
 
 def specs(*names):
-    return [{"name": name} | LOSSES[name] for name in names]
+    return Task(objectives=tuple(LOSSES[name]() for name in names))
+
+
+def named_outputs(logits, task):
+    return task.outputs({"": logits})
+
+
+def prediction(logits, task):
+    return task.prediction({"": logits})
+
+
+def predicted(logits, task):
+    return task.predicted({"": logits})
+
+
+def prediction_columns(values, task):
+    return task.prediction_columns(values)
 
 
 ONE = torch.tensor([0.2, 0.3])

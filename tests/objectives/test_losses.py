@@ -7,15 +7,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepfm.config import LOSSES, config_from_dict
+from deepfm.config import config_from_dict
 from deepfm.data.batch import Batch
 from deepfm.errors import ConfigError
-from deepfm.evaluation.losses import batch_losses, check_losses, weighted_loss
+from deepfm.objectives import LOSSES, Targets, Task, checks
+from deepfm.objectives.losses import weighted_loss
 from tests.reference import row_losses, weighted_mean
 
 
 def spec(name, **options):
-    return {"name": name} | LOSSES[name] | options
+    return LOSSES[name](**options)
+
+
+def batch_losses(logits, rows, chosen, columns=()):
+    """Those of a task without a name."""
+    targets = Targets(rows.label, rows.weight, rows.group, tuple(columns))
+    return Task(objectives=tuple(chosen)).losses({"": logits}, targets)
+
+
+def check_losses(config):
+    checks.check_losses(config.task_list(), config.task_data())
 
 
 def batch(label, weight=None, group=None):
@@ -27,9 +38,9 @@ def batch(label, weight=None, group=None):
 
 def loss_of(chosen, logits, rows, columns=("session",)):
     found = batch_losses(torch.as_tensor(logits, dtype=torch.float64), rows, [chosen], columns)
-    assert list(found) == [chosen["name"]]
-    assert found[chosen["name"]].shape == ()
-    return found[chosen["name"]].item()
+    assert list(found) == [chosen.name]
+    assert found[chosen.name].shape == ()
+    return found[chosen.name].item()
 
 
 SPECS = [
@@ -51,12 +62,12 @@ SPECS = [
 def cases(draw):
     chosen = draw(st.sampled_from(SPECS))
     rows, numbers = draw(st.integers(1, 9)), st.floats(-4, 4)
-    classes = {"softmax_cross_entropy": draw(st.integers(2, 4)), "jrc": 2}.get(chosen["name"])
+    classes = {"softmax_cross_entropy": draw(st.integers(2, 4)), "jrc": 2}.get(chosen.name)
 
     def column(of):
         return draw(st.lists(of, min_size=rows, max_size=rows))
 
-    label = column(st.floats(-3, 3) if chosen["name"] == "l2" else st.integers(0, 1))
+    label = column(st.floats(-3, 3) if chosen.name == "l2" else st.integers(0, 1))
     if classes:
         label = column(st.integers(0, classes - 1))
         logits = column(st.lists(numbers, min_size=classes, max_size=classes))
@@ -73,29 +84,29 @@ def test_losses_equal_their_definitions(case):
     chosen, logits, label, weight, session = case
     rows = batch(label, weight, [[7, s] for s in session])
     expected = weighted_mean(
-        row_losses(chosen, logits, label, session), weight or [1.0] * len(label)
+        row_losses(chosen.to_dict(), logits, label, session), weight or [1.0] * len(label)
     )
     found = loss_of(chosen, logits, rows, ("other", "session"))
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("chosen", SPECS, ids=lambda s: s["name"])
+@pytest.mark.parametrize("chosen", SPECS, ids=lambda s: s.name)
 def test_gradients_equal_finite_differences(chosen):
     """Of the focal loss with its factor held still."""
     generator = torch.Generator().manual_seed(0)
-    shape = {"softmax_cross_entropy": (6, 3), "jrc": (6, 2)}.get(chosen["name"], (6,))
+    shape = {"softmax_cross_entropy": (6, 3), "jrc": (6, 2)}.get(chosen.name, (6,))
     logits = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
     rows = batch([0.0, 1, 1, 0, 1, 0], [1.0, 2, 0, 1, 1, 3], [[0], [0], [1], [1], [1], [2]])
 
     def loss(logits):
-        return batch_losses(logits, rows, [chosen], ["session"])[chosen["name"]]
+        return batch_losses(logits, rows, [chosen], ["session"])[chosen.name]
 
-    if chosen["name"] != "binary_focal":
+    if chosen.name != "binary_focal":
         assert torch.autograd.gradcheck(loss, logits)
         return
     (found,) = torch.autograd.grad(loss(logits), logits)
     p, y = logits.detach().sigmoid(), rows.label
-    alpha, gamma = chosen["alpha"], chosen["gamma"]
+    alpha, gamma = chosen.alpha, chosen.gamma
     factor = torch.where(y == 1, alpha * (1 - p) ** gamma, (1 - alpha) * p**gamma)
     torch.testing.assert_close(found, rows.weight * factor * (p - y) / rows.weight.sum())
 
