@@ -169,9 +169,11 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.positive is not None:
-            raise ConfigError("data.table.labels: choose threshold or positive, not both")
+            raise ConfigError("choose threshold or positive, not both", key="data.table.labels")
         if self.kind != "binary" and (self.threshold, self.positive) != (None, None):
-            raise ConfigError(f"data.table.labels: a {self.kind} has no threshold or positive")
+            raise ConfigError(
+                f"a {self.kind} has no threshold or positive", key="data.table.labels"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,22 +249,24 @@ class DataConfig:
         parts = self.split_fractions
         if len(parts) != 3 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6) or parts[0] <= 0:
             raise ConfigError(
-                "data.split_fractions: expected three parts (train, valid, test) that add up to 1, "
-                f"found {list(parts)}"
+                f"expected three parts (train, valid, test) that add up to 1, found {list(parts)}",
+                key="data.split_fractions",
             )
         if self.table is None and self.dataset_name == "tabular":
-            raise ConfigError("data.table: dataset_name tabular needs the table declared here")
+            raise ConfigError(
+                "dataset_name tabular needs the table declared here", key="data.table"
+            )
         if self.table is not None:
             if self.dataset_name != "tabular":
                 raise ConfigError(
-                    f"data.table: {self.dataset_name} is no declared table; set "
-                    "data.dataset_name: tabular"
+                    f"{self.dataset_name} is no declared table; set data.dataset_name: tabular",
+                    key="data.table",
                 )
             _check_split(self.split_strategy, self.table)
         elif self.split_strategy != "leave_one_out":
             raise ConfigError(
-                f"data.split_strategy: {self.split_strategy} is for declared tables "
-                "(data.dataset_name: tabular)"
+                f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
+                key="data.split_strategy",
             )
 
 
@@ -275,12 +279,15 @@ def _check_split(strategy: str, table: TableConfig) -> None:
     }
     for key in ("files", "fields", *needs.get(strategy, ())):
         if not getattr(table, key):
-            raise ConfigError(f"data.table.{key}: a value is needed, for split_strategy {strategy}")
+            raise ConfigError(
+                f"a value is needed, for split_strategy {strategy}", key=f"data.table.{key}"
+            )
     if strategy != "predefined":
         for key in ("valid_files", "test_files"):
             if getattr(table, key):
                 raise ConfigError(
-                    f"data.table.{key}: only split_strategy predefined reads it, found {strategy}"
+                    f"only split_strategy predefined reads it, found {strategy}",
+                    key=f"data.table.{key}",
                 )
     if strategy == "leave_one_out":
         policies = {"data.table.bad_values": table.bad_values}
@@ -289,13 +296,16 @@ def _check_split(strategy: str, table: TableConfig) -> None:
         for key, policy in policies.items():
             if policy == "drop":
                 raise ConfigError(
-                    f"{key}: a ranking task keeps all rows, since each is part of its user's "
-                    "history; choose error or unknown"
+                    "a ranking task keeps all rows, since each is part of its user's history; "
+                    "choose error or unknown",
+                    key=key,
                 )
     for key in ("user_field", "item_field"):
         name = getattr(table, key)
         if name is not None and name not in table.fields:
-            raise ConfigError(f"data.table.{key}: no field {name!r}; {nearest(name, table.fields)}")
+            raise ConfigError(
+                f"no field {name!r}; {nearest(name, table.fields)}", key=f"data.table.{key}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +393,7 @@ class PartOptimizerConfig:
             re.compile(self.pattern)
         except re.error as error:
             raise ConfigError(
-                f"{key}.pattern: {self.pattern!r} is no regular expression: {error}"
+                f"{self.pattern!r} is no regular expression: {error}", key=f"{key}.pattern"
             ) from None
         options = named_options(self.optimizer, OPTIMIZERS, f"{key}.optimizer", "optimizer")
         object.__setattr__(self, "optimizer", options)
@@ -448,7 +458,7 @@ class TrainingConfig:
         set_options("losses", LOSSES, "loss")
         set_options("metrics", TRAIN_METRICS, "metric")
         if not self.losses:
-            raise ConfigError("training.losses: expected at least one loss")
+            raise ConfigError("expected at least one loss", key="training.losses")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -498,7 +508,7 @@ class ExperimentConfig:
         known = metric_names(self.training.losses, self.evaluation.metrics)
         if metric not in known:
             raise ConfigError(
-                f"training.metric: unknown metric {metric!r}; {nearest(metric, known)}"
+                f"unknown metric {metric!r}; {nearest(metric, known)}", key="training.metric"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -562,7 +572,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentCo
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the config: {error}") from None
+        raise ConfigError(f"cannot read the config: {error}", source=f"{path}: ") from None
     raw, lines = parse_yaml(text, str(path))
     raw.setdefault("output_dir", f"outputs/{path.stem}")
     sources = {key: f"{path}:{line}: " for key, line in lines.items()}
@@ -584,8 +594,9 @@ def config_from_dict(
     config = build(ExperimentConfig, raw, "", sources)
     if config.format_version != FORMAT_VERSION:
         raise ConfigError(
-            f"{source_of(sources, 'format_version')}format_version {config.format_version}: this "
-            f"release reads version {FORMAT_VERSION}; update deepfm"
+            f"format_version {config.format_version}: this release reads version "
+            f"{FORMAT_VERSION}; update deepfm",
+            source=source_of(sources, "format_version"),
         )
     check_limits(config, "", sources)
     return config

@@ -96,13 +96,13 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
         given = {"name": spec}
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"{key}: unknown {what} {name!r}; {nearest(name, known)}")
+        raise ConfigError(f"unknown {what} {name!r}; {nearest(str(name), known)}", key=key)
     chosen = known[name]
     options = {item.name: item.default for item in fields(chosen)}
     for option, value in given.items():
         if option not in options:
-            hint = nearest(option, options)
-            raise ConfigError(f"{key}: {name} has no option {option!r}; {hint}")
+            problem = f"{name} has no option {option!r}; {nearest(option, options)}"
+            raise ConfigError(problem, key=key)
         _check_option(f"{key}.{option}", value, options[option])
         given[option] = tuple(value) if isinstance(value, list) else value
     return chosen(**given)
@@ -130,7 +130,7 @@ def _check_option(key: str, value: Any, default: object) -> None:
     else:
         fits, expected = _is_number(value) and value >= 0, "a number of at least 0"
     if not fits:
-        raise ConfigError(f"{key}: expected {expected}, found {value!r}")
+        raise ConfigError(f"expected {expected}, found {value!r}", key=key)
 
 
 def _is_number(value: object) -> bool:

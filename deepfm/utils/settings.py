@@ -5,17 +5,19 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import Field, field, fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import dacite
 import yaml
 
 from deepfm.errors import ConfigError, nearest
 
-_TYPE_NAMES = {
+T = TypeVar("T")
+
+_TYPE_NAMES: dict[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -27,9 +29,15 @@ _TYPE_NAMES = {
     dict[str, int]: "a mapping of names to whole numbers",
     dict[str, Any]: "a mapping with a name and options",
 }
+_LIMITS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": lambda value, limit: value >= limit,
+    "at_most": lambda value, limit: value <= limit,
+    "above": lambda value, limit: value > limit,
+    "below": lambda value, limit: value < limit,
+}
 
 
-def limited(default: Any, **limits: float) -> Any:
+def limited(default: T, **limits: float) -> T:
     """A dataclass field whose number (or each of its numbers) stays within limits.
 
     Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
@@ -40,7 +48,7 @@ def limited(default: Any, **limits: float) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number and a repeated key is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
@@ -59,38 +67,44 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The nested data of a YAML text and the line of each dotted key."""
+    """The nested data of a YAML text and the line of each dotted key.
+
+    Args:
+        name: What an error begins with, such as the file's path.
+    """
     try:
         raw = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
         node = yaml.compose(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{place}: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(problem, source=f"{place}: ") from None
     if raw is None:
         return {}, {}
     if not isinstance(raw, dict):
-        raise ConfigError(f"{name}: expected sections with keys, found {type(raw).__name__}")
+        problem = f"expected sections with keys, found {type(raw).__name__}"
+        raise ConfigError(problem, source=f"{name}: ")
     return raw, dict(_key_lines(node, ""))
 
 
-def _key_lines(node: yaml.Node, prefix: str) -> Iterable[tuple[str, int]]:
+def _key_lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield f"{prefix}{key.value}", key.start_mark.line + 1
             yield from _key_lines(value, f"{prefix}{key.value}.")
 
 
-def apply_override(raw: dict[str, Any], override: str, sources: dict[str, str]) -> None:
+def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[str, str]) -> None:
     """Set one key of nested data, in place, by a text `section.key=value` with a YAML value."""
     key, equals, text = override.partition("=")
-    key = key.strip()
+    key, source = key.strip(), f"--override {override}: "
     if not equals or not key:
-        raise ConfigError(f"--override {override}: expected section.key=value")
+        raise ConfigError("expected section.key=value", source=source)
     try:
         value = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
     except yaml.YAMLError:
-        raise ConfigError(f"--override {override}: {text!r} is no YAML value") from None
+        raise ConfigError(f"{text!r} is no YAML value", source=source) from None
     *sections, last = key.split(".")
     sources[key] = "--override "
     if sections:
@@ -103,92 +117,72 @@ def apply_override(raw: dict[str, Any], override: str, sources: dict[str, str]) 
     raw[last] = value
 
 
-def build(cls: type, raw: Any, prefix: str, sources: Mapping[str, str]) -> Any:
-    """A dataclass from nested data; what is below it is built first, so that paths are whole."""
-    here = prefix.rstrip(".")
+def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) -> T:
+    """A dataclass from nested data; what is below it is built first, so that paths are whole.
+
+    Args:
+        prefix: Dotted key of the dataclass itself, ending in a dot; empty for the whole.
+        sources: Where a dotted key was read.
+    """
     if not isinstance(raw, Mapping):
-        raise ConfigError(
-            f"{source_of(sources, here)}{here}: expected keys below it, found {raw!r}"
-        )
-    known = {f.name: f for f in fields(cls)}
+        raise _error(sources, prefix.rstrip("."), f"expected keys below it, found {raw!r}")
+    known = {f.name: f for f in _fields(cls)}
     values = {}
     for key, value in raw.items():
         path = f"{prefix}{key}"
         if key not in known:
-            raise ConfigError(
-                f"{source_of(sources, path)}unknown key {path!r}; {nearest(str(key), known)}"
-            )
-        below, is_mapping, is_optional = _dataclass_below(known[key].type)
-        if below is None or (value is None and is_optional):
-            values[key] = value
-        elif get_origin(known[key].type) is tuple:
-            if not isinstance(value, list | tuple):
-                source = source_of(sources, path)
-                raise ConfigError(f"{source}{path}: expected a list, found {value!r}")
-            values[key] = tuple(
-                build(below, item, f"{path}.{place}.", sources) for place, item in enumerate(value)
-            )
-        elif is_mapping:
-            if not isinstance(value, Mapping):
-                source = source_of(sources, path)
-                raise ConfigError(f"{source}{path}: expected names below it, found {value!r}")
-            values[key] = {
-                str(name): build(below, item, f"{path}.{name}.", sources)
-                for name, item in value.items()
-            }
-        else:
-            values[key] = build(below, value, f"{path}.", sources)
-    hooks = {
-        float: _int_to_float,
-        tuple[int, ...]: _list_to_tuple,
-        tuple[str, ...]: lambda value: (
-            (value,) if isinstance(value, str) else _list_to_tuple(value)
-        ),
-        tuple[float, ...]: _floats,
-        float | tuple[float, ...]: lambda value: _floats(_int_to_float(value)),
-        str | float | None: lambda value: (  # a float would change the last digits of a long id
-            str(value) if isinstance(value, int) and abs(value) > 2**53 else _int_to_float(value)
-        ),
-        dict[str, int]: lambda value: (
-            {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
-        ),
-        tuple[str | dict[str, Any], ...]: lambda value: (
-            (value,) if isinstance(value, str | dict) else _list_to_tuple(value)
-        ),
-        dict[str, tuple[str, ...]]: lambda value: (
-            {str(key): _list_to_tuple(item) for key, item in value.items()}
-            if isinstance(value, dict)
-            else value
-        ),
-    }
+            problem = f"unknown key {path!r}; {nearest(str(key), known)}"
+            raise ConfigError(problem, source=source_of(sources, path))
+        values[key] = _build_below(known[key].type, value, path, sources)
     try:
-        return dacite.from_dict(cls, values, dacite.Config(strict=True, type_hooks=hooks))
+        return dacite.from_dict(cls, values, dacite.Config(strict=True, type_hooks=_HOOKS))
     except dacite.WrongTypeError as error:
-        path = f"{prefix}{error.field_path}"
-        expected = _type_name(error.field_type)
-        raise ConfigError(
-            f"{source_of(sources, path)}{path}: expected {expected}, found {error.value!r}"
-            + (f"; {nearest(error.value, choices)}" if (choices := _choices(error)) else "")
-        ) from None
+        problem = f"expected {_type_name(error.field_type)}, found {error.value!r}"
+        if choices := _choices(error):
+            problem += f"; {nearest(str(error.value), choices)}"
+        raise _error(sources, f"{prefix}{error.field_path}", problem) from None
     except dacite.MissingValueError as error:
-        path = f"{prefix}{error.field_path}"
-        raise ConfigError(f"{source_of(sources, path)}{path}: a value is needed") from None
-    except ConfigError as error:  # of a dataclass's own check; begins with the key
-        raise ConfigError(f"{source_of(sources, str(error).split(':')[0])}{error}") from None
+        raise _error(sources, f"{prefix}{error.field_path}", "a value is needed") from None
+    except ConfigError as error:  # of a dataclass's own check, which knows no source
+        raise error.at(source=source_of(sources, error.key)) from None
 
 
-def _dataclass_below(kind: Any) -> tuple[type | None, bool, bool]:
+def _build_below(kind: object, value: object, path: str, sources: Mapping[str, str]) -> object:
+    """The value of one key: dataclasses, where its type has them, else the value as it is."""
+    below, is_mapping, is_optional = _dataclass_below(kind)
+    if below is None or (value is None and is_optional):
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise _error(sources, path, f"expected a list, found {value!r}")
+        return tuple(build(below, item, f"{path}.{k}.", sources) for k, item in enumerate(value))
+    if is_mapping:
+        if not isinstance(value, Mapping):
+            raise _error(sources, path, f"expected names below it, found {value!r}")
+        return {
+            str(name): build(below, item, f"{path}.{name}.", sources)
+            for name, item in value.items()
+        }
+    return build(below, value, f"{path}.", sources)
+
+
+def _dataclass_below(kind: object) -> tuple[type[Any] | None, bool, bool]:
     """The dataclass in `C`, `C | None`, `dict[str, C]` or `tuple[C, ...]`; is it a mapping; may it
     be None.
     """
-    if get_origin(kind) is tuple and is_dataclass(kind.__args__[0]):
-        return kind.__args__[0], False, False
-    if get_origin(kind) is dict and is_dataclass(kind.__args__[1]):
-        return kind.__args__[1], True, False
+    arguments = get_args(kind)
+    if get_origin(kind) is tuple:
+        return _dataclass(arguments[0]), False, False
+    if get_origin(kind) is dict:
+        below = _dataclass(arguments[1])
+        return below, below is not None, False
     if isinstance(kind, UnionType):
-        classes = [part for part in kind.__args__ if is_dataclass(part)]
-        return (classes[0] if classes else None), False, True
-    return (kind if is_dataclass(kind) else None), False, False
+        return next(filter(None, map(_dataclass, arguments)), None), False, True
+    return _dataclass(kind), False, False
+
+
+def _dataclass(kind: object) -> type[Any] | None:
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
 def source_of(sources: Mapping[str, str], key: str) -> str:
@@ -198,45 +192,52 @@ def source_of(sources: Mapping[str, str], key: str) -> str:
     return sources.get(key, "")
 
 
-def check_limits(config: Any, prefix: str, sources: Mapping[str, str]) -> None:
+def _error(sources: Mapping[str, str], key: str, problem: str) -> ConfigError:
+    return ConfigError(problem, key=key, source=source_of(sources, key))
+
+
+def check_limits(config: object, prefix: str, sources: Mapping[str, str]) -> None:
     """Refuse numbers beyond the limits of `limited`, infinite ones, and bools in their place.
 
     Args:
         prefix: Dotted key of the dataclass itself, ending in a dot; empty for the whole.
         sources: Where a dotted key was read.
     """
-    checks = {
-        "at_least": lambda value, limit: value >= limit,
-        "at_most": lambda value, limit: value <= limit,
-        "above": lambda value, limit: value > limit,
-        "below": lambda value, limit: value < limit,
-    }
-    for item in fields(config):
+    for item in _fields(config):
         value, path = getattr(config, item.name), f"{prefix}{item.name}"
         if is_dataclass(value):
             check_limits(value, f"{path}.", sources)
-            continue
-        if _dataclass_below(item.type)[1]:
+        elif _dataclass_below(item.type)[1]:
             for name, below in value.items():
                 check_limits(below, f"{path}.{name}.", sources)
-            continue
-        if not item.metadata and isinstance(value, dict | tuple):
-            for place, below in enumerate(value):
+        elif not item.metadata and isinstance(value, dict | tuple):
+            for k, below in enumerate(value):
                 if is_dataclass(below):
-                    check_limits(below, f"{path}.{place}.", sources)
-            continue  # named options are checked when they are built
-        numbers = value.values() if isinstance(value, dict) else value
-        for number in numbers if isinstance(value, dict | tuple) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise ConfigError(f"{source_of(sources, path)}{path}: {number} is not finite")
-            if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
-                expected = f"{_type_name(item.type)}, found {str(number).lower()}"
-                raise ConfigError(f"{source_of(sources, path)}{path}: expected {expected}")
-            for name, limit in item.metadata.items():
-                if number is not None and not checks[name](number, limit):
-                    words = name.replace("_", " ")
-                    source = source_of(sources, path)
-                    raise ConfigError(f"{source}{path}: expected {words} {limit}, found {number}")
+                    check_limits(below, f"{path}.{k}.", sources)
+            # named options are checked when they are built
+        else:
+            numbers = value.values() if isinstance(value, dict) else value
+            for number in numbers if isinstance(value, dict | tuple) else [value]:
+                if (problem := _beyond(item, number)) is not None:
+                    raise _error(sources, path, problem)
+
+
+def _beyond(item: "Field[Any]", number: object) -> str | None:
+    """What is wrong with a number of a field; None where nothing is."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return f"{number} is not finite"
+    if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
+        return f"expected {_type_name(item.type)}, found {str(number).lower()}"
+    for name, limit in item.metadata.items():
+        if isinstance(number, int | float) and not _LIMITS[name](number, limit):
+            return f"expected {name.replace('_', ' ')} {limit}, found {number}"
+    return None
+
+
+def _fields(config: object) -> "tuple[Field[Any], ...]":
+    """The fields of a dataclass or of an instance; for callers that know it to be one."""
+    assert is_dataclass(config)
+    return fields(config)
 
 
 def named_options(
@@ -249,14 +250,15 @@ def named_options(
         table: Options with their defaults by name; a default also says what a value must be.
         key, what: The setting and what it names, for messages.
     """
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    given: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = given.pop("name", None)
     if name not in table:
-        raise ConfigError(f"{key}: unknown {what} {name!r}; {nearest(name, table)}")
+        raise ConfigError(f"unknown {what} {name!r}; {nearest(name, table)}", key=key)
     known = table[name]
     for option, value in given.items():
         if option not in known:
-            raise ConfigError(f"{key}: {name} has no option {option!r}; {nearest(option, known)}")
+            problem = f"{name} has no option {option!r}; {nearest(option, known)}"
+            raise ConfigError(problem, key=key)
         _check_option(f"{key}.{option}", value, known[option])
         given[option] = tuple(value) if isinstance(value, list) else value
     return {"name": name} | dict(known) | given
@@ -289,35 +291,61 @@ def _check_option(key: str, value: Any, default: Any) -> None:
     else:
         fits, expected = is_number(value) and value >= 0, "a number of at least 0"
     if not fits:
-        raise ConfigError(f"{key}: expected {expected}, found {value!r}")
+        raise ConfigError(f"expected {expected}, found {value!r}", key=key)
 
 
 def _choices(error: dacite.WrongTypeError) -> tuple[str, ...]:
-    kind = error.field_type
-    return kind.__args__ if get_origin(kind) is Literal else ()
+    return get_args(error.field_type) if get_origin(error.field_type) is Literal else ()
 
 
-def _type_name(kind: Any) -> str:
+def _type_name(kind: object) -> str:
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, kind.__args__))
+        return "one of " + ", ".join(map(str, get_args(kind)))
     if isinstance(kind, UnionType):
         return " or ".join(_type_name(part) for part in kind.__args__)
     return _TYPE_NAMES.get(kind, str(kind))
 
 
-def _int_to_float(value: Any) -> Any:
+def _float(value: object) -> object:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _floats(value: Any) -> Any:
-    return _list_to_tuple([_int_to_float(v) for v in value] if isinstance(value, list) else value)
+def _float_or_text(value: object) -> object:
+    # a float would change the last digits of a long id
+    return str(value) if isinstance(value, int) and abs(value) > 2**53 else _float(value)
 
 
-def _list_to_tuple(value: Any) -> Any:
+def _tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def plain(value: Any) -> Any:
+def _floats(value: object) -> object:
+    return tuple(map(_float, value)) if isinstance(value, list) else value
+
+
+# How a value of YAML becomes one of a field's type; what does not fit is left for dacite to refuse.
+_HOOKS: dict[Any, Callable[[Any], Any]] = {
+    float: _float,
+    tuple[int, ...]: _tuple,
+    tuple[str, ...]: lambda value: (value,) if isinstance(value, str) else _tuple(value),
+    tuple[float, ...]: _floats,
+    float | tuple[float, ...]: lambda value: _floats(_float(value)),
+    str | float | None: _float_or_text,
+    dict[str, int]: lambda value: (
+        {str(key): item for key, item in value.items()} if isinstance(value, dict) else value
+    ),
+    tuple[str | dict[str, Any], ...]: lambda value: (
+        (value,) if isinstance(value, str | dict) else _tuple(value)
+    ),
+    dict[str, tuple[str, ...]]: lambda value: (
+        {str(key): _tuple(item) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    ),
+}
+
+
+def plain(value: object) -> Any:
     """Nested data with lists in the place of tuples, as YAML and JSON have it."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
