@@ -11,7 +11,8 @@ import yaml
 
 from deepfm.config import ExperimentConfig
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = {
     name: (DOCS / name).read_text()
     for name in ("configuration.md", "data.md", "training.md", "losses_and_metrics.md")
@@ -75,3 +76,23 @@ def test_the_page_of_the_configuration_names_keys_and_defaults_that_there_are():
         there = {key for key in KEYS if re.fullmatch(rf"{section}\.\w+", key)}
         assert there - named <= {"data.table"}
     assert checked > 30
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which links reach the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)  # fmt: skip
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        if path.startswith("https:"):
+            continue
+        reached = page.parent / path if path else page
+        assert reached.exists(), target
+        assert not anchor or anchor in anchors(reached), target

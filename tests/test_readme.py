@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deepfm.cli import _parser
+from deepfm.cli import _parser, main
 from deepfm.config import (
     LOSSES,
     METRICS,
@@ -24,7 +24,8 @@ from deepfm.experiment import check_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python -m deepfm (.+)$", README, re.MULTILINE)
+RESULTS = (ROOT / "docs" / "results.md").read_text()
+COMMANDS = [*dict.fromkeys(re.findall(r"^python -m deepfm (.+)$", README + RESULTS, re.MULTILINE))]
 
 
 def test_the_two_commands_are_make_targets_that_ci_runs():
@@ -46,7 +47,7 @@ def test_every_command_parses_and_names_configs_that_exist(command):
 
 
 def test_every_command_of_the_cli_is_shown():
-    shown = {command.split()[0] for command in COMMANDS}
+    shown = {command.split()[0] for command in COMMANDS if command in README}
     (commands,) = _parser()._subparsers._group_actions
     assert shown == set(commands.choices)
 
@@ -104,6 +105,21 @@ def test_the_python_example_runs():
     names: dict = {}
     exec(code, names)
     assert names["probability"].shape == (10,)
+
+
+def test_an_own_csv_takes_five_lines(tmp_path, monkeypatch, capsys):
+    """The lines as they stand, but for the editor, on clicks that follow from two columns."""
+    (lines,) = re.findall(r"own CSV in five lines\n\n```bash\n(.*?)```", README, re.DOTALL)
+    assert lines.count("\n") == 5
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'abc'[k % 3]},{k % 7},{int(k % 3 == 0 or k % 7 > 4)}" for k in range(400)]
+    (tmp_path / "clicks.csv").write_text("colour,size,click\n" + "\n".join(rows) + "\n")
+    for line in lines.splitlines():
+        if command := re.fullmatch(r"python -m deepfm (.+)", line):
+            assert main(shlex.split(command[1])) == 0, capsys.readouterr().err
+    header, *scores = (tmp_path / "scores.csv").read_text().splitlines()
+    assert header.replace('"', "") == "colour,size,click,probability"
+    assert len(scores) == 400
 
 
 def test_files_and_modules_that_it_names_exist():
