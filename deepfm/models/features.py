@@ -6,7 +6,6 @@ with a ValueError that begins with their argument; here it becomes a ConfigError
 
 from collections.abc import Mapping, Sequence
 
-from deepfm.config import ExperimentConfig
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.layers.embedding import DenseSpec, FeatureEmbedding
@@ -18,13 +17,14 @@ from deepfm.models.layers.storage import (
     logical_tables,
     wide_name,
 )
+from deepfm.models.options import ModelConfig
 
 GROUPS = ("wide", "fm", "deep")
 
 
 def build_embedding(
     schema: DatasetSchema,
-    config: ExperimentConfig,
+    config: ModelConfig,
     *,
     first_order: bool,
     field_group: str | None,
@@ -72,7 +72,7 @@ def build_embedding(
     )
     if field_group is not None and layer.num_fields == 0:
         raise ConfigError(
-            f"model_name: {config.model_name} needs embedded fields, but all fields are raw "
+            f"model_name: {config.name} needs embedded fields, but all fields are raw "
             "dense ones; set dense_embedding: linear for some of them"
         )
     return layer

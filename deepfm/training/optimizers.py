@@ -11,17 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepfm.config import SPARSE_OPTIMIZERS, PartOptimizerConfig, TrainingConfig
+from deepfm.config import PartOptimizerConfig, TrainingConfig
 from deepfm.errors import CheckpointError, ConfigError, nearest
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.layers.storage import PackedTables
+from deepfm.training.options import SPARSE_OPTIMIZERS, ScheduleConfig, SparseOptimizerConfig
 
-OPTIMIZER_CLASSES = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-}
 # The names that TorchEasyRec gives to the parameters of the same models, which patterns may use:
 # what a name of ours begins with, and the other one, with or without `model.` before it.
 _ALIASES = (
@@ -138,7 +133,7 @@ class LazySGD(SparseOptimizer):
         values.add_(gradient, alpha=-group["lr"])
 
 
-class Adagrad(SparseOptimizer):
+class SparseAdagrad(SparseOptimizer):
     """Adagrad; a row without gradient does not move, so it is what dense Adagrad does.
 
     The sums of squares begin at `initial_accumulator_value`.
@@ -181,13 +176,6 @@ _PER_TABLE_WEIGHT = 40
 _PER_WEIGHT_AND_ROW = 1
 _PER_STEP = 30_000_000
 
-SPARSE_OPTIMIZER_CLASSES = {
-    "lazy_adam": LazyAdam,
-    "lazy_sgd": LazySGD,
-    "adagrad": Adagrad,
-    "rowwise_adagrad": RowwiseAdagrad,
-}
-
 
 class Assigned(NamedTuple):
     """An optimizer, and the settings of its schedule.
@@ -195,13 +183,13 @@ class Assigned(NamedTuple):
     Attributes:
         role: `dense`, `tables`, or the pattern of a part.
         optimizer: Holds the parameters.
-        scheduler_key, scheduler: Where the schedule is given, and its name with options.
+        scheduler_key, scheduler: Where the schedule is given, and its options.
     """
 
     role: str
     optimizer: torch.optim.Optimizer
     scheduler_key: str
-    scheduler: dict[str, Any]
+    scheduler: ScheduleConfig
 
 
 def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assigned]:
@@ -227,7 +215,7 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     common = ("training.scheduler", config.scheduler)
     found = []
     if rest:
-        optimizer = _build("training.optimizer", rest, config.optimizer, config.lr)
+        optimizer = config.optimizer.build(rest, config.lr, "training.optimizer")
         found.append(Assigned("dense", optimizer, *common))
     if config.sparse_optimizer is not None:
         if tables:
@@ -249,7 +237,7 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
         own = [p for p in dense.values() if parts.get(id(p)) == number]
         if own:
             key = "training.part_optimizers"
-            optimizer = _build(f"{key}.optimizer", own, part.optimizer, config.lr)
+            optimizer = part.optimizer.build(own, config.lr, f"{key}.optimizer")
             schedule = common if part.scheduler is None else (f"{key}.scheduler", part.scheduler)
             found.append(Assigned(part.pattern, optimizer, *schedule))
     return found
@@ -299,38 +287,24 @@ def aliases(name: str) -> list[str]:
     return found
 
 
-def _build(key: str, parameters: list[Tensor], options: dict, lr: float) -> torch.optim.Optimizer:
-    options = dict(options)
-    name = options.pop("name")
-    options["lr"] = lr if options["lr"] is None else options["lr"]
-    # torch has no fused Adagrad but on the CPU
-    fused = name != "adagrad" or all(parameter.device.type == "cpu" for parameter in parameters)
-    try:
-        return OPTIMIZER_CLASSES[name](parameters, fused=fused or None, **options)
-    except ValueError as error:  # such as Nesterov's momentum of 0
-        raise ConfigError(f"{key}: {name}: {error}") from None
-
-
 def _build_sparse(
     model: BaseCTRModel, tables: list[Tensor], config: TrainingConfig
 ) -> torch.optim.Optimizer:
-    if config.sparse_optimizer["name"] not in SPARSE_OPTIMIZERS:
+    chosen = config.sparse_optimizer
+    if not isinstance(chosen, SparseOptimizerConfig):
         if config.sparse_update == "backward":
             raise ConfigError(
                 "training.sparse_update: backward needs one of "
                 f"{', '.join(SPARSE_OPTIMIZERS)} as training.sparse_optimizer"
             )
-        return _build("training.sparse_optimizer", tables, config.sparse_optimizer, config.lr)
+        return chosen.build(tables, config.lr, "training.sparse_optimizer")
     _check_capabilities(model, config)
-    options = dict(config.sparse_optimizer)
-    optimizer_class = SPARSE_OPTIMIZER_CLASSES[options.pop("name")]
-    options["lr"] = config.lr if options["lr"] is None else options["lr"]
-    return optimizer_class(model.embedding.tables, **options)
+    return chosen.build(model.embedding.tables, config.lr)
 
 
 def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
     can, feature = model.embedding.tables.capabilities, model.config.feature
-    name = config.sparse_optimizer["name"]
+    name = config.sparse_optimizer.name
     clips = (config.gradient_clip_norm, config.gradient_clip_value) != (None, None)
     problem = None
     if name not in can.optimizers:
