@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from deepfm.config import ExperimentConfig
+from deepfm.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -38,12 +39,17 @@ def keys(section: type, prefix: str = "") -> Iterator[str]:
     """Every dotted key below a section of the config, the section's own keys first."""
     types = typing.get_type_hints(section)
     for field in dataclasses.fields(section):
+        if section is ExperimentConfig and field.name == "model":  # its keys stand at the top
+            yield "model_name"
+            for entry in MODELS.values():
+                yield from keys(entry.options)
+            continue
         yield f"{prefix}{field.name}"
         for below in sections(types[field.name]):
             yield from keys(below, f"{prefix}{field.name}.")
 
 
-KEYS = list(keys(ExperimentConfig))
+KEYS = list(dict.fromkeys(keys(ExperimentConfig)))
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -63,11 +63,11 @@ def test_the_page_about_training_has_every_key_and_option():
     page = (ROOT / "docs" / "training.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     config = config_from_dict(yaml.safe_load(text)).training
-    assert config.part_optimizers[0].optimizer["momentum"] == 0.9
+    assert config.part_optimizers[0].optimizer.momentum == 0.9
     keys = {field.name for field in dataclasses.fields(TrainingConfig)}
     named = set(keys)
     for table in (OPTIMIZERS, SPARSE_OPTIMIZERS, SCHEDULERS):
-        named |= {name for name, options in table.items() for name in (name, *options)}
+        named |= set(table) | {f.name for kind in table.values() for f in dataclasses.fields(kind)}
     assert not [name for name in named if not re.search(rf"`{name}\b", page)]
     for key, value in re.findall(r"^\| `(\w+)` \| ([\w.]+) \|", page, re.MULTILINE):
         if key in keys - {"losses", "metrics"}:
