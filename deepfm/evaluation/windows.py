@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfm.evaluation.measures import Array
 from deepfm.evaluation.scored import Scored
 
 
@@ -146,7 +147,7 @@ class Rows(Window):
 
     def __init__(
         self,
-        of_rows: Callable[[NDArray[Any], NDArray[Any]], float | None],
+        of_rows: Callable[[Array, Array], float | None],
         *,
         steps: int,
         rate: float,
