@@ -22,7 +22,8 @@ import yaml
 from torch import Tensor
 
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
@@ -32,6 +33,7 @@ from deepfm.models.features import GROUPS
 from deepfm.utils.io import (
     atomic_write_bytes,
     atomic_writer,
+    make_directory,
     table_to_tensor,
     tensor_to_table,
 )
@@ -51,8 +53,8 @@ WARM_START_TASK_CHANGES = ("label", "losses", "weight", "metrics", "train_metric
 # What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
 # its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (
-    "vocabulary_size", "min_count", "bad_values", "column", "group", "num_buckets", "vocabulary",
-    "out_of_range", "default", "init", "trainable",
+    "vocabulary_size", "bad_values", "column", "group", "default", "init", "trainable",
+    *(key for encoder in ID_ENCODERS for key in encoder.free_settings),
 )  # fmt: skip
 
 
@@ -308,10 +310,7 @@ class RunDirectory:
         Raises:
             DeepFMError: The disk refuses.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
+        make_directory(self.path, f"{self.path}: cannot be written")
 
     def prepare(self, config: ExperimentConfig, *, keep: bool) -> None:
         """Make the directory, remove an earlier run's files unless `keep`, write the config.

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from deepfm import comparison, experiment
 from deepfm.config import DataConfig, ExperimentConfig, load_config
-from deepfm.data import ADAPTERS
-from deepfm.data.describe import describe, to_lines, to_yaml
-from deepfm.data.files import TableWriter, check_ending
+from deepfm.data.files.writer import TableWriter, writable_format
+from deepfm.data.sources import movielens
+from deepfm.data.sources.describe import describe, to_lines, to_yaml
 from deepfm.easyrec import is_pipeline
 from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _download_data(arguments: argparse.Namespace) -> None:
     defaults = DataConfig()
     folder = Path(arguments.data_dir or defaults.data_dir)
-    ADAPTERS[defaults.dataset_name].download(folder)
+    movielens.download(folder)
     LOGGER.info(f"{defaults.dataset_name} is in {folder}")
 
 
@@ -129,7 +129,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     source, output = arguments.input, arguments.output
-    check_ending(Path(output))
+    writable_format(Path(output))
     predictor = Predictor(arguments.checkpoint)
     count, unknown, bad = 0, Counter(), Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:

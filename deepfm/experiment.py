@@ -1,8 +1,6 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +18,15 @@ from deepfm.checkpoint import (
     transfer,
 )
 from deepfm.config import DataConfig, ExperimentConfig
-from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import binary_label, group_ids, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
+from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.splits import Splits, leave_one_out, sortable
+from deepfm.data.store import prepare as store
+from deepfm.data.store.stream import PARTS
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
 from deepfm.evaluation.ranking import SHORT_RANKING
 from deepfm.evaluation.scoring import Evaluation, evaluate
@@ -491,14 +491,14 @@ def _load_store(
     data = config.data
     path = store.prepare(data, schema, encoders, base=base, num_class=config.num_class)
     found = store.open_store(path, data, schema)
-    train, valid, test = (found.parts.get(part) for part in store.PARTS)
+    train, valid, test = (found.parts.get(part) for part in PARTS)
     return ExperimentData(
         train, valid, test, found.encoders, found.users, found.items, summary=found.summary
     )
 
 
 def _read_events(schema: DatasetSchema, data: DataConfig) -> Events:
-    tables = _adapter(data).load(Path(data.data_dir), auto_download=data.auto_download)
+    tables = find_adapter(data).load(Path(data.data_dir), auto_download=data.auto_download)
     rows = tables.interactions
     user, item = (
         tables.positions(schema, rows, group).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -516,16 +516,6 @@ def _read_events(schema: DatasetSchema, data: DataConfig) -> Events:
     time = sortable(rows[schema.time_column].combine_chunks())
     split = leave_one_out(user, time, min_interactions=data.min_interactions)
     return Events(tables, user, item, rating, label, split)
-
-
-def _adapter(data: DataConfig) -> Any:
-    """What answers the two questions about a data set: `schema()` and `load(…)`."""
-    if data.table is not None:
-        return SimpleNamespace(
-            schema=partial(tabular.schema, data.table, Path(data.data_dir)),
-            load=partial(tabular.load, data.table),
-        )
-    return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
 
 
 def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
@@ -554,12 +544,6 @@ def _label_rule(data: DataConfig) -> dict[str, Any]:
     return {"threshold": rule.threshold, "positive": rule.positive}
 
 
-def _choose(key: str, name: str, choices: dict[str, Any]) -> Any:
-    if name not in choices:
-        raise ConfigError(f"{key}: unknown name {name!r}; {nearest(name, choices)}")
-    return choices[name]
-
-
 def _declared_schema(config: ExperimentConfig) -> DatasetSchema:
     """The fields of the data set, with the dims of `feature.embedding_dims`, before any is fitted.
 
@@ -567,7 +551,7 @@ def _declared_schema(config: ExperimentConfig) -> DatasetSchema:
         ConfigError: The data set is unknown, settings of a field contradict each other, or a dim
             is that of no field.
     """
-    schema, dims = _adapter(config.data).schema(), config.feature.embedding_dims
+    schema, dims = find_adapter(config.data).schema(), config.feature.embedding_dims
     for name in dims:
         if name not in schema.fields:
             hint = nearest(name, schema.fields)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,9 @@ import torch
 from deepfm.checkpoint import load_checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
-from deepfm.data.files import Rows, file_ending, first_line, is_header, read_rows
+from deepfm.data.files.read import first_line, format_of, read_rows
+from deepfm.data.files.rows import Rows, TextOptions
+from deepfm.data.files.text import file_ending, is_header
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
@@ -96,7 +98,7 @@ class Predictor:
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """The rows of a file of any size with what is predicted for them, as a stream.
 
-        CSV, TSV, Parquet as in `deepfm.data.files.read_rows`. A text file of the kind that a
+        CSV, TSV, Parquet as in `deepfm.data.files.read.read_rows`. A text file of the kind that a
         declared table was trained on has that table's delimiter and encoding. If the table names
         its columns, a first line that repeats none of the names is a row; the label may be left
         out of the rows then.
@@ -104,13 +106,14 @@ class Predictor:
         Raises:
             DataError: As in `predict`, with file and line.
         """
-        for rows in read_rows([path], **self._form(Path(path))):
+        for rows in read_rows([path], **self._text_options(Path(path))):
             try:
                 columns = self._tables.complete(self.schema, rows.table)
                 inputs, kept, bad = self.encoders.encode_rows(rows._replace(table=columns))
             except DataError as error:
-                at_row = str(error).startswith(f"{path}:")
-                raise error if at_row else DataError(f"{path}: {error}") from None
+                if error.place.file:
+                    raise
+                raise error.at(error.place._replace(file=str(path))) from None
             known = prediction_columns(self.tasks, self._predicted(inputs))
             predictions = {}
             for name, values in known.items():
@@ -191,29 +194,29 @@ class Predictor:
         user, item = (schema.fields[name].column for name in (schema.user_field, schema.item_field))
         return _Ranked(items, history, user, item)
 
-    def _form(self, path: Path) -> dict[str, Any]:
-        """How a file is to be read: the arguments of `read_rows`."""
+    def _text_options(self, path: Path) -> TextOptions:
+        """How a file is to be read."""
         table, ending = self._source, file_ending(path)
-        if table is None or ending == ".parquet":
+        if table is None or format_of(path).is_typed:
             return {}
-        form: dict[str, Any] = {}
+        options: TextOptions = {}
         if ending not in (".csv", ".tsv") or ending in map(file_ending, table.files):
-            form = {"delimiter": table.delimiter, "encoding": table.encoding}
+            options = {"delimiter": table.delimiter, "encoding": table.encoding}
         if not table.columns:
-            return form
-        cells = first_line(path, **form)
+            return options
+        cells = first_line(path, options)
         if is_header(cells, table.columns):
-            return form
+            return options
         names = list(table.columns)
         if len(cells) == len(names) - 1 and self.schema.label_field in names:
             names.remove(self.schema.label_field)
-        return form | {"columns": names}
+        options["columns"] = names
+        return options
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
-            has_vocabulary = not (field.hash_buckets or field.quantiles or field.has_fixed_ids)
-            if has_vocabulary and field.column in columns.column_names:
+            if field.encoder.counts_unknown and field.column in columns.column_names:
                 absent = columns[field.column].null_count if field.default is None else 0
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts

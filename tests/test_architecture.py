@@ -19,9 +19,17 @@ MAY_IMPORT = {
     },
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
-    "data.tabular": {"errors", "config", "utils", "data"},
+    "data.files": {"errors", "utils", "data.files"},
+    "data.encoding": {
+        "errors", "utils", "data.files", "data.encoding", "data.schema", "data.batch", "data.order",
+    },
+    "data.sources": {
+        "errors", "config", "utils", "data.schema", "data.download", "data.files", "data.encoding",
+        "data.sources",
+    },
+    "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
+    "data.sources.find_adapter": {"errors", "config", "data"},
     "data.store": {"errors", "config", "utils", "data"},
-    "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"errors", "models.layers"},
     "models": {
         "errors", "config", "utils", "data.schema", "data.batch", "objectives", "models",

@@ -16,7 +16,7 @@ from deepfm.config import (
     TrainingConfig,
     config_from_dict,
 )
-from deepfm.data import tabular
+from deepfm.data.sources import tabular
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS
 from deepfm.experiment import check_settings
 from deepfm.objectives import LOSSES

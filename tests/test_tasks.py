@@ -16,7 +16,7 @@ from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.dataset import TabularDataset
-from deepfm.data.files import TableWriter
+from deepfm.data.files.writer import TableWriter
 from deepfm.data.labels import group_ids
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError, DataError

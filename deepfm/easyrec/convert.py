@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data import tabular
+from deepfm.data.sources import tabular
 from deepfm.easyrec.convert_data import files_of, held_in, label_of, model_dir
 from deepfm.easyrec.convert_model import groups_of, model_of, network_of
 from deepfm.easyrec.convert_objectives import objectives_of

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deepfm.data.words import read_words
+from deepfm.data.encoding.words import read_words
 from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
 from deepfm.easyrec.reading import Keys, Pipeline, shortest
 from deepfm.errors import ConfigError, DataError, nearest

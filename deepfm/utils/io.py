@@ -80,6 +80,21 @@ def exclusive_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> It
         yield
 
 
+def make_directory(path: Path, failure: str) -> None:
+    """Make a directory, and those above it, unless it is there.
+
+    Args:
+        failure: What the error begins with, such as `cannot write a.csv`.
+
+    Raises:
+        DeepFMError: The disk refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepFMError(f"{failure}: {error.strerror or error}") from None
+
+
 def sha256(data: bytes) -> str:
     """The SHA-256 digest in hexadecimal.
 
