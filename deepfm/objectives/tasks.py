@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deepfm.data.schema import DatasetSchema
 
 V = TypeVar("V")
+ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +244,7 @@ def metric_names(tasks: Sequence[Task] = (Task(),)) -> list[str]:
         task.named(name)
         for task in tasks
         for name in (
-            "auc",
-            "logloss",
+            *ALWAYS_WATCHABLE,
             *reported_names(task.metrics),
             *(item.name for item in task.evaluated),
         )
