@@ -156,6 +156,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
         history = None
         if content["history"] is not None:
+            if users is None or items is None:
+                raise TypeError("the history counts users and items, and there are none")
             user, item = content["history"].numpy()
             history = Interactions(user, item, num_users=len(users), num_items=len(items))
         return Checkpoint(
@@ -270,7 +272,11 @@ class RunDirectory:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(value for key, value in vars(self).items() if key != "path")
+        """What every run has, or may have."""
+        return (
+            self.config, self.log, self.history, self.metrics, self.predictions, self.ranks,
+            self.best, self.last,
+        )  # fmt: skip
 
     def check(
         self, config: ExperimentConfig, *, resume: bool, overwrite: bool
@@ -336,7 +342,8 @@ class RunDirectory:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("feature_name", "mean_drop_p"))
-        writer.writerows(sorted(ratios.items(), key=lambda item: item[1]))
+        for name in sorted(ratios, key=ratios.__getitem__):
+            writer.writerow((name, ratios[name]))
         atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())
 
     def write_table(self, path: Path, table: pa.Table) -> None:

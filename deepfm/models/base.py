@@ -207,7 +207,8 @@ class BaseCTRModel(nn.Module, ABC):
 
     def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
         """A forward pass under the names that the tasks' losses give it; see `Task.outputs`."""
-        logits, found = logits_by_name(self(inputs)), {}
+        logits = logits_by_name(self(inputs))
+        found: dict[str, Tensor] = {}
         for task in self.tasks:
             found |= task.outputs(logits)
         return found
