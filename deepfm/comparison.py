@@ -21,6 +21,7 @@ from deepfm.checkpoint import RunDirectory
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
+from deepfm.data.ranking import Events
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
@@ -186,7 +187,7 @@ def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarr
 
 def _references(config: ExperimentConfig) -> list[Result]:
     """What simple recommenders reach on the same split and candidates."""
-    if config.data.split_strategy != "leave_one_out":
+    if not config.data.split.makes_ranking:
         LOGGER.warning("no references: they rank items, and this data has no ranking task")
         return []
     data = experiment.load_data(config)
@@ -206,7 +207,7 @@ def _references(config: ExperimentConfig) -> list[Result]:
 
 
 def _reference_result(
-    name: str, scores: np.ndarray, test: TabularDataset, events: experiment.Events
+    name: str, scores: np.ndarray, test: TabularDataset, events: Events
 ) -> Result:
     user, task = events.user[test.row], test.ranking
     ranked = scores[user[task.rows][:, None], task.items]

@@ -109,11 +109,12 @@ class Inputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Inputs with their labels, (B,) float32.
+    """Inputs with their labels.
 
     Attributes:
         inputs: What the model sees.
-        label: 0 or 1, the number of a class, or any number, as the loss needs it.
+        label: 0 or 1, the number of a class, or any number, as the loss needs it, (B,) float32; of
+            several labels (B, T), a column per label of the schema.
         weight: How much each row counts in the training loss; None: all rows alike.
         group: Which group each row belongs to, (B, G) int64, a column per group column of the
             schema; None without any.

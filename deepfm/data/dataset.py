@@ -106,7 +106,7 @@ class TabularDataset(torch.utils.data.Dataset):
     Attributes:
         schema: The fitted schema of the rows.
         inputs: All rows, encoded.
-        label: (N,) float32.
+        label: (N,) float32; of several labels (N, T), a column per `label_columns` of the schema.
         weight: How much each row counts in the training loss, (N,) float32; None: all rows alike.
             Evaluation takes no account of it.
         group: Which group each row belongs to, (N, G) int64, a column per `group_columns` of the
@@ -140,6 +140,9 @@ class TabularDataset(torch.utils.data.Dataset):
         self.row = np.arange(len(label)) if row is None else row
         self.weight = None if weight is None else _checked_weight(weight, self.row)
         self.group = group
+        several = (len(schema.label_columns),) if schema.label_columns else ()
+        if label.shape != (len(label), *several):
+            raise DataError(f"expected labels {(len(label), *several)}, got {tuple(label.shape)}")
         expected = (len(label), len(schema.group_columns))
         if group is not None and group.shape != expected:
             raise DataError(f"expected groups {expected} (N, G), got {tuple(group.shape)}")
@@ -163,7 +166,8 @@ class TabularDataset(torch.utils.data.Dataset):
             columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
                 `padding_idx`), numbers (N,) or vectors (N, value_dim) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
-            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,).
+            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,), or
+                (N, T), a column per `label_columns` of the schema.
             weight: Of each row in the training loss, (N,).
             group: Whole numbers that tell groups of rows apart, (N, G), a column per
                 `group_columns` of the schema.
@@ -266,7 +270,8 @@ class Epoch:
     def _draw(self, seed: int, epoch: int, *, shuffle: bool) -> None:
         """The rows with their negatives, in order."""
         dataset = self._dataset
-        positive = np.flatnonzero(dataset.label.numpy() > 0)
+        label = dataset.label if dataset.label.dim() == 1 else dataset.label[:, 0]
+        positive = np.flatnonzero(label.numpy() > 0)
         drawn = draw_negatives(
             dataset.negatives.user[positive],
             dataset.negatives.count,

@@ -5,7 +5,7 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import Field, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -44,6 +44,11 @@ def limited(default: T, **limits: float) -> T:
     Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
     """
     return field(default=default, metadata=limits)
+
+
+def chosen(default: T, among: Iterable[str]) -> T:
+    """A dataclass field whose value is one of some names."""
+    return field(default=default, metadata={"choices": tuple(among)})
 
 
 class _Loader(yaml.SafeLoader):
@@ -136,6 +141,12 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
             raise ConfigError(problem, source=source_of(sources, path))
         is_named = "named" in known[key].metadata
         values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
+    for key, value in values.items():
+        choices: tuple[str, ...] = known[key].metadata.get("choices", ())
+        if choices and value is not None and value not in choices:
+            problem = f"expected one of {', '.join(choices)}, found {value!r}"
+            hint = nearest(str(value), choices)
+            raise _error(sources, f"{prefix}{key}", f"{problem}; {hint}")
     try:
         for key in values:
             values[key] = _build_named(known[key], values[key], f"{prefix}{key}")
