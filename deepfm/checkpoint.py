@@ -156,6 +156,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
         history = None
         if content["history"] is not None:
+            if users is None or items is None:
+                raise TypeError("the history counts users and items, and there are none")
             user, item = content["history"].numpy()
             history = Interactions(user, item, num_users=len(users), num_items=len(items))
         return Checkpoint(
@@ -270,7 +272,11 @@ class RunDirectory:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(value for key, value in vars(self).items() if key != "path")
+        """What every run has, or may have."""
+        return (
+            self.config, self.log, self.history, self.metrics, self.predictions, self.ranks,
+            self.best, self.last,
+        )  # fmt: skip
 
     def check(
         self, config: ExperimentConfig, *, resume: bool, overwrite: bool
@@ -336,7 +342,8 @@ class RunDirectory:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("feature_name", "mean_drop_p"))
-        writer.writerows(sorted(ratios.items(), key=lambda item: item[1]))
+        for name in sorted(ratios, key=ratios.__getitem__):
+            writer.writerow((name, ratios[name]))
         atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())
 
     def write_table(self, path: Path, table: pa.Table) -> None:
@@ -349,9 +356,12 @@ def changed_keys(
 ) -> list[str]:
     """The dotted keys whose values differ, with both values, but for those allowed to.
 
-    An allowed name stands for a key and for everything below it.
+    An allowed name stands for a key and for everything below it. Of two models only the sections
+    that both have are compared, beside their names.
     """
-    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    one, other = old.to_dict(), new.to_dict()
+    shared = one.keys() & other.keys()
+    before, after = (flatten({k: v for k, v in d.items() if k in shared}) for d in (one, other))
     return [
         f"{key} ({before.get(key)!r} -> {after.get(key)!r})"
         for key in sorted(before.keys() | after.keys())

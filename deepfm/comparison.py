@@ -187,22 +187,26 @@ def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarr
 
 def _references(config: ExperimentConfig) -> list[Result]:
     """What simple recommenders reach on the same split and candidates."""
-    if not config.data.split.makes_ranking:
+    if not config.task_data().ranks:
         LOGGER.warning("no references: they rank items, and this data has no ranking task")
         return []
     data = experiment.load_data(config)
-    events, rows = data.events, data.events.split.train
+    events, test, history = data.events, data.test, data.history
+    assert events is not None  # what ranks has all three
+    assert test is not None
+    assert history is not None
+    rows = events.split.train
     training = Training(
         events.user[rows],
         events.item[rows],
         events.rating[rows].astype(np.float64),
         events.label[rows] > 0,
-        len(events.tables.users),
-        len(events.tables.items),
+        history.num_users,
+        history.num_items,
     )
     found = []
     for name, reference in REFERENCES.items():
-        found.append(_reference_result(name, reference(training), data.test, events))
+        found.append(_reference_result(name, reference(training), test, events))
     return found
 
 
@@ -210,6 +214,7 @@ def _reference_result(
     name: str, scores: np.ndarray, test: TabularDataset, events: Events
 ) -> Result:
     user, task = events.user[test.row], test.ranking
+    assert task is not None
     ranked = scores[user[task.rows][:, None], task.items]
     per_user: dict[str, np.ndarray] = {}
     for column, size in (("HR@10 of 100", SHORT_RANKING), ("HR@10", task.num_negatives)):

@@ -14,6 +14,7 @@ from deepfm.data.dataset import Catalogue
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import file_ending, is_header
+from deepfm.data.sampling import Interactions
 from deepfm.data.sources.tables import SideTables
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import score_items, score_tasks
@@ -130,8 +131,7 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        self._need_items()
-        return self._position(user) is not None
+        return self._position(self._ranked(), user) is not None
 
     def recommend(self, user: object, *, top: int = 10) -> list[Recommendation]:
         """The items with the highest probability, without those the user has a history with.
@@ -142,32 +142,31 @@ class Predictor:
             DataError: The checkpoint has no items to rank, or the data has context fields, which
                 a list has no values for.
         """
-        self._need_items()
+        ranked = self._ranked()
         fields = self.schema.fields.values()
         if context := [field.name for field in fields if field.group == "context"]:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
-        item_field = self.schema.fields[self.schema.item_field]
-        row = self._user_row(user)
+        row = _user_row(ranked, user)
         own = [field.raw_columns for field in fields if field.group == "item"]
         for column in {column for columns in own for column in columns}:
-            any_item = self._tables.items[column].slice(0, 1)  # each item replaces it by its own
+            any_item = ranked.items[column].slice(0, 1)  # each item replaces it by its own
             row = row.append_column(column, any_item)
         row = self._tables.complete(self.schema, row)
-        items = np.arange(len(self._tables.items))
-        if (position := self._position(user)) is not None:
-            items = np.setdiff1d(items, self._history.items_of(position))
-        catalogue = Catalogue.of(self.schema, self.encoders.encode(self._tables.items, "item"))
+        items = np.arange(len(ranked.items))
+        if (position := self._position(ranked, user)) is not None:
+            items = np.setdiff1d(items, ranked.history.items_of(position))
+        catalogue = Catalogue.of(self.schema, self.encoders.encode(ranked.items, "item"))
         inputs = self.encoders.encode(row)
         logits = score_items(
             self.model, inputs, items[None], catalogue, batch_size=self.batch_size
         )[0]
         best = np.argsort(-logits, kind="stable")[:top]
         titles = self.schema.item_title_column
-        found = self._tables.items.take(items[best])
+        found = ranked.items.take(items[best])
         return [
             Recommendation(item, title, float(probability))
             for item, title, probability in zip(
-                found[item_field.column].to_pylist(),
+                found[ranked.item_column].to_pylist(),
                 found[titles].to_pylist() if titles else [None] * len(best),
                 self.tasks[0].predicted({"": logits[best]}),
                 strict=True,
@@ -178,14 +177,22 @@ class Predictor:
         logits = score_tasks(self.model, inputs, batch_size=self.batch_size)
         return {task.name: task.predicted(logits) for task in self.tasks}
 
-    def _need_items(self) -> None:
-        if self._history is None:
+    def _ranked(self) -> "_Ranked":
+        """The items to rank.
+
+        Raises:
+            DataError: The checkpoint has none, or nothing to rank them by.
+        """
+        items, history, schema = self._tables.items, self._history, self.schema
+        if items is None or history is None or not schema.user_field or not schema.item_field:
             raise DataError(
                 "the checkpoint has no items to rank: it was not trained with split_strategy "
                 "leave_one_out"
             )
         if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
             raise DataError("the checkpoint ranks no items: it does not predict one probability")
+        user, item = (schema.fields[name].column for name in (schema.user_field, schema.item_field))
+        return _Ranked(items, history, user, item)
 
     def _text_options(self, path: Path) -> TextOptions:
         """How a file is to be read."""
@@ -214,8 +221,26 @@ class Predictor:
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
 
-    def _user_row(self, user: object) -> pa.Table:
-        return pa.table({self.schema.fields[self.schema.user_field].column: pa.array([user])})
+    def _position(self, ranked: "_Ranked", user: object) -> int | None:
+        """Row of the user table; None for a user that is not there."""
+        found = self._tables.positions(self.schema, _user_row(ranked, user), "user")[0].as_py()
+        return None if found is None else int(found)
 
-    def _position(self, user: object) -> int | None:
-        return self._tables.positions(self.schema, self._user_row(user), "user")[0].as_py()
+
+class _Ranked(NamedTuple):
+    """The items of a checkpoint that ranks.
+
+    Attributes:
+        items: Their table.
+        history: The items that users have interacted with.
+        user_column, item_column: Raw columns of the ids.
+    """
+
+    items: pa.Table
+    history: Interactions
+    user_column: str
+    item_column: str
+
+
+def _user_row(ranked: _Ranked, user: object) -> pa.Table:
+    return pa.table({ranked.user_column: pa.array([user])})

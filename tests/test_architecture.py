@@ -40,14 +40,15 @@ MAY_IMPORT = {
     # Losses and metrics are what a config names, so they stand below it.
     "evaluation.measures": {"errors"},
     "evaluation.scored": {"errors", "evaluation.measures"},
-    "evaluation.windows": {"evaluation.scored"},
+    "evaluation.windows": {"evaluation.measures", "evaluation.scored"},
     "evaluation.metrics": {
         "errors", "utils.named", "evaluation.measures", "evaluation.scored", "evaluation.windows",
     },
     "evaluation.ranking": {"errors"},
     "objectives": {
         "errors", "utils.named", "utils.settings", "data.batch", "data.schema",
-        "evaluation.metrics", "evaluation.ranking", "easyrec.names", "objectives",
+        "evaluation.measures", "evaluation.metrics", "evaluation.ranking", "easyrec.names",
+        "objectives",
     },
     "evaluation": {"errors", "utils.named", "data", "models", "objectives", "evaluation"},
     "training": {

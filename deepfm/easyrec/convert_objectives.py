@@ -50,9 +50,10 @@ class Objectives(NamedTuple):
     @property
     def group_columns(self) -> list[str]:
         """Columns that group the rows, each once."""
-        found = [*self.losses, *self.metrics, *self.train_metrics]
-        keys = ("session", "group")
-        return list(dict.fromkeys(o[key] for o in found for key in keys if key in o))
+        metrics = [*self.metrics, *self.train_metrics]
+        options = [(item, LOSSES[item["name"]].group_option) for item in self.losses]
+        options += [(item, METRICS[item["name"]].group_option) for item in metrics]
+        return list(dict.fromkeys(item[option] for item, option in options if option))
 
 
 def objectives_of(pipeline: Pipeline, features: Mapping[str, Feature]) -> Objectives:
@@ -99,10 +100,10 @@ def _losses(pipeline: Pipeline, features: Mapping[str, Feature]) -> tuple[list[K
                 f"{path}.{kind}", f"it needs num_class{needed}, found num_class: {model.num_class}"
             )
         options = options_of(getattr(loss, kind))
-        if kind == "jrc_loss":
+        if chosen.group_option:
             key = options.pop("session_name")
             column = _group(pipeline, features, key, f"{path}.{kind}.session_name")
-            options = {"session": column} | options
+            options = {chosen.group_option: column} | options
         found.append({"name": name} | options)
         kinds.append(chosen.label_kinds[0])
     # A class is a whole number, a binary label one of two, and l2 can have either.
@@ -113,20 +114,21 @@ def _metric(
     pipeline: Pipeline, features: Mapping[str, Feature], kind: str, config: Message, path: str
 ) -> Keys:
     name, model = _METRICS[kind], pipeline.message.model_config
-    losses = {loss.WhichOneof("loss") for loss in model.losses}
-    needs = METRICS[name].needs
-    if needs == "numbers" and "l2_loss" not in losses:
+    losses = [LOSSES[_LOSSES[str(loss.WhichOneof("loss"))]] for loss in model.losses]
+    needs, group_option = METRICS[name].needs, METRICS[name].group_option
+    if needs == "numbers" and not any(loss.gives_numbers for loss in losses):
         raise pipeline.error(path, "it is of predicted numbers, which need l2_loss")
-    if needs != "numbers" and losses == {"l2_loss"}:
+    if needs != "numbers" and all(loss.gives_numbers for loss in losses):
         raise pipeline.error(path, "it is of probabilities, which l2_loss does not give")
     if needs == "probability" and model.num_class > 2:
         raise pipeline.error(path, f"it needs num_class 1 or 2, found {model.num_class}")
     if needs == "classes" and model.num_class < 2:
         raise pipeline.error(path, f"it needs num_class above 1, found {model.num_class}")
     options = options_of(config)
-    if "grouping_key" in options:
+    if group_option:
         key = options.pop("grouping_key")
-        options = {"group": _group(pipeline, features, key, f"{path}.grouping_key")} | options
+        column = _group(pipeline, features, key, f"{path}.grouping_key")
+        options = {group_option: column} | options
     return {"name": name} | options
 
 

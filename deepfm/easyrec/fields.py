@@ -480,10 +480,10 @@ def _set_fields(message: Message, prefix: str) -> Iterator[tuple[str, FieldDescr
         else:
             elements = [(path, value)]
         honoured = FIELDS[_message_of(field)][field.name].status == HONOURED
-        for place, element in elements:
-            yield place, field, element
+        for where, element in elements:
+            yield where, field, element
             if honoured and field.message_type is not None and not is_map(field):
-                yield from _set_fields(element, f"{place}.")
+                yield from _set_fields(element, f"{where}.")
 
 
 def reachable(descriptor: Descriptor = _FORMAT) -> Iterator[tuple[str, FieldDescriptor]]:

@@ -113,10 +113,10 @@ def _changes(override: str) -> Iterable[tuple[str, str]]:
 def _at_equals(text: str) -> tuple[str, str, str]:
     """Cut at the first '=' outside of brackets."""
     depth = 0
-    for place, character in enumerate(text):
+    for k, character in enumerate(text):
         depth += (character == "[") - (character == "]")
         if character == "=" and not depth:
-            return text[:place], "=", text[place + 1 :]
+            return text[:k], "=", text[k + 1 :]
     return text, "", ""
 
 
@@ -155,9 +155,9 @@ def _apply(pipeline: Pipeline, path: str, value: str) -> int:
             changed = _set_elements(target, field, selector, value)
         else:
             changed = _set(target, field, value)
-        for place in changed:
-            _forget_places(pipeline, place)
-            pipeline.places[place] = "--override"
+        for changed_path in changed:
+            _forget_places(pipeline, changed_path)
+            pipeline.places[changed_path] = "--override"
     if skipped and (skipped == len(targets) or not targets):
         raise ConfigError(f"none of the {skipped} selected elements has this field")
     return skipped

@@ -320,54 +320,75 @@ def _from_json(text: str, file: str) -> Pipeline:
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError:  # indented by tabs: the lines remain unknown
         node = None
-    places: dict[str, str] = {}
     message = EasyRecConfig()
-    cleaned = _clean(raw, node, descriptor_of(message), "", file, places)
+    walk = _JsonWalk(file)
+    cleaned = walk.fields(raw, node, descriptor_of(message), "")
     try:
         json_format.ParseDict(cleaned, message)
     except json_format.ParseError as error:
         raise ConfigError(" ".join(str(error).split()), source=f"{file}: ") from None
-    return Pipeline(message, file, places)
+    return Pipeline(message, file, walk.places)
 
 
-def _clean(
-    raw: Mapping[str, Any],
-    node: Any,
-    descriptor: Descriptor,
-    prefix: str,
-    file: str,
-    places: dict[str, str],
-) -> dict[str, Any]:
-    """The same with the format's names and without the content of opaque messages."""
-    by_name = {f.name: f for f in descriptor.fields}
-    names = {f.json_name: f.name for f in descriptor.fields} | {name: name for name in by_name}
-    below = {key.value: (key, value) for key, value in node.value} if _has(node, "map") else {}
-    cleaned: dict[str, Any] = {}
-    for key, value in raw.items():
-        key_node, value_node = below.get(key, (None, None))
-        place = f"{file}:{key_node.start_mark.line + 1}" if key_node is not None else file
-        field = find_field(descriptor, names.get(key, key), prefix, f"{place}: ")
-        path = f"{prefix}{field.name}"
-        places.setdefault(path, place)
+class _JsonWalk:
+    """The fields of a JSON text: their names checked, their places kept.
 
-        def one(value: Any, node: Any, path: str, field: FieldDescriptor = field) -> Any:
-            if field.message_type is None or not isinstance(value, dict):
-                return value
-            if is_opaque(field):
-                return {}
-            return _clean(value, node, field.message_type, f"{path}.", file, places)
+    Attributes:
+        places: Place by path.
+    """
 
-        if is_repeated(field) and isinstance(value, list):
-            nodes = value_node.value if _has(value_node, "seq") else [None] * len(value)
-            cleaned[field.name] = []
-            for k, (item, item_node) in enumerate(zip(value, nodes, strict=True)):
-                if item_node is not None:
-                    places[f"{path}[{k}]"] = f"{file}:{item_node.start_mark.line + 1}"
-                cleaned[field.name].append(one(item, item_node, f"{path}[{k}]"))
-        else:
-            cleaned[field.name] = value if is_map(field) else one(value, value_node, path)
-    return cleaned
+    def __init__(self, file: str) -> None:
+        self.places: dict[str, str] = {}
+        self._file = file
 
+    def fields(
+        self,
+        raw: Mapping[str, object],
+        node: yaml.Node | None,
+        descriptor: Descriptor,
+        prefix: str,
+    ) -> dict[str, object]:
+        """The same with the format's names and without the content of opaque messages."""
+        names = {f.json_name: f.name for f in descriptor.fields}
+        below = {}
+        if isinstance(node, yaml.MappingNode):
+            below = {key.value: (key, value) for key, value in node.value}
+        cleaned: dict[str, object] = {}
+        for key, value in raw.items():
+            key_node, value_node = below.get(key, (None, None))
+            place = self._place(key_node)
+            field = find_field(descriptor, names.get(key, key), prefix, f"{place}: ")
+            path = f"{prefix}{field.name}"
+            self.places.setdefault(path, place)
+            if is_repeated(field) and isinstance(value, list):
+                nodes = [None] * len(value)
+                if isinstance(value_node, yaml.SequenceNode):
+                    nodes = value_node.value
+                cleaned[field.name] = [
+                    self._element(field, item, item_node, f"{path}[{k}]")
+                    for k, (item, item_node) in enumerate(zip(value, nodes, strict=True))
+                ]
+            elif is_map(field):
+                cleaned[field.name] = value
+            else:
+                cleaned[field.name] = self._value(field, value, value_node, path)
+        return cleaned
 
-def _has(node: Any, kind: str) -> bool:
-    return node is not None and node.tag == f"tag:yaml.org,2002:{kind}"
+    def _element(
+        self, field: FieldDescriptor, value: object, node: yaml.Node | None, path: str
+    ) -> object:
+        if node is not None:
+            self.places[path] = self._place(node)
+        return self._value(field, value, node, path)
+
+    def _value(
+        self, field: FieldDescriptor, value: object, node: yaml.Node | None, path: str
+    ) -> object:
+        if field.message_type is None or not isinstance(value, dict):
+            return value
+        if is_opaque(field):
+            return {}
+        return self.fields(value, node, field.message_type, f"{path}.")
+
+    def _place(self, node: yaml.Node | None) -> str:
+        return self._file if node is None else f"{self._file}:{node.start_mark.line + 1}"

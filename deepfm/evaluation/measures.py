@@ -131,6 +131,7 @@ def multiclass_auc(
     values, weights = [], []
     for k in range(probability.shape[1]):
         own = label == k
+        value: float | None
         if thresholds:
             value = auc_of_counts(threshold_counts(own, probability[:, k], thresholds))
         else:
@@ -222,8 +223,8 @@ def xauc_of_batches(target: Array, predicted: Array, batch_size: int) -> float |
     starts = range(0, len(target), batch_size)
     batches = [slice(start, start + batch_size) for start in starts]
     values = [xauc(target[rows], predicted[rows]) for rows in batches]
-    values = [value for value in values if value is not None]
-    return float(np.mean(values)) if values else None
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else None
 
 
 def grouped_xauc(target: Array, predicted: Array, group: Array, *, max_pairs: int) -> float | None:
@@ -286,4 +287,5 @@ def _pair(number: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 def _same_order(target: Array, predicted: Array, first: Array, second: Array) -> NDArray[np.bool_]:
     of_target = np.sign(target[first] - target[second])
-    return of_target * np.sign(predicted[first] - predicted[second]) > 0
+    same: NDArray[np.bool_] = of_target * np.sign(predicted[first] - predicted[second]) > 0
+    return same

@@ -11,13 +11,14 @@ Shapes: N rows, T thresholds.
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepfm.errors import ConfigError, DataError, DeepFMError
 from deepfm.evaluation import measures, windows
+from deepfm.evaluation.measures import Array
 from deepfm.evaluation.scored import Scored
 from deepfm.utils.named import Named, by_name, reported_names
 
@@ -255,7 +256,7 @@ class XAUC(_MayNotExist):
             return measures.xauc_of_batches(scored.label, scored.numbers, scored.batch_size)
         return self.of_rows(scored.label, scored.numbers)
 
-    def of_rows(self, label: NDArray[Any], numbers: NDArray[Any]) -> float | None:
+    def of_rows(self, label: Array, numbers: Array) -> float | None:
         """Of pairs among all rows, (N,) each."""
         return measures.xauc(
             label, numbers, sample_ratio=self.sample_ratio, max_pairs=self.max_pairs

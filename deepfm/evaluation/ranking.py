@@ -87,7 +87,8 @@ def ndcg(counts: RankCounts, k: int) -> NDArray[np.float64]:
     cumulative = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(2, k + 2)))]  # (K + 1,)
     first = np.minimum(counts.above, k)
     last = np.minimum(counts.above + counts.tied + 1, k)
-    return (cumulative[last] - cumulative[first]) / (counts.tied + 1)
+    gain: NDArray[np.float64] = (cumulative[last] - cumulative[first]) / (counts.tied + 1)
+    return gain
 
 
 def ranking_metrics(counts: RankCounts) -> dict[str, float | None]:

@@ -3,13 +3,13 @@
 Shapes: N rows, C classes, G group columns.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepfm.errors import DataError
-from deepfm.evaluation.measures import check_rows
+from deepfm.evaluation.measures import Array, check_rows
 
 
 class Scored(NamedTuple):
@@ -27,7 +27,7 @@ class Scored(NamedTuple):
             from `predicted`.
     """
 
-    label: NDArray[Any]
+    label: Array
     predicted: NDArray[np.float64]
     value: NDArray[np.float64] | None = None
     group: NDArray[np.int64] | None = None

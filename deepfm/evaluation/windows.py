@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfm.evaluation.measures import Array
 from deepfm.evaluation.scored import Scored
 
 
@@ -44,7 +45,7 @@ class Window(ABC):
             self._end(self._rate if self._windows else 0.0)
             self._windows, self._steps = self._windows + 1, 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Numbers and tensors from which `load_state_dict` goes on exactly."""
         own = {name: _plain(getattr(self, name)) for name in self._STATE}
         return {"value": self.value, "steps": self._steps, "windows": self._windows} | own
@@ -146,7 +147,7 @@ class Rows(Window):
 
     def __init__(
         self,
-        of_rows: Callable[[NDArray[Any], NDArray[Any]], float | None],
+        of_rows: Callable[[Array, Array], float | None],
         *,
         steps: int,
         rate: float,
@@ -165,7 +166,7 @@ class Rows(Window):
         self._rows = []
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     import torch
 
     if isinstance(value, list):
@@ -173,7 +174,7 @@ def _plain(value: Any) -> Any:
     return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
 
 
-def _live(value: Any) -> Any:
+def _live(value: object) -> object:
     import torch
 
     if isinstance(value, list):

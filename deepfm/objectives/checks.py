@@ -8,7 +8,7 @@ from deepfm.evaluation.metrics import METRICS, Metric
 from deepfm.evaluation.ranking import RANKING_METRICS
 from deepfm.objectives.base import Objective
 from deepfm.objectives.losses import LOSSES
-from deepfm.objectives.tasks import Task, metric_names
+from deepfm.objectives.tasks import ALWAYS_WATCHABLE, Task, metric_names
 from deepfm.utils.named import beyond_limits, reported_names
 
 _WORDS = {
@@ -74,7 +74,7 @@ def check_metrics(tasks: Sequence[Task], watched: str, data: TaskData) -> None:
     for task in tasks:
         _check_listed(task, "metrics", task.metrics, data)
         _check_listed(task, "train_metrics", task.train_metrics, data)
-        for name in ("auc", "logloss"):  # which need not be listed
+        for name in ALWAYS_WATCHABLE:
             if watched == task.named(name) and name not in reported_names(task.metrics):
                 _check_fit("training.metric", METRICS[name], task)
     if watched in RANKING_METRICS and not data.ranks:

@@ -6,7 +6,7 @@ Shapes: B rows, C classes.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from deepfm.easyrec.names import PROBABILITY_OF_ONE
 from deepfm.objectives.base import Logits, Objective, Targets
@@ -39,7 +39,7 @@ class _LogitPerClass(Objective):
 
     label_kinds = ("class",)
     min_class = 2
-    max_class = None
+    max_class: ClassVar[int | None] = None
 
     @classmethod
     def label_kinds_of(cls, num_class: int) -> tuple[str, ...]:

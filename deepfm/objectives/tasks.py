@@ -10,11 +10,12 @@ Shapes: B rows, C classes, N rows of a whole split.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfm.evaluation.measures import Array
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.ranking import RANKING_METRICS
 from deepfm.objectives.base import Logits, Objective, Targets
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from deepfm.data.schema import DatasetSchema
 
 V = TypeVar("V")
+ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,7 @@ class Task:
         found: NDArray[np.float64] = self.prediction(doubled(logits)).numpy()
         return found
 
-    def prediction_columns(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def prediction_columns(self, values: Array) -> dict[str, Array]:
         """`predicted` values as columns (N,): `probability`, `prediction`, or `probability_0`, ….
 
         Example:
@@ -208,7 +210,7 @@ class TaskConfig:
         )
 
 
-def doubled(logits: Mapping[str, NDArray[Any]]) -> "dict[str, Tensor]":
+def doubled(logits: Mapping[str, Array]) -> "dict[str, Tensor]":
     """Logits of a whole split as tensors in float64."""
     import torch
 
@@ -242,8 +244,7 @@ def metric_names(tasks: Sequence[Task] = (Task(),)) -> list[str]:
         task.named(name)
         for task in tasks
         for name in (
-            "auc",
-            "logloss",
+            *ALWAYS_WATCHABLE,
             *reported_names(task.metrics),
             *(item.name for item in task.evaluated),
         )

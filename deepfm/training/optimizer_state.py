@@ -1,39 +1,63 @@
 """What an optimizer keeps, by the names of tables and parameters, so that it fits any storage."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepfm.errors import CheckpointError
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.layers.tables import Tables
 
-# By name, the parameter whose state holds that of the name, and the table, if it is one.
-_Logical = dict[str, tuple[nn.Parameter, str | None]]
+Plain = dict[str, Any]  # tensors, numbers, and lists and mappings of them, as torch writes a state
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: BaseCTRModel) -> dict[str, Any]:
+class Holder(NamedTuple):
+    """Where the state of a table or of another weight is kept.
+
+    Attributes:
+        parameter: What an optimizer has it for.
+        table: Name of the table, which may be one of several in the parameter; None: no table.
+        tables: All tables of the model.
+    """
+
+    parameter: nn.Parameter
+    table: str | None
+    tables: Tables
+
+    def part(self, value: Tensor) -> Tensor:
+        """A view of what belongs to it in a tensor that is kept for the parameter."""
+        if self.table is None or value.dim() == 0:
+            return value
+        return self.tables.part_of(self.table, value)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, model: BaseCTRModel) -> Plain:
     """The state as torch writes it, but as if every table were a parameter.
 
     Names stand in each group's `param_names`. Tensors are views, not copies.
     """
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, Plain] = {}
     groups = []
     saved_groups = optimizer.state_dict()["param_groups"]
     for saved, live in zip(saved_groups, optimizer.param_groups, strict=True):
-        logical = _logical(live["params"], model)
+        holders = _holders(live["params"], model)
         first = len(state)
-        for parameter, table in logical.values():
-            values = optimizer.state.get(parameter, {})
-            state[len(state)] = {key: _part(v, table, model) for key, v in values.items()}
+        for holder in holders.values():
+            own = optimizer.state.get(holder.parameter, {})
+            state[len(state)] = {
+                key: holder.part(value) if isinstance(value, Tensor) else value
+                for key, value in own.items()
+            }
         group = {key: value for key, value in saved.items() if key != "params"}
-        names = {"param_names": list(logical), "params": list(range(first, len(state)))}
-        groups.append(group | names)
+        numbers = list(range(first, len(state)))
+        groups.append(group | {"param_names": list(holders), "params": numbers})
     return {"state": {k: v for k, v in state.items() if v}, "param_groups": groups}
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, model: BaseCTRModel, saved: dict[str, Any]
+    optimizer: torch.optim.Optimizer, model: BaseCTRModel, saved: Plain
 ) -> None:
     """Load what `optimizer_state` gave, of tables in any storage and order.
 
@@ -42,29 +66,21 @@ def load_optimizer_state(
     Raises:
         CheckpointError: The state is that of other parameters.
     """
-    state: dict[int, dict[str, Any]] = {}
+    state: dict[int, Plain] = {}
     groups, first = [], 0
     for group, live in zip(saved["param_groups"], optimizer.param_groups, strict=True):
         parameters = live["params"]
-        logical = _logical(parameters, model)
-        names = group.get("param_names", list(logical))
-        if set(names) != set(logical) or len(names) != len(group["params"]):
+        holders = _holders(parameters, model)
+        names = group.get("param_names", list(holders))
+        if set(names) != set(holders) or len(names) != len(group["params"]):
             raise CheckpointError("the optimizer's state is that of other parameters")
         number = {id(parameter): first + k for k, parameter in enumerate(parameters)}
         for name, index in zip(names, group["params"], strict=True):
-            parameter, table = logical[name]
-            own = state.setdefault(number[id(parameter)], {})
+            holder = holders[name]
+            own = state.setdefault(number[id(holder.parameter)], {})
+            likes = optimizer.state.get(holder.parameter, {})
             for key, value in saved["state"].get(index, {}).items():
-                if not isinstance(value, Tensor):
-                    own[key] = value
-                    continue
-                if value.dim() == 0:  # tables that shared a parameter share it, too
-                    own[key] = value.clone()
-                    continue
-                if key not in own:
-                    like = optimizer.state.get(parameter, {}).get(key, parameter)
-                    own[key] = torch.zeros_like(like, requires_grad=False)
-                _part(own[key], table, model).copy_(value)
+                _put(own, key, value, holder, likes.get(key, holder.parameter))
         defaults = {k: v for k, v in live.items() if k != "params"}  # options of later releases
         groups.append(defaults | {k: v for k, v in group.items() if k != "param_names"})
         groups[-1]["params"] = list(number.values())
@@ -73,27 +89,32 @@ def load_optimizer_state(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _logical(parameters: list[nn.Parameter], model: BaseCTRModel) -> _Logical:
-    """The names of these parameters, and for tables those of all that they hold."""
+def _put(own: Plain, key: str, value: object, holder: Holder, like: Tensor) -> None:
+    """Put a saved value where it belongs in the state of a parameter, a tensor like `like`."""
+    if not isinstance(value, Tensor):
+        own[key] = value
+    elif value.dim() == 0:  # tables that were stored together share it, and those here may not
+        own[key] = value.clone()
+    else:
+        if key not in own:
+            own[key] = torch.zeros_like(like, requires_grad=False)
+        holder.part(own[key]).copy_(value)
+
+
+def _holders(parameters: Sequence[nn.Parameter], model: BaseCTRModel) -> dict[str, Holder]:
+    """By the names of these parameters, and for tables by those of all that they hold."""
     tables = model.embedding.tables
     wanted = {id(parameter) for parameter in parameters}
     of_tables = {id(parameter) for parameter in tables.parameters()}
-    logical: _Logical = {}
+    holders = {table: Holder(tables.parameter_of(table), table, tables) for table in tables.logical}
+    found: dict[str, Holder] = {}
     for name, parameter in model.named_parameters():
         if id(parameter) in wanted and id(parameter) not in of_tables:
-            logical[name] = parameter, None
+            found[name] = Holder(parameter, None, tables)
         elif id(parameter) in wanted:
-            holders = {table: tables.parameter_of(table) for table in tables.logical}
-            logical |= {
-                f"embedding.tables.{table}.weight": (holder, table)
+            found |= {
+                f"embedding.tables.{table}.weight": holder
                 for table, holder in holders.items()
-                if id(holder) in wanted
+                if id(holder.parameter) in wanted
             }
-    return logical
-
-
-def _part(value: Any, table: str | None, model: BaseCTRModel) -> Any:
-    """What belongs to a table in a tensor that is kept for its parameter; other values whole."""
-    if table is None or not isinstance(value, Tensor) or value.dim() == 0:
-        return value
-    return model.embedding.tables.part_of(table, value)
+    return found

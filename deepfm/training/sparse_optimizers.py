@@ -12,6 +12,8 @@ from torch import Tensor
 
 from deepfm.models.layers.storage import PackedTables
 
+Group = dict[str, Any]  # options of an optimizer and the parameters that they are for, as torch's
+
 
 class SparseOptimizer(torch.optim.Optimizer):
     """Updates the rows that a batch touched, with their state; the rest costs nothing.
@@ -39,9 +41,7 @@ class SparseOptimizer(torch.optim.Optimizer):
         """State of a packed parameter; a column per column, or per table in a row."""
         return {}
 
-    def _update(
-        self, values: Tensor, gradient: Tensor, state: "_RowState", group: dict[str, Any]
-    ) -> None:
+    def _update(self, values: Tensor, gradient: Tensor, state: "_RowState", group: Group) -> None:
         """Change the touched rows and their state in place, (U, stride)."""
         raise NotImplementedError
 
@@ -122,9 +122,7 @@ class LazyAdam(SparseOptimizer):
         weight = weight.detach()
         return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
-    def _update(
-        self, values: Tensor, gradient: Tensor, state: _RowState, group: dict[str, Any]
-    ) -> None:
+    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: Group) -> None:
         beta1, beta2 = group["betas"]
         mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
@@ -136,9 +134,7 @@ class LazyAdam(SparseOptimizer):
 class LazySGD(SparseOptimizer):
     """Gradient descent; without momentum it is what dense SGD does."""
 
-    def _update(
-        self, values: Tensor, gradient: Tensor, state: _RowState, group: dict[str, Any]
-    ) -> None:
+    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: Group) -> None:
         values.add_(gradient, alpha=-group["lr"])
 
 
@@ -154,9 +150,7 @@ class SparseAdagrad(SparseOptimizer):
         start = self.param_groups[0]["initial_accumulator_value"]
         return {"sum": torch.full_like(weight.detach(), start)}
 
-    def _update(
-        self, values: Tensor, gradient: Tensor, state: _RowState, group: dict[str, Any]
-    ) -> None:
+    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: Group) -> None:
         total = state["sum"].addcmul_(gradient, gradient)
         values.addcdiv_(gradient, total.sqrt().add_(group["eps"]), value=-group["lr"])
 
@@ -171,9 +165,7 @@ class RowwiseAdagrad(SparseOptimizer):
     def _initial_state(self, weight: Tensor) -> dict[str, Tensor]:
         return {"sum": weight.new_zeros(len(weight), len(self.tables.widths(weight)))}
 
-    def _update(
-        self, values: Tensor, gradient: Tensor, state: _RowState, group: dict[str, Any]
-    ) -> None:
+    def _update(self, values: Tensor, gradient: Tensor, state: _RowState, group: Group) -> None:
         squares = gradient.square().split(state.widths, dim=1)
         parts = zip(
             values.split(state.widths, dim=1), gradient.split(state.widths, dim=1), strict=True

@@ -55,7 +55,7 @@ class TrainMetrics:
             for window in windows.values():
                 window.update(scored)
 
-    def state_dict(self) -> dict[str, dict[str, Any]]:
+    def state_dict(self) -> dict[str, dict[str, object]]:
         """Numbers and tensors from which `load_state_dict` goes on exactly."""
         return {name: window.state_dict() for name, window in self.by_name.items()}
 

@@ -141,11 +141,8 @@ class FeatureEmbedding(Lookup):
         self.first_order, self._keeps_wide = has_first_order, keeps_wide
         self.fm_embedding_dim = wide_dim if shows_wide else fm_embedding_dim
         self._field_vectors = shown.field_vectors
-        self._parts = {
-            "wide": self.parts(shown.wide, WIDE),
-            "fm": self.parts(shown.fm),
-            "deep": self.parts(shown.deep),
-        }
+        self._wide_parts = self.parts(shown.wide, WIDE)
+        self._fm_parts, self._deep_parts = self.parts(shown.fm), self.parts(shown.deep)
         widths = {field.name: field.dim or numbers[field.name] for field in fields}
         self._groups = {
             "wide": dict.fromkeys(shown.wide, wide_dim) | weighted,
@@ -235,14 +232,14 @@ class FeatureEmbedding(Lookup):
     ) -> Views:
         """Views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths)
-        flat = torch.cat(end_to_end(vectors, self._parts["deep"]), dim=1)
+        flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
         flat = self._masked("deep", flat)
         if not self._keeps_wide:
             return Views(self._first_order(vectors), self._fields(vectors, flat), flat)
         wide = self._wide(vectors)
-        first_order = (
-            wide.sum(1, keepdim=True) if self.first_order else dense.new_zeros(dense.shape[0], 1)
-        )
+        first_order = dense.new_zeros(dense.shape[0], 1)
+        if self.first_order:
+            first_order = wide.sum(1, keepdim=True)
         if self._field_vectors == "wide":
             return Views(first_order, wide.unflatten(1, (self.num_fields, -1)), flat)
         return Views(first_order, self._fields(vectors, flat), flat)
@@ -258,7 +255,7 @@ class FeatureEmbedding(Lookup):
 
     def _wide(self, vectors: Vectors) -> Tensor:
         """The first-order vectors end to end, (B, F_w * w), after their variational dropout."""
-        parts = end_to_end(vectors, self._parts["wide"], WIDE)
+        parts = end_to_end(vectors, self._wide_parts, WIDE)
         if self.dense_first_order is not None:
             parts.append(vectors.dense * self.dense_first_order)
         return self._masked("wide", torch.cat(parts, dim=1))
@@ -269,14 +266,10 @@ class FeatureEmbedding(Lookup):
             return None
         if self._field_vectors == "deep" and "deep" in self.dropouts:
             return fields_of_flat(flat, self._fm_in_deep, self.projections)
-        fields = fields_at_one_dim(
-            vectors, self._parts["fm"], self.projections, self.fm_embedding_dim
-        )
-        return (
-            self._masked("fm", fields.flatten(1)).view_as(fields)
-            if "fm" in self.dropouts
-            else fields
-        )
+        fields = fields_at_one_dim(vectors, self._fm_parts, self.projections, self.fm_embedding_dim)
+        if "fm" in self.dropouts:
+            return self._masked("fm", fields.flatten(1)).view_as(fields)
+        return fields
 
     def _masked(self, group: str, x: Tensor) -> Tensor:
         """A group's vectors end to end, (B, total), after its variational dropout, if any."""

@@ -3,7 +3,7 @@
 Decided here: the layout, what a lookup costs, and how gradients arrive in compact mode.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -126,8 +126,9 @@ class PackedTables(Tables):
             columns[table.suffix] = slice(width, width + table.dim)
             width += table.dim
         offsets, padding, height = {}, {}, 0
-        for first, *others in rows:
-            for table in (first, *others):
+        for side_by_side in rows:
+            first = side_by_side[0]
+            for table in side_by_side:
                 place = slice(height, height + table.rows)
                 self.places[table.name] = Place(parameter, place, columns[table.suffix])
             if first.padding_idx is not None:
@@ -139,23 +140,29 @@ class PackedTables(Tables):
         weight = torch.zeros(height + (base is None), width)
         trainable = rows[0][0].trainable
         self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
-
         readers = {name for first, *_ in rows for name in first.readers}
-        sparse = [field for field in self.fields if field.combiner is None]
-        bags = [field for field in self.fields if field.combiner is not None]
-        own = [k for k, field in enumerate(sparse) if field.name in readers]
-        own_bags = [k for k, field in enumerate(bags) if field.name in readers]
-        bases = [sparse[k].table_name for k in own]
+        sparse, sequences = self._positions(readers)
         for what, numbers in (
-            ("offsets", [offsets[base] for base in bases]),
-            ("padding", [padding.get(base, -1) for base in bases]),
+            ("offsets", [offsets[field.table_name] for field in sparse.values()]),
+            ("padding", [padding.get(field.table_name, -1) for field in sparse.values()]),
         ):
             values = torch.tensor(numbers, dtype=torch.int64)
             self.register_buffer(f"{parameter}_{what}", values, persistent=False)
-        starts = {k: offsets[bags[k].table_name] for k in own_bags}
-        self.layouts[parameter] = Layout(columns, trainable, own, starts, null)
-        names = tuple(sparse[k].name for k in own), tuple(bags[k].name for k in own_bags)
-        return [Answer(suffix, *names) for suffix in columns]
+        starts = {k: offsets[field.table_name] for k, field in sequences.items()}
+        self.layouts[parameter] = Layout(columns, trainable, list(sparse), starts, null)
+        of_sparse = tuple(field.name for field in sparse.values())
+        of_bags = tuple(field.name for field in sequences.values())
+        return [Answer(suffix, of_sparse, of_bags) for suffix in columns]
+
+    def _positions(self, names: Collection[str]) -> tuple[dict[int, IdField], dict[int, IdField]]:
+        """These fields by their positions among the sparse fields, and among the sequences."""
+        sparse = [field for field in self.fields if field.combiner is None]
+        sequences = [field for field in self.fields if field.combiner is not None]
+        own, bags = (
+            {k: field for k, field in enumerate(kind) if field.name in names}
+            for kind in (sparse, sequences)
+        )
+        return own, bags
 
     def parameter_of(self, name: str) -> nn.Parameter:
         """The packed parameter in which a table lies."""
