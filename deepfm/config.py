@@ -288,9 +288,9 @@ def _check_split(split: type[Split], table: TableConfig) -> None:
                     key=f"data.table.{key}",
                 )
     if split.makes_ranking:
-        policies = {"data.table.bad_values": table.bad_values}
+        policies: dict[str, str | None] = {"data.table.bad_values": table.bad_values}
         for name, item in table.fields.items():
-            policies[f"data.table.fields.{name}.bad_values"] = item.bad_values or ""
+            policies[f"data.table.fields.{name}.bad_values"] = item.bad_values
         for key, policy in policies.items():
             if policy == "drop":
                 raise ConfigError(

@@ -44,7 +44,8 @@ def fetch(url: str, timeout: float = CONNECT_TIMEOUT) -> bytes:
     context = ssl.create_default_context()
     try:
         with urllib.request.urlopen(url, timeout=timeout, context=context) as response:
-            return response.read()
+            body: bytes = response.read()
+            return body
     except urllib.error.HTTPError as error:
         error.close()  # it is the response too
         raise DownloadError(f"{url}: {error}") from None

@@ -233,4 +233,5 @@ def _numbers(values: pa.Array) -> np.ndarray:
         values = values.dictionary_decode()
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
-    return read_numbers(values).values
+    numbers: np.ndarray = read_numbers(values).values
+    return numbers

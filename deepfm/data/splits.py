@@ -295,12 +295,15 @@ def sortable(values: pa.Array) -> np.ndarray:
     if is_text(values.type):
         for kind in (pa.int64(), pa.float64()):
             try:
-                return values.cast(kind).to_numpy(zero_copy_only=False)
+                numbers: np.ndarray = values.cast(kind).to_numpy(zero_copy_only=False)
+                return numbers
             except pa.ArrowInvalid:
                 continue
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return values.to_numpy(zero_copy_only=False)
-    return pc.rank(values, tiebreaker="dense").to_numpy()
+        found: np.ndarray = values.to_numpy(zero_copy_only=False)
+    else:
+        found = pc.rank(values, tiebreaker="dense").to_numpy()
+    return found
 
 
 class RandomSplit:

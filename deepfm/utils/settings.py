@@ -5,7 +5,7 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import Field, InitVar, field, fields, is_dataclass, make_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -47,9 +47,9 @@ def limited(default: T, **limits: float) -> T:
     return field(default=default, metadata=limits)
 
 
-def chosen(default: T, among: Iterable[str]) -> T:
+def chosen(default: T, among: Collection[str]) -> T:
     """A dataclass field whose value is one of some names."""
-    return field(default=default, metadata={"choices": tuple(among)})
+    return field(default=default, metadata={"choices": among})
 
 
 def renamed(newer: str) -> Any:
@@ -191,7 +191,7 @@ def _older_keys(cls: type) -> "dict[str, Field[Any]]":
 
 def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping[str, str]) -> None:
     """Refuse a value that is none of the names of `chosen`."""
-    choices: tuple[str, ...] = item.metadata.get("choices", ())
+    choices: Collection[str] = item.metadata.get("choices", ())
     if choices and value is not None and value not in choices:
         problem = f"expected one of {', '.join(choices)}, found {value!r}"
         raise _error(sources, path, f"{problem}; {nearest(str(value), choices)}")

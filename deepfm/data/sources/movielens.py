@@ -121,20 +121,24 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")  # fits int64
 def schema() -> DatasetSchema:
     """What the columns mean: seven fields, before any vocabulary is known."""
     sparse, sequence = FeatureType.SPARSE, FeatureType.SEQUENCE
-    user = {"feature_type": sparse, "group": "user"}
     ages = "bucket(1, 18, 25, 35, 45, 50, 56)"
     fields = (
-        FieldSchema(name="user_id", embedding_dim=16, **user),
-        FieldSchema(name="movie_id", feature_type=sparse, embedding_dim=16, group="item"),
-        FieldSchema(name="gender", embedding_dim=4, **user),
-        FieldSchema(name="age", transform=ages, embedding_dim=4, **user),
-        FieldSchema(name="occupation", embedding_dim=8, **user),
+        FieldSchema("user_id", sparse, embedding_dim=16, group="user"),
+        FieldSchema("movie_id", sparse, embedding_dim=16, group="item"),
+        FieldSchema("gender", sparse, embedding_dim=4, group="user"),
+        FieldSchema("age", sparse, transform=ages, embedding_dim=4, group="user"),
+        FieldSchema("occupation", sparse, embedding_dim=8, group="user"),
         FieldSchema(
-            name="zip_prefix", column="zip_code", transform="prefix(3)", embedding_dim=8, **user
+            "zip_prefix",
+            sparse,
+            column="zip_code",
+            transform="prefix(3)",
+            embedding_dim=8,
+            group="user",
         ),
         FieldSchema(
-            name="genres",
-            feature_type=sequence,
+            "genres",
+            sequence,
             transform="split(|)",
             embedding_dim=8,
             group="item",

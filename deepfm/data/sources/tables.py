@@ -37,6 +37,8 @@ class SideTables(NamedTuple):
             hint = nearest(field.column, columns.column_names)
             raise DataError(f"no column {field.column!r}, which identifies the {side}; {hint}")
         table = self.users if side == "user" else self.items
+        if table is None:
+            raise DataError(f"there is no table of {side}s to look up")
         wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
         return find(wanted, ids)
 

@@ -214,8 +214,9 @@ def _first_rows(declared: DatasetSchema, events: pa.Table, side: str, column: st
     """One row per id, in the order in which ids appear, with the columns of that side's fields."""
     fields = [field for field in declared.fields.values() if field.group == side]
     columns = [column for field in fields for column in field.raw_columns]
-    if side == "item" and declared.item_title_column in events.column_names:
-        columns.append(declared.item_title_column)
+    title = declared.item_title_column
+    if side == "item" and title is not None and title in events.column_names:
+        columns.append(title)
     ids = events[column].combine_chunks()
     first = pc.index_in(pc.unique(ids), value_set=ids)
     return events.select(list(dict.fromkeys([column, *columns]))).take(first)

@@ -116,7 +116,7 @@ class ArrayWriter:
 def write_array(file: BinaryIO, values: np.ndarray) -> None:
     """Append the bytes of an array."""
     if values.size:
-        file.write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        file.write(np.ascontiguousarray(values).data.cast("B"))
 
 
 def open_split(

@@ -444,7 +444,7 @@ def _write_manifest(path: Path, content: dict[str, Any]) -> None:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
     except FileNotFoundError:
         state = "is half-written (no manifest.json)" if path.exists() else "is not there"
         raise DataError(f"the store {path} {state}; `prepare` makes it") from None

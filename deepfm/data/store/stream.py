@@ -102,7 +102,8 @@ class RowStream:
         first = 0
         for role in self.files:
             for rows in self._read(columns, role):
-                label, bad = np.zeros(len(rows.table), np.float32), {}
+                label: np.ndarray = np.zeros(len(rows.table), np.float32)
+                bad: dict[str, np.ndarray] = {}
                 if self._split.surveys_classes:
                     label, bad = self._read_labels(rows, self._labels[:1])
                 to_split = self._to_split(rows, role, first, label, bad)
