@@ -17,9 +17,10 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.evaluation.scoring import evaluate, evaluate_metric, score, score_tasks
-from deepfm.models import MODELS, build_model
+from deepfm.models import MODELS, Entry, build_model
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.deepfm import DeepFM
+from deepfm.models.options import DeepFMConfig, ModelConfig
 from deepfm.objectives import LOSSES, Objective, Task, check_losses, check_metrics, metric_names
 from deepfm.objectives.losses import BinaryCrossEntropy
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
@@ -60,6 +61,14 @@ class Product(Objective):
         return {"probs": self.prediction(logits, task)}
 
 
+class WithBranchConfig(DeepFMConfig):
+    name = "with_branch"
+
+
+class HeadsConfig(ModelConfig):
+    name = "heads"
+
+
 class WithBranch(DeepFM):
     """DeepFM, which in training shows the logits of its DNN alone."""
 
@@ -93,8 +102,9 @@ class Heads(BaseCTRModel):
 def toys(monkeypatch):
     monkeypatch.setitem(LOSSES, "branch", BranchLoss)
     monkeypatch.setitem(LOSSES, "product", Product)
-    monkeypatch.setitem(MODELS, "with_branch", WithBranch)
-    monkeypatch.setitem(MODELS, "heads", Heads)
+    here = "tests.test_several_tasks"
+    monkeypatch.setitem(MODELS, "with_branch", Entry(WithBranchConfig, f"{here}:WithBranch"))
+    monkeypatch.setitem(MODELS, "heads", Entry(HeadsConfig, f"{here}:Heads"))
 
 
 BOTH = {

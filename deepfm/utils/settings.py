@@ -154,7 +154,8 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
     try:
         for key, value in values.items():
             if "named" in known[key].metadata:
-                values[key] = named_value(value, known[key], f"{prefix}{key}")
+                place = re.sub(r"\.\d+\.", ".", f"{prefix}{key}")  # of one among several
+                values[key] = named_value(value, known[key], place)
         built = dacite.from_dict(cls, values, config)
         if given:
             types = [(name, older[name].type.type, None) for name in given]

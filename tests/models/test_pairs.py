@@ -163,9 +163,9 @@ def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
         def _pair_branches(self):
             return "own"
 
-    assert Doubled(schema, config).pair_branches() is None
-    assert Renamed(schema, config).pair_branches() is not None
-    assert Declared(schema, config).pair_branches() == "own"
+    assert Doubled(schema, config.model).pair_branches() is None
+    assert Renamed(schema, config.model).pair_branches() is not None
+    assert Declared(schema, config.model).pair_branches() == "own"
 
 
 @pytest.mark.parametrize(
