@@ -356,9 +356,12 @@ def changed_keys(
 ) -> list[str]:
     """The dotted keys whose values differ, with both values, but for those allowed to.
 
-    An allowed name stands for a key and for everything below it.
+    An allowed name stands for a key and for everything below it. Of two models only the sections
+    that both have are compared, beside their names.
     """
-    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    one, other = old.to_dict(), new.to_dict()
+    shared = one.keys() & other.keys()
+    before, after = (flatten({k: v for k, v in d.items() if k in shared}) for d in (one, other))
     return [
         f"{key} ({before.get(key)!r} -> {after.get(key)!r})"
         for key in sorted(before.keys() | after.keys())

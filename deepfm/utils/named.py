@@ -8,10 +8,14 @@ says a name, or a mapping with `name` and some options.
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.logging import LOGGER
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,15 @@ class Named:
     """
 
     name: ClassVar[str]
+    is_old: ClassVar[bool] = False  # whether this is an older name of something, see `current`
+
+    def current(self, key: str) -> Self:
+        """What this is called today; itself, but for an older name.
+
+        Args:
+            key: The setting, for messages.
+        """
+        return self
 
     def to_dict(self) -> dict[str, object]:
         """Name and options, as a config holds them."""
@@ -55,7 +68,7 @@ def one_of(known: Mapping[str, type[Named]], what: str, default: object) -> Any:
     return field(default=default, metadata={"named": known, "what": what})
 
 
-def resolve(config: object, section: str) -> None:
+def resolve(config: "DataclassInstance", section: str) -> None:
     """Make the instances of all `one_of` fields of a frozen dataclass, in place.
 
     Args:
@@ -64,19 +77,36 @@ def resolve(config: object, section: str) -> None:
     Raises:
         ConfigError: A name is unknown, or an option.
     """
-    assert is_dataclass(config)
     for item in fields(config):
-        if known := item.metadata.get("named"):
-            key = f"{section}.{item.name}"
-            value = named_value(getattr(config, item.name), known, key, item.metadata["what"])
+        if "named" in item.metadata:
+            value = named_value(getattr(config, item.name), item, f"{section}.{item.name}")
             object.__setattr__(config, item.name, value)
 
 
-def named_value(value: Any, known: Mapping[str, type[Named]], key: str, what: str) -> Any:
-    """One named thing, or a tuple of them where several were given; None stays None."""
-    if isinstance(value, list | tuple):
-        return tuple(named(item, known, key, what) for item in value)
-    return None if value is None else named(value, known, key, what)
+def named_value(value: object, item: "Field[Any]", key: str) -> object:
+    """What a value of a `one_of` field stands for.
+
+    Args:
+        value: As a config says it; where the field holds several, one may stand without a list.
+        item: The field. It may be None if that is its default.
+        key: The setting, for messages.
+
+    Raises:
+        ConfigError: As `named`.
+    """
+    known, what = item.metadata["named"], item.metadata["what"]
+    if isinstance(item.default, tuple):
+        parts = value if isinstance(value, list | tuple) else (value,)
+        return tuple(named(part, known, key, what) for part in parts)
+    if value is None and item.default is None:
+        return None
+    if not isinstance(value, str | Mapping | Named):
+        or_null = " or null" if item.default is None else ""
+        raise ConfigError(f"{_EXPECTED}{or_null}, found {value!r}", key=key)
+    return named(value, known, key, what)
+
+
+_EXPECTED = "expected a text or a mapping with a name and options"
 
 
 def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
@@ -94,11 +124,14 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
         given: dict[str, Any] = spec.to_dict()
     elif isinstance(spec, Mapping):
         given = dict(spec)
-    else:
+    elif isinstance(spec, str):
         given = {"name": spec}
+    else:
+        raise ConfigError(f"{_EXPECTED}, found {spec!r}", key=key)
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"unknown {what} {name!r}; {nearest(str(name), known)}", key=key)
+        hint = nearest(str(name), [n for n, item in known.items() if not item.is_old])
+        raise ConfigError(f"unknown {what} {name!r}; {hint}", key=key)
     chosen = known[name]
     options = {item.name: item.default for item in fields(chosen)}
     for option, value in given.items():
@@ -107,7 +140,12 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
             raise ConfigError(problem, key=key)
         _check_option(f"{key}.{option}", value, options[option])
         given[option] = tuple(value) if isinstance(value, list) else value
-    return chosen(**given)
+    made = chosen(**given)
+    if not made.is_old:
+        return made
+    current = made.current(key)
+    LOGGER.warning(f"{key}: {name} is an older name; say {current.name}")
+    return current
 
 
 # Words for the limits of `deepfm.utils.settings.limited`, and what holds a number to them.
