@@ -25,9 +25,10 @@ from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.evaluation.scoring import evaluate, evaluate_metric, score, score_tasks
 from deepfm.experiment import evaluate_checkpoint
-from deepfm.models import MODELS, build_model
+from deepfm.models import MODELS, Entry, build_model
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.deepfm import DeepFM
+from deepfm.models.options import DeepFMConfig
 from deepfm.objectives import LOSSES, Objective, Task, check_losses, check_metrics, metric_names
 from deepfm.objectives.losses import BinaryCrossEntropy
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
@@ -68,6 +69,16 @@ class Product(Objective):
         return {"probs": self.prediction(logits, task)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class WithBranchConfig(DeepFMConfig):
+    name = "with_branch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsConfig(DeepFMConfig):
+    name = "heads"
+
+
 class WithBranch(DeepFM):
     """DeepFM, which in training shows the logits of its DNN alone."""
 
@@ -101,8 +112,9 @@ class Heads(BaseCTRModel):
 def toys(monkeypatch):
     monkeypatch.setitem(LOSSES, "branch", BranchLoss)
     monkeypatch.setitem(LOSSES, "product", Product)
-    monkeypatch.setitem(MODELS, "with_branch", WithBranch)
-    monkeypatch.setitem(MODELS, "heads", Heads)
+    for options in (WithBranchConfig, HeadsConfig):
+        place = f"{__name__}:{options.__name__.removesuffix('Config')}"
+        monkeypatch.setitem(MODELS, options.name, Entry(options, place))
 
 
 BOTH = {
