@@ -3,11 +3,15 @@
 import dataclasses
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import yaml
 
+import deepfm
+from deepfm import Trainer, build_model
 from deepfm.cli import _parser, main
 from deepfm.config import (
     OPTIMIZERS,
@@ -19,6 +23,8 @@ from deepfm.config import (
 from deepfm.data.sources import tabular
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS
 from deepfm.experiment import check_settings
+from deepfm.models import MODELS, Entry
+from deepfm.models.options import ModelConfig
 from deepfm.objectives import LOSSES
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +115,23 @@ def test_the_python_example_runs():
     names: dict = {}
     exec(code, names)
     assert names["probability"].shape == (10,)
+
+
+def test_the_model_that_it_adds_can_be_trained(tiny_data, monkeypatch):
+    _, model, options = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:3]
+    (entry,) = re.findall(r'`"product": (Entry\(.+?\))`', README)
+    names = {name: getattr(deepfm, name) for name in ("BaseCTRModel", "FactorizationMachine")}
+    names |= {"dataclass": dataclasses.dataclass, "ModelConfig": ModelConfig, "Entry": Entry}
+    exec(options + model, names)
+    module = types.ModuleType("deepfm.models.product")
+    module.ProductModel = names["ProductModel"]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(MODELS, "product", eval(entry, names))
+    config = config_from_dict({"model_name": "product", "training": {"epochs": 1}})
+    built = build_model(tiny_data.train.schema, config)
+    assert type(built) is module.ProductModel
+    state = Trainer(config.training, seed=1).fit(built, tiny_data.train, tiny_data.valid)
+    assert state.epoch == 1
 
 
 def test_an_own_csv_takes_five_lines(tmp_path, monkeypatch, capsys):
