@@ -89,6 +89,7 @@ class WithBranch(DeepFM):
 class Heads(BaseCTRModel):
     """A logit, or one per class, for each task that has a loss of its own logits."""
 
+    several_tasks = True
     uses_first_order = False
     uses_field_embeddings = False
 
@@ -393,6 +394,11 @@ def test_a_task_that_does_not_fit_is_named(changes, message):
     )
     with pytest.raises(ConfigError, match=message):
         check(config)
+
+
+def test_a_model_of_one_head_refuses_several_tasks():
+    with pytest.raises(ConfigError, match="tasks: deepfm predicts one, found click, buy"):
+        build_model(rows().schema, settings(BOTH, model="deepfm"))
 
 
 def test_two_tasks_never_share_a_column():
