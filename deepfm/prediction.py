@@ -15,7 +15,7 @@ from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import file_ending, is_header
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import RawTables
+from deepfm.data.sources.tables import SideTables
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import score_items, score_tasks
 from deepfm.objectives.tasks import of_only_task, prediction_columns
@@ -73,7 +73,7 @@ class Predictor:
         self.model = loaded.build_model().to(device)
         self.tasks = self.model.tasks
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
-        self._tables = RawTables(None, loaded.users, loaded.items)
+        self._tables = SideTables(loaded.users, loaded.items)
         self._history = loaded.history
         self._source = loaded.config.data.table
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "packaged": {"errors"},
     "config": {
         "errors", "packaged", "utils.settings", "utils.named", "objectives", "evaluation.metrics",
+        "data.splits", "data.labels", "data.encoding.scales", "data.encoding.hashing",
     },
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
@@ -24,12 +25,14 @@ MAY_IMPORT = {
         "errors", "utils", "data.files", "data.encoding", "data.schema", "data.batch", "data.order",
     },
     "data.sources": {
-        "errors", "config", "utils", "data.schema", "data.download", "data.files", "data.encoding",
-        "data.sources",
+        "errors", "config", "utils", "data.schema", "data.labels", "data.download",
+        "data.files", "data.encoding", "data.sources",
     },
     "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
     "data.sources.find_adapter": {"errors", "config", "data"},
     "data.store": {"errors", "config", "utils", "data"},
+    "data.ranking": {"errors", "config", "utils", "data"},
+    "data.load": {"errors", "config", "data"},
     "models.layers": {"errors", "models.layers"},
     "models": {
         "errors", "config", "utils", "data.schema", "data.batch", "objectives", "models",

@@ -316,6 +316,8 @@ class FieldSchema:
     def default_elements(self) -> list[str]:
         """The elements of the default, as text."""
         text = self.default
+        if text is None:
+            return []
         if not isinstance(text, str):
             return [str(int(text)) if float(text).is_integer() else str(text)]
         is_list = self.feature_type is not FeatureType.SPARSE and self.cut_at
@@ -332,7 +334,8 @@ _ONLY_FOR: dict[str, tuple[FeatureType, ...]] = {
     key: _EMBEDDED if encoder.in_sequences else (FeatureType.SPARSE,)
     for encoder in ID_ENCODERS
     for key in (encoder.key, *encoder.options)
-} | {
+}
+_ONLY_FOR |= {
     "scale": (FeatureType.DENSE,),
     "missing": (FeatureType.DENSE,),
     "dense_embedding": (FeatureType.DENSE,),

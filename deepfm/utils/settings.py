@@ -5,7 +5,7 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import Field, InitVar, field, fields, is_dataclass, make_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -45,6 +45,11 @@ def limited(default: T, **limits: float) -> T:
     Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
     """
     return field(default=default, metadata=limits)
+
+
+def chosen(default: T, among: Collection[str]) -> T:
+    """A dataclass field whose value is one of some names."""
+    return field(default=default, metadata={"choices": among})
 
 
 def renamed(newer: str) -> Any:
@@ -150,6 +155,7 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         else:
             is_named = "named" in known[key].metadata
             values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
+            _check_choice(known[key], value, path, sources)
     config = dacite.Config(strict=True, type_hooks=_HOOKS)
     try:
         for key, value in values.items():
@@ -181,6 +187,14 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
 def _older_keys(cls: type) -> "dict[str, Field[Any]]":
     every: dict[str, Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return {name: item for name, item in every.items() if isinstance(item.type, InitVar)}
+
+
+def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping[str, str]) -> None:
+    """Refuse a value that is none of the names of `chosen`."""
+    choices: Collection[str] = item.metadata.get("choices", ())
+    if choices and value is not None and value not in choices:
+        problem = f"expected one of {', '.join(choices)}, found {value!r}"
+        raise _error(sources, path, f"{problem}; {nearest(str(value), choices)}")
 
 
 def _build_below(kind: object, value: object, path: str, sources: Mapping[str, str]) -> object:

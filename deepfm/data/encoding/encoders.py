@@ -298,7 +298,7 @@ def _side_by_side(columns: Sequence[_Column], count: int, dtype: type) -> np.nda
     for values, _ in columns:
         places.append(width if values.ndim == 1 else slice(width, width + values.shape[1]))
         width += 1 if values.ndim == 1 else values.shape[1]
-    rows = np.empty((count, width), dtype)
+    rows: np.ndarray = np.empty((count, width), dtype)
     for start in range(0, count, _TILE):
         some = slice(start, start + _TILE)
         for place, (values, codes) in zip(places, columns, strict=True):

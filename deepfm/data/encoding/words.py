@@ -65,7 +65,7 @@ class WordIds:
     def __repr__(self) -> str:
         return f"{len(self.ids)} words {self.digest}"
 
-    def __deepcopy__(self, memo: dict) -> "WordIds":
+    def __deepcopy__(self, memo: dict[int, object]) -> "WordIds":
         return self  # it never changes
 
     def to_tensor(self) -> Tensor:
