@@ -464,7 +464,7 @@ def write_yaml(folder, run, **training):
     raw["output_dir"] = str(folder / run)
     raw["data"] |= {"data_dir": str(folder), "store_dir": str(folder / "stores")}
     path = folder / f"{run}.yaml"
-    path.write_text(yaml.safe_dump(raw))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return path
 
 
