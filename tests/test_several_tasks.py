@@ -23,6 +23,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.files.writer import TableWriter
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.scoring import evaluate, evaluate_metric, score, score_tasks
 from deepfm.experiment import evaluate_checkpoint
 from deepfm.models import MODELS, Entry, build_model
@@ -232,6 +233,47 @@ def test_one_objective_reads_the_logits_of_two_tasks():
     assert result.metrics["both"]["product"] == pytest.approx(expected.item(), rel=1e-5)
     state = trainer_of(config).fit(model, data, data)
     assert state.history[-1]["both.product"] < expected.item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brier(Metric):
+    """Mean squared difference between probability and label."""
+
+    name = "brier"
+    needs = "probability"
+    larger_is_better = False
+
+    def value(self, scored):
+        return float(np.square(scored.predicted - scored.label).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBrier(OverBatches, Brier):
+    """Mean over the rows of a window."""
+
+
+def test_a_metric_is_a_class_and_its_name(monkeypatch):
+    monkeypatch.setitem(METRICS, "brier", Brier)
+    monkeypatch.setitem(TRAIN_METRICS, "brier", TrainBrier)
+    sections = {
+        "evaluation": {"metrics": ["brier"]},
+        "training": {"metrics": [{"name": "brier", "decay_step": 2}]},
+    }
+    table = {"label": "clicked"}
+    config = settings(model="deepfm", metric="brier", table=table, **sections)
+    check(config)
+    data = rows(("clicked",))
+    model = build_model(data.schema, config)
+    state = trainer_of(config).fit(model, data, data)
+    values = [entry["brier"] for entry in state.history]
+    assert state.best_value == min(values)
+    assert 0 < state.history[-1]["train_brier"] < 1
+    expected = np.square(model.predict(data.inputs).numpy() - data.label.numpy()).mean()
+    assert evaluate(model, data, batch_size=50).metrics["brier"] == pytest.approx(expected)
+    classes = {"losses": "softmax_cross_entropy", "num_class": 3, "label": "kind"}
+    refused = settings({"kind": classes | {"metrics": "brier"}}, metric="brier", model="deepfm")
+    with pytest.raises(ConfigError, match="brier needs a probability of class 1"):
+        check(refused)
 
 
 # --- a model of two tasks ------------------------------------------------------------------------
