@@ -51,8 +51,8 @@ class FieldSchema:
         separator: What cuts the text of a vector, of a cross's columns, or of a sequence whose
             elements are transformed. (Other sequences are cut by the transform `split`.)
         transform: Declared transform of the raw column, such as `prefix(3)` or
-            `bucket(1, 18, 25)`; see `deepfm.data.transforms`. With `separator` it is that of each
-            element.
+            `bucket(1, 18, 25)`; see `deepfm.data.encoding.transforms`. With `separator` it is that
+            of each element.
         default: What stands in for an absent value (null or an empty text): a text or number that
             is no longer transformed, in a sequence or vector cut like a value. In a dense field
             it is used as it is, neither scaled nor `missing`. None: nothing does.

@@ -222,7 +222,7 @@ def _large_batches(
         yield LocatedRows.of(*waiting)
 
 
-class _FieldValues(NamedTuple):
+class _TrainingRows(NamedTuple):
     """The values of one field in some rows of the training split."""
 
     reader: FieldReader
@@ -253,7 +253,7 @@ def _learn(
         count += rows.table.num_rows
         for name, accumulator in accumulators.items():
             if accumulator is not None:
-                accumulator.learn(_FieldValues(readers[name], rows))
+                accumulator.learn(_TrainingRows(readers[name], rows))
     return count
 
 

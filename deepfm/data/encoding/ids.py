@@ -211,7 +211,7 @@ def merged_counts(parts: list[pa.Table]) -> pa.Table:
 
 
 class HashBuckets(DeclaredEncoder):
-    """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.hashing`.
+    """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.encoding.hashing`.
 
     The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value. With `padding` all
     ids are one higher, from 1 on, and absent values are 0; without, they are -1.
