@@ -26,6 +26,7 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
+from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
@@ -278,7 +279,7 @@ class RunDirectory:
     @property
     def dropout_ratios(self) -> dict[str, Path]:
         """What variational dropout learned, by feature group; not every run has it."""
-        return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in GROUPS}
+        return {group: self.path / dropout_file(group) for group in GROUPS}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -351,7 +352,7 @@ class RunDirectory:
         """A CSV of drop probabilities by field, the most useful field first."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("feature_name", "mean_drop_p"))
+        writer.writerow(DROPOUT_COLUMNS)
         for name in sorted(ratios, key=ratios.__getitem__):
             writer.writerow((name, ratios[name]))
         atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())
