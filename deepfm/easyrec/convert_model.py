@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from deepfm.easyrec.features import Feature, check_initializer
 from deepfm.easyrec.pipeline_pb2 import MLP, FeatureGroupConfig, FeatureGroupType
 from deepfm.easyrec.reading import MODELS, Keys, Pipeline, shortest
-from deepfm.errors import nearest
+from deepfm.errors import ArgumentError, nearest
 from deepfm.models.layers.dnn import activation_from
 
 # Groups that a model reads, and whether it needs them.
@@ -159,9 +159,8 @@ def _mlp(pipeline: Pipeline, config: MLP, path: str) -> Keys:
         )
     try:
         activation_from(config.activation, units[0])
-    except ValueError as error:
-        problem = str(error).removeprefix("activation: ")
-        raise pipeline.error(f"{path}.activation", problem) from None
+    except ArgumentError as error:
+        raise pipeline.error(f"{path}.activation", error.problem) from None
     return {
         "hidden_units": units,
         "activation": config.activation.strip(),

@@ -39,7 +39,7 @@ def pair_by_pair(model, users, items, catalogue):
     expected = np.full(items.shape, np.nan)
     for user, column in zip(*np.nonzero(items >= 0), strict=True):
         row = users.select([user])
-        catalogue.place(row, torch.tensor([0]), torch.tensor(items[user, column])[None])
+        catalogue.overwrite(row, torch.tensor([0]), torch.tensor(items[user, column])[None])
         with torch.no_grad():
             expected[user, column] = double(row._replace(dense=row.dense.double())).item()
     return expected
