@@ -8,12 +8,37 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.models import MODELS
+from deepfm.models.options import (
+    AttentionConfig,
+    AttentionDeepFMConfig,
+    CINConfig,
+    DeepFMConfig,
+    DNNConfig,
+    FeatureConfig,
+    FMConfig,
+    ModelConfig,
+    WideAndDeepConfig,
+    XDeepFMConfig,
+)
 from deepfm.packaged import find_config
+from deepfm.training.options import (
+    OPTIMIZERS,
+    SCHEDULERS,
+    SPARSE_OPTIMIZERS,
+    Cosine,
+    OptimizerConfig,
+    ReduceOnPlateau,
+    ScheduleConfig,
+    SparseOptimizerConfig,
+)
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.named import one_of, resolve
 from deepfm.utils.settings import (
     apply_override,
     build,
@@ -22,52 +47,21 @@ from deepfm.utils.settings import (
     named_options,
     parse_yaml,
     plain,
+    renamed,
     source_of,
 )
 
+__all__ = [
+    "AttentionConfig", "AttentionDeepFMConfig", "CINConfig", "DNNConfig", "DataConfig",
+    "DeepFMConfig", "EvaluationConfig", "ExperimentConfig", "FMConfig", "FeatureConfig",
+    "FieldConfig", "LabelConfig", "ModelConfig", "PackageConfig", "PartOptimizerConfig",
+    "SourceConfig", "TableConfig", "TrainingConfig", "WideAndDeepConfig", "XDeepFMConfig",
+    "config_from_dict", "load_config", "metric_names", "reported_names",
+]  # fmt: skip
+
 FORMAT_VERSION = 1
 RANKING_KS = (5, 10, 20)
-# What may be named, with its options and their defaults; `lr: null` means training.lr.
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adam": {
-        "lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False,
-    },
-    "adamw": {
-        "lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False,
-    },
-    "sgd": {
-        "lr": None, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0,
-    },
-    "adagrad": {"lr": None, "eps": 1e-10, "weight_decay": 0.0, "initial_accumulator_value": 0.0},
-}  # fmt: skip
-# For the embedding tables only: they update the rows that a batch touches, and no other row.
-# `max_gradient` clamps every number of a row's gradient to ± that; null: no limit.
-SPARSE_OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "lazy_adam": {"lr": None, "betas": (0.9, 0.999), "eps": 1e-8, "max_gradient": None},
-    "lazy_sgd": {"lr": None, "max_gradient": None},
-    "adagrad": {
-        "lr": None, "eps": 1e-10, "initial_accumulator_value": 0.0, "max_gradient": None,
-    },
-    "rowwise_adagrad": {"lr": None, "eps": 1e-10, "max_gradient": None},
-}  # fmt: skip
-# Learning-rate schedules; sizes count steps, or epochs with `by_epoch`.
-SCHEDULERS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "reduce_on_plateau": {},
-    "cosine": {},
-    "exponential": {
-        "decay_size": 1, "decay_factor": 0.95, "staircase": True, "warmup_lr": 0.0,
-        "warmup_size": 0, "min_lr": 0.0, "by_epoch": False,
-    },
-    "manual_step": {"sizes": (), "lrs": (), "warmup": False, "by_epoch": False},
-    "cosine_annealing": {
-        "t_max": 0, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0, "by_epoch": False,
-    },
-    "cosine_restarts": {
-        "t_0": 0, "t_mult": 1, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0,
-        "by_epoch": False,
-    },
-}  # fmt: skip
+# What may be named, with its options and their defaults.
 LOSSES: dict[str, dict[str, Any]] = {
     "binary_cross_entropy": {"label_smoothing": 0.0},
     "binary_focal": {"gamma": 2.0, "alpha": 0.5},
@@ -309,83 +303,18 @@ def _check_split(strategy: str, table: TableConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
-    """The embedding layer.
-
-    `groups` lists the fields of the views: `wide` (first-order term), `fm` (field embeddings; falls
-    back to `deep`) and `deep` (flat embeddings). Without it every field is in every view.
-    `unequal_dims` says what happens to field embeddings whose dims differ. `variational_dropout`
-    is the regularization lambda of that feature selection; null: there is none.
-    """
-
-    fm_embedding_dim: int = limited(16, at_least=1)
-    embedding_dims: dict[str, int] = field(default_factory=dict, metadata={"at_least": 1})
-    init: str = "xavier_uniform"
-    embedding_l2_reg: float = limited(1e-5, at_least=0)
-    embedding_l2_scope: Literal["batch", "table"] = "batch"
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    wide_embedding_dim: int = limited(1, at_least=1)
-    wide_init: str | None = None
-    unequal_dims: Literal["project", "error"] = "project"
-    variational_dropout: float | None = limited(None, at_least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FMConfig:
-    """The linear and the factorization-machine term."""
-
-    use_first_order: bool = True
-    use_second_order: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class DNNConfig:
-    """A fully connected network: the deep branch, or the `final` one over all branches.
-
-    `dropout` is one number for all layers, or a list with one for each. `init: torch` is what
-    `nn.Linear` does by itself.
-    """
-
-    hidden_units: tuple[int, ...] = limited((256, 128, 64), at_least=1)
-    activation: str = "relu"
-    dropout: float | tuple[float, ...] = limited(0.1, at_least=0, below=1)
-    use_batch_norm: bool = True
-    use_layer_norm: bool = False
-    bias: bool = True
-    init: Literal["xavier_uniform", "torch"] = "xavier_uniform"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CINConfig:
-    """The compressed interaction network of xDeepFM, over `fm` or `wide` vectors of the fields."""
-
-    layer_sizes: tuple[int, ...] = limited((128, 128), at_least=1)
-    split_half: bool = True
-    group: Literal["fm", "wide"] = "fm"
-    bias: bool = False
-    init: Literal["xavier_uniform", "torch"] = "xavier_uniform"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionConfig:
-    """Self-attention over fields; `attention_dim` is the total over all heads."""
-
-    num_heads: int = limited(4, at_least=1)
-    attention_dim: int = limited(64, at_least=1)
-    num_layers: int = limited(1, at_least=1)
-    use_residual: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class PartOptimizerConfig:
-    """An optimizer of its own for the dense parameters whose whole name a regex matches.
+    """An optimizer of its own for some dense parameters.
 
-    `scheduler: null`: the one of all others.
+    Attributes:
+        pattern: A regular expression for the whole names of those parameters.
+        optimizer: As `training.optimizer`.
+        scheduler: As `training.scheduler`; null: the one of all others.
     """
 
     pattern: str
-    optimizer: str | dict[str, Any]
-    scheduler: str | dict[str, Any] | None = None
+    optimizer: OptimizerConfig = one_of(OPTIMIZERS, "optimizer", MISSING)
+    scheduler: ScheduleConfig | None = one_of(SCHEDULERS, "scheduler", None)
 
     def __post_init__(self) -> None:
         key = "training.part_optimizers"
@@ -395,21 +324,43 @@ class PartOptimizerConfig:
             raise ConfigError(
                 f"{self.pattern!r} is no regular expression: {error}", key=f"{key}.pattern"
             ) from None
-        options = named_options(self.optimizer, OPTIMIZERS, f"{key}.optimizer", "optimizer")
-        object.__setattr__(self, "optimizer", options)
-        if self.scheduler is not None:
-            options = named_options(self.scheduler, SCHEDULERS, f"{key}.scheduler", "scheduler")
-            object.__setattr__(self, "scheduler", options)
+        resolve(self, key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The training loop. `sparse_optimizer: null`: the embedding tables share `optimizer`.
+    """The training loop.
 
-    `optimizer` is one of `OPTIMIZERS`; `sparse_optimizer` may be one of `SPARSE_OPTIMIZERS` too.
-    `scheduler` is one of `SCHEDULERS`, for all optimizers that have none of their own. `losses`
-    are added up. `sparse_update` says when tables are updated under gradient accumulation: once
-    per optimizer step, or after each backward pass. `keep` says which weights a run ends with.
+    Attributes:
+        epochs: Passes over the training rows, at most.
+        max_steps: Steps in all epochs, at most; null: no limit.
+        batch_size: Rows of a step.
+        shuffle: Whether rows come in another order in each epoch.
+        drop_last: Whether a last batch with fewer rows is left out.
+        losses: What is learned; several are added up.
+        lr: Learning rate of all optimizers that name none.
+        optimizer: Of the dense weights, and of the tables where they have none of their own.
+        sparse_optimizer: Of the embedding tables; null: they share `optimizer`.
+        part_optimizers: Optimizers of their own for dense weights by name.
+        scheduler: How the learning rate changes, of all optimizers that have none of their own.
+        sparse_scheduler: The same for the tables' optimizer; null: `scheduler`.
+        early_stopping_patience: Epochs without a better `metric` after which training stops;
+            null: never.
+        keep: The weights that a run ends with: those of the `best` evaluation, or the `last`.
+        metric: What is watched on the validation split.
+        gradient_accumulation_steps: Batches whose gradients make one step of the optimizers.
+        sparse_update: When tables are updated under accumulation: once per `step` of the
+            optimizers, or after each `backward` pass.
+        gradient_clip_norm: Limit of the gradient's norm; null: none.
+        gradient_clip_norm_type: Which norm that is.
+        gradient_clip_value: Limit of each number of the gradient; null: none.
+        gradient_clip_scope: What is clipped: `all` weights, or the `dense` ones.
+        ema_decay: Of the moving average of the dense weights that is evaluated and kept; null:
+            there is none.
+        checkpoint_every_steps: A checkpoint after so many steps too; null: at epochs' ends.
+        evaluate_every_steps: An evaluation after so many steps too; null: at epochs' ends.
+        log_every_steps: A log line after so many steps; null: at epochs' ends.
+        metrics: Metrics of training batches, for the log.
     """
 
     epochs: int = limited(50, at_least=1)
@@ -419,14 +370,13 @@ class TrainingConfig:
     drop_last: bool = False
     losses: tuple[str | dict[str, Any], ...] = ("binary_cross_entropy",)
     lr: float = limited(1e-3, above=0)
-    optimizer: str | dict[str, Any] = "adam"
-    sparse_optimizer: str | dict[str, Any] | None = None
+    optimizer: OptimizerConfig = one_of(OPTIMIZERS, "optimizer", "adam")
+    sparse_optimizer: OptimizerConfig | SparseOptimizerConfig | None = one_of(
+        OPTIMIZERS | SPARSE_OPTIMIZERS, "optimizer", None
+    )
     part_optimizers: tuple[PartOptimizerConfig, ...] = ()
-    scheduler: str | dict[str, Any] = "reduce_on_plateau"
-    sparse_scheduler: str | dict[str, Any] | None = None
-    scheduler_factor: float = limited(0.1, above=0, below=1)
-    scheduler_patience: int = limited(2, at_least=0)
-    scheduler_t_max: int | None = limited(None, at_least=1)
+    scheduler: ScheduleConfig = one_of(SCHEDULERS, "scheduler", "reduce_on_plateau")
+    sparse_scheduler: ScheduleConfig | None = one_of(SCHEDULERS, "scheduler", None)
     early_stopping_patience: int | None = limited(5, at_least=1)
     keep: Literal["best", "last"] = "best"
     metric: str = "auc"
@@ -441,24 +391,39 @@ class TrainingConfig:
     evaluate_every_steps: int | None = limited(None, at_least=1)
     log_every_steps: int | None = limited(None, at_least=1)
     metrics: tuple[str | dict[str, Any], ...] = ()
+    scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
+    scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")
+    scheduler_t_max: InitVar[int | None] = renamed("scheduler.t_max")
 
-    def __post_init__(self) -> None:
-        def set_options(key: str, known: dict[str, dict[str, Any]], what: str) -> None:
-            found, value = f"training.{key}", getattr(self, key)
-            if isinstance(value, tuple):
-                value = tuple(named_options(spec, known, found, what) for spec in value)
-            elif value is not None:
-                value = named_options(value, known, found, what)
-            object.__setattr__(self, key, value)
-
-        set_options("optimizer", OPTIMIZERS, "optimizer")
-        set_options("sparse_optimizer", OPTIMIZERS | SPARSE_OPTIMIZERS, "optimizer")
-        set_options("scheduler", SCHEDULERS, "scheduler")
-        set_options("sparse_scheduler", SCHEDULERS, "scheduler")
-        set_options("losses", LOSSES, "loss")
-        set_options("metrics", TRAIN_METRICS, "metric")
+    def __post_init__(
+        self,
+        scheduler_factor: float | None,
+        scheduler_patience: int | None,
+        scheduler_t_max: int | None,
+    ) -> None:
+        resolve(self, "training")
+        for key, known in (("losses", LOSSES), ("metrics", TRAIN_METRICS)):
+            specs = getattr(self, key)
+            what = "loss" if key == "losses" else "metric"
+            specs = tuple(named_options(spec, known, f"training.{key}", what) for spec in specs)
+            object.__setattr__(self, key, specs)
         if not self.losses:
             raise ConfigError("expected at least one loss", key="training.losses")
+        older = {
+            "factor": scheduler_factor, "patience": scheduler_patience, "t_max": scheduler_t_max
+        }  # fmt: skip
+        given = {option: value for option, value in older.items() if value is not None}
+        if given:
+            self._set_schedules(given)
+
+    def _set_schedules(self, given: dict[str, float]) -> None:
+        """Give the options to every schedule by a metric or an epoch that has them."""
+        for owner in (self, *self.part_optimizers):
+            for key in ("scheduler", "sparse_scheduler"):
+                schedule = getattr(owner, key, None)
+                if isinstance(schedule, ReduceOnPlateau | Cosine):
+                    own = {name: given[name] for name in given.keys() & schedule.to_dict().keys()}
+                    object.__setattr__(owner, key, replace(schedule, **own))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -482,23 +447,26 @@ class EvaluationConfig:
 class ExperimentConfig:
     """One experiment, from data to metrics.
 
-    `final` is a network over the outputs of all branches, in the place of the sum of their logits.
-    Without `global_bias` the output layers have biases of their own.
+    In a file the options of the model stand at the top, beside `model_name`.
+
+    Attributes:
+        model: Name and options of the model.
+        num_class: Logits per row: 1 for two classes or a number, else one for each class.
+        seed: Of initial weights, order of rows, negatives and dropout.
+        device: `auto` (MPS, then CUDA, then CPU), or one of these in small letters.
+        output_dir: Where a run is written.
+        data: Where rows come from.
+        training: The training loop.
+        evaluation: Scoring and metrics.
+        format_version: Of this file.
     """
 
-    model_name: str = "deepfm"
+    model: ModelConfig = field(default_factory=DeepFMConfig)
     num_class: int = limited(1, at_least=1)
-    global_bias: bool = True
     seed: int = limited(42, at_least=0)
     device: str = "auto"
     output_dir: str = "outputs/experiment"
     data: DataConfig = field(default_factory=DataConfig)
-    feature: FeatureConfig = field(default_factory=FeatureConfig)
-    fm: FMConfig = field(default_factory=FMConfig)
-    dnn: DNNConfig = field(default_factory=DNNConfig)
-    final: DNNConfig | None = None
-    cin: CINConfig = field(default_factory=CINConfig)
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     format_version: int = FORMAT_VERSION
@@ -511,18 +479,32 @@ class ExperimentConfig:
                 f"unknown metric {metric!r}; {nearest(metric, known)}", key="training.metric"
             )
 
+    @property
+    def model_name(self) -> str:
+        """What the model is called in `MODELS`."""
+        return self.model.name
+
+    @property
+    def feature(self) -> FeatureConfig:
+        """The embedding layer's options."""
+        return self.model.feature
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default spelled out; `config_from_dict` is the inverse.
 
         Only a declared field shows no more than what was given.
         """
-        nested = plain(asdict(self))
+        nested = plain(self)
+        model = nested.pop("model")
+        nested = {"model_name": model.pop("name"), **nested}
+        sections = ("training", "evaluation", "format_version")  # stand behind the model's
+        behind = {key: nested.pop(key) for key in sections}
         if table := nested["data"]["table"]:
             table["fields"] = {
                 name: {key: value for key, value in keys.items() if value is not None}
                 for name, keys in table["fields"].items()
             }
-        return nested
+        return nested | model | behind
 
 
 def metric_names(
@@ -591,7 +573,9 @@ def config_from_dict(
         sources: Where a dotted key was read, to begin an error message with.
     """
     sources = sources or {}
-    config = build(ExperimentConfig, raw, "", sources)
+    raw = dict(raw)
+    model = _model(raw, sources)
+    config = build(ExperimentConfig, raw | {"model": model}, "", sources)
     if config.format_version != FORMAT_VERSION:
         raise ConfigError(
             f"format_version {config.format_version}: this release reads version "
@@ -600,3 +584,37 @@ def config_from_dict(
         )
     check_limits(config, "", sources)
     return config
+
+
+def _model(raw: dict[str, Any], sources: Mapping[str, str]) -> ModelConfig:
+    """The model of an experiment, whose keys are taken out of its data.
+
+    A section of another model is checked, and left out with a log line.
+    """
+    name = raw.pop("model_name", DeepFMConfig.name)
+    if name not in MODELS:
+        raise ConfigError(
+            f"unknown model {name!r}; {nearest(str(name), MODELS)}",
+            key="model_name",
+            source=source_of(sources, "model_name"),
+        )
+    own = {item.name for item in fields(MODELS[name].options)}
+    readers = {
+        item.name: other
+        for other, entry in MODELS.items()
+        for item in fields(entry.options)
+        if item.name not in own
+    }
+    top = {item.name for item in fields(ExperimentConfig) if item.name != "model"}
+    for key in raw:
+        if key not in top | own | readers.keys():
+            problem = f"unknown key {key!r}; {nearest(str(key), [*top, *own, *readers])}"
+            raise ConfigError(problem, source=source_of(sources, str(key)))
+    for key in [key for key in raw if key in readers]:
+        other = build(MODELS[readers[key]].options, {key: raw.pop(key)}, "", sources)
+        check_limits(other, "", sources)
+        if sources:
+            source = source_of(sources, key)
+            LOGGER.info(f"{source}{key} is ignored: {name} does not read it")
+    given = {key: raw.pop(key) for key in [key for key in raw if key in own]}
+    return build(MODELS[name].options, given, "", sources)

@@ -44,8 +44,6 @@ from deepfm.utils.memory import total_memory
 from deepfm.utils.seeding import generator
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-# Numbers that an optimizer keeps per weight, where that is not 1.
-_STATES = {"lazy_adam": 2, "adam": 2, "adamw": 2, "lazy_sgd": 0, "rowwise_adagrad": 0}
 EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
@@ -422,17 +420,16 @@ def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
     """
     dense, tables, wide = count_parameters(schema, config)
     training = config.training
-    of_tables = (training.sparse_optimizer or training.optimizer)["name"]
-    of_dense = training.optimizer["name"]
+    of_tables = training.sparse_optimizer or training.optimizer
     weights = 4 * (tables + wide)
-    needed = weights * (1 + _STATES.get(of_tables, 1)) + 4 * dense * (1 + _STATES.get(of_dense, 1))
+    needed = weights * (1 + of_tables.states) + 4 * dense * (1 + training.optimizer.states)
     memory = total_memory()
     if memory is not None and needed > memory:
         tables, total, there = map(_readable, (weights, needed, memory))
         raise ConfigError(
             f"the model does not fit into memory: {tables} of embedding tables and, with the state "
-            f"of {of_tables}, {total} in all, on a machine with {there}; fewer rows (num_buckets, "
-            "hash_buckets, min_count) or a smaller embedding_dim make it less"
+            f"of {of_tables.name}, {total} in all, on a machine with {there}; fewer rows "
+            "(num_buckets, hash_buckets, min_count) or a smaller embedding_dim make it less"
         )
 
 

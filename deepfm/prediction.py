@@ -176,7 +176,7 @@ class Predictor:
                 "the checkpoint has no items to rank: it was not trained with split_strategy "
                 "leave_one_out"
             )
-        if self.model.config.num_class != 1 or is_regression(self._losses):
+        if self.model.num_class != 1 or is_regression(self._losses):
             raise DataError("the checkpoint ranks no items: it does not predict one probability")
 
     def _form(self, path: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def score(
             model(inputs.select(slice(start, min(start + size, rows))).to(device)).cpu()
             for start in range(0, rows, size)
         ]
-    classes = model.config.num_class
+    classes = model.num_class
     none = np.zeros((0,) if classes == 1 else (0, classes), np.float32)
     return torch.cat(parts).numpy() if parts else none
 
@@ -83,10 +83,8 @@ def score_items(
     Raises:
         ConfigError: The model gives several logits per row, none of which orders items.
     """
-    if model.config.num_class != 1:
-        raise ConfigError(
-            f"num_class: items are ranked by one logit, found {model.config.num_class}"
-        )
+    if model.num_class != 1:
+        raise ConfigError(f"num_class: items are ranked by one logit, found {model.num_class}")
     inputs, branches = catalogue.with_room(inputs), model.pair_branches()
     if branches is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
@@ -254,9 +252,9 @@ def check_metric(
             "choose logloss"
         )
     if metric.partition("[")[0] in ("gauc", "multiclass_auc", "xauc", "grouped_xauc"):
-        classes = model.config.num_class
+        classes = model.num_class
         nothing = np.zeros((len(label),) if classes == 1 else (len(label), classes), np.float32)
-        specs = model.config.evaluation.metrics
+        specs = model.experiment.evaluation.metrics
         watched = [
             spec for name, spec in zip(reported_names(specs), specs, strict=True) if name == metric
         ]
@@ -276,7 +274,7 @@ def _scored(
     model: BaseCTRModel, dataset: TabularDataset, logits: np.ndarray, batch_size: int
 ) -> Scored:
     """The first rows, whose logits these are."""
-    losses, group = model.config.training.losses, dataset.group
+    losses, group = model.experiment.training.losses, dataset.group
     return Scored(
         dataset.label[: len(logits)].numpy(),
         predicted(logits, losses),
@@ -284,7 +282,7 @@ def _scored(
         None if group is None else group[: len(logits)].numpy(),
         dataset.schema.group_columns,
         batch_size,
-        model.config.num_class,
+        model.num_class,
     )
 
 
@@ -300,7 +298,7 @@ def _of_logits(
     Args:
         also: A metric that is wanted even if no setting names it.
     """
-    losses, specs = model.config.training.losses, list(model.config.evaluation.metrics)
+    losses, specs = model.experiment.training.losses, list(model.experiment.evaluation.metrics)
     if also in METRICS and also not in reported_names(specs):
         specs.append({"name": also} | METRICS[also])
     scored = _scored(model, dataset, logits, batch_size)

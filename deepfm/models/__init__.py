@@ -1,48 +1,81 @@
-"""The models by name; `build_model` makes one from a schema and a config."""
+"""The models by name; `build_model` makes one from a schema and a config.
 
-from typing import NamedTuple
+A name leads to the model's options, which a config holds, and to its class, which is imported
+when it is built: reading a config needs no torch.
+"""
 
-import torch
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
 
-from deepfm.config import ExperimentConfig
-from deepfm.data.schema import DatasetSchema
-from deepfm.errors import ConfigError, nearest
-from deepfm.models.attention_deepfm import AttentionDeepFM
-from deepfm.models.base import BaseCTRModel
-from deepfm.models.deepfm import DeepFM
-from deepfm.models.layers.tables import EMBEDDING, WIDE
-from deepfm.models.wide_and_deep import WideAndDeep
-from deepfm.models.xdeepfm import XDeepFM
+from deepfm.errors import ConfigError
+from deepfm.models.options import (
+    AttentionDeepFMConfig,
+    DeepFMConfig,
+    ModelConfig,
+    WideAndDeepConfig,
+    XDeepFMConfig,
+)
 
-MODELS: dict[str, type[BaseCTRModel]] = {
-    "deepfm": DeepFM,
-    "xdeepfm": XDeepFM,
-    "attention_deepfm": AttentionDeepFM,
-    "wide_and_deep": WideAndDeep,
+if TYPE_CHECKING:
+    from deepfm.config import ExperimentConfig
+    from deepfm.data.schema import DatasetSchema
+    from deepfm.models.base import BaseCTRModel
+
+
+class Entry(NamedTuple):
+    """A model in `MODELS`.
+
+    Attributes:
+        options: What a config says about it.
+        place: Module and name of its class, as `module:Class`.
+    """
+
+    options: type[ModelConfig]
+    place: str
+
+    def load(self) -> "type[BaseCTRModel]":
+        """Import the class."""
+        module, _, name = self.place.partition(":")
+        found: type[BaseCTRModel] = getattr(importlib.import_module(module), name)
+        return found
+
+
+MODELS: dict[str, Entry] = {
+    "deepfm": Entry(DeepFMConfig, "deepfm.models.deepfm:DeepFM"),
+    "xdeepfm": Entry(XDeepFMConfig, "deepfm.models.xdeepfm:XDeepFM"),
+    "attention_deepfm": Entry(
+        AttentionDeepFMConfig, "deepfm.models.attention_deepfm:AttentionDeepFM"
+    ),
+    "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
 }
 
 
-def build_model(schema: DatasetSchema, config: ExperimentConfig) -> BaseCTRModel:
-    """The model that `config.model_name` names, on the CPU, with its initial weights.
+def build_model(schema: "DatasetSchema", config: "ExperimentConfig") -> "BaseCTRModel":
+    """The model that a config names, on the CPU, with its initial weights.
 
     The weights are a function of schema, config and `config.seed`; torch's global random state
     is neither read nor changed.
 
     Raises:
-        ConfigError: The name is unknown, or a value of the config or schema cannot be used.
+        ConfigError: A value of the config or schema cannot be used.
 
     Example:
-        >>> from deepfm.data.schema import FieldSchema
+        >>> from deepfm.config import ExperimentConfig
+        >>> from deepfm.data.schema import DatasetSchema, FieldSchema
         >>> city = FieldSchema(name="city", feature_type="sparse", vocabulary_size=10)
         >>> schema = DatasetSchema(fields={"city": city}, label_field="click")
-        >>> type(build_model(schema, ExperimentConfig(model_name="deepfm"))).__name__
+        >>> type(build_model(schema, ExperimentConfig())).__name__
         'DeepFM'
     """
-    model_class = find_model(config)
+    import torch
+
+    if config.model_name not in MODELS:
+        raise ConfigError(f"{type(config.model).__name__} is of no model", key="model_name")
+    model_class = MODELS[config.model_name].load()
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the accelerators' generators as well.
         torch.default_generator.manual_seed(config.seed)
-        return model_class(schema, config)
+        return model_class(schema, config.model, config)
 
 
 class ParameterCount(NamedTuple):
@@ -58,42 +91,33 @@ class ParameterCount(NamedTuple):
     wide: int
 
 
-def count_parameters(schema: DatasetSchema, config: ExperimentConfig) -> ParameterCount:
+def count_parameters(schema: "DatasetSchema", config: "ExperimentConfig") -> ParameterCount:
     """The weights of a model that is not made: nothing is allocated and nothing drawn.
 
     Raises:
         ConfigError: As `build_model`.
 
     Example:
-        >>> from deepfm.data.schema import FieldSchema
+        >>> from deepfm.config import config_from_dict
+        >>> from deepfm.data.schema import DatasetSchema, FieldSchema
         >>> city = FieldSchema(name="city", feature_type="sparse", vocabulary_size=10**12)
         >>> schema = DatasetSchema(fields={"city": city}, label_field="click")
-        >>> count_parameters(schema, ExperimentConfig(model_name="wide_and_deep")).wide
+        >>> count_parameters(schema, config_from_dict({"model_name": "wide_and_deep"})).wide
         1000000000000
     """
+    import torch
+
     with torch.device("meta"):
         return parameters_of(build_model(schema, config))
 
 
-def parameters_of(model: BaseCTRModel) -> ParameterCount:
+def parameters_of(model: "BaseCTRModel") -> ParameterCount:
     """The weights of a model; the zeros that stand for no value are none."""
+    from deepfm.models.layers.tables import WIDE
+
     tables = model.embedding.tables
     of_tables = {id(parameter) for parameter in tables.parameters()}
     dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
-    sizes = {WIDE: 0, EMBEDDING: 0}
-    for table in tables.logical.values():
-        sizes[table.suffix] = sizes.get(table.suffix, 0) + table.rows * table.dim
-    wide = sizes.pop(WIDE)
-    return ParameterCount(dense, sum(sizes.values()), wide)
-
-
-def find_model(config: ExperimentConfig) -> type[BaseCTRModel]:
-    """The class that `config.model_name` names.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
-    if config.model_name not in MODELS:
-        hint = nearest(config.model_name, MODELS)
-        raise ConfigError(f"model_name: unknown model {config.model_name!r}; {hint}")
-    return MODELS[config.model_name]
+    sizes = [(table.suffix == WIDE, table.rows * table.dim) for table in tables.logical.values()]
+    wide = sum(size for is_wide, size in sizes if is_wide)
+    return ParameterCount(dense, sum(size for _, size in sizes) - wide, wide)

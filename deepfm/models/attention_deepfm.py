@@ -6,6 +6,7 @@ from torch import Tensor
 from deepfm.models.base import BaseCTRModel, config_section
 from deepfm.models.layers.attention import FieldSelfAttention
 from deepfm.models.layers.fm import FactorizationMachine
+from deepfm.models.options import AttentionDeepFMConfig
 
 
 class AttentionDeepFM(BaseCTRModel):
@@ -22,6 +23,12 @@ class AttentionDeepFM(BaseCTRModel):
     NOTE[DIFF]: AutoInt feeds its attention to a linear map, and in AutoInt+ a DNN on the
     embeddings stands beside it. Here the DNN stands on top of the attention.
     """
+
+    config: AttentionDeepFMConfig
+
+    @property
+    def uses_first_order(self) -> bool:
+        return self.config.fm.use_first_order
 
     @property
     def interaction_dim(self) -> int:

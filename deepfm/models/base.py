@@ -13,13 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deepfm.config import DNNConfig, ExperimentConfig
+from deepfm.config import ExperimentConfig
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.options import called
+from deepfm.models.options import DNNConfig, ModelConfig
 from deepfm.models.outputs import named_outputs, prediction
 
 
@@ -68,19 +69,22 @@ class BaseCTRModel(nn.Module, ABC):
         ConfigError: A value cannot be used; names the key or the field.
     """
 
-    def __init__(self, schema: DatasetSchema, config: ExperimentConfig) -> None:
+    def __init__(
+        self, schema: DatasetSchema, config: ModelConfig, experiment: ExperimentConfig
+    ) -> None:
         super().__init__()
         self.schema = schema
         self.config = config
+        self.experiment = experiment
         self.embedding = build_embedding(
             schema,
             config.feature,
-            model_name=config.model_name,
+            model_name=config.name,
             first_order=self.uses_first_order,
             field_group=self.field_group if self.uses_field_embeddings else None,
             required=self.required_groups,
         )
-        shape = (config.num_class,) if config.num_class > 1 else ()
+        shape = (self.num_class,) if self.num_class > 1 else ()
         self.bias = nn.Parameter(torch.zeros(shape)) if config.global_bias else None
         self._build_components()
         self.final = None
@@ -90,8 +94,13 @@ class BaseCTRModel(nn.Module, ABC):
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
     @property
+    def num_class(self) -> int:
+        """Logits per row."""
+        return self.experiment.num_class
+
+    @property
     def uses_first_order(self) -> bool:
-        return self.config.fm.use_first_order
+        return True
 
     @property
     def uses_field_embeddings(self) -> bool:
@@ -156,7 +165,7 @@ class BaseCTRModel(nn.Module, ABC):
     def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
         """The map from a branch's output to logits; without a bias where there is a global one."""
         bias = bias and not self.config.global_bias
-        linear = nn.Linear(in_features, self.config.num_class, bias=bias)
+        linear = nn.Linear(in_features, self.num_class, bias=bias)
         initialize_linears([linear], (self.config.final or self.config.dnn).init)
         return linear
 
@@ -164,7 +173,7 @@ class BaseCTRModel(nn.Module, ABC):
     def adds_up_over_fields(self) -> bool:
         """Whether nothing in the config keeps the logit from being what `PairBranches` says."""
         config, feature = self.config, self.config.feature
-        plain = config.final is None and config.num_class == 1 and config.global_bias
+        plain = config.final is None and self.num_class == 1 and config.global_bias
         return plain and not feature.groups and feature.variational_dropout is None
 
     def pair_branches(self) -> PairBranches | None:
@@ -191,7 +200,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
         """A forward pass under the names that `training.losses` give it; see `named_outputs`."""
-        return named_outputs(self(inputs), self.config.training.losses)
+        return named_outputs(self(inputs), self.experiment.training.losses)
 
     def predict(self, inputs: Inputs) -> Tensor:
         """Probabilities of class 1, (B,), in evaluation mode and without gradients.
@@ -203,7 +212,7 @@ class BaseCTRModel(nn.Module, ABC):
         self.eval()
         try:
             with torch.no_grad():
-                return prediction(self(inputs), self.config.training.losses)
+                return prediction(self(inputs), self.experiment.training.losses)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -232,17 +241,12 @@ def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
     if name and name not in ACTIVATION_NAMES:
         hint = nearest(name, ACTIVATION_NAMES)
         raise ConfigError(f"{section}.activation: unknown activation {config.activation!r}; {hint}")
-    if config.use_batch_norm and config.use_layer_norm:
-        raise ConfigError(
-            f"{section}.use_layer_norm: one norm per layer; set {section}.use_batch_norm: false"
-        )
-    norm = "batch" if config.use_batch_norm else "layer" if config.use_layer_norm else None
     with config_section(section):
         return MLP(
             in_features,
             config.hidden_units,
             activation=config.activation,
-            norm=norm,
+            norm=None if config.norm == "none" else config.norm,
             dropout=config.dropout,
             bias=config.bias,
             init=config.init,

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from deepfm.models.base import BaseCTRModel, PairBranches
 from deepfm.models.layers.fm import FactorizationMachine
+from deepfm.models.options import DeepFMConfig
 
 
 class DeepFM(BaseCTRModel):
@@ -17,6 +18,12 @@ class DeepFM(BaseCTRModel):
     NOTE[DIFF]: The second-order term reads vectors projected to `feature.fm_embedding_dim` where
     a field's own dim differs; the paper has one dim for all fields.
     """
+
+    config: DeepFMConfig
+
+    @property
+    def uses_first_order(self) -> bool:
+        return self.config.fm.use_first_order
 
     @property
     def uses_field_embeddings(self) -> bool:

@@ -6,7 +6,6 @@ with a ValueError that begins with their argument; here it becomes a ConfigError
 
 from collections.abc import Mapping, Sequence
 
-from deepfm.config import FeatureConfig
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.layers.embedding import FeatureEmbedding, Groups, every_field
@@ -15,6 +14,7 @@ from deepfm.models.layers.initializers import INITIALIZERS, initializer_from
 from deepfm.models.layers.options import called
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import WIDE, Tables, table_name
+from deepfm.models.options import FeatureConfig
 
 GROUPS = ("wide", "fm", "deep")
 # How the tables of every model are stored; another implementation of `Tables` stands here.

@@ -7,9 +7,9 @@ nowhere else. The first sentence of each entry under `Attributes` is what `deepf
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
-from deepfm.errors import ConfigError
+from deepfm.errors import ArgumentError
 from deepfm.utils.named import Named
-from deepfm.utils.settings import limited
+from deepfm.utils.settings import limited, renamed
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -88,16 +88,13 @@ class DNNConfig:
     bias: bool = True
     init: Literal["xavier_uniform", "torch"] = "xavier_uniform"
     use_batch_norm: InitVar[bool | None] = None
-    use_layer_norm: InitVar[bool | None] = None
+    use_layer_norm: InitVar[bool | None] = renamed("norm")
 
     def __post_init__(self, use_batch_norm: bool | None, use_layer_norm: bool | None) -> None:
         if use_batch_norm is None and use_layer_norm is None:
             return
         if use_layer_norm and use_batch_norm is not False:
-            raise ConfigError(
-                "one norm per layer; set use_batch_norm: false, or say norm: layer",
-                key="use_layer_norm",
-            )
+            raise ArgumentError("use_layer_norm", "one norm per layer; set use_batch_norm: false")
         if use_batch_norm is not None:
             norm = "batch" if use_batch_norm else "layer" if use_layer_norm else "none"
             object.__setattr__(self, "norm", norm)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from deepfm.models.base import BaseCTRModel, config_section
 from deepfm.models.layers.cin import CIN
+from deepfm.models.options import XDeepFMConfig
 
 
 class XDeepFM(BaseCTRModel):
@@ -17,6 +18,8 @@ class XDeepFM(BaseCTRModel):
     NOTE[DIFF]: The CIN reads vectors projected to `feature.fm_embedding_dim` where a field's own
     dim differs; the paper has one dim for all fields.
     """
+
+    config: XDeepFMConfig
 
     @property
     def field_group(self) -> str:

@@ -5,23 +5,22 @@ parameters have an optimizer of their own.
 """
 
 import re
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepfm.config import SPARSE_OPTIMIZERS, PartOptimizerConfig, TrainingConfig
+from deepfm.config import PartOptimizerConfig, TrainingConfig
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.base import BaseCTRModel
-from deepfm.models.layers.storage import PackedTables
-from deepfm.training.sparse_optimizers import SPARSE_OPTIMIZER_CLASSES
+from deepfm.training.options import (
+    SPARSE_OPTIMIZERS,
+    OptimizerConfig,
+    ScheduleConfig,
+    SparseOptimizerConfig,
+)
 
-OPTIMIZER_CLASSES = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-}
 # The names that TorchEasyRec gives to the parameters of the same models, which patterns may use:
 # what a name of ours begins with, and the other one, with or without `model.` before it.
 _ALIASES = (
@@ -49,13 +48,13 @@ class Assigned(NamedTuple):
     Attributes:
         role: `dense`, `tables`, or the pattern of a part.
         optimizer: Holds the parameters.
-        scheduler_key, scheduler: Where the schedule is given, and its name with options.
+        scheduler_key, scheduler: Where the schedule is given, and its options.
     """
 
     role: str
     optimizer: torch.optim.Optimizer
     scheduler_key: str
-    scheduler: dict[str, Any]
+    scheduler: ScheduleConfig
 
 
 def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assigned]:
@@ -81,35 +80,42 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     common = ("training.scheduler", config.scheduler)
     found = []
     if rest:
-        optimizer = _build("training.optimizer", rest, config.optimizer, config.lr)
+        optimizer = config.optimizer.build(rest, config.lr, "training.optimizer")
         found.append(Assigned("dense", optimizer, *common))
     if config.sparse_optimizer is not None:
         if tables:
             schedule = common
             if config.sparse_scheduler is not None:
                 schedule = ("training.sparse_scheduler", config.sparse_scheduler)
-            found.append(Assigned("tables", _build_sparse(model, tables, config), *schedule))
+            found.append(
+                Assigned(
+                    "tables",
+                    _build_sparse(model, tables, config.sparse_optimizer, config),
+                    *schedule,
+                )
+            )
     elif config.sparse_scheduler is not None:
         raise ConfigError(
-            "training.sparse_scheduler: the tables share training.optimizer and its schedule; "
-            "give them a training.sparse_optimizer"
+            "the tables share training.optimizer and its schedule; give them a "
+            "training.sparse_optimizer",
+            key="training.sparse_scheduler",
         )
     elif config.sparse_update == "backward":
         raise ConfigError(
-            "training.sparse_update: backward needs a training.sparse_optimizer of "
-            f"{', '.join(SPARSE_OPTIMIZERS)}"
+            f"backward needs a training.sparse_optimizer of {', '.join(SPARSE_OPTIMIZERS)}",
+            key="training.sparse_update",
         )
     for number, part in enumerate(config.part_optimizers):
         own = [p for p in dense.values() if parts.get(id(p)) == number]
         if own:
             key = "training.part_optimizers"
-            optimizer = _build(f"{key}.optimizer", own, part.optimizer, config.lr)
+            optimizer = part.optimizer.build(own, config.lr, f"{key}.optimizer")
             schedule = common if part.scheduler is None else (f"{key}.scheduler", part.scheduler)
             found.append(Assigned(part.pattern, optimizer, *schedule))
     return found
 
 
-def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> dict[int, int]:
+def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to."""
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
@@ -121,8 +127,9 @@ def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> 
         ]
         if not matches:
             raise ConfigError(
-                f"training.part_optimizers: {part.pattern!r} matches no whole name of a dense "
-                f"parameter; {_near(part.pattern, list(dense))}"
+                f"{part.pattern!r} matches no whole name of a dense parameter; "
+                f"{_near(part.pattern, list(dense))}",
+                key="training.part_optimizers",
             )
         for parameter in matches:
             found.setdefault(id(parameter), number)
@@ -153,46 +160,32 @@ def aliases(name: str) -> list[str]:
     return found
 
 
-def _build(key: str, parameters: list[Tensor], options: dict, lr: float) -> torch.optim.Optimizer:
-    options = dict(options)
-    name = options.pop("name")
-    options["lr"] = lr if options["lr"] is None else options["lr"]
-    # torch has no fused Adagrad but on the CPU
-    fused = name != "adagrad" or all(parameter.device.type == "cpu" for parameter in parameters)
-    try:
-        return OPTIMIZER_CLASSES[name](parameters, fused=fused or None, **options)
-    except ValueError as error:  # such as Nesterov's momentum of 0
-        raise ConfigError(f"{key}: {name}: {error}") from None
-
-
 def _build_sparse(
-    model: BaseCTRModel, tables: list[Tensor], config: TrainingConfig
+    model: BaseCTRModel,
+    tables: Sequence[Tensor],
+    chosen: OptimizerConfig | SparseOptimizerConfig,
+    config: TrainingConfig,
 ) -> torch.optim.Optimizer:
-    if config.sparse_optimizer["name"] not in SPARSE_OPTIMIZERS:
+    if isinstance(chosen, OptimizerConfig):
         if config.sparse_update == "backward":
+            known = ", ".join(SPARSE_OPTIMIZERS)
             raise ConfigError(
-                "training.sparse_update: backward needs one of "
-                f"{', '.join(SPARSE_OPTIMIZERS)} as training.sparse_optimizer"
+                f"backward needs one of {known} as training.sparse_optimizer",
+                key="training.sparse_update",
             )
-        return _build("training.sparse_optimizer", tables, config.sparse_optimizer, config.lr)
-    _check_capabilities(model, config)
-    storage, options = model.embedding.tables, dict(config.sparse_optimizer)
-    name = options.pop("name")
-    options["lr"] = config.lr if options["lr"] is None else options["lr"]
-    own = storage.own_optimizer(name, options)
-    if own is not None:
-        return own
-    assert isinstance(storage, PackedTables)  # others bring what their capabilities name
-    return SPARSE_OPTIMIZER_CLASSES[name](storage, **options)
+        return chosen.build(tables, config.lr, "training.sparse_optimizer")
+    _check_capabilities(model, chosen.name, config)
+    return chosen.build(model.embedding.tables, config.lr)
 
 
-def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
+def _check_capabilities(model: BaseCTRModel, name: str, config: TrainingConfig) -> None:
+    """Refuse what the tables cannot do under the sparse optimizer of a name."""
     can, feature = model.embedding.tables.capabilities, model.config.feature
-    name = config.sparse_optimizer["name"]
     clips = (config.gradient_clip_norm, config.gradient_clip_value) != (None, None)
     problem = None
     if name not in can.optimizers:
-        problem = f"these tables are updated by {', '.join(can.optimizers)} only"
+        known = ", ".join(can.optimizers) or "dense optimizers"
+        problem = f"these tables are updated by {known} only"
     elif feature.embedding_l2_reg and feature.embedding_l2_scope == "table" and not can.table_l2:
         problem = (
             "it updates touched rows only, and feature.embedding_l2_scope: table decays every "
@@ -210,7 +203,7 @@ def _check_capabilities(model: BaseCTRModel, config: TrainingConfig) -> None:
                 "gradient is known; set training.gradient_clip_scope: dense"
             )
     if problem:
-        raise ConfigError(f"training.sparse_optimizer: {name}: {problem}")
+        raise ConfigError(f"{name}: {problem}", key="training.sparse_optimizer")
 
 
 def dense_update_dominates(model: BaseCTRModel, batch_size: int) -> bool:

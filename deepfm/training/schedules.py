@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepfm.config import TrainingConfig
 from deepfm.errors import ConfigError
@@ -111,7 +111,7 @@ def build_schedules(
     """A schedule for each optimizer, which it sets to the rate of the first step.
 
     Args:
-        config: The settings of `reduce_on_plateau` and `cosine`.
+        config: Says how many epochs there are.
         maximize: Whether the watched metric grows as it improves.
 
     Raises:
@@ -121,27 +121,11 @@ def build_schedules(
 
 
 def _build(assigned: Assigned, config: TrainingConfig, maximize: bool) -> Schedule:
-    optimizer, options = assigned.optimizer, assigned.scheduler
-    name = options["name"]
-    if name == "none":
-        return Schedule(optimizer)
-    if name == "reduce_on_plateau":
-        plateau = ReduceLROnPlateau(
-            optimizer,
-            mode="max" if maximize else "min",
-            factor=config.scheduler_factor,
-            patience=config.scheduler_patience,
-        )
-        return TorchSchedule(optimizer, plateau)
-    if name == "cosine":
-        t_max = config.scheduler_t_max or config.epochs
-        return TorchSchedule(optimizer, CosineAnnealingLR(optimizer, T_max=t_max))
-    numbers = {key: value for key, value in options.items() if key not in ("name", "by_epoch")}
+    schedule = assigned.scheduler
     try:
-        rate = RATES[name](**numbers)
+        return schedule.build(assigned.optimizer, epochs=config.epochs, maximize=maximize)
     except ValueError as error:
-        raise ConfigError(f"{assigned.scheduler_key}: {name}: {error}") from None
-    return Formula(optimizer, rate, by_epoch=options["by_epoch"])
+        raise ConfigError(f"{schedule.name}: {error}", key=assigned.scheduler_key) from None
 
 
 def exponential(
@@ -216,14 +200,6 @@ def cosine_restarts(
         return _cosine(base, min_lr, s / length)
 
     return _warmed_up(rate, warmup_lr, warmup_size)
-
-
-RATES: dict[str, Callable[..., Rate]] = {
-    "exponential": exponential,
-    "manual_step": manual_step,
-    "cosine_annealing": cosine_annealing,
-    "cosine_restarts": cosine_restarts,
-}
 
 
 def _cosine(base: float, low: float, part: float) -> float:

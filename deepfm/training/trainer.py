@@ -358,7 +358,7 @@ class _Fit:
         return (
             config.keep == "best"
             or config.early_stopping_patience is not None
-            or any(item is not None and item["name"] == "reduce_on_plateau" for item in schedulers)
+            or any(item is not None and item.reads_metric for item in schedulers)
         )
 
     def _train_metrics(self) -> str:
@@ -457,7 +457,7 @@ class _Fit:
     def _sparse_rate(self) -> dict[str, float]:
         """The rate of the tables, where it is set apart from that of the rest."""
         config = self.config
-        own = config.sparse_scheduler or (config.sparse_optimizer or {}).get("lr")
+        own = config.sparse_scheduler or (config.sparse_optimizer and config.sparse_optimizer.lr)
         if own is None or "tables" not in self.roles:
             return {}
         return {"sparse_lr": self.state.rates[self.roles.index("tables")]}

@@ -8,9 +8,10 @@ says a name, or a mapping with `name` and some options.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.logging import LOGGER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,15 @@ class Named:
     """
 
     name: ClassVar[str]
+    is_old: ClassVar[bool] = False  # whether this is an older name of something, see `current`
+
+    def current(self, key: str) -> Self:
+        """What this is called today; itself, but for an older name.
+
+        Args:
+            key: The setting, for messages.
+        """
+        return self
 
     def to_dict(self) -> dict[str, object]:
         """Name and options, as a config holds them."""
@@ -96,7 +106,8 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
         given = {"name": spec}
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"unknown {what} {name!r}; {nearest(str(name), known)}", key=key)
+        hint = nearest(str(name), [n for n, item in known.items() if not item.is_old])
+        raise ConfigError(f"unknown {what} {name!r}; {hint}", key=key)
     chosen = known[name]
     options = {item.name: item.default for item in fields(chosen)}
     for option, value in given.items():
@@ -105,7 +116,12 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
             raise ConfigError(problem, key=key)
         _check_option(f"{key}.{option}", value, options[option])
         given[option] = tuple(value) if isinstance(value, list) else value
-    return chosen(**given)
+    made = chosen(**given)
+    if not made.is_old:
+        return made
+    current = made.current(key)
+    LOGGER.warning(f"{key}: {name} is an older name; say {current.name}")
+    return current
 
 
 def _check_option(key: str, value: Any, default: object) -> None:

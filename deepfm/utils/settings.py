@@ -6,14 +6,16 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import Field, InitVar, field, fields, is_dataclass, make_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import dacite
 import yaml
 
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ArgumentError, ConfigError, nearest
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.named import Named, named_value
 
 T = TypeVar("T")
 
@@ -43,6 +45,11 @@ def limited(default: T, **limits: float) -> T:
     Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
     """
     return field(default=default, metadata=limits)
+
+
+def renamed(newer: str) -> Any:
+    """An `InitVar` that stands for another key now; null: it was not given."""
+    return field(default=None, metadata={"renamed": newer})
 
 
 class _Loader(yaml.SafeLoader):
@@ -120,6 +127,9 @@ def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[s
 def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) -> T:
     """A dataclass from nested data; what is below it is built first, so that paths are whole.
 
+    An `InitVar` of the dataclass is an older key; one whose metadata says `renamed` gets a warning
+    that names the newer one, if it was read somewhere.
+
     Args:
         prefix: Dotted key of the dataclass itself, ending in a dot; empty for the whole.
         sources: Where a dotted key was read.
@@ -127,15 +137,35 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
     if not isinstance(raw, Mapping):
         raise _error(sources, prefix.rstrip("."), f"expected keys below it, found {raw!r}")
     known = {f.name: f for f in _fields(cls)}
-    values = {}
+    older = _older_keys(cls)
+    values: dict[str, object] = {}
+    given: dict[str, object] = {}  # older keys
     for key, value in raw.items():
         path = f"{prefix}{key}"
-        if key not in known:
+        if key in older:
+            given[key] = value
+            if (newer := older[key].metadata.get("renamed")) and (source := sources.get(path)):
+                LOGGER.warning(f"{source}{path} is an older name; say {prefix}{newer}")
+        elif key not in known:
             problem = f"unknown key {path!r}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))
-        values[key] = _build_below(known[key].type, value, path, sources)
+        elif choices := known[key].metadata.get("named"):
+            try:
+                values[key] = named_value(value, choices, path, known[key].metadata["what"])
+            except ConfigError as error:
+                raise error.at(source=source_of(sources, error.key)) from None
+        else:
+            values[key] = _build_below(known[key].type, value, path, sources)
+    config = dacite.Config(strict=True, type_hooks=_HOOKS)
     try:
-        return dacite.from_dict(cls, values, dacite.Config(strict=True, type_hooks=_HOOKS))
+        if given:
+            types = [(name, older[name].type.type, None) for name in given]
+            given = vars(dacite.from_dict(make_dataclass("Older", types), given, config))
+        return (
+            dacite.from_dict(cls, values, config)
+            if not given
+            else cls(**vars(dacite.from_dict(cls, values, config)), **given)
+        )
     except dacite.WrongTypeError as error:
         problem = f"expected {_type_name(error.field_type)}, found {error.value!r}"
         if choices := _choices(error):
@@ -143,14 +173,21 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         raise _error(sources, f"{prefix}{error.field_path}", problem) from None
     except dacite.MissingValueError as error:
         raise _error(sources, f"{prefix}{error.field_path}", "a value is needed") from None
+    except ArgumentError as error:  # of a dataclass's own check, which knows no section
+        raise _error(sources, f"{prefix}{error.argument}", error.problem) from None
     except ConfigError as error:  # of a dataclass's own check, which knows no source
         raise error.at(source=source_of(sources, error.key)) from None
+
+
+def _older_keys(cls: type) -> "dict[str, Field[Any]]":
+    every: dict[str, Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    return {name: item for name, item in every.items() if isinstance(item.type, InitVar)}
 
 
 def _build_below(kind: object, value: object, path: str, sources: Mapping[str, str]) -> object:
     """The value of one key: dataclasses, where its type has them, else the value as it is."""
     below, is_mapping, is_optional = _dataclass_below(kind)
-    if below is None or (value is None and is_optional):
+    if below is None or (value is None and is_optional) or isinstance(value, below):
         return value
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
@@ -205,30 +242,37 @@ def check_limits(config: object, prefix: str, sources: Mapping[str, str]) -> Non
     """
     for item in _fields(config):
         value, path = getattr(config, item.name), f"{prefix}{item.name}"
-        if is_dataclass(value):
-            check_limits(value, f"{path}.", sources)
-        elif _dataclass_below(item.type)[1]:
-            for name, below in value.items():
-                check_limits(below, f"{path}.{name}.", sources)
-        elif not item.metadata and isinstance(value, dict | tuple):
-            for k, below in enumerate(value):
-                if is_dataclass(below):
-                    check_limits(below, f"{path}.{k}.", sources)
-            # named options are checked when they are built
-        else:
-            numbers = value.values() if isinstance(value, dict) else value
-            for number in numbers if isinstance(value, dict | tuple) else [value]:
-                if (problem := _beyond(item, number)) is not None:
-                    raise _error(sources, path, problem)
+        below = _below(value)
+        for name, part in below:
+            check_limits(part, f"{path}.{name}." if name else f"{path}.", sources)
+        limits = {name: limit for name, limit in item.metadata.items() if name in _LIMITS}
+        if below or (not limits and isinstance(value, dict | tuple)):
+            continue
+        numbers = value.values() if isinstance(value, dict) else value
+        for number in numbers if isinstance(value, dict | tuple) else [value]:
+            if (problem := _beyond(item, limits, number)) is not None:
+                raise _error(sources, path, problem)
 
 
-def _beyond(item: "Field[Any]", number: object) -> str | None:
+def _below(value: object) -> list[tuple[str, object]]:
+    """The dataclasses in a value, with what their keys have in front; nothing for named ones."""
+    if is_dataclass(value):
+        return [("", value)]
+    if isinstance(value, dict):
+        return [(name, item) for name, item in value.items() if is_dataclass(item)]
+    parts = enumerate(value if isinstance(value, tuple) else ())
+    return [
+        ("" if isinstance(item, Named) else str(k), item) for k, item in parts if is_dataclass(item)
+    ]
+
+
+def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> str | None:
     """What is wrong with a number of a field; None where nothing is."""
     if isinstance(number, float) and not math.isfinite(number):
         return f"{number} is not finite"
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
         return f"expected {_type_name(item.type)}, found {str(number).lower()}"
-    for name, limit in item.metadata.items():
+    for name, limit in limits.items():
         if isinstance(number, int | float) and not _LIMITS[name](number, limit):
             return f"expected {name.replace('_', ' ')} {limit}, found {number}"
     return None
@@ -346,7 +390,13 @@ _HOOKS: dict[Any, Callable[[Any], Any]] = {
 
 
 def plain(value: object) -> Any:
-    """Nested data with lists in the place of tuples, as YAML and JSON have it."""
+    """Nested data with lists in the place of tuples, as YAML and JSON have it.
+
+    Dataclasses become mappings; those with a name begin with it.
+    """
+    if is_dataclass(value):
+        name = {"name": value.name} if isinstance(value, Named) else {}
+        return name | {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,5 @@
 """Scoring in batches, and users x items by halves and by whole rows."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,8 +14,8 @@ from tests import tiny
 @pytest.fixture(params=MODELS)
 def model(request, tiny_config, tiny_data):
     """With batch norm statistics other than 0 and 1."""
-    config = load_config(tiny_config(feature__init="normal(0.3)"))
-    model = build_model(tiny_data.train.schema, replace(config, model_name=request.param))
+    config = load_config(tiny_config(feature__init="normal(0.3)", model_name=request.param))
+    model = build_model(tiny_data.train.schema, config)
     with torch.no_grad():
         model(tiny_data.train.inputs)
     return model
@@ -35,7 +33,7 @@ def catalogue(tiny_data):
 
 def pair_by_pair(model, users, items, catalogue):
     """A forward pass in float64 per pair."""
-    double = build_model(model.schema, model.config).double()
+    double = build_model(model.schema, model.experiment).double()
     double.load_state_dict(model.state_dict())
     double.eval()
     expected = np.full(items.shape, np.nan)

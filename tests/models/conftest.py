@@ -1,6 +1,6 @@
 """A schema with every kind of field, inputs for it, and a small config."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -11,9 +11,13 @@ from deepfm.config import (
     DNNConfig,
     ExperimentConfig,
     FeatureConfig,
+    FMConfig,
+    ModelConfig,
 )
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FieldSchema
+from deepfm.errors import ArgumentError, ConfigError
+from deepfm.models import MODELS
 
 
 @pytest.fixture
@@ -89,7 +93,7 @@ def inputs(schema) -> Inputs:
 @pytest.fixture
 def config() -> ExperimentConfig:
     """Small branches, no dropout, batch norm; `feature.fm_embedding_dim` is 4."""
-    return ExperimentConfig(
+    return experiment(
         feature=FeatureConfig(fm_embedding_dim=4, embedding_l2_reg=0.1),
         dnn=DNNConfig(hidden_units=(16, 8), dropout=0.0),
         cin=CINConfig(layer_sizes=(5, 4, 3)),
@@ -125,6 +129,35 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EveryConfig(ModelConfig):
+    """The sections of all models, so that a test can go from one model to another."""
+
+    fm: FMConfig = field(default_factory=FMConfig)
+    cin: CINConfig = field(default_factory=CINConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+
+EVERY = {name: type(name, (EveryConfig,), {"name": name}) for name in MODELS}
+
+
+def experiment(model_name: str = "deepfm", **values) -> ExperimentConfig:
+    """A config from its sections and keys, those of the model among them."""
+    return replaced(ExperimentConfig(model=EVERY[model_name]()), **values)
+
+
+def replaced(config: ExperimentConfig, **values) -> ExperimentConfig:
+    """A copy of a config with other sections or keys, those of the model or `model_name` too."""
+    model = vars(config.model)
+    model_class = EVERY[values.pop("model_name", config.model_name)]
+    model = model | {key: values.pop(key) for key in list(values) if key in model_class().to_dict()}
+    return replace(config, model=model_class(**model), **values)
+
+
 def changed(config: ExperimentConfig, section: str, **values) -> ExperimentConfig:
     """A copy of a config with some values of one section replaced."""
-    return replace(config, **{section: replace(getattr(config, section), **values)})
+    owner = config.model if hasattr(config.model, section) else config
+    try:
+        return replaced(config, **{section: replace(getattr(owner, section), **values)})
+    except ArgumentError as error:  # as the reader of a file places it
+        raise ConfigError(error.problem, key=f"{section}.{error.argument}") from None

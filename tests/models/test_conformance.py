@@ -11,7 +11,7 @@ from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError
 from deepfm.models import MODELS, build_model
-from tests.models.conftest import changed, random_inputs
+from tests.models.conftest import changed, random_inputs, replaced
 
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
@@ -47,14 +47,16 @@ GROUPS = {
 )
 def config(request, config):
     name, kind = request.param
-    config = replace(config, model_name=name)
+    config = replaced(config, model_name=name)
     if kind == "plain":
         return config
     config = changed(config, "feature", groups=GROUPS, wide_embedding_dim=4)
     if kind == "groups":
         return config
-    final = replace(config.dnn, hidden_units=(8,), activation="nn.LeakyReLU", use_batch_norm=False)
-    return replace(config, final=final, global_bias=False)
+    final = replace(
+        config.model.dnn, hidden_units=(8,), activation="nn.LeakyReLU", use_batch_norm=False
+    )
+    return replaced(config, final=final, global_bias=False)
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_state_dict_round_trip(model, schema, config):
         for parameter in model.parameters():
             parameter.add_(0.1)
         model(inputs)  # moves the batch norm statistics
-    copy = build_model(schema, replace(config, seed=7))
+    copy = build_model(schema, replaced(config, seed=7))
     assert not torch.equal(copy.predict(inputs), model.predict(inputs))
     copy.load_state_dict(model.state_dict())
     assert torch.equal(copy.predict(inputs), model.predict(inputs))
@@ -124,7 +126,7 @@ def test_the_seed_alone_decides_the_weights(schema, config):
     state = torch.get_rng_state()
     second = build_model(schema, config)
     assert torch.equal(torch.get_rng_state(), state)
-    other = build_model(schema, replace(config, seed=config.seed + 1))
+    other = build_model(schema, replaced(config, seed=config.seed + 1))
     tensors = list(zip(*(m.state_dict().values() for m in (first, second, other)), strict=True))
     assert all(torch.equal(a, b) for a, b, _ in tensors)
     assert any(not torch.equal(a, c) for a, _, c in tensors)
@@ -178,7 +180,7 @@ def test_the_bias_moves_every_logit(model, schema):
 def test_misspelt_parameters_are_errors_with_a_hint(schema, config):
     name = config.model_name
     with pytest.raises(ConfigError, match=f"^model_name: unknown model .*mean '{name}'"):
-        build_model(schema, replace(config, model_name=name[:-1]))
+        config_from_dict({"model_name": name[:-1]})
     with pytest.raises(ConfigError, match=r"hiden_units.*did you mean 'hidden_units'"):
         config_from_dict({"model_name": name, "dnn": {"hiden_units": [4]}})
     with pytest.raises(ConfigError, match=r"^dnn\.activation: .*'rleu'; did you mean 'relu'\?$"):

@@ -4,10 +4,10 @@ import json
 
 import torch
 
-from deepfm.config import DNNConfig, ExperimentConfig, FeatureConfig
+from deepfm.config import DNNConfig, FeatureConfig
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.models import MODELS, build_model, count_parameters, parameters_of
-from tests.models.conftest import changed
+from tests.models.conftest import changed, experiment
 
 # Rows of the 26 categorical fields of Criteo 1TB, the largest capped at 40 million.
 CRITEO = (
@@ -19,9 +19,9 @@ CRITEO = (
 def test_counts_are_those_of_the_model(schema, config):
     for name in MODELS:
         for model_config in (
-            ExperimentConfig(model_name=name, cin=config.cin, feature=config.feature),
+            experiment(model_name=name, cin=config.model.cin, feature=config.feature),
             changed(
-                ExperimentConfig(model_name=name, num_class=3, final=DNNConfig(hidden_units=(4,))),
+                experiment(model_name=name, num_class=3, final=DNNConfig(hidden_units=(4,))),
                 "feature",
                 wide_embedding_dim=3,
                 variational_dropout=0.1,
@@ -46,10 +46,10 @@ def test_the_row_that_stands_for_no_value_is_no_weight():
         for name in "ab"
     ]
     schema = DatasetSchema(fields={f.name: f for f in fields}, label_field="label")
-    model = build_model(schema, ExperimentConfig(model_name="deepfm"))
+    model = build_model(schema, experiment(model_name="deepfm"))
     count = parameters_of(model)
     assert (count.embedding, count.wide) == (80, 20)
-    assert count == count_parameters(schema, ExperimentConfig(model_name="deepfm"))
+    assert count == count_parameters(schema, experiment(model_name="deepfm"))
     assert sum(count) < sum(p.numel() for p in model.parameters())
 
 
@@ -65,7 +65,7 @@ def test_the_deepfm_of_criteo_has_the_published_numbers_of_weights():
     ]  # fmt: skip
     schema = DatasetSchema(fields={f.name: f for f in fields}, label_field="label")
     groups = {"wide": tuple(ids), "fm": tuple(ids), "deep": (*numbers, *ids)}
-    config = ExperimentConfig(
+    config = experiment(
         feature=FeatureConfig(
             groups=groups, wide_embedding_dim=4, unequal_dims="error", init="uniform_rows"
         ),

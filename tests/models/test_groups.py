@@ -1,7 +1,5 @@
 """Models whose views show groups of fields, and their fusion, against float64 loops."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,7 @@ from deepfm.errors import ConfigError
 from deepfm.models import build_model
 from deepfm.training.optimizers import assign_optimizers
 from tests import reference
-from tests.models.conftest import changed, random_inputs
+from tests.models.conftest import changed, experiment, random_inputs, replaced
 from tests.models.oracle import (
     array,
     attention_layers,
@@ -76,7 +74,7 @@ def schema() -> DatasetSchema:
 
 @pytest.fixture
 def config() -> ExperimentConfig:
-    return ExperimentConfig(
+    return experiment(
         feature=FeatureConfig(
             groups=GROUPS, wide_embedding_dim=3, unequal_dims="error", init="normal(0.5)"
         ),
@@ -109,7 +107,7 @@ def network(module, x):
 
 def expected_logits(model, view):
     """Of one row; `view` is what `reference.group_views` gives for it."""
-    name, final = model.config.model_name, model.config.final is not None
+    name, final = model.config.name, model.config.final is not None
     first_order = [sum(sum(vector) for vector in view["wide"])]
     flat = np.concatenate(view["deep"])
     branches = [] if name == "xdeepfm" and model.config.cin.group == "wide" else [first_order]
@@ -145,7 +143,7 @@ def check(schema, config, inputs):
             if name.endswith("bias"):
                 parameter.normal_(generator=torch.Generator().manual_seed(7))
     groups = dict(config.feature.groups)
-    if config.model_name in ("deepfm", "attention_deepfm") or config.cin.group == "fm":
+    if config.model_name in ("deepfm", "attention_deepfm") or config.model.cin.group == "fm":
         groups.setdefault("fm", groups["deep"])
     weights = embedding_weights(model.embedding)
     views = reference.group_views(schema, inputs, weights, groups, 4)
@@ -167,7 +165,7 @@ FINAL = DNNConfig(hidden_units=(6, 3), dropout=0.0, use_batch_norm=False, init="
 def test_logits_equal_loops(schema, config, inputs, name, groups, final, num_class, global_bias):
     config = changed(config, "feature", groups=groups)
     options = {"final": final, "num_class": num_class, "global_bias": global_bias}
-    model = check(schema, replace(config, model_name=name, **options), inputs)
+    model = check(schema, replaced(config, model_name=name, **options), inputs)
     assert (model.bias is None) != global_bias
     output = (model.dnn if final is None else model.final)[1]
     assert (output.bias is None) == global_bias
@@ -191,7 +189,7 @@ def masked(view, groups, embedding, masks):
 @pytest.mark.parametrize("name", ["deepfm", "xdeepfm", "xdeepfm of wide", "attention_deepfm"])
 def test_variational_dropout_masks_each_group_by_itself(schema, config, inputs, name, training):
     name, *of_wide = name.split(" of ")
-    config = replace(changed(config, "feature", variational_dropout=0.02), model_name=name)
+    config = replaced(changed(config, "feature", variational_dropout=0.02), model_name=name)
     groups = dict(GROUPS)
     if of_wide:
         config = changed(config, "cin", group="wide")
@@ -283,7 +281,7 @@ def test_a_cin_of_wide_vectors_has_no_first_order_term_beside_it(
 ):
     config = changed(config, "cin", group="wide", split_half=False, bias=bias, init="torch")
     config = changed(config, "dnn", init="torch")
-    config = replace(config, model_name="xdeepfm", final=final, global_bias=False)
+    config = replaced(config, model_name="xdeepfm", final=final, global_bias=False)
     groups = {"wide": GROUPS["wide"], "deep": GROUPS["deep"]}
     config = changed(config, "feature", groups=groups)
     model = check(schema, config, inputs)
@@ -296,7 +294,9 @@ def test_a_cin_of_wide_vectors_has_no_first_order_term_beside_it(
 def test_without_a_wide_group_the_first_order_term_is_zero(schema, config, inputs):
     groups = {name: names for name, names in GROUPS.items() if name != "wide"}
     for final, width in (None, None), (FINAL, 1 + 4 + 5):  # a zero stands for the term
-        model = build_model(schema, replace(changed(config, "feature", groups=groups), final=final))
+        model = build_model(
+            schema, replaced(changed(config, "feature", groups=groups), final=final)
+        )
         assert not model.embedding(*inputs).first_order.any()
         assert not any("wide" in key for key in model.state_dict())
         if final is not None:
@@ -312,7 +312,7 @@ def test_the_groups_of_the_format_of_torcheasyrec(config):
     groups = {"wide": ("cat_a", "cat_b"), "fm": ("cat_a", "cat_b")}
     groups["deep"] = ("cat_a", "cat_b", "int_a")
     feature = FeatureConfig(groups=groups, wide_embedding_dim=4, unequal_dims="error")
-    config = replace(
+    config = replaced(
         config,
         feature=feature,
         dnn=DNNConfig(hidden_units=(8, 4), use_batch_norm=False),
@@ -343,7 +343,7 @@ def test_the_fm_adds_its_sum_to_the_logit(config):
         wide_embedding_dim=4, wide_init="nn.init.zeros_",
     )  # fmt: skip
     dnn = DNNConfig(hidden_units=(3,), use_batch_norm=False, dropout=0.0)
-    model = build_model(schema, replace(config, feature=feature, dnn=dnn, global_bias=False))
+    model = build_model(schema, replaced(config, feature=feature, dnn=dnn, global_bias=False))
     with torch.no_grad():
         for name, row in zip(names, ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0]), strict=True):
             model.embedding.tables[name][1] = torch.tensor(row)
@@ -368,7 +368,7 @@ def test_a_wide_and_deep_of_the_format_on_several_values(config):
     )
     dnn = DNNConfig(hidden_units=(8, 4), use_batch_norm=False)
     options = {"model_name": "wide_and_deep", "feature": feature, "dnn": dnn}
-    model = build_model(schema, replace(config, **options, global_bias=False)).eval()
+    model = build_model(schema, replaced(config, **options, global_bias=False)).eval()
     ids = (torch.tensor([[1, 0], [2, 3]]), torch.tensor([[4, 0, 0], [5, 6, 7]]))
     lengths = (torch.tensor([1, 2]), torch.tensor([1, 3]))
     inputs = Inputs(torch.zeros(2, 0).long(), torch.tensor([[0.2], [0.3]]), ids, lengths)
@@ -391,7 +391,7 @@ def test_dims_and_widths_of_views(schema, config, inputs):
     )
     groups = {"wide": ("cat_a", "cat_b"), "deep": ("cat_a", "cat_b", "int_a")}
     feature = FeatureConfig(groups=groups, wide_embedding_dim=4)
-    config = replace(config, model_name="xdeepfm", feature=feature)
+    config = replaced(config, model_name="xdeepfm", feature=feature)
     embedding = build_model(schema, changed(config, "cin", group="wide")).embedding
     assert embedding.group_dims("wide") == [4, 4]
     assert embedding.group_dims("deep") == [16, 8, 1]
@@ -404,7 +404,9 @@ def test_dims_and_widths_of_views(schema, config, inputs):
 
 def test_a_table_exists_only_if_a_view_shows_it(schema, config):
     def tables(name, **feature):
-        model = build_model(schema, replace(changed(config, "feature", **feature), model_name=name))
+        model = build_model(
+            schema, replaced(changed(config, "feature", **feature), model_name=name)
+        )
         return {
             key.removeprefix("embedding.tables.").removesuffix(".weight")
             for key in model.state_dict()
@@ -438,13 +440,13 @@ def test_a_table_exists_only_if_a_view_shows_it(schema, config):
     ],
 )
 def test_groups_that_are_refused(schema, config, name, groups, message):
-    config = replace(changed(config, "feature", groups=groups), model_name=name)
+    config = replaced(changed(config, "feature", groups=groups), model_name=name)
     with pytest.raises(ConfigError, match=message):
         build_model(schema, config)
 
 
 def test_a_cin_of_wide_vectors_needs_a_wide_group(schema, config):
-    config = replace(changed(config, "cin", group="wide"), model_name="xdeepfm")
+    config = replaced(changed(config, "cin", group="wide"), model_name="xdeepfm")
     config = changed(config, "feature", groups={"deep": ("a",), "fm": ("b",)})
     with pytest.raises(ConfigError, match="needs a group wide, found deep, fm"):
         build_model(schema, config)
@@ -470,12 +472,12 @@ def test_projections_and_raw_fields_where_dims_may_differ(schema, config, inputs
 def test_no_pair_branches_where_the_logit_is_another_sum(schema, config):
     plain = changed(config, "feature", groups={}, unequal_dims="project")
     for name in ("deepfm", "wide_and_deep"):
-        plain = replace(plain, model_name=name)
+        plain = replaced(plain, model_name=name)
         assert build_model(schema, plain).pair_branches() is not None
         for other in (
-            replace(plain, final=FINAL),
-            replace(plain, num_class=2),
-            replace(plain, global_bias=False),
+            replaced(plain, final=FINAL),
+            replaced(plain, num_class=2),
+            replaced(plain, global_bias=False),
             changed(plain, "feature", variational_dropout=0.01),
             changed(plain, "feature", groups={"wide": ("a",), "deep": ("a", "price")}),
         ):
@@ -484,7 +486,7 @@ def test_no_pair_branches_where_the_logit_is_another_sum(schema, config):
 
 def test_probabilities_of_several_classes(schema, config, inputs):
     for num_class in (2, 3):
-        model = build_model(schema, replace(config, num_class=num_class)).eval()
+        model = build_model(schema, replaced(config, num_class=num_class)).eval()
         expected = model(inputs).softmax(1)
         expected = expected[:, 1] if num_class == 2 else expected
         assert torch.equal(model.predict(inputs), expected)

@@ -10,13 +10,13 @@ from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
 from tests import reference
-from tests.models.conftest import changed, random_inputs
+from tests.models.conftest import changed, random_inputs, replaced
 from tests.models.oracle import array, attention_layers, cin_filters, embedding_weights, mlp_layers
 
 
 def build(schema, config, name, **fm):
     """A model in evaluation mode whose bias and batch norm statistics are not the initial ones."""
-    model = build_model(schema, changed(replace(config, model_name=name), "fm", **fm))
+    model = build_model(schema, changed(replaced(config, model_name=name), "fm", **fm))
     with torch.no_grad():
         model.bias.fill_(0.25)
         for _ in range(3):
@@ -143,7 +143,7 @@ def test_the_output_of_the_dnn_has_no_second_bias(schema, config):
 )
 def test_values_that_a_layer_refuses_name_the_key(schema, config, section, values, name, message):
     with pytest.raises(ConfigError, match=message):
-        build_model(schema, changed(replace(config, model_name=name), section, **values))
+        build_model(schema, changed(replaced(config, model_name=name), section, **values))
 
 
 def test_layer_norm_in_place_of_batch_norm(schema, config):
@@ -180,7 +180,7 @@ def test_fields_that_share_a_table_agree_about_its_rows(schema, config):
 def test_a_schema_of_raw_dense_fields(config, name):
     fields = {n: FieldSchema(name=n, feature_type="dense") for n in ("x", "y")}
     schema = DatasetSchema(fields=fields, label_field="label")
-    config = replace(config, model_name=name)
+    config = replaced(config, model_name=name)
     if name == "wide_and_deep":
         assert build_model(schema, config).predict(random_inputs(schema, 3)).shape == (3,)
     else:

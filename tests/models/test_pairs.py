@@ -1,7 +1,6 @@
 """Scores from halves against whole rows, for every kind of field on either side of a pair."""
 
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from deepfm.models import MODELS, build_model
 from deepfm.models.deepfm import DeepFM
 from deepfm.models.layers.dnn import ACTIVATIONS
 from deepfm.models.pairs import Halves, PairScorer, _rectangles
-from tests.models.conftest import changed, random_inputs
+from tests.models.conftest import changed, random_inputs, replaced
 
 ITEM_FIELDS = {"type", "tags", "distance", "children", "keys", "training"}
 ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep")]
@@ -90,7 +89,7 @@ def catalogue_of(schema, rows):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_only_sums_over_fields_can_be_halved(schema, config, name):
-    branches = build_model(schema, replace(config, model_name=name)).pair_branches()
+    branches = build_model(schema, replaced(config, model_name=name)).pair_branches()
     assert (branches is not None) == (name in ALLOWED)
 
 
@@ -98,7 +97,7 @@ def test_only_sums_over_fields_can_be_halved(schema, config, name):
 @pytest.mark.parametrize("name", ALLOWED)
 def test_any_field_may_be_an_items(schema, config, name, items):
     schema = with_items(schema, items)
-    check(build_model(schema, replace(config, model_name=name)), schema)
+    check(build_model(schema, replaced(config, model_name=name)), schema)
 
 
 @pytest.mark.parametrize("terms", [(True, False), (False, True), (False, False)])
@@ -106,7 +105,7 @@ def test_any_field_may_be_an_items(schema, config, name, items):
 def test_without_a_term_of_the_fm(schema, config, name, terms):
     schema = with_items(schema, ITEM_FIELDS)
     config = changed(config, "fm", use_first_order=terms[0], use_second_order=terms[1])
-    check(build_model(schema, replace(config, model_name=name)), schema)
+    check(build_model(schema, replaced(config, model_name=name)), schema)
 
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, "Dice", "nn.PReLU", "nn.ELU(alpha=0.5)"])
@@ -164,9 +163,9 @@ def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
         def _pair_branches(self):
             return "own"
 
-    assert Doubled(schema, config).pair_branches() is None
-    assert Renamed(schema, config).pair_branches() is not None
-    assert Declared(schema, config).pair_branches() == "own"
+    assert Doubled(schema, config.model, config).pair_branches() is None
+    assert Renamed(schema, config.model, config).pair_branches() is not None
+    assert Declared(schema, config.model, config).pair_branches() == "own"
 
 
 @pytest.mark.parametrize(
