@@ -64,7 +64,7 @@ download-data: $(READY)
 # A generator of 2024: its module runs with every protobuf from 4.25 on, a newer one's does not.
 proto: $(READY)
 	$(BIN)/uv run --quiet --no-project --isolated --python 3.11 --with grpcio-tools==1.62.3 --with setuptools==75.8.0 \
-		python -m grpc_tools.protoc -I. --python_out=. deepfm/easyrec/pipeline.proto
+		python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. deepfm/easyrec/pipeline.proto
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist

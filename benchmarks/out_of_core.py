@@ -36,9 +36,10 @@ import torch
 from peers.measure import StepClock
 
 from deepfm.config import ExperimentConfig, load_config
-from deepfm.data import store, tabular
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset
+from deepfm.data.sources import tabular
+from deepfm.data.store import prepare as store
 from deepfm.models import build_model
 from deepfm.training.trainer import Interrupted, Trainer
 

@@ -22,7 +22,8 @@ import yaml
 from torch import Tensor
 
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
@@ -32,6 +33,7 @@ from deepfm.models.features import GROUPS
 from deepfm.utils.io import (
     atomic_write_bytes,
     atomic_writer,
+    make_directory,
     table_to_tensor,
     tensor_to_table,
 )
@@ -47,11 +49,12 @@ WARM_START_CHANGES = (
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
+WARM_START_TASK_CHANGES = ("label", "losses", "weight", "metrics", "train_metrics")
 # What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
 # its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (
-    "vocabulary_size", "min_count", "bad_values", "column", "group", "num_buckets", "vocabulary",
-    "out_of_range", "default", "init", "trainable",
+    "vocabulary_size", "bad_values", "column", "group", "default", "init", "trainable",
+    *(key for encoder in ID_ENCODERS for key in encoder.free_settings),
 )  # fmt: skip
 
 
@@ -153,6 +156,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
         history = None
         if content["history"] is not None:
+            if users is None or items is None:
+                raise TypeError("the history counts users and items, and there are none")
             user, item = content["history"].numpy()
             history = Interactions(user, item, num_users=len(users), num_items=len(items))
         return Checkpoint(
@@ -181,7 +186,8 @@ def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None
     Raises:
         ConfigError: Names every key that differs, with both values.
     """
-    if changed := changed_keys(base, config, allowed=WARM_START_CHANGES):
+    of_tasks = [f"tasks.{name}.{key}" for name in base.tasks for key in WARM_START_TASK_CHANGES]
+    if changed := changed_keys(base, config, allowed=(*WARM_START_CHANGES, *of_tasks)):
         raise ConfigError(
             "--init-from needs the model that the checkpoint was trained as; changed: "
             + ", ".join(changed)
@@ -266,7 +272,11 @@ class RunDirectory:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(value for key, value in vars(self).items() if key != "path")
+        """What every run has, or may have."""
+        return (
+            self.config, self.log, self.history, self.metrics, self.predictions, self.ranks,
+            self.best, self.last,
+        )  # fmt: skip
 
     def check(
         self, config: ExperimentConfig, *, resume: bool, overwrite: bool
@@ -300,10 +310,7 @@ class RunDirectory:
         Raises:
             DeepFMError: The disk refuses.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
+        make_directory(self.path, f"{self.path}: cannot be written")
 
     def prepare(self, config: ExperimentConfig, *, keep: bool) -> None:
         """Make the directory, remove an earlier run's files unless `keep`, write the config.
@@ -335,7 +342,8 @@ class RunDirectory:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("feature_name", "mean_drop_p"))
-        writer.writerows(sorted(ratios.items(), key=lambda item: item[1]))
+        for name in sorted(ratios, key=ratios.__getitem__):
+            writer.writerow((name, ratios[name]))
         atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())
 
     def write_table(self, path: Path, table: pa.Table) -> None:
@@ -348,9 +356,12 @@ def changed_keys(
 ) -> list[str]:
     """The dotted keys whose values differ, with both values, but for those allowed to.
 
-    An allowed name stands for a key and for everything below it.
+    An allowed name stands for a key and for everything below it. Of two models only the sections
+    that both have are compared, beside their names.
     """
-    before, after = flatten(old.to_dict()), flatten(new.to_dict())
+    one, other = old.to_dict(), new.to_dict()
+    shared = one.keys() & other.keys()
+    before, after = (flatten({k: v for k, v in d.items() if k in shared}) for d in (one, other))
     return [
         f"{key} ({before.get(key)!r} -> {after.get(key)!r})"
         for key in sorted(before.keys() | after.keys())

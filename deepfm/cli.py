@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from deepfm import comparison, experiment
 from deepfm.config import DataConfig, ExperimentConfig, load_config
-from deepfm.data import ADAPTERS
-from deepfm.data.describe import describe, to_lines, to_yaml
-from deepfm.data.files import TableWriter, check_ending
-from deepfm.easyrec import is_pipeline, load_pipeline, placed
+from deepfm.data.files.writer import TableWriter, writable_format
+from deepfm.data.sources import movielens
+from deepfm.data.sources.describe import describe, to_lines, to_yaml
+from deepfm.easyrec import is_pipeline
+from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _download_data(arguments: argparse.Namespace) -> None:
     defaults = DataConfig()
     folder = Path(arguments.data_dir or defaults.data_dir)
-    ADAPTERS[defaults.dataset_name].download(folder)
+    movielens.download(folder)
     LOGGER.info(f"{defaults.dataset_name} is in {folder}")
 
 
@@ -75,7 +76,7 @@ def _config(path: str, overrides: Sequence[str] = ()) -> Iterator[ExperimentConf
         yield load_config(path, overrides)
         return
     loaded = load_pipeline(path, overrides)
-    with placed(loaded):
+    with lines_in_errors(loaded):
         yield loaded.config
 
 
@@ -88,7 +89,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if output.exists() and not arguments.overwrite:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
     loaded = load_pipeline(arguments.config, arguments.override, is_read=False)
-    with placed(loaded):
+    with lines_in_errors(loaded):
         for line in experiment.describe_size(loaded.config):
             LOGGER.info(line)
     atomic_write_bytes(output, loaded.text.encode())
@@ -128,7 +129,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     source, output = arguments.input, arguments.output
-    check_ending(Path(output))
+    writable_format(Path(output))
     predictor = Predictor(arguments.checkpoint)
     count, unknown, bad = 0, Counter(), Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:

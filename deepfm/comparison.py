@@ -23,10 +23,8 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
-from deepfm.evaluation.ranking import RankCounts, hit_rate, ndcg, rank_counts
+from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
 from deepfm.evaluation.references import REFERENCES, Training
-from deepfm.evaluation.scoring import SHORT_RANKING
-from deepfm.models.outputs import is_regression
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER
 
@@ -99,7 +97,8 @@ def compare(
         raise ConfigError(f"two configs have one file name: {', '.join(names)}")
     configs = {name: load_config(path, overrides) for name, path in zip(names, paths, strict=True)}
     for name, config in configs.items():
-        if config.num_class > 2 or is_regression(config.training.losses):
+        tasks = config.task_list()
+        if len(tasks) > 1 or "probability" not in tasks[0].main.gives(tasks[0].num_class):
             raise ConfigError(f"{name}: compare tabulates probabilities of one class only")
     groups: list[tuple[str, ExperimentConfig, list[Result]]] = []
     for name, config in configs.items():
@@ -187,22 +186,26 @@ def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarr
 
 def _references(config: ExperimentConfig) -> list[Result]:
     """What simple recommenders reach on the same split and candidates."""
-    if config.data.split_strategy != "leave_one_out":
+    if not config.task_data().ranks:
         LOGGER.warning("no references: they rank items, and this data has no ranking task")
         return []
     data = experiment.load_data(config)
-    events, rows = data.events, data.events.split.train
+    events, test, history = data.events, data.test, data.history
+    assert events is not None  # what ranks has all three
+    assert test is not None
+    assert history is not None
+    rows = events.split.train
     training = Training(
         events.user[rows],
         events.item[rows],
         events.rating[rows].astype(np.float64),
         events.label[rows] > 0,
-        len(events.tables.users),
-        len(events.tables.items),
+        history.num_users,
+        history.num_items,
     )
     found = []
     for name, reference in REFERENCES.items():
-        found.append(_reference_result(name, reference(training), data.test, events))
+        found.append(_reference_result(name, reference(training), test, events))
     return found
 
 
@@ -210,6 +213,7 @@ def _reference_result(
     name: str, scores: np.ndarray, test: TabularDataset, events: experiment.Events
 ) -> Result:
     user, task = events.user[test.row], test.ranking
+    assert task is not None
     ranked = scores[user[task.rows][:, None], task.items]
     per_user: dict[str, np.ndarray] = {}
     for column, size in (("HR@10 of 100", SHORT_RANKING), ("HR@10", task.num_negatives)):

@@ -7,12 +7,13 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.models import MODELS
 from deepfm.models.options import (
     AttentionConfig,
@@ -26,6 +27,7 @@ from deepfm.models.options import (
     WideAndDeepConfig,
     XDeepFMConfig,
 )
+from deepfm.objectives import LOSSES, Objective, Task, TaskConfig, TaskData, metric_names
 from deepfm.packaged import find_config
 from deepfm.training.options import (
     OPTIMIZERS,
@@ -44,7 +46,6 @@ from deepfm.utils.settings import (
     build,
     check_limits,
     limited,
-    named_options,
     parse_yaml,
     plain,
     renamed,
@@ -52,44 +53,32 @@ from deepfm.utils.settings import (
 )
 
 __all__ = [
-    "AttentionConfig", "AttentionDeepFMConfig", "CINConfig", "DNNConfig", "DataConfig",
-    "DeepFMConfig", "EvaluationConfig", "ExperimentConfig", "FMConfig", "FeatureConfig",
-    "FieldConfig", "LabelConfig", "ModelConfig", "PackageConfig", "PartOptimizerConfig",
-    "SourceConfig", "TableConfig", "TrainingConfig", "WideAndDeepConfig", "XDeepFMConfig",
-    "config_from_dict", "load_config", "metric_names", "reported_names",
+    "AttentionConfig",
+    "AttentionDeepFMConfig",
+    "CINConfig",
+    "DNNConfig",
+    "DataConfig",
+    "DeepFMConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "FMConfig",
+    "FeatureConfig",
+    "FieldConfig",
+    "LabelConfig",
+    "ModelConfig",
+    "PackageConfig",
+    "PartOptimizerConfig",
+    "SourceConfig",
+    "TableConfig",
+    "TaskConfig",
+    "TrainingConfig",
+    "WideAndDeepConfig",
+    "XDeepFMConfig",
+    "config_from_dict",
+    "load_config",
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
-RANKING_KS = (5, 10, 20)
-# What may be named, with its options and their defaults.
-LOSSES: dict[str, dict[str, Any]] = {
-    "binary_cross_entropy": {"label_smoothing": 0.0},
-    "binary_focal": {"gamma": 2.0, "alpha": 0.5},
-    "softmax_cross_entropy": {"label_smoothing": 0.0},
-    "l2": {},
-    "jrc": {"session": "", "alpha": 0.5},
-}
-# Of a whole split. `thresholds: 0` is the exact AUC; `group` and `session` are one of
-# `data.table.group_columns`.
-METRICS: dict[str, dict[str, Any]] = {
-    "auc": {"thresholds": 0},
-    "logloss": {},
-    "gauc": {"group": ""},
-    "accuracy": {"threshold": 0.5, "top_k": 1},
-    "mae": {},
-    "mse": {},
-    "multiclass_auc": {"thresholds": 0, "average": "macro"},
-    "normalized_entropy": {"eta": 1e-12},
-    "xauc": {"sample_ratio": 1e-3, "max_pairs": None, "in_batch": False},
-    "grouped_xauc": {"group": "", "max_pairs_per_group": 100},
-}
-# Of the training batches while they pass, for the log: decayed averages over windows of steps.
-TRAIN_METRICS: dict[str, dict[str, Any]] = {
-    name: METRICS[name] | options | {"decay_rate": 0.9, "decay_step": 100}
-    for name, options in {
-        "auc": {"thresholds": 200}, "mae": {}, "mse": {}, "accuracy": {}, "xauc": {},
-    }.items()
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +185,7 @@ class TableConfig(SourceConfig):
     users: SourceConfig | None = None
     items: SourceConfig | None = None
     package: PackageConfig | None = None
-    label: str
+    label: str = ""
     labels: dict[str, LabelConfig] = field(default_factory=dict)
     sample_weight: str | None = None
     group_columns: tuple[str, ...] = ()
@@ -210,7 +199,11 @@ class TableConfig(SourceConfig):
     @property
     def trained_label(self) -> LabelConfig:
         """What `label` names: one of `labels`, or a column of zeros and ones."""
-        return self.labels.get(self.label) or LabelConfig(column=self.label)
+        return self.label_of(self.label)
+
+    def label_of(self, name: str) -> LabelConfig:
+        """One of `labels`, or else a column of zeros and ones."""
+        return self.labels.get(name) or LabelConfig(column=name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +361,7 @@ class TrainingConfig:
     batch_size: int = limited(4096, at_least=1)
     shuffle: bool = True
     drop_last: bool = False
-    losses: tuple[str | dict[str, Any], ...] = ("binary_cross_entropy",)
+    losses: tuple[Objective, ...] = one_of(LOSSES, "loss", ("binary_cross_entropy",))
     lr: float = limited(1e-3, above=0)
     optimizer: OptimizerConfig = one_of(OPTIMIZERS, "optimizer", "adam")
     sparse_optimizer: OptimizerConfig | SparseOptimizerConfig | None = one_of(
@@ -390,7 +383,7 @@ class TrainingConfig:
     checkpoint_every_steps: int | None = limited(None, at_least=1)
     evaluate_every_steps: int | None = limited(None, at_least=1)
     log_every_steps: int | None = limited(None, at_least=1)
-    metrics: tuple[str | dict[str, Any], ...] = ()
+    metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
     scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")
     scheduler_t_max: InitVar[int | None] = renamed("scheduler.t_max")
@@ -402,11 +395,6 @@ class TrainingConfig:
         scheduler_t_max: int | None,
     ) -> None:
         resolve(self, "training")
-        for key, known in (("losses", LOSSES), ("metrics", TRAIN_METRICS)):
-            specs = getattr(self, key)
-            what = "loss" if key == "losses" else "metric"
-            specs = tuple(named_options(spec, known, f"training.{key}", what) for spec in specs)
-            object.__setattr__(self, key, specs)
         if not self.losses:
             raise ConfigError("expected at least one loss", key="training.losses")
         older = {
@@ -436,18 +424,19 @@ class EvaluationConfig:
     candidate_seed: int = limited(0, at_least=0)
     batch_size: int = limited(16384, at_least=1)
     max_batches: int | None = limited(None, at_least=1)
-    metrics: tuple[str | dict[str, Any], ...] = ("auc", "logloss")
+    metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
 
     def __post_init__(self) -> None:
-        specs = [named_options(m, METRICS, "evaluation.metrics", "metric") for m in self.metrics]
-        object.__setattr__(self, "metrics", tuple(specs))
+        resolve(self, "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """One experiment, from data to metrics.
 
-    In a file the options of the model stand at the top, beside `model_name`.
+    In a file the options of the model stand at the top, beside `model_name`. Without `tasks` there
+    is one, which `data.table.label`, `training.losses`, `evaluation.metrics`, `training.metrics`
+    and `num_class` describe.
 
     Attributes:
         model: Name and options of the model.
@@ -456,6 +445,7 @@ class ExperimentConfig:
         device: `auto` (MPS, then CUDA, then CPU), or one of these in small letters.
         output_dir: Where a run is written.
         data: Where rows come from.
+        tasks: Several things that a model is trained to predict, by name.
         training: The training loop.
         evaluation: Scoring and metrics.
         format_version: Of this file.
@@ -467,13 +457,18 @@ class ExperimentConfig:
     device: str = "auto"
     output_dir: str = "outputs/experiment"
     data: DataConfig = field(default_factory=DataConfig)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        if self.tasks:
+            self._check_tasks()
+        elif self.data.table is not None and not self.data.table.label:
+            raise ConfigError("a value is needed", key="data.table.label")
         metric = self.training.metric
-        known = metric_names(self.training.losses, self.evaluation.metrics)
+        known = metric_names(self.task_list())
         if metric not in known:
             raise ConfigError(
                 f"unknown metric {metric!r}; {nearest(metric, known)}", key="training.metric"
@@ -489,12 +484,72 @@ class ExperimentConfig:
         """The embedding layer's options."""
         return self.model.feature
 
+    def _check_tasks(self) -> None:
+        """Refuse names that cannot stand in a column's name, and a task that is said twice."""
+        for name in self.tasks:
+            if not name.isidentifier():
+                raise ConfigError(
+                    f"{name!r} is no name of a task: letters, digits and _ are", key="tasks"
+                )
+        short_form = {
+            "training.losses": self.training.losses != TrainingConfig().losses,
+            "training.metrics": self.training.metrics != (),
+            "evaluation.metrics": self.evaluation.metrics != EvaluationConfig().metrics,
+            "num_class": self.num_class != 1,
+            "data.table.label": self.data.table is not None and self.data.table.label != "",
+        }
+        for key, is_given in short_form.items():
+            if is_given:
+                raise ConfigError("each of the tasks says this; leave it out here", key=key)
+        if self.data.table is None:
+            raise ConfigError("a declared table has the labels of tasks", key="tasks")
+        if self.data.split_strategy == "leave_one_out" and len(self.tasks) > 1:
+            raise ConfigError(
+                "data.split_strategy leave_one_out ranks items by one task, found "
+                f"{', '.join(self.tasks)}",
+                key="tasks",
+            )
+
+    def task_list(self) -> tuple[Task, ...]:
+        """What a model of this experiment is trained to predict."""
+        if self.tasks:
+            is_only = len(self.tasks) == 1
+            return tuple(t.task(name, is_only=is_only) for name, t in self.tasks.items())
+        table = self.data.table
+        return (
+            Task(
+                label="" if table is None else table.label,
+                objectives=self.training.losses,
+                metrics=self.evaluation.metrics,
+                train_metrics=self.training.metrics,
+                num_class=self.num_class,
+            ),
+        )
+
+    def label_rules(self) -> dict[str, LabelConfig]:
+        """What makes each label that a task has, by its name; empty without a declared table."""
+        table = self.data.table
+        return {} if table is None else {t.label: table.label_of(t.label) for t in self.task_list()}
+
+    def task_data(self) -> TaskData:
+        """What its data has to offer to tasks."""
+        table, split = self.data.table, self.data.split_strategy
+        rules = self.label_rules()
+        return TaskData(
+            {name: rule.kind for name, rule in rules.items()} or {"": "binary"},
+            () if table is None else table.group_columns,
+            split,
+            ranks=split == "leave_one_out",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default spelled out; `config_from_dict` is the inverse.
 
         Only a declared field shows no more than what was given.
         """
-        nested = plain(self)
+        nested: dict[str, Any] = plain(self)
+        if not self.tasks:
+            del nested["tasks"]
         model = nested.pop("model")
         nested = {"model_name": model.pop("name"), **nested}
         sections = ("training", "evaluation", "format_version")  # stand behind the model's
@@ -505,40 +560,6 @@ class ExperimentConfig:
                 for name, keys in table["fields"].items()
             }
         return nested | model | behind
-
-
-def metric_names(
-    losses: Iterable[Mapping[str, Any]] = (), metrics: Sequence[Mapping[str, Any]] = ()
-) -> list[str]:
-    """The metrics that early stopping can watch, by the names they are reported under.
-
-    Args:
-        losses, metrics: As in `training.losses` and `evaluation.metrics`.
-    """
-    ranking = [f"{name}@{k}" for name in ("hr", "ndcg") for k in RANKING_KS]
-    ranking += [f"ranking_99.{name}" for name in ranking]
-    configured = [*reported_names(metrics), *(loss["name"] for loss in losses)]
-    return list(dict.fromkeys(["auc", "logloss", *configured, *ranking]))
-
-
-def reported_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What metrics are called in results: by name, and what sets those of one name apart.
-
-    Example:
-        >>> auc, gauc = {"name": "auc", "thresholds": 0}, {"name": "gauc", "group": "user"}
-        >>> reported_names([auc, gauc, auc | {"thresholds": 200}])
-        ['auc[0]', 'gauc', 'auc[200]']
-    """
-    found = []
-    for spec in specs:
-        others = [other for other in specs if other["name"] == spec["name"]]
-        apart = [
-            str(value)
-            for option, value in spec.items()
-            if any(other[option] != value for other in others)
-        ]
-        found.append(f"{spec['name']}[{','.join(apart)}]" if apart else spec["name"])
-    return found
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -583,6 +604,7 @@ def config_from_dict(
             source=source_of(sources, "format_version"),
         )
     check_limits(config, "", sources)
+    check_limits(config.model, "", sources)
     return config
 
 

@@ -1,9 +1,6 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,19 +18,21 @@ from deepfm.checkpoint import (
     transfer,
 )
 from deepfm.config import DataConfig, ExperimentConfig
-from deepfm.data import ADAPTERS, store, tabular
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import binary_label, group_ids, sample_weight
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
+from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.splits import Splits, leave_one_out, sortable
+from deepfm.data.store import prepare as store
+from deepfm.data.store.stream import PARTS
 from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
-from deepfm.evaluation.losses import check_losses
-from deepfm.evaluation.metrics import check_metrics
-from deepfm.evaluation.scoring import SHORT_RANKING, Evaluation, evaluate
+from deepfm.evaluation.ranking import SHORT_RANKING
+from deepfm.evaluation.scoring import Evaluation, evaluate
 from deepfm.models import build_model, count_parameters, parameters_of
-from deepfm.models.outputs import prediction_columns
+from deepfm.objectives import check_losses, check_metrics
+from deepfm.objectives.tasks import prediction_columns
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.schedules import build_schedules
@@ -196,7 +195,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
             "data.split_strategy: only declared tables split by predefined, random or time are "
             "prepared; all other data is read into memory when it is needed"
         )
-    check_losses(config)
+    check_losses(config.task_list(), config.task_data())
     return store.prepare(data, _declared_schema(config), num_class=config.num_class)
 
 
@@ -295,15 +294,16 @@ def train(
         LOGGER.info(_kept(config, state))
         for group, dropout in model.embedding.dropouts.items():
             run.write_dropout_ratios(group, dropout.ratios())
-        metrics: dict[str, Any] = {}
-        for name, split in (("valid", data.valid), ("test", data.test)):
-            if split is not None:
-                result = evaluate(model, split, batch_size=config.evaluation.batch_size)
-                metrics[name], last = result.metrics, split
-        # `last` and `result` are those of the last split there is.
-        run.write_table(run.predictions, _predictions(config, last, result))
-        if result.counts is not None:
-            run.write_table(run.ranks, _ranks(last, result))
+        splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+        results = {
+            name: evaluate(model, split, batch_size=config.evaluation.batch_size)
+            for name, split in splits.items()
+        }
+        metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
+        last = "test" if "test" in splits else "valid"
+        run.write_table(run.predictions, _predictions(config, splits[last], results[last]))
+        if results[last].counts is not None:
+            run.write_table(run.ranks, _ranks(splits[last], results[last]))
         if data.summary is not None:
             metrics["data"] = data.summary
         run.write_json(run.metrics, metrics)
@@ -364,22 +364,22 @@ def evaluate_checkpoint(
     checkpoint = load_checkpoint(path)
     used = checkpoint.config
     if config is not None:
-        if changed := changed_keys(used, config, allowed=EVALUATION_CHANGES):
+        metrics = (f"tasks.{name}.metrics" for name in used.tasks)
+        if changed := changed_keys(used, config, allowed=(*EVALUATION_CHANGES, *metrics)):
             raise ConfigError(
                 "--config may change data paths and evaluation only; it also changes "
                 + ", ".join(changed)
             )
         used = config
-        check_metrics(used)
+        check_metrics(used.task_list(), used.training.metric, used.task_data())
     data = load_data(used, checkpoint.encoders)
     split = split or ("valid" if data.test is None else "test")
     rows = getattr(data, split)
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
-    checkpoint = replace(checkpoint, config=used)  # the model's config names the metrics
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, rows, batch_size=used.evaluation.batch_size)
+    result = evaluate(model, rows, used.task_list(), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
 
 
@@ -392,8 +392,9 @@ def check_settings(config: ExperimentConfig) -> None:
     Raises:
         ConfigError: Names the key.
     """
-    check_losses(config)
-    check_metrics(config)
+    tasks, offered = config.task_list(), config.task_data()
+    check_losses(tasks, offered)
+    check_metrics(tasks, config.training.metric, offered)
     schema = _declared_schema(config)
     small = {
         field.name: {
@@ -487,14 +488,14 @@ def _load_store(
     data = config.data
     path = store.prepare(data, schema, encoders, base=base, num_class=config.num_class)
     found = store.open_store(path, data, schema)
-    train, valid, test = (found.parts.get(part) for part in store.PARTS)
+    train, valid, test = (found.parts.get(part) for part in PARTS)
     return ExperimentData(
         train, valid, test, found.encoders, found.users, found.items, summary=found.summary
     )
 
 
 def _read_events(schema: DatasetSchema, data: DataConfig) -> Events:
-    tables = _adapter(data).load(Path(data.data_dir), auto_download=data.auto_download)
+    tables = find_adapter(data).load(Path(data.data_dir), auto_download=data.auto_download)
     rows = tables.interactions
     user, item = (
         tables.positions(schema, rows, group).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -512,16 +513,6 @@ def _read_events(schema: DatasetSchema, data: DataConfig) -> Events:
     time = sortable(rows[schema.time_column].combine_chunks())
     split = leave_one_out(user, time, min_interactions=data.min_interactions)
     return Events(tables, user, item, rating, label, split)
-
-
-def _adapter(data: DataConfig) -> Any:
-    """What answers the two questions about a data set: `schema()` and `load(…)`."""
-    if data.table is not None:
-        return SimpleNamespace(
-            schema=partial(tabular.schema, data.table, Path(data.data_dir)),
-            load=partial(tabular.load, data.table),
-        )
-    return _choose("data.dataset_name", data.dataset_name, ADAPTERS)
 
 
 def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
@@ -550,12 +541,6 @@ def _label_rule(data: DataConfig) -> dict[str, Any]:
     return {"threshold": rule.threshold, "positive": rule.positive}
 
 
-def _choose(key: str, name: str, choices: dict[str, Any]) -> Any:
-    if name not in choices:
-        raise ConfigError(f"{key}: unknown name {name!r}; {nearest(name, choices)}")
-    return choices[name]
-
-
 def _declared_schema(config: ExperimentConfig) -> DatasetSchema:
     """The fields of the data set, with the dims of `feature.embedding_dims`, before any is fitted.
 
@@ -563,7 +548,7 @@ def _declared_schema(config: ExperimentConfig) -> DatasetSchema:
         ConfigError: The data set is unknown, settings of a field contradict each other, or a dim
             is that of no field.
     """
-    schema, dims = _adapter(config.data).schema(), config.feature.embedding_dims
+    schema, dims = find_adapter(config.data).schema(), config.feature.embedding_dims
     for name in dims:
         if name not in schema.fields:
             hint = nearest(name, schema.fields)
@@ -596,8 +581,12 @@ def _growth(base: Checkpoint, encoders: Encoders) -> str:
 
 
 def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    columns = prediction_columns(result.predicted, config.training.losses)
-    return pa.table({"row": dataset.row, "label": dataset.label.numpy()} | columns)
+    """Per row its number, labels and predictions; those of several tasks end in their names."""
+    tasks = config.task_list()
+    labels = {
+        task.column("label"): task.label_of(dataset.label, dataset.schema).numpy() for task in tasks
+    }
+    return pa.table({"row": dataset.row} | labels | prediction_columns(tasks, result.predictions))
 
 
 def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table:

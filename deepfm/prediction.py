@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,14 @@ import torch
 from deepfm.checkpoint import load_checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
-from deepfm.data.files import Rows, file_ending, first_line, is_header, read_rows
+from deepfm.data.files.read import first_line, format_of, read_rows
+from deepfm.data.files.rows import Rows, TextOptions
+from deepfm.data.files.text import file_ending, is_header
+from deepfm.data.sampling import Interactions
 from deepfm.data.schema import RawTables
 from deepfm.errors import DataError
-from deepfm.evaluation.scoring import score, score_items
-from deepfm.models.outputs import is_regression, predicted, prediction_columns
+from deepfm.evaluation.scoring import score_items, score_tasks
+from deepfm.objectives.tasks import of_only_task, prediction_columns
 
 
 class Recommendation(NamedTuple):
@@ -32,7 +35,8 @@ class ScoredRows(NamedTuple):
     Attributes:
         rows: As they were read.
         predictions: By column, (N,) float64: `probability`, of the positive class;
-            `probability_0`, … of three classes or more; `prediction`, of a regression. Null for a
+            `probability_0`, … of three classes or more; `prediction`, of a regression; with the
+            task's name at the end where there are several. Null for a
             row with a value that its field cannot read, if the field's policy is to drop such rows.
         unknown: Per field with a vocabulary, how many values training has not seen.
         bad: Per column, how many values could not be read.
@@ -67,11 +71,11 @@ class Predictor:
         self.encoders = loaded.encoders
         self.schema = loaded.encoders.schema
         self.model = loaded.build_model().to(device)
+        self.tasks = self.model.tasks
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
         self._tables = RawTables(None, loaded.users, loaded.items)
         self._history = loaded.history
         self._source = loaded.config.data.table
-        self._losses = loaded.config.training.losses
 
     def predict(self, columns: pa.Table) -> np.ndarray:
         """Probability of the positive class for each raw row, (N,) float64.
@@ -84,13 +88,17 @@ class Predictor:
         Raises:
             DataError: A column is missing that cannot be looked up, or a value cannot be read.
         """
+        return of_only_task(self.predict_tasks(columns))
+
+    def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
+        """`predict` for a model of any number of tasks: by their names."""
         inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
         return self._predicted(inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """The rows of a file of any size with what is predicted for them, as a stream.
 
-        CSV, TSV, Parquet as in `deepfm.data.files.read_rows`. A text file of the kind that a
+        CSV, TSV, Parquet as in `deepfm.data.files.read.read_rows`. A text file of the kind that a
         declared table was trained on has that table's delimiter and encoding. If the table names
         its columns, a first line that repeats none of the names is a row; the label may be left
         out of the rows then.
@@ -98,14 +106,15 @@ class Predictor:
         Raises:
             DataError: As in `predict`, with file and line.
         """
-        for rows in read_rows([path], **self._form(Path(path))):
+        for rows in read_rows([path], **self._text_options(Path(path))):
             try:
                 columns = self._tables.complete(self.schema, rows.table)
                 inputs, kept, bad = self.encoders.encode_rows(rows._replace(table=columns))
             except DataError as error:
-                at_row = str(error).startswith(f"{path}:")
-                raise error if at_row else DataError(f"{path}: {error}") from None
-            known = prediction_columns(self._predicted(inputs), self._losses)
+                if error.place.file:
+                    raise
+                raise error.at(error.place._replace(file=str(path))) from None
+            known = prediction_columns(self.tasks, self._predicted(inputs))
             predictions = {}
             for name, values in known.items():
                 whole = np.full(len(columns), np.nan)
@@ -122,8 +131,7 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        self._need_items()
-        return self._position(user) is not None
+        return self._position(self._ranked(), user) is not None
 
     def recommend(self, user: object, *, top: int = 10) -> list[Recommendation]:
         """The items with the highest probability, without those the user has a history with.
@@ -134,80 +142,105 @@ class Predictor:
             DataError: The checkpoint has no items to rank, or the data has context fields, which
                 a list has no values for.
         """
-        self._need_items()
+        ranked = self._ranked()
         fields = self.schema.fields.values()
         if context := [field.name for field in fields if field.group == "context"]:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
-        item_field = self.schema.fields[self.schema.item_field]
-        row = self._user_row(user)
+        row = _user_row(ranked, user)
         own = [field.raw_columns for field in fields if field.group == "item"]
         for column in {column for columns in own for column in columns}:
-            any_item = self._tables.items[column].slice(0, 1)  # each item replaces it by its own
+            any_item = ranked.items[column].slice(0, 1)  # each item replaces it by its own
             row = row.append_column(column, any_item)
         row = self._tables.complete(self.schema, row)
-        items = np.arange(len(self._tables.items))
-        if (position := self._position(user)) is not None:
-            items = np.setdiff1d(items, self._history.items_of(position))
-        catalogue = Catalogue.of(self.schema, self.encoders.encode(self._tables.items, "item"))
+        items = np.arange(len(ranked.items))
+        if (position := self._position(ranked, user)) is not None:
+            items = np.setdiff1d(items, ranked.history.items_of(position))
+        catalogue = Catalogue.of(self.schema, self.encoders.encode(ranked.items, "item"))
         inputs = self.encoders.encode(row)
         logits = score_items(
             self.model, inputs, items[None], catalogue, batch_size=self.batch_size
         )[0]
         best = np.argsort(-logits, kind="stable")[:top]
         titles = self.schema.item_title_column
-        found = self._tables.items.take(items[best])
+        found = ranked.items.take(items[best])
         return [
             Recommendation(item, title, float(probability))
             for item, title, probability in zip(
-                found[item_field.column].to_pylist(),
+                found[ranked.item_column].to_pylist(),
                 found[titles].to_pylist() if titles else [None] * len(best),
-                predicted(logits[best], self._losses),
+                self.tasks[0].predicted({"": logits[best]}),
                 strict=True,
             )
         ]
 
-    def _predicted(self, inputs: Inputs) -> np.ndarray:
-        logits = score(self.model, inputs, batch_size=self.batch_size)
-        return predicted(logits, self._losses)
+    def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        logits = score_tasks(self.model, inputs, batch_size=self.batch_size)
+        return {task.name: task.predicted(logits) for task in self.tasks}
 
-    def _need_items(self) -> None:
-        if self._history is None:
+    def _ranked(self) -> "_Ranked":
+        """The items to rank.
+
+        Raises:
+            DataError: The checkpoint has none, or nothing to rank them by.
+        """
+        items, history, schema = self._tables.items, self._history, self.schema
+        if items is None or history is None or not schema.user_field or not schema.item_field:
             raise DataError(
                 "the checkpoint has no items to rank: it was not trained with split_strategy "
                 "leave_one_out"
             )
-        if self.model.num_class != 1 or is_regression(self._losses):
+        if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
             raise DataError("the checkpoint ranks no items: it does not predict one probability")
+        user, item = (schema.fields[name].column for name in (schema.user_field, schema.item_field))
+        return _Ranked(items, history, user, item)
 
-    def _form(self, path: Path) -> dict[str, Any]:
-        """How a file is to be read: the arguments of `read_rows`."""
+    def _text_options(self, path: Path) -> TextOptions:
+        """How a file is to be read."""
         table, ending = self._source, file_ending(path)
-        if table is None or ending == ".parquet":
+        if table is None or format_of(path).is_typed:
             return {}
-        form: dict[str, Any] = {}
+        options: TextOptions = {}
         if ending not in (".csv", ".tsv") or ending in map(file_ending, table.files):
-            form = {"delimiter": table.delimiter, "encoding": table.encoding}
+            options = {"delimiter": table.delimiter, "encoding": table.encoding}
         if not table.columns:
-            return form
-        cells = first_line(path, **form)
+            return options
+        cells = first_line(path, options)
         if is_header(cells, table.columns):
-            return form
+            return options
         names = list(table.columns)
         if len(cells) == len(names) - 1 and self.schema.label_field in names:
             names.remove(self.schema.label_field)
-        return form | {"columns": names}
+        options["columns"] = names
+        return options
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
-            has_vocabulary = not (field.hash_buckets or field.quantiles or field.has_fixed_ids)
-            if has_vocabulary and field.column in columns.column_names:
+            if field.encoder.counts_unknown and field.column in columns.column_names:
                 absent = columns[field.column].null_count if field.default is None else 0
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
 
-    def _user_row(self, user: object) -> pa.Table:
-        return pa.table({self.schema.fields[self.schema.user_field].column: pa.array([user])})
+    def _position(self, ranked: "_Ranked", user: object) -> int | None:
+        """Row of the user table; None for a user that is not there."""
+        found = self._tables.positions(self.schema, _user_row(ranked, user), "user")[0].as_py()
+        return None if found is None else int(found)
 
-    def _position(self, user: object) -> int | None:
-        return self._tables.positions(self.schema, self._user_row(user), "user")[0].as_py()
+
+class _Ranked(NamedTuple):
+    """The items of a checkpoint that ranks.
+
+    Attributes:
+        items: Their table.
+        history: The items that users have interacted with.
+        user_column, item_column: Raw columns of the ids.
+    """
+
+    items: pa.Table
+    history: Interactions
+    user_column: str
+    item_column: str
+
+
+def _user_row(ranked: _Ranked, user: object) -> pa.Table:
+    return pa.table({ranked.user_column: pa.array([user])})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepfm.config import load_config
-from deepfm.data import movielens
+from deepfm.data.sources import movielens
 from deepfm.experiment import load_data
 from deepfm.utils.io import exclusive_lock
 from tests import tiny
@@ -35,7 +35,6 @@ def movielens_dir() -> Path:
 def tiny_config(tmp_path, monkeypatch):
     """Writes a config for the small data set of `tests.tiny`; dotted keys with `__` for the dot."""
     monkeypatch.setattr("deepfm.data.ADAPTERS", {"tiny": tiny})
-    monkeypatch.setattr("deepfm.experiment.ADAPTERS", {"tiny": tiny})
     return lambda name="tiny", **changes: tiny.write_config(tmp_path, name, **changes)
 
 

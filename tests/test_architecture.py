@@ -14,27 +14,57 @@ ROOT = Path(deepfm.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "packaged": {"errors"},
-    "config": {"errors", "packaged", "utils.settings"},
+    "config": {
+        "errors", "packaged", "utils.settings", "utils.named", "objectives", "evaluation.metrics",
+    },
     "utils": {"errors", "utils"},
     "data": {"errors", "utils", "data"},
-    "data.tabular": {"errors", "config", "utils", "data"},
+    "data.files": {"errors", "utils", "data.files"},
+    "data.encoding": {
+        "errors", "utils", "data.files", "data.encoding", "data.schema", "data.batch", "data.order",
+    },
+    "data.sources": {
+        "errors", "config", "utils", "data.schema", "data.download", "data.files", "data.encoding",
+        "data.sources",
+    },
+    "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
+    "data.sources.find_adapter": {"errors", "config", "data"},
     "data.store": {"errors", "config", "utils", "data"},
-    "data.movielens": {"errors", "utils", "data.schema", "data.download"},
     "models.layers": {"errors", "models.layers"},
-    "models": {"errors", "config", "data.schema", "data.batch", "models"},
-    "models.outputs": {"errors"},
-    "evaluation": {"errors", "config", "data", "models", "evaluation"},
-    "training": {"errors", "config", "utils", "data", "models", "evaluation", "training"},
+    "models": {
+        "errors", "config", "utils", "data.schema", "data.batch", "objectives", "models",
+    },
+    # Losses and metrics are what a config names, so they stand below it.
+    "evaluation.measures": {"errors"},
+    "evaluation.scored": {"errors", "evaluation.measures"},
+    "evaluation.windows": {"evaluation.measures", "evaluation.scored"},
+    "evaluation.metrics": {
+        "errors", "utils.named", "evaluation.measures", "evaluation.scored", "evaluation.windows",
+    },
+    "evaluation.ranking": {"errors"},
+    "objectives": {
+        "errors", "utils.named", "utils.settings", "data.batch", "data.schema",
+        "evaluation.measures", "evaluation.metrics", "evaluation.ranking", "easyrec.names",
+        "objectives",
+    },
+    "evaluation": {"errors", "utils.named", "data", "models", "objectives", "evaluation"},
+    "training": {
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
+    },
     "checkpoint": {"errors", "config", "utils", "data", "models"},
-    "prediction": {"errors", "data", "models.outputs", "evaluation", "checkpoint"},
+    "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
     "experiment": {
-        "errors", "config", "utils", "data", "models", "evaluation", "training", "checkpoint",
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
+        "checkpoint",
     },
     "comparison": {
-        "errors", "config", "utils", "data", "models.outputs", "evaluation", "checkpoint",
-        "experiment",
+        "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
     },
-    "easyrec": {"errors", "config", "utils", "data", "models.layers", "easyrec"},
+    "easyrec": {
+        "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
+        "easyrec",
+    },
+    "easyrec.names": set(),
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "easyrec",

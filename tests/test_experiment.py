@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from deepfm import data as registry
 from deepfm import experiment
 from deepfm.checkpoint import Checkpoint, RunDirectory, load_checkpoint, transfer
 from deepfm.cli import main
@@ -94,7 +95,7 @@ def load_before(data_dir, auto_download) -> RawTables:
 def base(tiny_config, monkeypatch, tmp_path):
     """The best checkpoint of a run on the data as it was before."""
     before = SimpleNamespace(schema=tiny.schema, load=load_before)
-    monkeypatch.setitem(experiment.ADAPTERS, "before", before)
+    monkeypatch.setitem(registry.ADAPTERS, "before", before)
     path = tiny_config("before", output_dir=str(tmp_path / "before"), data__dataset_name="before")
     experiment.train(load_config(path))
     return tmp_path / "before" / "best_model.pt"
@@ -284,7 +285,7 @@ def test_a_checkpoint_of_another_model_or_of_other_fields_is_refused(
     for name, own in (("other", others), ("reversed", reversed(fields.values()))):
         made = DatasetSchema(fields={field.name: field for field in own}, label_field="stars")
         adapter = SimpleNamespace(schema=lambda made=made: made)
-        monkeypatch.setitem(experiment.ADAPTERS, name, adapter)
+        monkeypatch.setitem(registry.ADAPTERS, name, adapter)
     path = tiny_config(**changes)
     capsys.readouterr()
     assert main(["train", "--config", str(path), "--init-from", str(base)]) == 2

@@ -16,7 +16,7 @@ import torch
 from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.config import load_config
-from deepfm.data import store
+from deepfm.data.store import prepare as store
 from deepfm.prediction import Predictor
 
 RELEASES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.is_dir())

@@ -10,7 +10,7 @@ import pytest
 
 from deepfm.cli import main
 from deepfm.config import load_config
-from deepfm.data import movielens
+from deepfm.data.sources import movielens
 from deepfm.prediction import Predictor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*movielens*.yaml"))

@@ -17,11 +17,11 @@ from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.data import order
-from deepfm.data.files import TableWriter
+from deepfm.data.files.writer import TableWriter
 from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
-from tests.data import test_store
-from tests.data.test_store import rows, write_table
+from tests.data.store import test_store
+from tests.data.store.test_store import rows, write_table
 
 
 def write_config(folder: Path, **changes: object) -> Path:
@@ -163,11 +163,13 @@ GIVING_BACK = {
 LIMITED = """
     import resource, sys
     from deepfm.config import load_config
-    from deepfm.data import encoders, order, store
+    from deepfm.data.encoding import encoders
+    from deepfm.data import order
+    from deepfm.data.store import stream
     from deepfm.experiment import train
 
     small, large, budget = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    store.BLOCK_SIZE, encoders.FIT_ROWS = 1 << 20, 1 << 15  # less at once, by the same code
+    stream.BLOCK_SIZE, encoders.FIT_ROWS = 1 << 20, 1 << 15  # less at once, by the same code
     order.SMALL, order.WINDOW = 1 << 16, 1 << 12
     train(load_config(small))  # whatever is loaded or started once is there from now on
     used = next(int(line.split()[1]) << 10 for line in open("/proc/self/status")

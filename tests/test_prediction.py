@@ -12,8 +12,9 @@ import pytest
 from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import DataConfig, FieldConfig, TableConfig, load_config
-from deepfm.data.encoders import Encoders
-from deepfm.data.files import TableWriter, read_rows
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.files.read import read_rows
+from deepfm.data.files.writer import TableWriter
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import evaluate, score
 from deepfm.prediction import Predictor

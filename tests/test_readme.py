@@ -8,23 +8,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deepfm.cli import _parser
+from deepfm.cli import _parser, main
 from deepfm.config import (
-    LOSSES,
-    METRICS,
     OPTIMIZERS,
     SCHEDULERS,
     SPARSE_OPTIMIZERS,
-    TRAIN_METRICS,
     TrainingConfig,
     config_from_dict,
 )
-from deepfm.data import tabular
+from deepfm.data.sources import tabular
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS
 from deepfm.experiment import check_settings
+from deepfm.objectives import LOSSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^python -m deepfm (.+)$", README, re.MULTILINE)
+RESULTS = (ROOT / "docs" / "results.md").read_text()
+COMMANDS = [*dict.fromkeys(re.findall(r"^python -m deepfm (.+)$", README + RESULTS, re.MULTILINE))]
 
 
 def test_the_two_commands_are_make_targets_that_ci_runs():
@@ -46,7 +46,7 @@ def test_every_command_parses_and_names_configs_that_exist(command):
 
 
 def test_every_command_of_the_cli_is_shown():
-    shown = {command.split()[0] for command in COMMANDS}
+    shown = {command.split()[0] for command in COMMANDS if command in README}
     (commands,) = _parser()._subparsers._group_actions
     assert shown == set(commands.choices)
 
@@ -62,11 +62,11 @@ def test_the_page_about_training_has_every_key_and_option():
     page = (ROOT / "docs" / "training.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     config = config_from_dict(yaml.safe_load(text)).training
-    assert config.part_optimizers[0].optimizer["momentum"] == 0.9
+    assert config.part_optimizers[0].optimizer.momentum == 0.9
     keys = {field.name for field in dataclasses.fields(TrainingConfig)}
     named = set(keys)
     for table in (OPTIMIZERS, SPARSE_OPTIMIZERS, SCHEDULERS):
-        named |= {name for name, options in table.items() for name in (name, *options)}
+        named |= set(table) | {f.name for kind in table.values() for f in dataclasses.fields(kind)}
     assert not [name for name in named if not re.search(rf"`{name}\b", page)]
     for key, value in re.findall(r"^\| `(\w+)` \| ([\w.]+) \|", page, re.MULTILINE):
         if key in keys - {"losses", "metrics"}:
@@ -94,7 +94,8 @@ def test_the_page_of_losses_and_metrics_lists_them_all_and_its_example_fits():
     cells = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
     names = set(re.findall(r"`(\w+)`", cells))
     assert names >= set(LOSSES) | set(METRICS)
-    options = {o for table in (LOSSES, METRICS) for kind in table.values() for o in kind}
+    known = [*LOSSES.values(), *METRICS.values()]
+    options = {option.name for kind in known for option in dataclasses.fields(kind)}
     assert all(f"`{option}`" in text for option in options)
     assert all(f"`{name}`" in text.rpartition("## ")[2] for name in TRAIN_METRICS)
 
@@ -104,6 +105,21 @@ def test_the_python_example_runs():
     names: dict = {}
     exec(code, names)
     assert names["probability"].shape == (10,)
+
+
+def test_an_own_csv_takes_five_lines(tmp_path, monkeypatch, capsys):
+    """The lines as they stand, but for the editor, on clicks that follow from two columns."""
+    (lines,) = re.findall(r"own CSV in five lines\n\n```bash\n(.*?)```", README, re.DOTALL)
+    assert lines.count("\n") == 5
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'abc'[k % 3]},{k % 7},{int(k % 3 == 0 or k % 7 > 4)}" for k in range(400)]
+    (tmp_path / "clicks.csv").write_text("colour,size,click\n" + "\n".join(rows) + "\n")
+    for line in lines.splitlines():
+        if command := re.fullmatch(r"python -m deepfm (.+)", line):
+            assert main(shlex.split(command[1])) == 0, capsys.readouterr().err
+    header, *scores = (tmp_path / "scores.csv").read_text().splitlines()
+    assert header.replace('"', "") == "colour,size,click,probability"
+    assert len(scores) == 400
 
 
 def test_files_and_modules_that_it_names_exist():

@@ -16,7 +16,7 @@ from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.dataset import TabularDataset
-from deepfm.data.files import TableWriter
+from deepfm.data.files.writer import TableWriter
 from deepfm.data.labels import group_ids
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError, DataError
@@ -233,7 +233,7 @@ def test_the_loss_of_sessions_is_a_mean_over_batches_weighted_by_rows(trained):
     for start in range(0, len(split), size):
         rows = slice(start, start + size)
         parts = [split.label[rows].tolist(), split.group[rows, 0].tolist()]
-        total += sum(reference.row_losses(loss, logits[rows].tolist(), *parts))
+        total += sum(reference.row_losses(loss.to_dict(), logits[rows].tolist(), *parts))
     found = evaluate(model, split, batch_size=size).metrics["jrc"]
     assert found == pytest.approx(total / len(split), rel=1e-9)
 

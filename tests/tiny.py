@@ -6,6 +6,7 @@ as missing data.
 """
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import yaml
 from deepfm.data import ADAPTERS
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.errors import MissingDataError
+from deepfm.models import MODELS
 
 NUM_USERS, NUM_ITEMS, NUM_EVENTS = 40, 60, 1200
 
@@ -99,6 +101,10 @@ def write_config(folder: Path, name: str = "tiny", **changes: object) -> Path:
         for section in sections:
             below = below.setdefault(section, {})
         below[last] = value
+    model = MODELS.get(config.get("model_name", "deepfm"))
+    for section in ("cin", "attention"):  # of other models
+        if model is not None and section not in {item.name for item in fields(model.options)}:
+            del config[section]
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -1,9 +1,42 @@
-"""Raw columns to encoded batches: schema, transforms, splits, sampling, datasets, adapters."""
+"""Raw columns to encoded batches: files, sources, encoding, stores; schema, splits, data sets."""
 
-from deepfm.data import movielens
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-# An adapter is a module with schema() -> DatasetSchema and load(data_dir, auto_download=…) ->
-# RawTables; `data.dataset_name` chooses it.
-ADAPTERS = {
-    "movielens-100k": movielens,
+if TYPE_CHECKING:
+    from deepfm.data.schema import DatasetSchema
+    from deepfm.data.sources.tables import RawTables
+
+
+class Adapter(Protocol):
+    """A module or an object that knows a data set, and nothing of what becomes of it."""
+
+    def schema(self) -> "DatasetSchema":
+        """What the columns mean, before any vocabulary is fitted."""
+        ...
+
+    def load(self, data_dir: Path, auto_download: bool) -> "RawTables":
+        """The raw values."""
+        ...
+
+
+class AdapterModule:
+    """An adapter that is a module, imported when it is asked."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def schema(self) -> "DatasetSchema":
+        found: DatasetSchema = import_module(self._path).schema()
+        return found
+
+    def load(self, data_dir: Path, auto_download: bool) -> "RawTables":
+        found: RawTables = import_module(self._path).load(data_dir, auto_download)
+        return found
+
+
+# `data.dataset_name` chooses one.
+ADAPTERS: dict[str, Adapter] = {
+    "movielens-100k": AdapterModule("deepfm.data.sources.movielens"),
 }

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.hashing import hash_texts
-from deepfm.data.transforms import as_text, is_text, read_numbers
+from deepfm.data.encoding.cells import as_text, read_numbers
+from deepfm.data.encoding.hashing import hash_texts
+from deepfm.data.files.columns import combined, is_list, is_text
 from deepfm.errors import DataError, nearest
 
 _NO_GROUP = 0  # a hash is 0 once in 2^64
@@ -89,8 +90,8 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
         if column not in table.column_names:
             hint = nearest(column, table.column_names)
             raise DataError(f"data.table.group_columns: no column {column!r}; {hint}")
-        values = table[column].combine_chunks()
-        if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        values = combined(table[column])
+        if is_list(values.type):
             values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
             values = pc.list_element(values, 0)
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()

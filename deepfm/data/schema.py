@@ -7,16 +7,18 @@ these two; a field's name is written nowhere else but in an adapter or a config 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from deepfm.data.hashing import FUNCTIONS
-from deepfm.data.transforms import LIST_TRANSFORM, NEVER_ABSENT, argument_of, name_of
-from deepfm.data.words import WordIds
-from deepfm.errors import ConfigError, DataError, nearest
+from deepfm.data.encoding.hashing import FUNCTIONS
+from deepfm.data.encoding.kinds import Encoder
+from deepfm.data.encoding.registry import ID_ENCODERS, kind_of
+from deepfm.data.encoding.scales import SCALES
+from deepfm.data.encoding.transforms import argument_of, transform_class
+from deepfm.data.encoding.words import WordIds
+from deepfm.data.sources.tables import RawTables as RawTables  # an adapter's result
+from deepfm.errors import ConfigError, nearest
 
 
 class FeatureType(StrEnum):
@@ -30,13 +32,9 @@ class FeatureType(StrEnum):
 COMBINERS = ("mean", "sum", "max")
 GROUPS = ("user", "item", "context")
 BAD_VALUES = ("error", "unknown", "drop")
-SCALES = ("none", "min_max", "standard", "log1p")
 MISSING = ("error", "zero", "mean", "indicator")
 KEEP = ("first", "last")
 OUT_OF_RANGE = ("error", "zero", "row0")
-# What decides ids; a field has at most one, and by default the vocabulary of the training split.
-ID_KINDS = ("min_count", "hash_buckets", "quantiles", "num_buckets", "vocabulary", "boundaries")
-FIXED_KINDS = ("num_buckets", "vocabulary", "boundaries")  # ids are those declared, from 0 on
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class FieldSchema:
 
     def __post_init__(self) -> None:
         if self.column and self.columns and self.column != self.name:
-            raise ConfigError(f"field {self.name}: choose column or columns, not both")
+            raise ConfigError("choose column or columns, not both", key=f"field {self.name}")
         object.__setattr__(self, "column", self.column or self.name)
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
@@ -146,15 +144,17 @@ class FieldSchema:
         if self.feature_type not in list(FeatureType):
             hint = nearest(self.feature_type, FeatureType)
             kind = str(self.feature_type)
-            raise ConfigError(f"field {self.name}: unknown feature_type {kind!r}; {hint}")
+            raise ConfigError(f"unknown feature_type {kind!r}; {hint}", key=f"field {self.name}")
         object.__setattr__(self, "feature_type", FeatureType(self.feature_type))
         if self.embedding_dim < 1:
-            raise ConfigError(f"field {self.name}: embedding_dim {self.embedding_dim} is below 1")
+            raise ConfigError(
+                f"embedding_dim {self.embedding_dim} is below 1", key=f"field {self.name}"
+            )
         for key in ("max_length", "hash_buckets", "num_buckets", "quantiles"):
             if (value := getattr(self, key)) < 0:
-                raise ConfigError(f"field {self.name}: {key} {value} is below 0")
+                raise ConfigError(f"{key} {value} is below 0", key=f"field {self.name}")
         if self.value_dim < 1:
-            raise ConfigError(f"field {self.name}: value_dim {self.value_dim} is below 1")
+            raise ConfigError(f"value_dim {self.value_dim} is below 1", key=f"field {self.name}")
         for key, value, choices in (
             ("combiner", self.combiner, COMBINERS),
             ("group", self.group, GROUPS),
@@ -168,12 +168,14 @@ class FieldSchema:
         ):
             if value not in choices:
                 hint = nearest(value, choices)
-                raise ConfigError(f"field {self.name}: unknown {key} {value!r}; {hint}")
+                raise ConfigError(f"unknown {key} {value!r}; {hint}", key=f"field {self.name}")
         if self.vocabulary is not None:
             try:
                 object.__setattr__(self, "vocabulary", WordIds.of(self.vocabulary))
             except ConfigError as error:
-                raise ConfigError(f"field {self.name}: vocabulary: {error}") from None
+                raise ConfigError(
+                    f"vocabulary: {error.problem}", key=f"field {self.name}"
+                ) from None
         self._check_combination()
         if self.has_fixed_ids:
             object.__setattr__(self, "padding_idx", None)
@@ -187,23 +189,27 @@ class FieldSchema:
         kind = self.feature_type
         for key in sorted(given & _ONLY_FOR.keys()):
             if kind not in _ONLY_FOR[key]:
-                raise ConfigError(f"field {self.name}: {key} means nothing for a {kind} field")
+                raise ConfigError(
+                    f"{key} means nothing for a {kind} field", key=f"field {self.name}"
+                )
         if self.embedding_name != self.name and kind is FeatureType.DENSE:
-            raise ConfigError(f"field {self.name}: a dense field has no table to share")
-        kinds = [key for key in ID_KINDS if key in given]
+            raise ConfigError("a dense field has no table to share", key=f"field {self.name}")
+        kinds = [encoder.key for encoder in ID_ENCODERS if encoder.key in given]
         if len(kinds) > 1:
-            raise ConfigError(f"field {self.name}: choose one of {' and '.join(kinds)}")
+            raise ConfigError(f"choose one of {' and '.join(kinds)}", key=f"field {self.name}")
         for key, needed in _ONLY_WITH.items():
             if key in given and needed not in given:
-                raise ConfigError(f"field {self.name}: {key} means nothing without {needed}")
+                raise ConfigError(f"{key} means nothing without {needed}", key=f"field {self.name}")
         if not 0 <= (self.oov_id or 0) < 2**31:
-            raise ConfigError(f"field {self.name}: oov_id {self.oov_id} is no id")
+            raise ConfigError(f"oov_id {self.oov_id} is no id", key=f"field {self.name}")
         if self.boundaries:
             self._check_boundaries()
         if self.columns:
             self._check_cross(given)
         if self.separator and kind is FeatureType.SPARSE:
-            raise ConfigError(f"field {self.name}: separator means nothing for one value per row")
+            raise ConfigError(
+                "separator means nothing for one value per row", key=f"field {self.name}"
+            )
         if self.default is not None:
             self._check_default(given)
 
@@ -212,65 +218,75 @@ class FieldSchema:
             edges = np.array(self.boundaries, np.float32)
         if not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
             raise ConfigError(
-                f"field {self.name}: boundaries: expected finite numbers that rise, also when "
-                f"rounded to float32, found {list(self.boundaries)}"
+                f"boundaries: expected finite numbers that rise, also when "
+                f"rounded to float32, found {list(self.boundaries)}",
+                key=f"field {self.name}",
             )
 
     def _check_cross(self, given: set[str]) -> None:
         if self.feature_type is FeatureType.DENSE:
-            raise ConfigError(f"field {self.name}: columns means nothing for a dense field")
+            raise ConfigError("columns means nothing for a dense field", key=f"field {self.name}")
         if len(self.columns) < 2:
-            raise ConfigError(f"field {self.name}: columns: expected two or more to cross")
-        for key in ("transform", "quantiles", "num_buckets", "boundaries"):
+            raise ConfigError("columns: expected two or more to cross", key=f"field {self.name}")
+        of_numbers = [e.key for e in ID_ENCODERS if e.reads in ("number", "whole number")]
+        for key in ("transform", *of_numbers):
             if key in given:
-                raise ConfigError(f"field {self.name}: {key} means nothing for a cross of columns")
+                raise ConfigError(
+                    f"{key} means nothing for a cross of columns", key=f"field {self.name}"
+                )
 
     def _check_default(self, given: set[str]) -> None:
         """Refuse a default that could never be used, or that the field cannot read."""
         if "missing" in given:
             raise ConfigError(
-                f"field {self.name}: choose default or missing: a default stands in for every "
-                "absent value"
+                "choose default or missing: a default stands in for every absent value",
+                key=f"field {self.name}",
             )
-        if name_of(self.transform) in NEVER_ABSENT:
+        if transform_class(self.transform).is_never_absent:
             raise ConfigError(
-                f"field {self.name}: default means nothing with {self.transform}, which always "
-                "has a value"
+                f"default means nothing with {self.transform}, which always has a value",
+                key=f"field {self.name}",
             )
         elements = self.default_elements
         if self.feature_type is FeatureType.DENSE:
             if len(elements) not in (1, self.value_dim):
                 raise ConfigError(
-                    f"field {self.name}: default: expected {self.value_dim} numbers, found "
-                    f"{self.default!r}"
+                    f"default: expected {self.value_dim} numbers, found {self.default!r}",
+                    key=f"field {self.name}",
                 )
             expected = "a number"
-        elif self.num_buckets:
-            expected = f"a whole number below num_buckets {self.num_buckets}"
-        elif self.boundaries or self.quantiles:
+        elif self.encoder.reads == "whole number":
+            expected = f"a whole number below {self.encoder.key} {self._declared_rows()}"
+        elif self.encoder.reads == "number":
             expected = "a number"
         else:
             return
+        is_whole = not self.is_dense and self.encoder.reads == "whole number"
         for element in elements:
             try:
-                value = float(element)
-                fits = abs(value) <= float(np.finfo(np.float32).max)
-                if self.num_buckets:
-                    fits = element.isdecimal() and int(element) < self.num_buckets
+                fits = abs(float(element)) <= float(np.finfo(np.float32).max)
+                if is_whole:
+                    fits = element.isdecimal() and int(element) < self._declared_rows()
             except ValueError:
                 fits = False
             if not fits:
                 raise ConfigError(
-                    f"field {self.name}: default: expected {expected}, found {element!r}"
+                    f"default: expected {expected}, found {element!r}", key=f"field {self.name}"
                 )
 
     def _declared_rows(self) -> int:
         """Rows of the table, as far as they follow from the declaration; else 0."""
-        if self.hash_buckets:
-            return self.hash_buckets + (self.padding_idx is not None)
-        if self.vocabulary is not None:
-            return max(self.vocabulary.rows, (self.oov_id or 0) + 1)
-        return self.num_buckets or (len(self.boundaries) + 1 if self.boundaries else 0)
+        return self.encoder.declared_rows(self)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its values are numbers or vectors, which have no table."""
+        return self.feature_type is FeatureType.DENSE
+
+    @property
+    def encoder(self) -> type[Encoder]:
+        """The kind of encoder that its settings choose."""
+        return kind_of(self)
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
@@ -280,18 +296,19 @@ class FieldSchema:
     @property
     def has_fixed_ids(self) -> bool:
         """Whether ids are those that the declaration says."""
-        return bool(self.num_buckets or self.vocabulary or self.boundaries)
+        return self.encoder.has_declared_ids
 
     @property
     def absent_id(self) -> int:
         """The id of no value: -1 where the ids from 0 on are those of values, else 0."""
-        is_free = self.has_fixed_ids or (self.hash_buckets and self.padding_idx is None)
-        return -1 if is_free else 0
+        return self.encoder.absent_id(self)
 
     @property
     def cut_at(self) -> str:
         """What cuts a text into the elements of a sequence or vector; empty: nothing does."""
-        if self.separator or name_of(self.transform) != LIST_TRANSFORM:
+        if self.separator or self.transform is None:
+            return self.separator
+        if not transform_class(self.transform).gives_lists:
             return self.separator
         return argument_of(self.transform)
 
@@ -307,20 +324,15 @@ class FieldSchema:
     @property
     def is_embedded(self) -> bool:
         """Whether the field has a vector in `field_embeddings`."""
-        return self.feature_type is not FeatureType.DENSE or self.dense_embedding == "linear"
+        return not self.is_dense or self.dense_embedding == "linear"
 
 
 _EMBEDDED = (FeatureType.SPARSE, FeatureType.SEQUENCE)
-_ONLY_FOR = {
-    "min_count": _EMBEDDED,
-    "hash_buckets": _EMBEDDED,
-    "hash_function": _EMBEDDED,
-    "num_buckets": _EMBEDDED,
-    "out_of_range": _EMBEDDED,
-    "vocabulary": _EMBEDDED,
-    "oov_id": _EMBEDDED,
-    "boundaries": _EMBEDDED,
-    "quantiles": (FeatureType.SPARSE,),
+_ONLY_FOR: dict[str, tuple[FeatureType, ...]] = {
+    key: _EMBEDDED if encoder.in_sequences else (FeatureType.SPARSE,)
+    for encoder in ID_ENCODERS
+    for key in (encoder.key, *encoder.options)
+} | {
     "scale": (FeatureType.DENSE,),
     "missing": (FeatureType.DENSE,),
     "dense_embedding": (FeatureType.DENSE,),
@@ -330,17 +342,15 @@ _ONLY_FOR = {
     "keep": (FeatureType.SEQUENCE,),
     "combiner": (FeatureType.SEQUENCE,),
 }
-_ONLY_WITH = {
-    "hash_function": "hash_buckets",
-    "out_of_range": "num_buckets",
-    "oov_id": "vocabulary",
-    "keep": "max_length",
+_ONLY_WITH = {key: encoder.key for encoder in ID_ENCODERS for key in encoder.options} | {
+    "keep": "max_length"
 }
 # What shapes a table, or decides which value has which row of it.
 _OF_A_TABLE = (
-    "embedding_dim", "min_count", "hash_buckets", "hash_function", "quantiles", "num_buckets",
-    "vocabulary", "oov_id", "boundaries", "padding_idx",
-)  # fmt: skip
+    "embedding_dim",
+    *(key for encoder in ID_ENCODERS for key in (encoder.key, *encoder.table_options)),
+    "padding_idx",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,6 +365,8 @@ class DatasetSchema:
         time_column: Raw column that orders a user's interactions.
         item_title_column: Raw column of an item's title, for people to read.
         group_columns: Raw columns whose values group the rows, in the order of `Batch.group`.
+        label_columns: Names of the labels, in the order of the columns of `Batch.label`, where it
+            has several; empty for one label.
     """
 
     fields: Mapping[str, FieldSchema]
@@ -364,6 +376,7 @@ class DatasetSchema:
     time_column: str | None = None
     item_title_column: str | None = None
     group_columns: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
     _by_type: dict[FeatureType, tuple[FieldSchema, ...]] = field(
         init=False, repr=False, compare=False
     )
@@ -428,74 +441,6 @@ class DatasetSchema:
     def from_dict(cls, plain: Mapping[str, Any]) -> "DatasetSchema":
         fields = {f["name"]: _field_of(f) for f in plain["fields"]}
         return cls(**{**plain, "fields": fields})
-
-
-class RawTables(NamedTuple):
-    """The raw columns of a data set, as an adapter gives them.
-
-    Attributes:
-        interactions: One row per event, in file order: user, item, label and time columns, and
-            context columns.
-        users, items: One row per user and per item, with their raw feature columns. The item
-            table is the catalogue that negatives and candidates are drawn from. None: there is
-            nothing to look up.
-    """
-
-    interactions: pa.Table
-    users: pa.Table | None
-    items: pa.Table | None
-
-    def positions(self, schema: DatasetSchema, columns: pa.Table, group: str) -> pa.Array:
-        """Row of the `user` or `item` table for each row of `columns`; null where unknown.
-
-        Raises:
-            DataError: The id column is missing.
-        """
-        field = schema.fields[schema.user_field if group == "user" else schema.item_field]
-        if field.column not in columns.column_names:
-            hint = nearest(field.column, columns.column_names)
-            raise DataError(f"no column {field.column!r}, which identifies the {group}; {hint}")
-        table = self.users if group == "user" else self.items
-        wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
-        return find(wanted, ids)
-
-    def complete(self, schema: DatasetSchema, columns: pa.Table) -> pa.Table:
-        """Look up, by id, the user and item columns that the rows do not bring along.
-
-        Columns that are there stay as they are; an unknown id gives nulls.
-        """
-        for group, table in (("user", self.users), ("item", self.items)):
-            present = columns.column_names
-            missing = [
-                column
-                for field in schema.fields.values()
-                for column in field.raw_columns
-                if field.group == group and column not in present
-            ]
-            if table is None:
-                continue
-            if missing := [name for name in dict.fromkeys(missing) if name in table.column_names]:
-                found = table.take(self.positions(schema, columns, group))
-                for name in missing:
-                    columns = columns.append_column(name, found[name])
-        return columns
-
-
-def find(values: pa.Array, vocabulary: pa.Array) -> pa.Array:
-    """Position of each value in the vocabulary, null where it is not there or null itself.
-
-    Values are compared as the vocabulary's type: integers find "17" and 17.0 as well as 17.
-
-    Example:
-        >>> find(pa.array(["20", "x", None]), pa.array([10, 20])).to_pylist()
-        [1, None, None]
-    """
-    if values.type != vocabulary.type:
-        try:
-            values = values.cast(vocabulary.type)
-        except pa.ArrowInvalid:  # some value is no number: compare all as text
-            values, vocabulary = values.cast(pa.string()), vocabulary.cast(pa.string())
-    return pc.index_in(values, value_set=vocabulary, skip_nulls=True)
 
 
 def _plain_field(item: FieldSchema) -> dict[str, Any]:

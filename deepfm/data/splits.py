@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deepfm.data.encoding.cells import read_numbers, read_times
+from deepfm.data.files.columns import is_text
 from deepfm.data.order import Permutation, mix
-from deepfm.data.transforms import is_text, read_numbers, read_times
 from deepfm.utils.seeding import derive_seed
 
 SAMPLE = 2**20  # times that are kept to find the cut points of a split by time

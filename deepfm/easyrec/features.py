@@ -17,11 +17,9 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from deepfm.data.words import read_words
+from deepfm.data.encoding.words import read_words
 from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
-from deepfm.easyrec.reading import Pipeline
+from deepfm.easyrec.reading import Keys, Pipeline, shortest
 from deepfm.errors import ConfigError, DataError, nearest
 from deepfm.models.layers.initializers import initializer_from
 
@@ -48,25 +46,20 @@ class Feature(NamedTuple):
 
     name: str
     path: str
-    keys: dict[str, Any]
+    keys: Keys
     table: str | None = None
     rows: int = 0
     pooling: str = ""
 
     @property
+    def dim(self) -> int:
+        """Width of the feature's vector, or of its numbers."""
+        return int(self.keys.get("embedding_dim") or self.keys.get("value_dim", 1))
+
+    @property
     def is_raw(self) -> bool:
         """Whether the feature is numbers, with or without a vector made from them."""
-        return self.keys["type"] == "dense"
-
-
-def shortest(value: float) -> float:
-    """The float of the shortest decimal that is the same float32: 0.001, not 0.00100000005.
-
-    Example:
-        >>> shortest(0.10000000149011612)
-        0.1
-    """
-    return float(str(np.float32(value)))
+        return bool(self.keys["type"] == "dense")
 
 
 def read_features(pipeline: Pipeline, columns: dict[str, str]) -> dict[str, Feature]:
@@ -117,7 +110,7 @@ class _Reader:
         source = self._source(is_combo)
         is_single = self.config.HasField("value_dim") and self.config.value_dim == 1
         held = {self.columns.get(name) for name in source.get("columns", [self._column(source)])}
-        keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
+        keys: Keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
         if keys["type"] == "sequence":
             keys |= self._many()
         rows, ids = self._encoded_ids() if self.mode == FG_NONE else self._bucketized()
@@ -125,21 +118,26 @@ class _Reader:
 
     def raw(self) -> Feature:
         """A raw feature: numbers, or the buckets that they fall into."""
+        return self._buckets() if self.config.boundaries else self._numbers()
+
+    def _buckets(self) -> Feature:
         config, source = self.config, self._source(is_combo=False)
-        if config.boundaries:
-            rows = len(config.boundaries) + 1
-            keys = {"type": "sparse" if config.value_dim == 1 else "sequence"} | source
-            if self.columns.get(self._column(source)) == LIST:
-                keys["type"] = "sequence"
-            if keys["type"] == "sequence":
-                keys |= self._many()
-            if self.mode == FG_NONE:
-                keys |= {"num_buckets": rows, "out_of_range": "row0"}
-            else:
-                keys["boundaries"] = [shortest(edge) for edge in config.boundaries]
-                keys |= self._transform()
-            return self._embedded(keys | self._default(), rows)
-        keys = {"type": "dense"} | source | self._transform() | {"scale": "none"}
+        rows = len(config.boundaries) + 1
+        keys: Keys = {"type": "sparse" if config.value_dim == 1 else "sequence"} | source
+        if self.columns.get(self._column(source)) == LIST:
+            keys["type"] = "sequence"
+        if keys["type"] == "sequence":
+            keys |= self._many()
+        if self.mode == FG_NONE:
+            keys |= {"num_buckets": rows, "out_of_range": "row0"}
+        else:
+            keys["boundaries"] = [shortest(edge) for edge in config.boundaries]
+            keys |= self._transform()
+        return self._embedded(keys | self._default(), rows)
+
+    def _numbers(self) -> Feature:
+        config, source = self.config, self._source(is_combo=False)
+        keys: Keys = {"type": "dense"} | source | self._transform() | {"scale": "none"}
         if config.value_dim != 1:
             if not config.value_dim:
                 raise self.error("value_dim", "expected at least 1, found 0")
@@ -150,7 +148,7 @@ class _Reader:
             keys["init"] = _MLP_INIT
         return Feature(self.name, self.path, keys)
 
-    def _embedded(self, keys: dict[str, Any], rows: int) -> Feature:
+    def _embedded(self, keys: Keys, rows: int) -> Feature:
         config = self.config
         if config.pooling not in _POOLINGS:
             raise self.error("pooling", f"expected sum or mean, found {config.pooling!r}")
@@ -166,9 +164,9 @@ class _Reader:
     def _embedding_dim(self) -> int:
         if not self.config.embedding_dim:
             raise self.error("embedding_dim", "an embedded feature needs one above 0")
-        return self.config.embedding_dim
+        return int(self.config.embedding_dim)
 
-    def _many(self) -> dict[str, Any]:
+    def _many(self) -> Keys:
         return {
             "separator": self._separator(),
             "max_length": 0,
@@ -178,16 +176,16 @@ class _Reader:
     def _separator(self) -> str:
         encoded = self.mode == FG_NONE
         data = self.pipeline.message.data_config
-        found = data.fg_encoded_multival_sep if encoded else self.config.separator
+        found: str = data.fg_encoded_multival_sep if encoded else self.config.separator
         if not found:
             field = "data_config.fg_encoded_multival_sep" if encoded else f"{self.path}.separator"
             raise self.pipeline.error(field, "expected a text that separates values, found none")
         return found
 
-    def _column(self, source: dict[str, Any]) -> str:
-        return source.get("column", self.name)
+    def _column(self, source: Keys) -> str:
+        return str(source.get("column", self.name))
 
-    def _source(self, is_combo: bool) -> dict[str, Any]:
+    def _source(self, is_combo: bool) -> Keys:
         """Where values stand: nothing to say for the column of the feature's name."""
         if self.mode not in EXPRESSING:
             return {}
@@ -210,7 +208,7 @@ class _Reader:
             return {"columns": names}
         return {} if names[0] == self.name else {"column": names[0]}
 
-    def _default(self) -> dict[str, Any]:
+    def _default(self) -> Keys:
         """What stands in for an absent value."""
         config = self.config
         if self.mode == FG_NONE:
@@ -230,7 +228,7 @@ class _Reader:
                 text = self._separator().join([text] * config.value_dim)
         return {"default": text}
 
-    def _transform(self) -> dict[str, Any]:
+    def _transform(self) -> Keys:
         """The normalizer, which has run already where columns hold a feature's values."""
         if self.mode not in EXPRESSING or not self.config.normalizer:
             return {}
@@ -243,7 +241,7 @@ class _Reader:
         fields = self.config.DESCRIPTOR.fields_by_name
         return [name for name in _ID_OPTIONS if name in fields and getattr(self.config, name)]
 
-    def _encoded_ids(self) -> tuple[int, dict[str, Any]]:
+    def _encoded_ids(self) -> tuple[int, Keys]:
         """Ids as they are; the first of the options says how many rows there are."""
         config, options = self.config, self._options()
         if "hash_bucket_size" in options:
@@ -260,7 +258,7 @@ class _Reader:
             raise self._no_option()
         return rows, {"num_buckets": rows, "out_of_range": "row0"}
 
-    def _bucketized(self) -> tuple[int, dict[str, Any]]:
+    def _bucketized(self) -> tuple[int, Keys]:
         """Values to ids."""
         config, options = self.config, self._options()
         if not options:

@@ -7,15 +7,17 @@ value (an `odps://` path, an unknown exporter) it says itself.
 
 import logging
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
-from deepfm.easyrec.reading import MODELS, Pipeline, is_map, is_repeated
+from deepfm.easyrec.reading import MODELS, Pipeline, descriptor_of, is_map, is_repeated
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = descriptor_of(EasyRecConfig)
 HONOURED, IGNORED, REFUSED = "honoured", "ignored", "refused"
 
 
@@ -439,17 +441,18 @@ def check(pipeline: Pipeline) -> None:
         ConfigError: Names the first refused field in the file, its line, and what is supported;
             a model that is not supported comes before all else.
     """
-    refused, ignored = [], {}
+    refused: list[tuple[bool, int, str, str]] = []  # of two, the smaller is named
+    ignored: dict[tuple[str, str], tuple[str, str, list[str]]] = {}
     for path, field, value in _set_fields(pipeline.message, ""):
-        status, note = FIELDS[field.containing_type.name][field.name]
+        message = _message_of(field)
+        status, note = FIELDS[message][field.name]
         if status == REFUSED and not (field.message_type is None and value == field.default_value):
-            refused.append((note is not _OTHER_MODEL.note, len(refused), path, note))
+            line = _line(pipeline, path)
+            refused.append((note is not _OTHER_MODEL.note, line, path, note))
         elif status == IGNORED:
-            kind = (field.containing_type.name, field.name)
-            ignored.setdefault(kind, (path, note, []))[2].append(path)
+            ignored.setdefault((message, field.name), (path, note, []))[2].append(path)
     if refused:
-        places = {path: _line(pipeline.place(path)) for *_, path, _ in refused}
-        *_, path, note = min(refused, key=lambda r: (r[0], places[r[2]], r[1]))
+        *_, path, note = min(refused, key=lambda found: found[:2])
         others = f" ({len(refused) - 1} more fields are not)" if len(refused) > 1 else ""
         raise pipeline.error(path, f"not supported{others}; {note}")
     for path, note, paths in ignored.values():
@@ -457,12 +460,18 @@ def check(pipeline: Pipeline) -> None:
         logger.info("%s: %s is ignored%s: %s", pipeline.place(path), path, others, note)
 
 
-def _line(place: str) -> int:
-    line = place.rpartition(":")[2]
+def _line(pipeline: Pipeline, path: str) -> int:
+    """The line of a field; 0 where it has none, as after an override."""
+    line = pipeline.place(path).rpartition(":")[2]
     return int(line) if line.isdecimal() else 0
 
 
-def _set_fields(message: Any, prefix: str) -> Iterator[tuple[str, FieldDescriptor, Any]]:
+def _message_of(field: FieldDescriptor) -> str:
+    assert field.containing_type is not None
+    return field.containing_type.name
+
+
+def _set_fields(message: Message, prefix: str) -> Iterator[tuple[str, FieldDescriptor, object]]:
     """Every field that is set, with its path; nothing below an ignored or refused one."""
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
@@ -470,16 +479,14 @@ def _set_fields(message: Any, prefix: str) -> Iterator[tuple[str, FieldDescripto
             elements = [(f"{path}[{k}]", element) for k, element in enumerate(value)]
         else:
             elements = [(path, value)]
-        honoured = FIELDS[field.containing_type.name][field.name].status == HONOURED
-        for place, element in elements:
-            yield place, field, element
+        honoured = FIELDS[_message_of(field)][field.name].status == HONOURED
+        for where, element in elements:
+            yield where, field, element
             if honoured and field.message_type is not None and not is_map(field):
-                yield from _set_fields(element, f"{place}.")
+                yield from _set_fields(element, f"{where}.")
 
 
-def reachable(
-    descriptor: Descriptor = EasyRecConfig.DESCRIPTOR,
-) -> Iterator[tuple[str, FieldDescriptor]]:
+def reachable(descriptor: Descriptor = _FORMAT) -> Iterator[tuple[str, FieldDescriptor]]:
     """Each field of the format once, with its message's name; nothing below a refused one."""
     seen: set[str] = set()
 

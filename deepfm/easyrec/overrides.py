@@ -16,14 +16,23 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from deepfm.config import ExperimentConfig
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
-from deepfm.easyrec.reading import Pipeline, find_field, is_map, is_opaque, is_repeated, parse
+from deepfm.easyrec.reading import (
+    Pipeline,
+    descriptor_of,
+    find_field,
+    is_map,
+    is_opaque,
+    is_repeated,
+    parse,
+)
 from deepfm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +44,7 @@ _OPERATORS = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_ROOTS = tuple(EasyRecConfig.DESCRIPTOR.fields_by_name)
+_ROOTS = tuple(descriptor_of(EasyRecConfig).fields_by_name)
 _SEGMENT = re.compile(r"(?P<name>\w+)(?:\[(?P<selector>[^\[\]]*)\])?")
 _CONDITION = re.compile(r"\s*(?P<path>[\w.]+)\s*(?P<operator><=|>=|=|<|>)\s*(?P<value>.*?)\s*")
 _SLICE = re.compile(r"\s*(?P<first>\d*)\s*:\s*(?P<last>\d*)\s*")
@@ -51,7 +60,7 @@ _FLOATS = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
 class _Target(NamedTuple):
     """A field to change: of which message, and that message's path, ending in a dot."""
 
-    message: Any
+    message: Message
     prefix: str
 
 
@@ -63,8 +72,13 @@ def apply(pipeline: Pipeline, overrides: Iterable[str]) -> None:
             type; the message names the segment and the nearest field.
     """
     for override in overrides:
-        for path, value in _changes(override):
-            _apply(pipeline, path, value, f"--override {override}")
+        text = f"--override {override}: "
+        try:
+            for path, value in _changes(override):
+                if skipped := _apply(pipeline, path, value):
+                    logger.info("%sleft as they are, having no such field: %d", text, skipped)
+        except ConfigError as error:
+            raise error.at(source=text) from None
 
 
 def _changes(override: str) -> Iterable[tuple[str, str]]:
@@ -82,7 +96,7 @@ def _changes(override: str) -> Iterable[tuple[str, str]]:
     for part in parts:
         paths, equals, value = _at_equals(part)
         if not equals or not paths.strip():
-            raise ConfigError(f"--override {override}: expected path=value")
+            raise ConfigError("expected path=value")
         names = [name.strip() for name in paths.split(";")]
         if len(names) == 1:
             yield names[0], value
@@ -90,8 +104,8 @@ def _changes(override: str) -> Iterable[tuple[str, str]]:
         values = value.split(";")
         if len(values) not in (1, len(names)):
             raise ConfigError(
-                f"--override {override}: {len(names)} paths and {len(values)} values; expected as "
-                "many values, or one for all"
+                f"{len(names)} paths and {len(values)} values; expected as many values, or one "
+                "for all"
             )
         yield from zip(names, values if len(values) > 1 else values * len(names), strict=True)
 
@@ -99,32 +113,33 @@ def _changes(override: str) -> Iterable[tuple[str, str]]:
 def _at_equals(text: str) -> tuple[str, str, str]:
     """Cut at the first '=' outside of brackets."""
     depth = 0
-    for place, character in enumerate(text):
+    for k, character in enumerate(text):
         depth += (character == "[") - (character == "]")
         if character == "=" and not depth:
-            return text[:place], "=", text[place + 1 :]
+            return text[:k], "=", text[k + 1 :]
     return text, "", ""
 
 
-def _apply(pipeline: Pipeline, path: str, value: str, where: str) -> None:
-    *sections, last = _segments(path, where)
+def _apply(pipeline: Pipeline, path: str, value: str) -> int:
+    """Make one change; returns how many selected elements have no such field."""
+    *sections, last = _segments(path)
     targets = [_Target(pipeline.message, "")]
     many = skipped = 0
     for name, selector in sections:
         found: list[_Target] = []
         for target in targets:
-            field = _field(target, name, where)
+            field = _field(target, name)
             if field.message_type is None or is_map(field):
-                raise ConfigError(f"{where}: {target.prefix}{name} has no fields below it")
+                raise ConfigError(f"{target.prefix}{name} has no fields below it")
             if is_opaque(field):
                 raise ConfigError(
-                    f"{where}: {target.prefix}{name} is not supported, and nothing below it is read"
+                    f"{target.prefix}{name} is not supported, and nothing below it is read"
                 )
             if is_repeated(field):
                 many |= selector is None or not selector.strip().isdecimal()
-                found += _selected(target, field, selector, where)
+                found += _selected(target, field, selector)
                 continue
-            _refuse_selector(target, name, selector, where)
+            _refuse_selector(target, name, selector)
             if many and _holds_another(target.message, field):
                 skipped += 1
                 continue
@@ -132,30 +147,29 @@ def _apply(pipeline: Pipeline, path: str, value: str, where: str) -> None:
         targets = found
     name, selector = last
     for target in targets:
-        field = _field(target, name, where)
+        field = _field(target, name)
         if many and field.message_type is not None and _holds_another(target.message, field):
             skipped += 1
             continue
         if selector is not None:
-            changed = _set_elements(target, field, selector, value, where)
+            changed = _set_elements(target, field, selector, value)
         else:
-            changed = _set(target, field, value, where)
-        for place in changed:
-            _forget_places(pipeline, place)
-            pipeline.places[place] = "--override"
-    if skipped:
-        if skipped == len(targets) or not targets:
-            raise ConfigError(f"{where}: none of the {skipped} selected elements has this field")
-        logger.info("%s: left as they are, having no such field: %d", where, skipped)
+            changed = _set(target, field, value)
+        for changed_path in changed:
+            _forget_places(pipeline, changed_path)
+            pipeline.places[changed_path] = "--override"
+    if skipped and (skipped == len(targets) or not targets):
+        raise ConfigError(f"none of the {skipped} selected elements has this field")
+    return skipped
 
 
-def _segments(path: str, where: str) -> list[tuple[str, str | None]]:
+def _segments(path: str) -> list[tuple[str, str | None]]:
     found, position = [], 0
     while True:
         match = _SEGMENT.match(path, position)
         if match is None or (match.end() < len(path) and path[match.end()] != "."):
             raise ConfigError(
-                f"{where}: cannot read the path at {path[position:]!r}; expected name, name[3], "
+                f"cannot read the path at {path[position:]!r}; expected name, name[3], "
                 "name[1:3], name[:] or name[sub.field=value]"
             )
         found.append((match["name"], match["selector"]))
@@ -164,38 +178,36 @@ def _segments(path: str, where: str) -> list[tuple[str, str | None]]:
         position = match.end() + 1
 
 
-def _field(target: _Target, name: str, where: str) -> FieldDescriptor:
+def _field(target: _Target, name: str) -> FieldDescriptor:
     own = [f.name for f in fields(ExperimentConfig)]
     if not target.prefix and name not in _ROOTS and name in own:
         raise ConfigError(
-            f"{where}: {name} is a key of the YAML form; a pipeline is changed by its own paths, "
+            f"{name} is a key of the YAML form; a pipeline is changed by its own paths, "
             f"such as train_config.num_epochs=1 (sections: {', '.join(_ROOTS)})"
         )
-    return find_field(target.message.DESCRIPTOR, name, target.prefix, where)
+    return find_field(descriptor_of(target.message), name, target.prefix)
 
 
-def _refuse_selector(target: _Target, name: str, selector: str | None, where: str) -> None:
+def _refuse_selector(target: _Target, name: str, selector: str | None) -> None:
     if selector is not None:
-        raise ConfigError(f"{where}: {target.prefix}{name} is no list, found [{selector}]")
+        raise ConfigError(f"{target.prefix}{name} is no list, found [{selector}]")
 
 
-def _holds_another(message: Any, field: FieldDescriptor) -> bool:
+def _holds_another(message: Message, field: FieldDescriptor) -> bool:
     group = field.containing_oneof
     return group is not None and message.WhichOneof(group.name) not in (None, field.name)
 
 
-def _selected(
-    target: _Target, field: FieldDescriptor, selector: str | None, where: str
-) -> list[_Target]:
+def _selected(target: _Target, field: FieldDescriptor, selector: str | None) -> list[_Target]:
     name = f"{target.prefix}{field.name}"
     if selector is None:
-        raise ConfigError(f"{where}: {name} is a list; select with [0], [1:3], [:] or [a.b=value]")
+        raise ConfigError(f"{name} is a list; select with [0], [1:3], [:] or [a.b=value]")
     elements = getattr(target.message, field.name)
-    chosen = _indices(target, field, selector, where)
+    chosen = _indices(target, field, selector)
     return [_Target(elements[k], f"{name}[{k}].") for k in chosen]
 
 
-def _indices(target: _Target, field: FieldDescriptor, selector: str, where: str) -> list[int]:
+def _indices(target: _Target, field: FieldDescriptor, selector: str) -> list[int]:
     """The places of the selected elements.
 
     Raises:
@@ -211,36 +223,35 @@ def _indices(target: _Target, field: FieldDescriptor, selector: str, where: str)
         chosen = list(range(count))[int(match["first"] or 0) : last]
     elif match := _CONDITION.fullmatch(selector):
         if field.message_type is None:
-            raise ConfigError(f"{where}: {name} holds no messages that [{selector}] could look at")
+            raise ConfigError(f"{name} holds no messages that [{selector}] could look at")
         chosen = [
             k
             for k, element in enumerate(elements)
-            if _holds(_Target(element, f"{name}[{k}]."), match, where)
+            if _holds(_Target(element, f"{name}[{k}]."), match)
         ]
     else:
         raise ConfigError(
-            f"{where}: {name}: cannot read [{selector}]; expected [3], [1:3], [:] or "
-            "[sub.field=value]"
+            f"{name}: cannot read [{selector}]; expected [3], [1:3], [:] or [sub.field=value]"
         )
     if not chosen:
-        raise ConfigError(f"{where}: {name}[{selector}] selects none of {count} elements")
+        raise ConfigError(f"{name}[{selector}] selects none of {count} elements")
     return chosen
 
 
-def _holds(target: _Target, condition: re.Match[str], where: str) -> bool:
+def _holds(target: _Target, condition: re.Match[str]) -> bool:
     """Whether an element meets a condition; a path through an unset message does not."""
     *sections, last = condition["path"].split(".")
     message, prefix, is_set = target.message, target.prefix, True
     for name in sections:
-        field = find_field(message.DESCRIPTOR, name, prefix, where)
+        field = find_field(descriptor_of(message), name, prefix)
         if field.message_type is None or is_repeated(field):
-            raise ConfigError(f"{where}: {prefix}{name} cannot stand in a condition")
+            raise ConfigError(f"{prefix}{name} cannot stand in a condition")
         is_set = is_set and message.HasField(name)
         message, prefix = getattr(message, name), f"{prefix}{name}."
-    field = find_field(message.DESCRIPTOR, last, prefix, where)
+    field = find_field(descriptor_of(message), last, prefix)
     if field.message_type is not None or is_repeated(field):
-        raise ConfigError(f"{where}: {prefix}{last} cannot stand in a condition")
-    value = _scalar(field, condition["value"], f"{prefix}{last}", where)
+        raise ConfigError(f"{prefix}{last} cannot stand in a condition")
+    value = _scalar(field, condition["value"], f"{prefix}{last}")
     found = getattr(message, last)
     if field.cpp_type in _FLOATS:  # both as the float32 that a message holds
         other = type(message)()
@@ -249,29 +260,27 @@ def _holds(target: _Target, condition: re.Match[str], where: str) -> bool:
     return is_set and _OPERATORS[condition["operator"]](found, value)
 
 
-def _set_elements(
-    target: _Target, field: FieldDescriptor, selector: str, value: str, where: str
-) -> list[str]:
+def _set_elements(target: _Target, field: FieldDescriptor, selector: str, value: str) -> list[str]:
     """Replace selected elements of a list of values or messages; returns their paths."""
     name = f"{target.prefix}{field.name}"
     if not is_repeated(field) or is_map(field):
-        raise ConfigError(f"{where}: {name} is no list, found [{selector}]")
+        raise ConfigError(f"{name} is no list, found [{selector}]")
     elements = getattr(target.message, field.name)
-    chosen = _indices(target, field, selector, where)
+    chosen = _indices(target, field, selector)
     for k in chosen:
         if field.message_type is None:
-            elements[k] = _scalar(field, value, name, where)
+            elements[k] = _scalar(field, value, name)
         else:
             elements[k].Clear()
-            _parse(elements[k], value, f"{name}[{k}].", where)
+            parse(elements[k], value, f"{name}[{k}].")
     return [f"{name}[{k}]" for k in chosen]
 
 
-def _set(target: _Target, field: FieldDescriptor, value: str, where: str) -> list[str]:
+def _set(target: _Target, field: FieldDescriptor, value: str) -> list[str]:
     """Replace a field; returns its path."""
     name = f"{target.prefix}{field.name}"
     if field.message_type is None and not is_repeated(field):
-        setattr(target.message, field.name, _scalar(field, value, name, where))
+        setattr(target.message, field.name, _scalar(field, value, name))
         return [name]
     group = field.containing_oneof
     target.message.ClearField(group.name if group else field.name)
@@ -279,19 +288,11 @@ def _set(target: _Target, field: FieldDescriptor, value: str, where: str) -> lis
     if field.message_type is not None and not text.startswith(("{", "<", "[")):
         text = f"{{ {text} }}"
     if text != "[]":
-        _parse(target.message, f"{field.name}: {text}", target.prefix, where)
+        parse(target.message, f"{field.name}: {text}", target.prefix)
     return [name]
 
 
-def _parse(message: Any, text: str, prefix: str, where: str) -> None:
-    try:
-        parse(message, text, prefix)
-    except ConfigError as error:
-        problem = re.sub(r"^\d+: ", "", str(error))
-        raise ConfigError(f"{where}: {problem}") from None
-
-
-def _scalar(field: FieldDescriptor, text: str, name: str, where: str) -> Any:
+def _scalar(field: FieldDescriptor, text: str, name: str) -> str | float:
     """A text as a field's type; a text may stand in quotes."""
     kind, text = field.cpp_type, text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
@@ -299,11 +300,12 @@ def _scalar(field: FieldDescriptor, text: str, name: str, where: str) -> Any:
     if kind == FieldDescriptor.CPPTYPE_STRING:
         return text
     expected = "a number"
+    value: str | float
     try:
         if kind == FieldDescriptor.CPPTYPE_BOOL:
             expected = "true or false"
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        if kind == FieldDescriptor.CPPTYPE_ENUM:
+        if field.enum_type is not None:
             expected = f"one of {', '.join(field.enum_type.values_by_name)}"
             return field.enum_type.values_by_name[text].number
         if kind in _INTEGERS:
@@ -313,12 +315,17 @@ def _scalar(field: FieldDescriptor, text: str, name: str, where: str) -> Any:
             value = int(text)
         else:
             value = float(text)
-        # A message refuses a number that is out of range.
-        message = GetMessageClass(field.containing_type)
-        message(**{field.name: [value] if is_repeated(field) else value})
+        _check_range(field, value)
         return value
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{where}: {name}: expected {expected}, found {text!r}") from None
+        raise ConfigError(f"expected {expected}, found {text!r}", key=name) from None
+
+
+def _check_range(field: FieldDescriptor, value: float) -> None:
+    """Let a message refuse a number that is out of range, with a ValueError."""
+    assert field.containing_type is not None
+    message = GetMessageClass(field.containing_type)
+    message(**{field.name: [value] if is_repeated(field) else value})
 
 
 def _forget_places(pipeline: Pipeline, path: str) -> None:

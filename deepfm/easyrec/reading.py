@@ -8,18 +8,24 @@ unknown name below it.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 from google.protobuf import json_format, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
 from deepfm.errors import ConfigError, nearest
 
+logger = logging.getLogger(__name__)
+
+Keys = dict[str, Any]  # nested data with the keys of the YAML form
 MODELS = ("deepfm", "wide_and_deep", "xdeepfm")
 _TOKEN = re.compile(
     r"""
@@ -55,7 +61,11 @@ class Pipeline(NamedTuple):
 
     def error(self, path: str, problem: str) -> ConfigError:
         """A mistake in a field, with its place and path."""
-        return ConfigError(f"{self.place(path)}: {path}: {problem}")
+        return ConfigError(problem, key=path, source=f"{self.place(path)}: ")
+
+    def note(self, path: str, line: str) -> None:
+        """Log what should be known about a field."""
+        logger.info("%s: %s: %s", self.place(path), path, line)
 
 
 def read(path: str | Path) -> Pipeline:
@@ -68,28 +78,28 @@ def read(path: str | Path) -> Pipeline:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the config: {error}") from None
+        raise ConfigError(f"cannot read the config: {error}", source=f"{path}: ") from None
     if path.suffix == ".json":
         return _from_json(text, str(path))
     return _from_text(text, str(path))
 
 
-def parse(message: Any, text: str, prefix: str = "") -> dict[str, int]:
+def parse(message: Message, text: str, prefix: str = "") -> dict[str, int]:
     """Read protobuf text into a message, on top of what it holds; returns the line of each path.
 
     Args:
         prefix: The message's own path, ending in a dot.
 
     Raises:
-        ConfigError: The text is malformed or has an unknown name; begins with the line.
+        ConfigError: The text is malformed or has an unknown name; its source is the line, `17: `.
     """
-    walk = _Walk(text, message.DESCRIPTOR, prefix)
+    walk = _Walk(text, descriptor_of(message), prefix)
     try:
         text_format.Parse(walk.cleaned, message)
     except text_format.ParseError as error:
         problem = re.sub(r"^\d+:\d+ : ", "", " ".join(str(error).split()))
         problem = problem.replace("deepfm.easyrec.", "")
-        raise ConfigError(f"{error.GetLine() or 1}: {problem}") from None
+        raise ConfigError(problem, source=f"{error.GetLine() or 1}: ") from None
     return walk.lines
 
 
@@ -98,7 +108,7 @@ def _from_text(text: str, file: str) -> Pipeline:
     try:
         lines = parse(message, text)
     except ConfigError as error:
-        raise ConfigError(f"{file}:{error}") from None
+        raise error.at(source=f"{file}:{error.source}") from None
     return Pipeline(message, file, {path: f"{file}:{line}" for path, line in lines.items()})
 
 
@@ -135,26 +145,25 @@ class _Walk:
         counts: dict[str, int] = {}
         while (token := self._take()).text != closing or token.kind == "string":
             if token.kind == "end":
-                raise ConfigError(f"{opened}: {prefix[:-1]}: '{closing}' is missing")
+                raise _malformed(opened, f"'{closing}' is missing", prefix[:-1])
             if token.kind != "word":
-                raise ConfigError(
-                    f"{token.line}: expected a field's name, found {token.text!r}"
-                    + ("" if closing else "; outside all brackets")
+                outside = "" if closing else "; outside all brackets"
+                raise _malformed(
+                    token.line, f"expected a field's name, found {token.text!r}{outside}"
                 )
-            field = find_field(descriptor, token.text, prefix, str(token.line))
+            field = find_field(descriptor, token.text, prefix, f"{token.line}: ")
             name = f"{prefix}{field.name}"
             colon = self._accept(":")
             if self._accept("["):
                 if not is_repeated(field):
-                    raise ConfigError(f"{token.line}: {name}: not a list, expected one value")
+                    raise _malformed(token.line, "not a list, expected one value", name)
                 self.lines.setdefault(name, token.line)
                 while not self._accept("]"):
                     self._value(field, name, counts, colon=True, line=token.line)
                     if not self._accept(",") and self._peek().text != "]":
                         wrong = self._peek()
-                        raise ConfigError(
-                            f"{wrong.line}: {name}: expected ',' or ']', found {wrong.text!r}"
-                        )
+                        problem = f"expected ',' or ']', found {wrong.text!r}"
+                        raise _malformed(wrong.line, problem, name)
             else:
                 self._value(field, name, counts, colon=colon, line=token.line)
             if not self._accept(","):
@@ -172,18 +181,18 @@ class _Walk:
         self.lines.setdefault(path, token.line if token.kind != "end" else line)
         if field.message_type is not None:
             if token.text not in _CLOSING or token.kind == "string":
-                raise ConfigError(f"{line}: {name}: expected {{ ... }}, found {token.text!r}")
+                raise _malformed(line, f"expected {{ ... }}, found {token.text!r}", name)
             if is_opaque(field):
                 self._skip(token, name)
             else:
                 self._fields(field.message_type, f"{path}.", _CLOSING[token.text], token.line)
             return
         if not colon:
-            raise ConfigError(f"{line}: {name}: expected ':' and a value, found {token.text!r}")
+            raise _malformed(line, f"expected ':' and a value, found {token.text!r}", name)
         if token.text == "-" and token.kind == "sign":
             token = self._take()
         if token.kind not in ("string", "word", "number"):
-            raise ConfigError(f"{line}: {name}: expected a value, found {token.text!r}")
+            raise _malformed(line, f"expected a value, found {token.text!r}", name)
         while token.kind == "string" and self._peek().kind == "string":
             self._take()  # adjacent texts are one
 
@@ -192,7 +201,7 @@ class _Walk:
         while depth:
             token = self._take()
             if token.kind == "end":
-                raise ConfigError(f"{opening.line}: {name}: a bracket is not closed")
+                raise _malformed(opening.line, "a bracket is not closed", name)
             if token.kind == "sign":
                 depth += (token.text in "{<") - (token.text in "}>")
         self._blank.append((opening.end, token.start))
@@ -218,28 +227,39 @@ def _tokens(text: str) -> Iterator[_Token]:
         if match is None:
             found = text[position : position + 20].split("\n")[0]
             what = "a text that is not closed" if found[0] in "\"'" else "no part of the format"
-            raise ConfigError(f"{line}: {what}: {found}")
-        if match.lastgroup != "skip":
+            raise _malformed(line, f"{what}: {found}")
+        if match.lastgroup is not None and match.lastgroup != "skip":
             yield _Token(match.lastgroup, match[0], line, match.start(), match.end())
         line += match[0].count("\n")
         position = match.end()
     yield _Token("end", "", line, position, position)
 
 
-def find_field(descriptor: Descriptor, name: str, prefix: str, place: str) -> FieldDescriptor:
+def descriptor_of(message: Message | type[Message]) -> Descriptor:
+    """What fields a message has; protobuf's own classes for it differ by its backend."""
+    found = message.DESCRIPTOR
+    assert isinstance(found, Descriptor)
+    return found
+
+
+def _malformed(line: int, problem: str, name: str = "") -> ConfigError:
+    return ConfigError(problem, key=name, source=f"{line}: ")
+
+
+def find_field(descriptor: Descriptor, name: str, prefix: str, source: str = "") -> FieldDescriptor:
     """A message's field by its name.
 
     Args:
         descriptor: Of the message.
         prefix: Path of the message, ending in a dot unless it is the whole pipeline.
-        place: What an error begins with.
+        source: What an error begins with.
     """
     field = descriptor.fields_by_name.get(name)
     if field is None:
         hint = nearest(name, [f.name for f in descriptor.fields])
         if descriptor.name == "ModelConfig":  # most often a model that nobody has told us of
             hint = f"{hint}; supported models: {', '.join(MODELS)}"
-        raise ConfigError(f"{place}: unknown field '{prefix}{name}'; {hint}")
+        raise ConfigError(f"unknown field '{prefix}{name}'; {hint}", source=source)
     return field
 
 
@@ -252,11 +272,38 @@ def is_repeated(field: FieldDescriptor) -> bool:
     """Whether a field may stand several times; older versions of protobuf tell by its label."""
     if hasattr(field, "is_repeated"):
         return field.is_repeated
-    return field.label == FieldDescriptor.LABEL_REPEATED
+    return getattr(field, "label", None) == FieldDescriptor.LABEL_REPEATED
 
 
 def is_map(field: FieldDescriptor) -> bool:
+    """Whether a field holds values by keys."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def shortest(value: float) -> float:
+    """The float of the shortest decimal that is the same float32: 0.001, not 0.00100000005.
+
+    Example:
+        >>> shortest(0.10000000149011612)
+        0.1
+    """
+    return float(str(np.float32(value)))
+
+
+def options_of(config: Message) -> Keys:
+    """All scalars of a message, with their defaults where they are not set.
+
+    What is not set and has no default is left out, if that is a number: 0 pairs at most is no
+    limit that anybody wants.
+    """
+    found: Keys = {}
+    for field in descriptor_of(config).fields:
+        value = getattr(config, field.name)
+        if is_repeated(field):
+            found[field.name] = [shortest(v) if isinstance(v, float) else v for v in value]
+        elif field.has_default_value or config.HasField(field.name) or isinstance(value, str):
+            found[field.name] = shortest(value) if isinstance(value, float) else value
+    return found
 
 
 def _from_json(text: str, file: str) -> Pipeline:
@@ -265,61 +312,83 @@ def _from_json(text: str, file: str) -> Pipeline:
         raw = json.loads(text)
     except ValueError as error:
         line = getattr(error, "lineno", 1)
-        raise ConfigError(f"{file}:{line}: {getattr(error, 'msg', error)}") from None
+        raise ConfigError(getattr(error, "msg", str(error)), source=f"{file}:{line}: ") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{file}:1: expected an object, found {type(raw).__name__}")
+        problem = f"expected an object, found {type(raw).__name__}"
+        raise ConfigError(problem, source=f"{file}:1: ")
     try:
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError:  # indented by tabs: the lines remain unknown
         node = None
-    places: dict[str, str] = {}
     message = EasyRecConfig()
-    cleaned = _clean(raw, node, message.DESCRIPTOR, "", file, places)
+    walk = _JsonWalk(file)
+    cleaned = walk.fields(raw, node, descriptor_of(message), "")
     try:
         json_format.ParseDict(cleaned, message)
     except json_format.ParseError as error:
-        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from None
-    return Pipeline(message, file, places)
+        raise ConfigError(" ".join(str(error).split()), source=f"{file}: ") from None
+    return Pipeline(message, file, walk.places)
 
 
-def _clean(
-    raw: Mapping[str, Any],
-    node: Any,
-    descriptor: Descriptor,
-    prefix: str,
-    file: str,
-    places: dict[str, str],
-) -> dict[str, Any]:
-    """The same with the format's names and without the content of opaque messages."""
-    by_name = {f.name: f for f in descriptor.fields}
-    names = {f.json_name: f.name for f in descriptor.fields} | {name: name for name in by_name}
-    below = {key.value: (key, value) for key, value in node.value} if _has(node, "map") else {}
-    cleaned = {}
-    for key, value in raw.items():
-        key_node, value_node = below.get(key, (None, None))
-        place = f"{file}:{key_node.start_mark.line + 1}" if key_node is not None else file
-        field = find_field(descriptor, names.get(key, key), prefix, place)
-        path = f"{prefix}{field.name}"
-        places.setdefault(path, place)
+class _JsonWalk:
+    """The fields of a JSON text: their names checked, their places kept.
 
-        def one(value: Any, node: Any, path: str, field: FieldDescriptor = field) -> Any:
-            if field.message_type is None or not isinstance(value, dict):
-                return value
-            if is_opaque(field):
-                return {}
-            return _clean(value, node, field.message_type, f"{path}.", file, places)
+    Attributes:
+        places: Place by path.
+    """
 
-        if is_repeated(field) and isinstance(value, list):
-            nodes = value_node.value if _has(value_node, "seq") else [None] * len(value)
-            cleaned[field.name] = []
-            for k, (item, item_node) in enumerate(zip(value, nodes, strict=True)):
-                if item_node is not None:
-                    places[f"{path}[{k}]"] = f"{file}:{item_node.start_mark.line + 1}"
-                cleaned[field.name].append(one(item, item_node, f"{path}[{k}]"))
-        else:
-            cleaned[field.name] = value if is_map(field) else one(value, value_node, path)
-    return cleaned
+    def __init__(self, file: str) -> None:
+        self.places: dict[str, str] = {}
+        self._file = file
 
+    def fields(
+        self,
+        raw: Mapping[str, object],
+        node: yaml.Node | None,
+        descriptor: Descriptor,
+        prefix: str,
+    ) -> dict[str, object]:
+        """The same with the format's names and without the content of opaque messages."""
+        names = {f.json_name: f.name for f in descriptor.fields}
+        below = {}
+        if isinstance(node, yaml.MappingNode):
+            below = {key.value: (key, value) for key, value in node.value}
+        cleaned: dict[str, object] = {}
+        for key, value in raw.items():
+            key_node, value_node = below.get(key, (None, None))
+            place = self._place(key_node)
+            field = find_field(descriptor, names.get(key, key), prefix, f"{place}: ")
+            path = f"{prefix}{field.name}"
+            self.places.setdefault(path, place)
+            if is_repeated(field) and isinstance(value, list):
+                nodes = [None] * len(value)
+                if isinstance(value_node, yaml.SequenceNode):
+                    nodes = value_node.value
+                cleaned[field.name] = [
+                    self._element(field, item, item_node, f"{path}[{k}]")
+                    for k, (item, item_node) in enumerate(zip(value, nodes, strict=True))
+                ]
+            elif is_map(field):
+                cleaned[field.name] = value
+            else:
+                cleaned[field.name] = self._value(field, value, value_node, path)
+        return cleaned
 
-def _has(node: Any, kind: str) -> bool:
-    return node is not None and node.tag == f"tag:yaml.org,2002:{kind}"
+    def _element(
+        self, field: FieldDescriptor, value: object, node: yaml.Node | None, path: str
+    ) -> object:
+        if node is not None:
+            self.places[path] = self._place(node)
+        return self._value(field, value, node, path)
+
+    def _value(
+        self, field: FieldDescriptor, value: object, node: yaml.Node | None, path: str
+    ) -> object:
+        if field.message_type is None or not isinstance(value, dict):
+            return value
+        if is_opaque(field):
+            return {}
+        return self.fields(value, node, field.message_type, f"{path}.")
+
+    def _place(self, node: yaml.Node | None) -> str:
+        return self._file if node is None else f"{self._file}:{node.start_mark.line + 1}"

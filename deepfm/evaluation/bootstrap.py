@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepfm.errors import DataError, DeepFMError
-from deepfm.evaluation.metrics import check_rows
+from deepfm.evaluation.measures import Array, check_rows
 
 PERCENTILES = (2.5, 97.5)
 _DRAWS_AT_A_TIME = 2_000_000  # keeps the temporary arrays of a resampling chunk near 100 MB
@@ -100,12 +100,12 @@ def _multiplicities(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.bincount(cells.ravel(), minlength=rows.size).reshape(resamples, size)
 
 
-def _has_both_classes(label: NDArray, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _has_both_classes(label: Array, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
     positive = label == 1
-    return counts[:, positive].any(axis=1) & counts[:, ~positive].any(axis=1)
+    return np.logical_and(counts[:, positive].any(axis=1), counts[:, ~positive].any(axis=1))
 
 
-def _tied_groups(label: NDArray, score: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def _tied_groups(label: Array, score: Array) -> tuple[Array, Array, Array]:
     """Rows by ascending score, (N,), the first place of each run of equal scores, and the labels
     in that order, (N,)."""
     order = np.argsort(score, kind="stable")
@@ -115,7 +115,7 @@ def _tied_groups(label: NDArray, score: NDArray) -> tuple[NDArray, NDArray, NDAr
 
 
 def _weighted_auc(
-    counts: NDArray[np.int64], order: NDArray, starts: NDArray, positive: NDArray
+    counts: NDArray[np.int64], order: Array, starts: Array, positive: Array
 ) -> NDArray[np.float64]:
     """AUC of each resample, (R,), in which row n stands counts[r, n] times, (R, N).
 
@@ -128,4 +128,5 @@ def _weighted_auc(
     negatives = np.add.reduceat(counts * ~positive, starts, axis=1)  # (R, runs)
     doubled_below = 2 * negatives.cumsum(axis=1) - negatives
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)  # (R,)
-    return (positives * doubled_below).sum(axis=1) / (2 * pairs)
+    auc: NDArray[np.float64] = (positives * doubled_below).sum(axis=1) / (2 * pairs)
+    return auc

@@ -14,8 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepfm.config import RANKING_KS
 from deepfm.errors import DataError, DeepFMError
+
+RANKING_KS = (5, 10, 20)
+SHORT_RANKING = 99  # negatives of the second, widely used ranking protocol
+SHORT = "ranking_99."  # begins the names of its metrics
+_OF_ALL = [f"{name}@{k}" for name in ("hr", "ndcg") for k in RANKING_KS]
+# Of a ranking task, by the names they are reported under; larger is better.
+RANKING_METRICS = (*_OF_ALL, *(f"{SHORT}{name}" for name in _OF_ALL))
 
 
 class RankCounts(NamedTuple):
@@ -81,7 +87,8 @@ def ndcg(counts: RankCounts, k: int) -> NDArray[np.float64]:
     cumulative = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(2, k + 2)))]  # (K + 1,)
     first = np.minimum(counts.above, k)
     last = np.minimum(counts.above + counts.tied + 1, k)
-    return (cumulative[last] - cumulative[first]) / (counts.tied + 1)
+    gain: NDArray[np.float64] = (cumulative[last] - cumulative[first]) / (counts.tied + 1)
+    return gain
 
 
 def ranking_metrics(counts: RankCounts) -> dict[str, float | None]:

@@ -59,7 +59,7 @@ def user_item_bias(training: Training, *, l2: float = 2.5) -> NDArray[np.float64
     """
     shape = (training.num_users, training.num_items)
     pairs, residuals = np.zeros(shape), np.zeros(shape)
-    mean = training.rating.mean()
+    mean = float(training.rating.mean())
     np.add.at(pairs, (training.user, training.item), 1.0)
     np.add.at(residuals, (training.user, training.item), training.rating - mean)
     user_weight = pairs.sum(axis=1) + l2  # (U,)
@@ -68,7 +68,8 @@ def user_item_bias(training: Training, *, l2: float = 2.5) -> NDArray[np.float64
     system = np.diag(item_weight) - pairs.T @ per_user  # (I, I)
     item_bias = np.linalg.solve(system, residuals.sum(axis=0) - per_user.T @ residuals.sum(axis=1))
     user_bias = (residuals.sum(axis=1) - pairs @ item_bias) / user_weight
-    return mean + user_bias[:, None] + item_bias
+    scores: NDArray[np.float64] = mean + user_bias[:, None] + item_bias
+    return scores
 
 
 def item_knn(

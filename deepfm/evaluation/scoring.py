@@ -1,24 +1,31 @@
 """The one scoring loop, and the metrics of a data set; the trainer and the CLI use the same."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from deepfm.config import METRICS, reported_names
 from deepfm.data.batch import Batch, Inputs
-from deepfm.data.dataset import Catalogue, TabularDataset
+from deepfm.data.dataset import Catalogue, RankingTask, TabularDataset
 from deepfm.errors import ConfigError, nearest
-from deepfm.evaluation.losses import batch_losses
-from deepfm.evaluation.metrics import Scored, metric_values
-from deepfm.evaluation.ranking import RankCounts, rank_counts, ranking_metrics
-from deepfm.models.base import BaseCTRModel
-from deepfm.models.outputs import predicted
+from deepfm.evaluation.metrics import metric_values, undefined
+from deepfm.evaluation.ranking import (
+    RANKING_METRICS,
+    SHORT,
+    SHORT_RANKING,
+    RankCounts,
+    rank_counts,
+    ranking_metrics,
+)
+from deepfm.evaluation.scored import Scored
+from deepfm.models.base import BaseCTRModel, evaluation_mode
 from deepfm.models.pairs import Halves, PairScorer
+from deepfm.objectives import Objective, Task, logits_by_name
+from deepfm.objectives.tasks import doubled, of_only_task
+from deepfm.utils.named import reported_names
 
-SHORT_RANKING = 99  # negatives of the second, widely used ranking protocol
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of
 # what its matrix products allow in batches of 4,096, and at 65 % in batches of 16,384.
 CPU_ROWS = 4096
@@ -30,38 +37,55 @@ class Evaluation(NamedTuple):
     """What a model achieves on a data set.
 
     Attributes:
-        metrics: Those of `evaluation.metrics`, the losses, and for data with a ranking task
-            `hr@K`, `ndcg@K`, `ranking_users` and the same under `ranking_99`.
-        predicted: Of each row, as in `deepfm.models.outputs.prediction`, (N,) or (N, C) float64.
+        metrics: Those of each task and its losses; of several tasks below their names. For data
+            with a ranking task `hr@K`, `ndcg@K`, `ranking_users` and the same under `ranking_99`.
+        predictions: Of each row by task, as in `Task.predicted`, (N,) or (N, C).
         counts: Per ranked user, against all candidates; None without a ranking task.
         counts_99: The same against the first 99.
     """
 
     metrics: dict[str, Any]
-    predicted: np.ndarray
+    predictions: dict[str, NDArray[np.float64]]
     counts: RankCounts | None
     counts_99: RankCounts | None
 
+    @property
+    def predicted(self) -> NDArray[np.float64]:
+        """The predictions of a model of one task."""
+        return of_only_task(self.predictions)
 
-@torch.inference_mode()
+
 def score(
     model: BaseCTRModel, inputs: Inputs, *, batch_size: int, max_rows: int | None = None
-) -> np.ndarray:
-    """Logits of all rows in evaluation mode, (N,) or (N, C) float32; the mode is restored.
+) -> NDArray[np.float32]:
+    """Logits of all rows in evaluation mode, (N,) or (N, C), of a model of one task.
 
     Args:
         max_rows: Of the first rows only; None: of all.
     """
+    return of_only_task(score_tasks(model, inputs, batch_size=batch_size, max_rows=max_rows))
+
+
+@torch.inference_mode()
+def score_tasks(
+    model: BaseCTRModel, inputs: Inputs, *, batch_size: int, max_rows: int | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """`score` for any model: logits by the names under which its tasks read them."""
     device, size = model.device, _rows_at_once(model, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
-    with _evaluation_mode(model):
-        parts = [
-            model(inputs.select(slice(start, min(start + size, rows))).to(device)).cpu()
+    with evaluation_mode(model):
+        batches = [
+            logits_by_name(model(inputs.select(slice(start, min(start + size, rows))).to(device)))
             for start in range(0, rows, size)
         ]
-    classes = model.num_class
-    none = np.zeros((0,) if classes == 1 else (0, classes), np.float32)
-    return torch.cat(parts).numpy() if parts else none
+    if not batches:
+        return {task.name: _no_logits(task, 0) for task in model.tasks}
+    return {name: torch.cat([b[name].cpu() for b in batches]).numpy() for name in batches[0]}
+
+
+def _no_logits(task: Task, rows: int) -> NDArray[np.float32]:
+    """Zeros in the shape of a task's logits."""
+    return np.zeros((rows,) if task.num_class == 1 else (rows, task.num_class), np.float32)
 
 
 def score_items(
@@ -83,8 +107,8 @@ def score_items(
     Raises:
         ConfigError: The model gives several logits per row, none of which orders items.
     """
-    if model.num_class != 1:
-        raise ConfigError(f"num_class: items are ranked by one logit, found {model.num_class}")
+    if (found := sum(task.num_class for task in model.tasks)) != 1:
+        raise ConfigError(f"items are ranked by one logit, found {found}", key="num_class")
     inputs, branches = catalogue.with_room(inputs), model.pair_branches()
     if branches is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
@@ -129,7 +153,7 @@ def _score_halves(
     position[distinct] = np.arange(len(distinct))
     candidates = torch.from_numpy(position[items])
     scores = torch.empty(items.shape)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         empty = inputs.select(slice(0, 1)).map(torch.zeros_like)
         scorer = PairScorer(model, empty.to(device))
         parts = []
@@ -155,22 +179,18 @@ def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
     return min(batch_size, CPU_ROWS) if model.device.type == "cpu" else batch_size
 
 
-@contextmanager
-def _evaluation_mode(model: BaseCTRModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def evaluate(
-    model: BaseCTRModel, dataset: TabularDataset, *, batch_size: int, max_rows: int | None = None
+    model: BaseCTRModel,
+    dataset: TabularDataset,
+    tasks: Sequence[Task] | None = None,
+    *,
+    batch_size: int,
+    max_rows: int | None = None,
 ) -> Evaluation:
-    """All metrics that the model's config names, and its losses; every row counts alike.
+    """All metrics of the tasks, and their losses; every row counts alike.
 
     Args:
+        tasks: With the metrics that are wanted; None: the model's own.
         batch_size: Rows per scoring batch, and of what is defined by batches: JRC and `in_batch`.
         max_rows: Take the first rows only; None: all.
 
@@ -178,15 +198,22 @@ def evaluate(
         DataError: There are no rows, or a label is none that the metrics are defined for.
         DeepFMError: A prediction is NaN.
     """
-    logits = score(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
-    metrics, values = _of_logits(model, dataset, logits, batch_size)
+    tasks = model.tasks if tasks is None else tasks
+    logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
+    metrics: dict[str, Any] = {}
+    predictions = {}
+    for task in tasks:
+        scored = _scored(task, dataset, logits, batch_size)
+        found = _of_task(task, dataset, logits, scored)
+        metrics |= {task.name: found} if task.name else found
+        predictions[task.name] = scored.predicted
     counts = counts_99 = None
-    if has_ranking(dataset):
+    if dataset.ranking is not None and has_ranking(dataset):
         sizes = (dataset.ranking.num_negatives, SHORT_RANKING)
-        counts, counts_99 = _rank(model, dataset, batch_size, sizes, max_rows)
+        counts, counts_99 = _rank(model, dataset, dataset.ranking, batch_size, sizes, max_rows)
         metrics |= ranking_metrics(counts) | {"ranking_users": len(counts.above)}
         metrics["ranking_99"] = ranking_metrics(counts_99)
-    return Evaluation(metrics, values, counts, counts_99)
+    return Evaluation(metrics, predictions, counts, counts_99)
 
 
 def has_ranking(dataset: TabularDataset) -> bool:
@@ -198,6 +225,7 @@ def evaluate_metric(
     model: BaseCTRModel,
     dataset: TabularDataset,
     metric: str,
+    tasks: Sequence[Task] | None = None,
     *,
     batch_size: int,
     max_rows: int | None = None,
@@ -207,7 +235,7 @@ def evaluate_metric(
 
     Args:
         metric: One of `metric_names`.
-        batch_size, max_rows: As in `evaluate`.
+        tasks, batch_size, max_rows: As in `evaluate`.
         may_be_none: Whether the named metric need not exist on these rows.
 
     Raises:
@@ -215,132 +243,129 @@ def evaluate_metric(
             rows.
         DataError, DeepFMError: As in `evaluate`.
     """
-    if "@" in metric:
-        short = metric.startswith("ranking_99.")
-        size = SHORT_RANKING if short else dataset.ranking.num_negatives
-        (counts,) = _rank(model, dataset, batch_size, (size,), max_rows)
-        prefix = "ranking_99." if short else ""
+    if metric in RANKING_METRICS and dataset.ranking is not None:
+        prefix = SHORT if metric.startswith(SHORT) else ""
+        size = SHORT_RANKING if prefix else dataset.ranking.num_negatives
+        (counts,) = _rank(model, dataset, dataset.ranking, batch_size, (size,), max_rows)
         return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
-    logits = score(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
-    metrics, _ = _of_logits(model, dataset, logits, batch_size, also=metric)
+    logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
+    metrics: dict[str, float | None] = {}
+    for task in model.tasks if tasks is None else tasks:
+        task = task.with_metric(metric.removeprefix(task.named("")))
+        scored = _scored(task, dataset, logits, batch_size)
+        found = _of_task(task, dataset, logits, scored)
+        metrics |= {task.named(name): value for name, value in found.items()}
     if metric not in metrics:
-        raise ConfigError(f"training.metric: unknown metric {metric!r}; {nearest(metric, metrics)}")
+        problem = f"unknown metric {metric!r}; {nearest(metric, metrics)}"
+        raise ConfigError(problem, key="training.metric")
     if metrics[metric] is None and not may_be_none:
-        raise _undefined(metric, len(logits))
+        rows = len(dataset) if max_rows is None else min(max_rows, len(dataset))
+        raise ConfigError(undefined(metric, rows), key="training.metric")
     return metrics
 
 
 def check_metric(
-    model: BaseCTRModel, dataset: TabularDataset, metric: str, *, max_rows: int | None = None
+    model: BaseCTRModel,
+    dataset: TabularDataset,
+    metric: str,
+    tasks: Sequence[Task] | None = None,
+    *,
+    max_rows: int | None = None,
 ) -> None:
     """Refuse a metric that does not exist on a data set, whatever is predicted.
 
     Raises:
         ConfigError: There is nothing to rank, or labels or groups do not allow for it.
     """
-    if "@" in metric:
+    if metric in RANKING_METRICS:
         if not has_ranking(dataset):
             raise ConfigError(
-                f"training.metric: {metric} needs a ranking task, and the validation split has "
-                "none; choose auc or logloss"
+                f"{metric} needs a ranking task, and the validation split has none; choose auc or "
+                "logloss",
+                key="training.metric",
             )
         return
-    label = dataset.label[:max_rows]
-    if metric.partition("[")[0] == "auc" and len(torch.unique(label)) < 2:
-        raise ConfigError(
-            "training.metric: the validation split holds one class only, so its AUC is undefined; "
-            "choose logloss"
-        )
-    if metric.partition("[")[0] in ("gauc", "multiclass_auc", "xauc", "grouped_xauc"):
-        classes = model.num_class
-        nothing = np.zeros((len(label),) if classes == 1 else (len(label), classes), np.float32)
-        specs = model.experiment.evaluation.metrics
-        watched = [
-            spec for name, spec in zip(reported_names(specs), specs, strict=True) if name == metric
-        ]
-        scored = _scored(model, dataset, nothing, len(label))
-        if any(value is None for value in metric_values(scored, watched).values()):
-            raise _undefined(metric, len(label))
-
-
-def _undefined(metric: str, rows: int) -> ConfigError:
-    return ConfigError(
-        f"training.metric: {metric} does not exist on the {rows:,} rows of the validation split, "
-        "as where all labels are equal; choose another metric"
-    )
+    rows = len(dataset.label[:max_rows])
+    nothing = {task.name: _no_logits(task, rows) for task in model.tasks}
+    for task in model.tasks if tasks is None else tasks:
+        task = task.with_metric(metric.removeprefix(task.named("")))
+        names = [task.named(name) for name in reported_names(task.metrics)]
+        for name, watched in zip(names, task.metrics, strict=True):
+            if name == metric:
+                scored = _scored(task, dataset, nothing, rows)
+                if problem := watched.why_undefined(scored, name):
+                    raise ConfigError(problem, key="training.metric")
 
 
 def _scored(
-    model: BaseCTRModel, dataset: TabularDataset, logits: np.ndarray, batch_size: int
+    task: Task, dataset: TabularDataset, logits: Mapping[str, NDArray[np.float32]], batch_size: int
 ) -> Scored:
-    """The first rows, whose logits these are."""
-    losses, group = model.experiment.training.losses, dataset.group
+    """The first rows, whose logits these are, with what they mean for a task."""
+    rows = len(next(iter(logits.values())))
+    targets = task.targets(_labels(dataset, slice(0, rows)), dataset.schema)
+    value = task.number(doubled(logits))
     return Scored(
-        dataset.label[: len(logits)].numpy(),
-        predicted(logits, losses),
-        logits.astype(np.float64) if "l2" in [loss["name"] for loss in losses] else None,
-        None if group is None else group[: len(logits)].numpy(),
-        dataset.schema.group_columns,
+        targets.label.numpy(),
+        task.predicted(logits),
+        None if value is None else value.numpy(),
+        None if targets.group is None else targets.group.numpy(),
+        targets.group_columns,
         batch_size,
-        model.num_class,
+        task.num_class,
     )
 
 
-def _of_logits(
-    model: BaseCTRModel,
-    dataset: TabularDataset,
-    logits: np.ndarray,
-    batch_size: int,
-    also: str | None = None,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Metrics and losses of the first rows, whose logits these are, and their predictions.
+def _labels(dataset: TabularDataset, rows: slice) -> Batch:
+    """Rows without their features, which no loss or metric reads, and without weights.
 
-    Args:
-        also: A metric that is wanted even if no setting names it.
+    NOTE[DIFF]: Sample weights are left out of all metrics; TorchEasyRec applies them to losses.
     """
-    losses, specs = model.experiment.training.losses, list(model.experiment.evaluation.metrics)
-    if also in METRICS and also not in reported_names(specs):
-        specs.append({"name": also} | METRICS[also])
-    scored = _scored(model, dataset, logits, batch_size)
-    metrics = metric_values(scored, specs)
-    if "logloss" in metrics:  # which is this loss
-        plain = {"name": "binary_cross_entropy", "label_smoothing": 0.0}
-        losses = [loss for loss in losses if loss != plain]
-    return metrics | _loss_values(losses, dataset, logits, batch_size), scored.predicted
+    group = None if dataset.group is None else dataset.group[rows]
+    return Batch(dataset.inputs.select(slice(0, 0)), dataset.label[rows], group=group)
+
+
+def _of_task(
+    task: Task,
+    dataset: TabularDataset,
+    logits: Mapping[str, NDArray[np.float32]],
+    scored: Scored,
+) -> dict[str, float | None]:
+    """Metrics and losses of the first rows, whose logits these are."""
+    metrics = metric_values(scored, task.metrics)
+    losses = [item for item in task.evaluated if item.equal_metric not in metrics]
+    return metrics | _loss_values(task, losses, dataset, logits, scored.batch_size)
 
 
 def _loss_values(
-    losses: Sequence[Mapping[str, Any]],
+    task: Task,
+    losses: Sequence[Objective],
     dataset: TabularDataset,
-    logits: np.ndarray,
+    logits: Mapping[str, NDArray[np.float32]],
     batch_size: int,
 ) -> dict[str, float]:
-    """Mean of each loss over the rows; of one that is defined by batches, over those.
-
-    NOTE[DIFF]: Sample weights are left out, as in all metrics; TorchEasyRec applies them.
-    """
-    totals = dict.fromkeys((loss["name"] for loss in losses), 0.0)
-    columns = dataset.schema.group_columns
-    unread = dataset.inputs.select(slice(0, 0))  # by any loss
-    for start in range(0, len(logits) if losses else 0, batch_size):
-        part = torch.from_numpy(logits[start : start + batch_size]).double()
-        rows = slice(start, start + len(part))
-        group = None if dataset.group is None else dataset.group[rows]
-        batch = Batch(unread, dataset.label[rows].double(), group=group)
-        for name, loss in batch_losses(part, batch, losses, columns).items():
-            totals[name] += float(loss) * len(part) / len(logits)
+    """Mean of each loss over the rows; of one that is defined by batches, over those."""
+    totals = dict.fromkeys((item.name for item in losses), 0.0)
+    count = len(next(iter(logits.values())))
+    for start in range(0, count if losses else 0, batch_size):
+        rows = slice(start, min(start + batch_size, count))
+        part = doubled({name: values[rows] for name, values in logits.items()})
+        targets = task.targets(_labels(dataset, rows), dataset.schema)
+        targets = targets._replace(label=targets.label.double())
+        for item in losses:
+            loss = float(item.loss(part, targets, task.name))
+            totals[item.name] += loss * len(targets.label) / count
     return totals
 
 
 def _rank(
     model: BaseCTRModel,
     dataset: TabularDataset,
+    task: RankingTask,
     batch_size: int,
     sizes: tuple[int, ...],
     max_rows: int | None,
 ) -> list[RankCounts]:
     """Ranks among the first n candidates, for each n of `sizes`; every pair is scored once."""
-    task = dataset.ranking
     ranked = slice(None) if max_rows is None else task.rows < max_rows
     items = task.items[ranked, : 1 + max(sizes)]
     inputs = dataset.inputs.select(torch.from_numpy(task.rows[ranked]))

@@ -75,7 +75,7 @@ def build_model(schema: "DatasetSchema", config: "ExperimentConfig") -> "BaseCTR
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the accelerators' generators as well.
         torch.default_generator.manual_seed(config.seed)
-        return model_class(schema, config.model, config)
+        return model_class(schema, config.model, config.task_list())
 
 
 class ParameterCount(NamedTuple):
@@ -113,11 +113,13 @@ def count_parameters(schema: "DatasetSchema", config: "ExperimentConfig") -> Par
 
 def parameters_of(model: "BaseCTRModel") -> ParameterCount:
     """The weights of a model; the zeros that stand for no value are none."""
-    from deepfm.models.layers.tables import WIDE
+    from deepfm.models.layers.tables import EMBEDDING, WIDE
 
     tables = model.embedding.tables
     of_tables = {id(parameter) for parameter in tables.parameters()}
     dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
-    sizes = [(table.suffix == WIDE, table.rows * table.dim) for table in tables.logical.values()]
-    wide = sum(size for is_wide, size in sizes if is_wide)
-    return ParameterCount(dense, sum(size for _, size in sizes) - wide, wide)
+    sizes = {WIDE: 0, EMBEDDING: 0}
+    for table in tables.logical.values():
+        sizes[table.suffix] = sizes.get(table.suffix, 0) + table.rows * table.dim
+    wide = sizes.pop(WIDE)
+    return ParameterCount(dense, sum(sizes.values()), wide)

@@ -1,19 +1,18 @@
 """What every model shares: views of the inputs in, logits of each row out.
 
-Decided here: how the branches of a model become logits, and where the biases are. Logits become
-probabilities in `outputs` alone. Layers refuse a value with a ValueError that begins with their
+Decided here: how the branches of a model become logits, and where the biases are. Objectives
+make probabilities of logits. Layers refuse a value with a ValueError that begins with their
 argument; `config_section` turns it into a ConfigError about the key that the user wrote.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from deepfm.config import ExperimentConfig
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema
 from deepfm.errors import ConfigError, nearest
@@ -21,7 +20,8 @@ from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.options import called
 from deepfm.models.options import DNNConfig, ModelConfig
-from deepfm.models.outputs import named_outputs, prediction
+from deepfm.objectives import Logits, Task, logits_by_name
+from deepfm.objectives.tasks import of_only_task
 
 
 class PairBranches(NamedTuple):
@@ -63,19 +63,21 @@ class BaseCTRModel(nn.Module, ABC):
 
     Args:
         schema: Fields with their vocabulary sizes, known once the encoders are fitted.
-        config: `config.feature` shapes the embedding, the other sections the branches.
+        config: The model's own options; `config.feature` shapes the embedding, the other sections
+            the branches.
+        tasks: What it is trained to predict.
 
     Raises:
         ConfigError: A value cannot be used; names the key or the field.
     """
 
     def __init__(
-        self, schema: DatasetSchema, config: ModelConfig, experiment: ExperimentConfig
+        self, schema: DatasetSchema, config: ModelConfig, tasks: Sequence[Task] = (Task(),)
     ) -> None:
         super().__init__()
         self.schema = schema
         self.config = config
-        self.experiment = experiment
+        self.tasks = tuple(tasks)
         self.embedding = build_embedding(
             schema,
             config.feature,
@@ -95,8 +97,8 @@ class BaseCTRModel(nn.Module, ABC):
 
     @property
     def num_class(self) -> int:
-        """Logits per row."""
-        return self.experiment.num_class
+        """Logits per row of the first task."""
+        return self.tasks[0].num_class
 
     @property
     def uses_first_order(self) -> bool:
@@ -198,24 +200,29 @@ class BaseCTRModel(nn.Module, ABC):
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
-    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        """A forward pass under the names that `training.losses` give it; see `named_outputs`."""
-        return named_outputs(self(inputs), self.experiment.training.losses)
+    def training_logits(self, inputs: Inputs) -> Logits:
+        """The logits that the losses read, by name: those of each task, which is "" where there is
+        one, and what a subclass adds in training."""
+        return logits_by_name(self(inputs))
 
-    def predict(self, inputs: Inputs) -> Tensor:
+    def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
+        """A forward pass under the names that the tasks' losses give it; see `Task.outputs`."""
+        logits = logits_by_name(self(inputs))
+        found: dict[str, Tensor] = {}
+        for task in self.tasks:
+            found |= task.outputs(logits)
+        return found
+
+    def predict(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
         """Probabilities of class 1, (B,), in evaluation mode and without gradients.
 
-        Of three classes or more, the probabilities of all, (B, C); where L2 is the only loss, the
-        numbers themselves, (B,). The mode is restored.
+        Of three classes or more, the probabilities of all, (B, C); where numbers are predicted,
+        those, (B,). Of several tasks, a dict by their names. The mode is restored.
         """
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                return prediction(self(inputs), self.experiment.training.losses)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluation_mode(self), torch.no_grad():
+            logits = logits_by_name(self(inputs))
+            found = {task.name: task.prediction(logits) for task in self.tasks}
+        return found if len(found) > 1 else of_only_task(found)
 
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
         """The embedding's L2 penalty by `config.feature`, (), to be added to the mean loss."""
@@ -235,12 +242,25 @@ class BaseCTRModel(nn.Module, ABC):
         }
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """While it lasts, a model is in evaluation mode; each of its modules gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
     """The network that a section of the config describes, without an output layer."""
     name = called(config.activation).removeprefix("nn.")
     if name and name not in ACTIVATION_NAMES:
         hint = nearest(name, ACTIVATION_NAMES)
-        raise ConfigError(f"{section}.activation: unknown activation {config.activation!r}; {hint}")
+        problem = f"unknown activation {config.activation!r}; {hint}"
+        raise ConfigError(problem, key=f"{section}.activation")
     with config_section(section):
         return MLP(
             in_features,

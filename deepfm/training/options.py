@@ -156,17 +156,21 @@ class SparseOptimizerConfig(Named):
     max_gradient: float | None = None
 
     def build(self, tables: "Tables", lr: float) -> "Optimizer":
-        """The optimizer of some tables, their own if they bring it; `lr` holds where `self.lr`
-        is None."""
+        """The optimizer of some tables, their own if they have one.
+
+        Args:
+            lr: Where `self.lr` is None.
+        """
+        from deepfm.models.layers.storage import PackedTables
         from deepfm.training import sparse_optimizers
 
         options = {item.name: getattr(self, item.name) for item in fields(self)}
         options["lr"] = lr if self.lr is None else self.lr
-        own = tables.own_optimizer(self.name, options)
-        if own is not None:
+        if (own := tables.own_optimizer(self.name, options)) is not None:
             return own
-        made: Optimizer = getattr(sparse_optimizers, type(self).__name__)(tables, **options)
-        return made
+        assert isinstance(tables, PackedTables)  # others bring what their capabilities name
+        rule: type[Optimizer] = getattr(sparse_optimizers, type(self).__name__)
+        return rule(tables, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,7 +382,7 @@ class Cosine(ScheduleConfig):
 
     name = "cosine"
 
-    t_max: int | None = limited(None, at_least=1)
+    t_max: int | None = None
     min_lr: float = 0.0
     warmup_lr: float = 0.0
     warmup_size: int = 0
@@ -396,6 +400,8 @@ class Cosine(ScheduleConfig):
         if self.t_max is None and not self.by_epoch:
             raise ValueError("t_max: a value is needed with by_epoch: false")
         t_max = epochs if self.t_max is None else self.t_max
+        if t_max < 1:
+            raise ValueError(f"t_max: expected at least 1, found {t_max}")
         if self.at_end == "rise" and not may_rise:
             raise ValueError("at_end: rise needs by_epoch: true and no warm-up")
         if may_rise and self.at_end != "stay":

@@ -8,6 +8,8 @@ the part whose forward pass made it, which the profiler's sequence numbers tell.
 import copy
 import dataclasses
 import functools
+import itertools
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,13 +19,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, record_function
 
 from deepfm.data.batch import Batch
-from deepfm.data.dataset import TabularDataset
-from deepfm.errors import DeepFMError
+from deepfm.data.dataset import Epoch, TabularDataset
 from deepfm.models.base import BaseCTRModel
 from deepfm.training.trainer import Interrupted, Trainer
+from deepfm.utils.io import atomic_write_bytes
 
 PARTS = ("data", "embedding", "interaction", "dnn", "optimizer", "rest")
 _RANGE = "deepfm: "
@@ -92,71 +95,107 @@ def profile(
     Raises:
         DeepFMError: The trace cannot be written.
     """
-    activities = [ProfilerActivity.CPU]
-    if trainer.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
+    is_cuda = trainer.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
     profiler = torch.profiler.profile(activities=activities)
     trainer = copy.copy(trainer)
     trainer.config = dataclasses.replace(trainer.config, max_steps=None, evaluate_every_steps=None)
-    batches = _Batches(train, _WARM_UP + steps)
-    times = []
-    with _ranges(model), ExitStack() as measuring, suppress(Interrupted):
-
-        def done() -> bool:
-            if batches.given in (_WARM_UP, len(batches)) and trainer.device.type == "cuda":
-                torch.cuda.synchronize()
-            if batches.given == _WARM_UP:
-                measuring.enter_context(profiler)
-                times.append(time.perf_counter())
-            elif batches.given == len(batches):
-                times.append(time.perf_counter())
-                measuring.close()
-            return batches.given == len(batches)
-
-        trainer.fit(model, batches, valid, should_stop=done)
+    rows = _MeasuredRows(train, _WARM_UP + steps)
+    measurement = _Measurement(profiler, steps, synchronize=is_cuda)
+    with _ranges(model), measurement, suppress(Interrupted):
+        trainer.fit(model, rows, valid, should_stop=measurement.step_ends)
     _write(profiler, trace)
-    forward, backward = _milliseconds(profiler.events())
+    events = profiler.events()
+    assert events is not None  # the profiler has run
     forward, backward = (
-        {part: spent[part] / steps for part in PARTS} for spent in (forward, backward)
+        {part: spent[part] / steps for part in PARTS} for spent in _milliseconds(events)
     )
-    step = 1000 * (times[1] - times[0]) / steps
+    step = 1000 * measurement.seconds / steps
     forward["rest"] = step - sum(forward.values()) - sum(backward.values())
-    return Profile(forward, backward, step, steps, batches.rows)
+    return Profile(forward, backward, step, steps, sum(rows.sizes[_WARM_UP:]))
 
 
-class _Batches:
-    """A training split whose epoch is a fixed number of batches, each fetched under a range."""
+class _Measurement:
+    """Runs a profiler from the end of the warm-up on, and counts the steps until all are measured.
+
+    Attributes:
+        seconds: From the first measured step to the last.
+    """
+
+    def __init__(self, profiler: torch.profiler.profile, steps: int, *, synchronize: bool) -> None:
+        self.seconds = 0.0
+        self._profiler, self._steps, self._synchronize = profiler, steps, synchronize
+        self._done = 0  # steps
+        self._start = 0.0
+        self._running = ExitStack()  # ends the profiler, once
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self._running.close()
+
+    def step_ends(self) -> int:
+        """To be called after each step; 1 after the last."""
+        self._done += 1
+        if self._done == _WARM_UP:
+            self._wait()
+            self._running.enter_context(self._profiler)
+            self._start = time.perf_counter()
+        elif self._done == _WARM_UP + self._steps:
+            self._wait()
+            self.seconds = time.perf_counter() - self._start
+            self._running.close()
+            return 1
+        return 0
+
+    def _wait(self) -> None:
+        if self._synchronize:
+            torch.cuda.synchronize()
+
+
+class _MeasuredRows:
+    """A training split whose only epoch has a fixed number of batches, of as many of its own epochs
+    as they need.
+
+    Attributes:
+        sizes: Rows of each batch so far.
+    """
 
     def __init__(self, train: TabularDataset, total: int) -> None:
         self._train, self._total = train, total
-        self.given = 0
-        self.rows = 0  # of the batches after the warm-up
+        self.sizes: list[int] = []
 
-    def epoch(self, batch_size: int, *, epoch: int, **options: Any) -> "_Batches":
-        self._epoch = functools.partial(self._train.epoch, batch_size, **options)
-        return self
+    def epoch(
+        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, drop_last: bool
+    ) -> "_MeasuredEpoch":
+        epochs = (
+            self._train.epoch(
+                batch_size, seed=seed, epoch=number, shuffle=shuffle, drop_last=drop_last
+            )
+            for number in itertools.count(epoch)
+        )
+        return _MeasuredEpoch(epochs, self._total, len(self._train), self.sizes)
+
+
+class _MeasuredEpoch:
+    """The batches of `_MeasuredRows`, each fetched under a range."""
+
+    def __init__(
+        self, epochs: Iterator[Epoch], total: int, num_rows: int, sizes: list[int]
+    ) -> None:
+        self._epochs, self._total, self._sizes = epochs, total, sizes
+        self.num_rows = num_rows
 
     def __len__(self) -> int:
         return self._total
 
-    @property
-    def num_rows(self) -> int:
-        return len(self._train)
-
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        for batch in self._endless():
-            self.rows += len(batch.label) if self.given >= _WARM_UP else 0
-            self.given += 1
-            yield batch
-
-    def _endless(self) -> Iterator[Batch]:
-        epoch, source = 0, iter(())
-        while self.given < self._total:
+        source = itertools.chain.from_iterable(epoch.batches() for epoch in self._epochs)
+        for _ in range(first, self._total):
             with record_function(f"{_RANGE}data"):
-                batch = next(source, None)
-                if batch is None:
-                    source = self._epoch(epoch=epoch).batches()
-                    batch, epoch = next(source), epoch + 1
+                batch = next(source)
+            self._sizes.append(len(batch.label))
             yield batch
 
 
@@ -189,15 +228,16 @@ def _ranges(model: BaseCTRModel) -> Iterator[None]:
                 setattr(module, method, own)
 
 
-def _milliseconds(events: Iterable[Any]) -> tuple[dict[str, float], dict[str, float]]:
+def _milliseconds(events: Iterable[FunctionEvent]) -> tuple[dict[str, float], dict[str, float]]:
     """Time of the forward and of the backward pass by part, over all steps."""
-    forward, backward = defaultdict(float), defaultdict(float)
+    forward: dict[str, float] = defaultdict(float)
+    backward: dict[str, float] = defaultdict(float)
     made_by: dict[int, str] = {}  # sequence number of an operation: the part it ran in
     part, range_end, node_end, node_part = "rest", 0.0, 0.0, "rest"
     for event in sorted(events, key=lambda event: event.time_range.start):
         start, end = event.time_range.start, event.time_range.end
         milliseconds = event.time_range.elapsed_us() / 1000
-        if event.device_type != torch.autograd.DeviceType.CPU or start < node_end:
+        if event.device_type.name != "CPU" or start < node_end:
             continue
         if event.name.startswith(_NODE):
             # Filling .grad has no forward operation: it belongs to the node that made the gradient.
@@ -216,9 +256,7 @@ def _milliseconds(events: Iterable[Any]) -> tuple[dict[str, float], dict[str, fl
 
 
 def _write(profiler: torch.profiler.profile, trace: Path) -> None:
-    temporary = trace.with_name(f".{trace.name}.tmp")
-    try:
-        profiler.export_chrome_trace(str(temporary))
-        temporary.replace(trace)
-    except (OSError, RuntimeError) as error:
-        raise DeepFMError(f"cannot write {trace}: {error}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(whole))
+        atomic_write_bytes(trace, whole.read_bytes())

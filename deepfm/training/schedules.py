@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from deepfm.config import TrainingConfig
 from deepfm.errors import ConfigError
 from deepfm.training.optimizers import Assigned
+from deepfm.utils.named import beyond_limits
 
 Rate = Callable[[float, int], float]  # (base rate, steps taken) -> rate
 
@@ -122,6 +123,9 @@ def build_schedules(
 
 def _build(assigned: Assigned, config: TrainingConfig, maximize: bool) -> Schedule:
     schedule = assigned.scheduler
+    for option, expected, found in beyond_limits(schedule):
+        problem = f"{schedule.name}: expected a number {expected}, found {found:g}"
+        raise ConfigError(problem, key=f"{assigned.scheduler_key}.{option}")
     try:
         return schedule.build(assigned.optimizer, epochs=config.epochs, maximize=maximize)
     except ValueError as error:

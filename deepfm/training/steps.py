@@ -15,8 +15,8 @@ from torch import Tensor
 
 from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch
-from deepfm.evaluation.losses import batch_losses
 from deepfm.models.base import BaseCTRModel
+from deepfm.objectives import Logits
 from deepfm.training.optimizers import Assigned
 from deepfm.training.schedules import Schedule
 from deepfm.training.sparse_optimizers import SparseOptimizer
@@ -78,25 +78,26 @@ class MovingAverage:
         self._values = [state[name].to(own[name], copy=True) for name in own] if state else []
 
 
-class Pass(NamedTuple):
+class Forward(NamedTuple):
     """What came out of the forward pass of a batch, detached and still on the device.
 
     Attributes:
-        logits: (B,), or (B, C) for several classes.
+        logits: By name, as the losses read them.
         losses: The loss under `loss`, and where that is a sum, the summands by their names; all
             (), without the L2 penalty.
     """
 
-    logits: Tensor
+    logits: Logits
     losses: dict[str, Tensor]
 
 
 class TrainingStep:
     """Takes batches, and updates the model when it is told to.
 
-    A batch's loss is the sum of the configured losses and of the model's own regularization. Its
-    gradient counts 1 / `gradient_accumulation_steps`, so that of a step is the mean over as many
-    batches; where fewer are left at an epoch's end, theirs counts that much less.
+    A batch's loss is the sum of its tasks' losses, as they are weighted, and of the model's own
+    regularization. Its gradient counts 1 / `gradient_accumulation_steps`, so that of a step is the
+    mean over as many batches; where fewer are left at an epoch's end, theirs counts that much
+    less.
 
     The L2 penalty of a batch is added to its loss; in compact mode, to the gradients of its rows.
 
@@ -140,15 +141,18 @@ class TrainingStep:
             return self.model.embedding.tables.compact_mode(optimizer)
         return nullcontext()
 
-    def add(self, batch: Batch) -> Pass:
+    def add(self, batch: Batch) -> Forward:
         """Add the gradient of a batch."""
         model = self.model
         if not self._batches:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
         self._batches += 1
-        logits = model(batch.inputs)
-        losses = batch_losses(logits, batch, self.config.losses, model.schema.group_columns)
+        logits = model.training_logits(batch.inputs)
+        losses = {}
+        for task in model.tasks:
+            for name, value in task.losses(logits, task.targets(batch, model.schema)).items():
+                losses[task.named(name)] = value if task.weight == 1 else task.weight * value
         losses |= model.regularization_losses(len(batch.label))
         loss = reduce(operator.add, losses.values())
         self._backward(loss, batch)
@@ -158,7 +162,7 @@ class TrainingStep:
         found = {"loss": loss.detach()}
         if len(losses) > 1:
             found |= {name: value.detach() for name, value in losses.items()}
-        return Pass(logits.detach(), found)
+        return Forward({name: value.detach() for name, value in logits.items()}, found)
 
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         tables = self.model.embedding.tables

@@ -5,36 +5,58 @@ optimizer state and counters only, and a run that was killed ends bit by bit whe
 uninterrupted one does (on the CPU, at a fixed number of threads). A state is taken only where the
 optimizers have just made their step, so it holds no gradients.
 
-A step is a batch, wherever steps are counted; under gradient accumulation the optimizers move
-after every k-th of them, and what falls between two updates waits for the second.
+Where steps are counted, a step is a batch. With gradient accumulation the optimizers make their
+step after every k-th batch; a checkpoint, an evaluation or a stop that is due before waits for it.
 """
 
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
-from deepfm.data.dataset import Epoch, TabularDataset
+from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
-from deepfm.evaluation.metrics import is_larger_better
 from deepfm.evaluation.scoring import check_metric, evaluate_metric
 from deepfm.models.base import BaseCTRModel
-from deepfm.models.outputs import named_outputs
+from deepfm.objectives import is_larger_better
 from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
 from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
-from deepfm.training.train_metrics import build_train_metrics
+from deepfm.training.train_metrics import TrainMetrics
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
+
+
+class TrainingEpoch(Protocol):
+    """What an epoch is asked for, such as `deepfm.data.dataset.Epoch`."""
+
+    @property
+    def num_rows(self) -> int:
+        """In all batches."""
+
+    def __len__(self) -> int:
+        """How many batches it has."""
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """The batches from number `first` on."""
+
+
+class TrainingRows(Protocol):
+    """What a training split is asked for, such as `deepfm.data.dataset.TabularDataset`."""
+
+    def epoch(
+        self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, drop_last: bool
+    ) -> TrainingEpoch:
+        """All rows in the order of one training epoch."""
 
 
 class Interrupted(Exception):
@@ -118,7 +140,7 @@ class Trainer:
     def fit(
         self,
         model: BaseCTRModel,
-        train: TabularDataset,
+        train: TrainingRows,
         valid: TabularDataset,
         *,
         state: TrainingState | None = None,
@@ -130,7 +152,8 @@ class Trainer:
 
         Args:
             model: Trained in place.
-            train, valid: Encoded splits; negatives are drawn where `train` says so.
+            train, valid: Encoded splits; negatives are drawn where `train` says so. What the model
+                is trained to predict is said by its `tasks`.
             state: Where an earlier call stopped.
             save: Called with the state at each epoch's end, every `checkpoint_every_steps` steps,
                 on interruption, and when an evaluation within an epoch was the best; `is_best`
@@ -169,7 +192,7 @@ class _Fit:
         self,
         trainer: Trainer,
         model: BaseCTRModel,
-        train: TabularDataset,
+        train: TrainingRows,
         valid: TabularDataset,
         state: TrainingState,
     ) -> None:
@@ -196,7 +219,7 @@ class _Fit:
                 "all else; training.sparse_optimizer: lazy_adam updates only the rows that a "
                 "batch touches, which is a different optimizer"
             )
-        self.metrics = build_train_metrics(self.config.metrics)
+        self.metrics = TrainMetrics(model.tasks, model.schema)
         self._pending: list[Tensor] = []  # losses still on the device
         self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
         if state.model:
@@ -215,8 +238,7 @@ class _Fit:
             schedule.load_state_dict(saved)
         if step.average is not None:
             step.average.load_state_dict(state.ema)
-        for name, metric in self.metrics.items():
-            metric.load_state_dict(state.metrics[name])
+        self.metrics.load_state_dict(state.metrics)
 
     def checkpoint(self, is_best: bool) -> None:
         """Bring the state up to date and save it."""
@@ -229,7 +251,7 @@ class _Fit:
             state.ema = step.average.state_dict()
         state.optimizers = [optimizer_state(item, self.model) for item in step.optimizers]
         state.schedulers = [schedule.state_dict() for schedule in step.schedules]
-        state.metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
+        state.metrics = self.metrics.state_dict()
         self.save(state, is_best)
 
     def epochs(self) -> None:
@@ -267,7 +289,7 @@ class _Fit:
         limit = self.config.max_steps
         return math.inf if limit is None else max(limit - self.state.total_steps, 0)
 
-    def _run_epoch(self, epoch: Epoch) -> None:
+    def _run_epoch(self, epoch: TrainingEpoch) -> None:
         """The steps of one epoch, from `state.step` on, as far as `max_steps` allows."""
         state, config = self.state, self.config
         end = int(min(len(epoch), state.step + self._steps_left()))
@@ -307,10 +329,7 @@ class _Fit:
         self._seed_dropout()
         logits, losses = step.add(batch.to(self.trainer.device))
         self._pending.append(losses["loss"])
-        if self.metrics:
-            outputs = named_outputs(logits, self.config.losses)
-            for metric in self.metrics.values():
-                metric.update(outputs, batch)
+        self.metrics.update(logits, batch)
         if updated:
             step.update()
         state.step, state.total_steps = state.step + 1, state.total_steps + 1
@@ -362,7 +381,8 @@ class _Fit:
         )
 
     def _train_metrics(self) -> str:
-        return "".join(f"  train {name} {m.value:.4f}" for name, m in self.metrics.items())
+        shown = self.metrics.values().items()
+        return "".join(f"  train {name} {value:.4f}" for name, value in shown)
 
     def _rates(self) -> str:
         """The rates of the last step, for people: one number if all are equal."""
@@ -372,7 +392,7 @@ class _Fit:
         named = zip(self.roles, self.state.rates, strict=True)
         return ", ".join(f"{rate:.3g} ({role})" for role, rate in named)
 
-    def _evaluate(self, *, is_end: bool) -> tuple[dict[str, float], bool]:
+    def _evaluate(self, *, is_end: bool) -> tuple[dict[str, float | None], bool]:
         """Validation metrics of the weights as they would be kept, and whether they are the best.
 
         Args:
@@ -396,7 +416,8 @@ class _Fit:
             if is_best:
                 state.best_value = value
                 state.best_epoch, state.best_step = state.epoch + 1, state.total_steps
-            if is_best if config.keep == "best" else is_end:
+            is_kept = is_best if config.keep == "best" else is_end
+            if is_kept:
                 weights = self.model.state_dict()
                 # Weights that change no more are not copied: at 10 million rows that is 0.7 GB.
                 is_final = state.epoch + 1 == config.epochs or self._steps_left() == 0
@@ -422,20 +443,20 @@ class _Fit:
             return f"in-training, all {rows:,} rows"
         return f"in-training, first {self.max_rows:,} rows"
 
-    def _finish_epoch(self, epoch: Epoch) -> bool:
+    def _finish_epoch(self, epoch: TrainingEpoch) -> bool:
         """Evaluate, record, and move on; True if the weights that are kept have changed."""
         state, config = self.state, self.config
         metrics, is_best = self._evaluate(is_end=True)
         value = metrics[config.metric]
         for schedule in self.step.schedules:
             schedule.end_epoch(value)
-        entry = {
+        entry: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "train_loss": math.fsum(state.losses) / len(state.losses),
             "lr": state.rates[0],
             **self._sparse_rate(),
             **metrics,
-            **{f"train_{name}": metric.value for name, metric in self.metrics.items()},
+            **{f"train_{name}": value for name, value in self.metrics.values().items()},
             "seconds": round(state.seconds, 3),
         }
         if config.evaluate_every_steps is not None:

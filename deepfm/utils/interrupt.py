@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def catch_signals() -> Iterator[Callable[[], int]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: received
         return
-    before = {}
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def note(number: int, frame: object) -> None:
         nonlocal received
@@ -26,8 +27,8 @@ def catch_signals() -> Iterator[Callable[[], int]]:
         for other, handler in before.items():
             signal.signal(other, handler)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        before[caught] = signal.signal(caught, note)
     try:
         yield lambda: received
     finally:

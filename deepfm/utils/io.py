@@ -10,13 +10,14 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from deepfm.errors import DeepFMError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -79,6 +80,21 @@ def exclusive_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> It
         yield
 
 
+def make_directory(path: Path, failure: str) -> None:
+    """Make a directory, and those above it, unless it is there.
+
+    Args:
+        failure: What the error begins with, such as `cannot write a.csv`.
+
+    Raises:
+        DeepFMError: The disk refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepFMError(f"{failure}: {error.strerror or error}") from None
+
+
 def sha256(data: bytes) -> str:
     """The SHA-256 digest in hexadecimal.
 
@@ -99,15 +115,17 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def table_to_tensor(table: pa.Table) -> Tensor:
+def table_to_tensor(table: pa.Table) -> "Tensor":
     """A table as bytes, (n,) uint8, which a checkpoint can hold."""
+    import torch  # seconds, which those who only write files need not wait
+
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
 
 
-def tensor_to_table(tensor: Tensor) -> pa.Table:
+def tensor_to_table(tensor: "Tensor") -> pa.Table:
     """The inverse of `table_to_tensor`.
 
     Raises:

@@ -6,12 +6,16 @@ says a name, or a mapping with `name` and some options.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, TypeVar
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from deepfm.errors import ConfigError, nearest
 from deepfm.utils.logging import LOGGER
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ def one_of(known: Mapping[str, type[Named]], what: str, default: object) -> Any:
     return field(default=default, metadata={"named": known, "what": what})
 
 
-def resolve(config: object, section: str) -> None:
+def resolve(config: "DataclassInstance", section: str) -> None:
     """Make the instances of all `one_of` fields of a frozen dataclass, in place.
 
     Args:
@@ -74,17 +78,35 @@ def resolve(config: object, section: str) -> None:
         ConfigError: A name is unknown, or an option.
     """
     for item in fields(config):
-        if known := item.metadata.get("named"):
-            key = f"{section}.{item.name}"
-            value = named_value(getattr(config, item.name), known, key, item.metadata["what"])
+        if "named" in item.metadata:
+            value = named_value(getattr(config, item.name), item, f"{section}.{item.name}")
             object.__setattr__(config, item.name, value)
 
 
-def named_value(value: Any, known: Mapping[str, type[Named]], key: str, what: str) -> Any:
-    """One named thing, or a tuple of them where several were given; None stays None."""
-    if isinstance(value, list | tuple):
-        return tuple(named(item, known, key, what) for item in value)
-    return None if value is None else named(value, known, key, what)
+def named_value(value: object, item: "Field[Any]", key: str) -> object:
+    """What a value of a `one_of` field stands for.
+
+    Args:
+        value: As a config says it; where the field holds several, one may stand without a list.
+        item: The field. It may be None if that is its default.
+        key: The setting, for messages.
+
+    Raises:
+        ConfigError: As `named`.
+    """
+    known, what = item.metadata["named"], item.metadata["what"]
+    if isinstance(item.default, tuple):
+        parts = value if isinstance(value, list | tuple) else (value,)
+        return tuple(named(part, known, key, what) for part in parts)
+    if value is None and item.default is None:
+        return None
+    if not isinstance(value, str | Mapping | Named):
+        or_null = " or null" if item.default is None else ""
+        raise ConfigError(f"{_EXPECTED}{or_null}, found {value!r}", key=key)
+    return named(value, known, key, what)
+
+
+_EXPECTED = "expected a text or a mapping with a name and options"
 
 
 def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
@@ -102,8 +124,10 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
         given: dict[str, Any] = spec.to_dict()
     elif isinstance(spec, Mapping):
         given = dict(spec)
-    else:
+    elif isinstance(spec, str):
         given = {"name": spec}
+    else:
+        raise ConfigError(f"{_EXPECTED}, found {spec!r}", key=key)
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in known:
         hint = nearest(str(name), [n for n, item in known.items() if not item.is_old])
@@ -122,6 +146,33 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
     current = made.current(key)
     LOGGER.warning(f"{key}: {name} is an older name; say {current.name}")
     return current
+
+
+# Words for the limits of `deepfm.utils.settings.limited`, and what holds a number to them.
+_LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "at_least": ("of at least", operator.ge),
+    "above": ("above", operator.gt),
+    "at_most": ("of at most", operator.le),
+    "below": ("below", operator.lt),
+}
+
+
+def beyond_limits(item: Named) -> Iterator[tuple[str, str, float]]:
+    """The options with a number beyond the limits of their field: name, what is expected, number.
+
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Cut(Named):
+        ...     name = "cut"
+        ...     at: float = field(default=0.5, metadata={"above": 0, "below": 1})
+        >>> list(beyond_limits(Cut(at=2.0)))
+        [('at', 'above 0 and below 1', 2.0)]
+    """
+    for option in fields(item):
+        limits, number = option.metadata, getattr(item, option.name)
+        if any(not _LIMITS[name][1](number, limit) for name, limit in limits.items()):
+            words = [f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items()]
+            yield option.name, " and ".join(words), number
 
 
 def _check_option(key: str, value: Any, default: object) -> None:

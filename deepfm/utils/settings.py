@@ -144,28 +144,22 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         path = f"{prefix}{key}"
         if key in older:
             given[key] = value
-            if (newer := older[key].metadata.get("renamed")) and (source := sources.get(path)):
-                LOGGER.warning(f"{source}{path} is an older name; say {prefix}{newer}")
         elif key not in known:
             problem = f"unknown key {path!r}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))
-        elif choices := known[key].metadata.get("named"):
-            try:
-                values[key] = named_value(value, choices, path, known[key].metadata["what"])
-            except ConfigError as error:
-                raise error.at(source=source_of(sources, error.key)) from None
         else:
-            values[key] = _build_below(known[key].type, value, path, sources)
+            is_named = "named" in known[key].metadata
+            values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
     config = dacite.Config(strict=True, type_hooks=_HOOKS)
     try:
+        for key, value in values.items():
+            if "named" in known[key].metadata:
+                values[key] = named_value(value, known[key], f"{prefix}{key}")
+        built = dacite.from_dict(cls, values, config)
         if given:
             types = [(name, older[name].type.type, None) for name in given]
             given = vars(dacite.from_dict(make_dataclass("Older", types), given, config))
-        return (
-            dacite.from_dict(cls, values, config)
-            if not given
-            else cls(**vars(dacite.from_dict(cls, values, config)), **given)
-        )
+            built = cls(**(vars(built) | given))
     except dacite.WrongTypeError as error:
         problem = f"expected {_type_name(error.field_type)}, found {error.value!r}"
         if choices := _choices(error):
@@ -177,6 +171,11 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         raise _error(sources, f"{prefix}{error.argument}", error.problem) from None
     except ConfigError as error:  # of a dataclass's own check, which knows no source
         raise error.at(source=source_of(sources, error.key)) from None
+    for key in given:
+        newer, source = older[key].metadata.get("renamed"), sources.get(f"{prefix}{key}")
+        if newer and source:
+            LOGGER.warning(f"{source}{prefix}{key} is an older name; say {prefix}{newer}")
+    return built
 
 
 def _older_keys(cls: type) -> "dict[str, Field[Any]]":
@@ -255,14 +254,21 @@ def check_limits(config: object, prefix: str, sources: Mapping[str, str]) -> Non
 
 
 def _below(value: object) -> list[tuple[str, object]]:
-    """The dataclasses in a value, with what their keys have in front; nothing for named ones."""
+    """The dataclasses in a value, with what their keys have in front.
+
+    Not what is named: who uses that checks its limits.
+    """
+    if isinstance(value, Named):
+        return []
     if is_dataclass(value):
         return [("", value)]
-    if isinstance(value, dict):
-        return [(name, item) for name, item in value.items() if is_dataclass(item)]
-    parts = enumerate(value if isinstance(value, tuple) else ())
+    parts = value.items() if isinstance(value, dict) else enumerate(())
+    if isinstance(value, tuple):
+        parts = enumerate(value)
     return [
-        ("" if isinstance(item, Named) else str(k), item) for k, item in parts if is_dataclass(item)
+        (str(name), item)
+        for name, item in parts
+        if is_dataclass(item) and not isinstance(item, Named)
     ]
 
 

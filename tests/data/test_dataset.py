@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deepfm.config import load_config
 from deepfm.data.batch import Ragged
 from deepfm.data.dataset import Catalogue, TabularDataset
-from deepfm.data.encoders import Encoders
+from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError, DataError
 from deepfm.experiment import load_data

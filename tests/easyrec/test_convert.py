@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from deepfm.config import load_config
-from deepfm.easyrec import load_pipeline
+from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from tests.easyrec.pipelines import FEATURES, GROUPS, MODEL, TRAIN, write
 
@@ -22,6 +22,11 @@ SIZES = (
 
 def convert(tmp_path, *changes, **parts):
     return load_pipeline(write(tmp_path, **parts), changes)[0]
+
+
+def named(items):
+    """Losses or metrics as a config says them."""
+    return tuple(item.to_dict() for item in items)
 
 
 def problem(tmp_path, *changes, **parts) -> str:
@@ -85,9 +90,10 @@ def test_the_real_deepfm_pipeline(caplog):
     assert (training.keep, training.metric) == ("last", "auc")
     assert (training.checkpoint_every_steps, training.evaluate_every_steps) == (1000, 1000)
     assert training.log_every_steps == 100
-    assert training.losses == ({"name": "binary_cross_entropy", "label_smoothing": 0.0},)
+    losses, metrics = named(training.losses), named(config.evaluation.metrics)
+    assert losses == ({"name": "binary_cross_entropy", "label_smoothing": 0.0},)
     assert (config.evaluation.batch_size, config.evaluation.max_batches) == (8192, 100)
-    assert config.evaluation.metrics == ({"name": "auc", "thresholds": 200},)
+    assert metrics == ({"name": "auc", "thresholds": 200},)
     assert config.output_dir == "experiments/deepfm_criteo"
 
 
@@ -202,16 +208,17 @@ def test_every_section(tmp_path):
     assert (training.checkpoint_every_steps, training.evaluate_every_steps) == (7, 7)
     assert (training.log_every_steps, training.batch_size) == (3, 64)
     assert (training.shuffle, training.drop_last) == (True, True)
-    assert training.losses == (
+    losses, metrics = named(training.losses), named(config.evaluation.metrics)
+    assert losses == (
         {"name": "softmax_cross_entropy", "label_smoothing": 0.1},
         {"name": "jrc", "session": "a", "alpha": 0.3},
     )
-    (trained,) = training.metrics
+    (trained,) = named(training.metrics)
     assert {key: trained[key] for key in ("name", "thresholds", "decay_rate", "decay_step")} == {
         "name": "auc", "thresholds": 200, "decay_rate": 0.7, "decay_step": 5,
     }  # fmt: skip
     assert (training.keep, training.metric) == ("best", "jrc")
-    assert config.evaluation.metrics == (
+    assert metrics == (
         {"name": "auc", "thresholds": 100},
         {"name": "gauc", "group": "b"},
         {"name": "multiclass_auc", "thresholds": 200, "average": "macro"},
@@ -307,10 +314,11 @@ def test_losses_decide_the_label(tmp_path):
         metrics="metrics { mean_absolute_error {} } metrics { mean_squared_error {} } "
         "metrics { xauc { max_pairs: 50 } } metrics { grouped_xauc { grouping_key: 'a' } }",
     )
-    assert [metric["name"] for metric in config.evaluation.metrics] == [
+    metrics = named(config.evaluation.metrics)
+    assert [metric["name"] for metric in metrics] == [
         "mae", "mse", "xauc", "grouped_xauc",
     ]  # fmt: skip
-    assert config.evaluation.metrics[2]["max_pairs"] == 50
+    assert metrics[2]["max_pairs"] == 50
     assert config.training.metric == "mae"
 
 

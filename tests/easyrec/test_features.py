@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from deepfm.easyrec import load_pipeline
+from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from tests.easyrec.pipelines import FEATURES, GROUPS, write
 

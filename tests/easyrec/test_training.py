@@ -19,7 +19,7 @@ import torch
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.config import load_config
-from deepfm.easyrec import load_pipeline
+from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.prediction import Predictor
 from tests.easyrec.pipelines import TRAIN, write
 

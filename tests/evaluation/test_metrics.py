@@ -7,18 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from deepfm.config import METRICS, config_from_dict
+from deepfm.config import config_from_dict
 from deepfm.errors import ConfigError, DataError, DeepFMError
-from deepfm.evaluation import metrics
-from deepfm.evaluation.metrics import (
-    Scored,
-    check_metrics,
-    classification_metrics,
-    concordant_pairs,
-    grouped_xauc,
-    is_larger_better,
-    metric_values,
-)
+from deepfm.evaluation import measures as metrics
+from deepfm.evaluation.measures import concordant_pairs, grouped_xauc
+from deepfm.evaluation.metrics import METRICS, metric_values
+from deepfm.evaluation.scored import Scored
+from deepfm.objectives import checks, is_larger_better
 from tests import reference
 from tests.reference import binned_auc, pairwise_auc
 
@@ -32,6 +27,12 @@ def labels_and_scores(draw, max_seeds=1):
     seeds = draw(st.integers(1, max_seeds))
     score = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=size, max_size=size)
     return np.array(label), np.array([draw(score) for _ in range(seeds)])
+
+
+def classification_metrics(label, probability):
+    """AUC and log loss of the whole set."""
+    scored = Scored(np.asarray(label), np.asarray(probability, np.float64))
+    return metric_values(scored, [METRICS["logloss"](), METRICS["auc"]()])
 
 
 @given(labels_and_scores())
@@ -89,12 +90,12 @@ SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0])  # some of them are t
 
 
 def spec(name, **options):
-    return {"name": name} | METRICS[name] | options
+    return METRICS[name](**options)
 
 
 def value(name, label, predicted, groups=None, num_class=1, batch_size=1000, **options):
     """A metric by its name, from lists; grouped by the column g."""
-    if "group" in METRICS[name]:
+    if METRICS[name].group_option:
         options["group"] = "g"
     predicted = np.array(predicted, np.float64)
     groups = None if groups is None else np.array(groups)[:, None]
@@ -417,6 +418,10 @@ def settings_of(metric_specs, losses="binary_cross_entropy", num_class=1, **trai
             "evaluation": {"metrics": metric_specs},
         }
     )
+
+
+def check_metrics(config):
+    checks.check_metrics(config.task_list(), config.training.metric, config.task_data())
 
 
 @pytest.mark.parametrize(

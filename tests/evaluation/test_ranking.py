@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfm.config import RANKING_KS
 from deepfm.errors import DataError, DeepFMError
-from deepfm.evaluation.ranking import RankCounts, hit_rate, ndcg, rank_counts, ranking_metrics
+from deepfm.evaluation.ranking import (
+    RANKING_KS,
+    RankCounts,
+    hit_rate,
+    ndcg,
+    rank_counts,
+    ranking_metrics,
+)
 from tests.reference import mean_ranking_over_orders
 
 

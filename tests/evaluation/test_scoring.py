@@ -87,6 +87,18 @@ def test_the_mode_is_restored(model, users, catalogue, training):
     assert model.dnn.training is training
 
 
+def test_a_module_that_its_user_froze_stays_in_evaluation_mode(model, tiny_data):
+    model.train()
+    model.dnn.eval()
+    before = [module.training for module in model.modules()]
+    score(model, tiny_data.valid.inputs, batch_size=100)
+    assert [module.training for module in model.modules()] == before
+    evaluate_metric(model, tiny_data.valid, "ndcg@5", batch_size=100)
+    assert [module.training for module in model.modules()] == before
+    assert model.training
+    assert not model.dnn.training
+
+
 def test_halves_only_where_they_save_work(users, catalogue, counted, tiny_config, tiny_data):
     model = build_model(tiny_data.train.schema, load_config(tiny_config()))
 

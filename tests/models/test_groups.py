@@ -486,7 +486,8 @@ def test_no_pair_branches_where_the_logit_is_another_sum(schema, config):
 
 def test_probabilities_of_several_classes(schema, config, inputs):
     for num_class in (2, 3):
-        model = build_model(schema, replaced(config, num_class=num_class)).eval()
+        training = TrainingConfig(losses=("softmax_cross_entropy",))
+        model = build_model(schema, replaced(config, num_class=num_class, training=training)).eval()
         expected = model(inputs).softmax(1)
         expected = expected[:, 1] if num_class == 2 else expected
         assert torch.equal(model.predict(inputs), expected)

@@ -163,9 +163,9 @@ def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
         def _pair_branches(self):
             return "own"
 
-    assert Doubled(schema, config.model, config).pair_branches() is None
-    assert Renamed(schema, config.model, config).pair_branches() is not None
-    assert Declared(schema, config.model, config).pair_branches() == "own"
+    assert Doubled(schema, config.model, config.task_list()).pair_branches() is None
+    assert Renamed(schema, config.model, config.task_list()).pair_branches() is not None
+    assert Declared(schema, config.model, config.task_list()).pair_branches() == "own"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from deepfm.config import TrainingConfig, config_from_dict
 from deepfm.data.batch import Batch, Inputs
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
+from deepfm.objectives import LOSSES, Task
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.schedules import Schedule
 from deepfm.training.steps import MovingAverage, TrainingStep
@@ -30,9 +31,13 @@ class Line(nn.Module):
         self.embedding = nn.Module()
         self.embedding.tables = Tables()
         self.schema = type("Schema", (), {"group_columns": ()})
+        self.tasks = (Task(objectives=(LOSSES["l2"](),)),)
 
     def forward(self, inputs):
         return inputs.dense @ self.weight
+
+    def training_logits(self, inputs):
+        return {"": self(inputs)}
 
     def regularization_losses(self, batch_size):
         return {"size": self.weight.sum() * 0.0 + batch_size}
@@ -43,9 +48,7 @@ class Line(nn.Module):
 
 def line_and_step(**training):
     model = Line()
-    config = TrainingConfig(
-        losses=("l2",), optimizer="sgd", lr=0.001, gradient_clip_norm=None, **training
-    )
+    config = TrainingConfig(optimizer="sgd", lr=0.001, gradient_clip_norm=None, **training)
     assigned = assign_optimizers(model, config)
     return model, TrainingStep(model, config, assigned, [Schedule(assigned[0].optimizer)])
 
@@ -72,7 +75,8 @@ def test_a_step_of_sgd_and_one_of_two_batches():
 
 def test_the_loss_is_the_sum_of_what_is_configured_and_what_the_model_adds():
     _, step = line_and_step()
-    logits, losses = step.add(row(2.0))
+    by_task, losses = step.add(row(2.0))
+    logits = by_task[""]
     assert logits.tolist() == [5.0]
     assert {name: value.item() for name, value in losses.items()} == {
         "loss": 2.0,

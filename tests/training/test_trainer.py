@@ -12,9 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from deepfm.config import config_from_dict
 from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
-from deepfm.evaluation.losses import weighted_loss
 from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
+from deepfm.objectives.losses import weighted_loss
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
 from deepfm.utils.seeding import derive_seed
 from tests.models.plain import PlainEmbedding

@@ -1,0 +1,1 @@
+"""Raw columns to arrays: transforms, readers of fields, and encoders that are fitted."""

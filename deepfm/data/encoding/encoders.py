@@ -1,0 +1,306 @@
+"""Fields as a whole: raw columns to encoded inputs, by one encoder per table, and their bundle.
+
+`Encoders.encode` and `encode_rows` are the only ways from raw rows to `Inputs`; training,
+evaluation and prediction call them alike, so they cannot disagree. Encoders are fitted on the
+training split, in a stream, and travel with the model as plain data.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.encoding.kinds import Accumulator, Counted, Encoder
+from deepfm.data.encoding.located import LocatedRows, ReadSoFar, table_of
+from deepfm.data.encoding.readers import FieldReader, readers_of
+from deepfm.data.encoding.registry import grown
+from deepfm.data.encoding.sequences import kept_elements, pad
+from deepfm.data.files.rows import Rows
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
+from deepfm.errors import DataError
+
+FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
+FIT_BYTES = 1 << 28
+_TILE = 2048  # rows
+
+
+class EncodedRows(NamedTuple):
+    """A batch after encoding, without the rows that the policy `drop` left out.
+
+    Attributes:
+        inputs: The K rows that are kept.
+        kept: Their numbers in the batch, (K,) int64, rising.
+        bad: By raw column how many cells could not be read, under the policies `unknown` and
+            `drop`; of a dropped row only the cells it was dropped for. Columns without any are
+            left out.
+    """
+
+    inputs: Inputs
+    kept: np.ndarray
+    bad: dict[str, int]
+
+
+class Encoders:
+    """The fitted encoders of a schema: raw columns in, `Inputs` out.
+
+    Args:
+        schema: The fields; their vocabulary sizes are filled in here.
+        by_table: Encoder by `embedding_name`, which fields may share.
+
+    Attributes:
+        schema: The schema with its vocabulary sizes; models are built from it.
+    """
+
+    def __init__(self, schema: DatasetSchema, by_table: Mapping[str, Encoder]) -> None:
+        sizes = {
+            field.name: {"vocabulary_size": by_table[field.embedding_name].vocabulary_size}
+            for field in schema.fields.values()
+        }
+        self.schema = schema.with_fields(sizes)
+        self._by_table = dict(by_table)
+        self._readers = readers_of(self.schema)
+
+    @classmethod
+    def fit(
+        cls, schema: DatasetSchema, batches: "pa.Table | Iterable[pa.Table | Rows]"
+    ) -> "Encoders":
+        """Learn vocabularies, ranges and edges from the rows of the training split.
+
+        Rows that a policy `drop` leaves out are not seen, nor are values that cannot be read.
+
+        Args:
+            batches: The rows at once, or in batches of any size; the result is the same. None are
+                needed for a schema that `has_to_learn` nothing.
+
+        Raises:
+            DataError: A raw column is missing or of another type, a value cannot be read, or
+                there is no row.
+            ConfigError: A transform is unknown.
+        """
+        readers = readers_of(schema)
+        accumulators = {
+            field.name: field.encoder.accumulator(field, position)
+            for position, field in enumerate(schema.fields.values())
+        }
+        rows = _learn(readers, accumulators, _large_batches(batches, schema))
+        if not rows and cls.has_to_learn(schema):
+            raise DataError("the training split is empty: no encoder can be fitted")
+        by_table: dict[str, list[FieldSchema]] = defaultdict(list)
+        for field in schema.fields.values():
+            by_table[field.embedding_name].append(field)
+        return cls(
+            schema,
+            {
+                name: fields[0].encoder.fitted(fields, [accumulators[f.name] for f in fields])
+                for name, fields in by_table.items()
+            },
+        )
+
+    @staticmethod
+    def has_to_learn(schema: DatasetSchema) -> bool:
+        """Whether some field needs the training split; all others' encoders are declared."""
+        return any(field.encoder.must_be_fitted(field) for field in schema.fields.values())
+
+    def encode(self, columns: pa.Table, group: str | None = None) -> Inputs:
+        """Encode raw rows, every one of them; with `group`, the fields of that group only.
+
+        A row that the policy `drop` would leave out stays, as if the value were absent; only
+        `encode_rows` says which those are.
+
+        Args:
+            columns: N raw rows; other columns than the fields' are ignored.
+
+        Raises:
+            DataError: A raw column is missing or of another type, or a value cannot be read.
+        """
+        inputs = self._encode(LocatedRows.of(columns), group, ReadSoFar())
+        padded = (ids[:] if isinstance(ids, Ragged) else ids for ids in inputs.sequence_ids)
+        return inputs._replace(sequence_ids=tuple(padded))
+
+    def encode_rows(self, rows: "pa.Table | Rows") -> EncodedRows:
+        """Encode a batch without the rows that the policy `drop` leaves out.
+
+        Sequences that are never cut come as `Ragged`.
+
+        Raises:
+            DataError: As in `encode`; the message begins with the place of the row.
+        """
+        block, found = LocatedRows.of(rows), ReadSoFar()
+        kept = _kept(self._readers, block, found)
+        counts: Counter[str] = Counter()
+        if kept is not None:
+            counts += found.bad_cells(with_outside=False)
+            block, found = block.select(kept), ReadSoFar()
+        inputs = self._encode(block, None, found)
+        counts += found.bad_cells()
+        if kept is None:
+            kept = np.arange(inputs.num_rows)
+        return EncodedRows(inputs, kept, dict(counts))
+
+    def _encode(self, rows: LocatedRows, group: str | None, found: ReadSoFar) -> Inputs:
+        count = rows.table.num_rows
+        columns: dict[FeatureType, list[_Column]] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
+        sequences: list[tuple[Tensor | Ragged, Tensor]] = []
+        for name, reader in self._readers.items():
+            if group not in (None, reader.field.group):
+                continue
+            field = self.schema.fields[name]
+            values, codes, row = reader.read(rows, found)
+            encoder = self._by_table[field.embedding_name]
+            encoded = reader.named(encoder.encode, values)
+            if row is None:
+                columns[field.feature_type].append(_Column(encoded, codes))
+            else:
+                ids = encoded if codes is None else encoded[codes]
+                sequences.append(_sequence(field, ids, row, count))
+        return Inputs(
+            torch.from_numpy(_side_by_side(columns[FeatureType.SPARSE], count, np.int64)),
+            torch.from_numpy(_side_by_side(columns[FeatureType.DENSE], count, np.float32)),
+            tuple(ids for ids, _ in sequences),
+            tuple(lengths for _, lengths in sequences),
+        )
+
+    def grown_from(self, base: "Encoders") -> "Encoders":
+        """These encoders with all that `base` has learnt, and what is new appended.
+
+        A vocabulary has the values of base with their ids, then its own new ones in sorted
+        order; ranges and quantile edges are those of base. Tables that base lacks stay.
+
+        Raises:
+            DataError: A table is of another kind in base, so that its ids mean something else.
+        """
+        by_table = dict(self._by_table)
+        for name in by_table.keys() & base._by_table.keys():
+            by_table[name] = grown(name, by_table[name], base._by_table[name])
+        return Encoders(self.schema, by_table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data and tensors, schema included; `from_dict` is the inverse."""
+        fitted = {name: encoder.to_dict() for name, encoder in self._by_table.items()}
+        return {"schema": self.schema.to_dict(), "fitted": fitted}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Encoders":
+        schema = DatasetSchema.from_dict(stored["schema"])
+        by_table = {
+            field.embedding_name: field.encoder.from_dict(stored["fitted"][field.embedding_name])
+            for field in schema.fields.values()
+        }
+        return cls(schema, by_table)
+
+
+def _large_batches(
+    batches: "pa.Table | Iterable[pa.Table | Rows]", schema: DatasetSchema
+) -> Iterator[LocatedRows]:
+    """Larger batches, of which each distinct value is counted once."""
+    if isinstance(batches, pa.Table):
+        for start in range(0, batches.num_rows, FIT_ROWS):
+            table = batches.slice(start, FIT_ROWS)
+            yield LocatedRows(table, [batches], np.arange(start, start + table.num_rows))
+        return
+    columns = {column for field in schema.fields.values() for column in field.raw_columns}
+    waiting: list[Any] = []
+    rows = size = 0
+    for part in batches:
+        table = table_of(part)
+        if waiting and (
+            rows + table.num_rows > FIT_ROWS
+            or size > FIT_BYTES
+            or table.schema != table_of(waiting[0]).schema
+        ):
+            yield LocatedRows.of(*waiting)
+            waiting, rows, size = [], 0, 0
+        waiting.append(part)
+        rows += table.num_rows
+        size += table.select([name for name in table.column_names if name in columns]).nbytes
+    if waiting:
+        yield LocatedRows.of(*waiting)
+
+
+class _FieldValues(NamedTuple):
+    """The values of one field in some rows of the training split."""
+
+    reader: FieldReader
+    rows: LocatedRows
+
+    def counted(self) -> Counted:
+        return self.reader.counted(self.rows)
+
+    def numbers(self) -> np.ndarray:
+        return self.reader.numbers(self.rows)
+
+
+def _learn(
+    readers: Mapping[str, FieldReader],
+    accumulators: Mapping[str, Accumulator | None],
+    batches: Iterable[LocatedRows],
+) -> int:
+    """Show the accumulators all rows but those that a policy `drop` leaves out; how many they are.
+
+    Raises:
+        DataError: A raw column is missing, or a value cannot be read.
+    """
+    count = 0
+    for rows in batches:
+        for reader in readers.values():
+            reader.require(rows)
+        rows = rows.select(_kept(readers, rows, ReadSoFar()))
+        count += rows.table.num_rows
+        for name, accumulator in accumulators.items():
+            if accumulator is not None:
+                accumulator.learn(_FieldValues(readers[name], rows))
+    return count
+
+
+def _kept(
+    readers: Mapping[str, FieldReader], rows: LocatedRows, found: ReadSoFar
+) -> np.ndarray | None:
+    """The rows without a value that drops its row; None: all of them."""
+    for reader in readers.values():
+        if reader.field.bad_values == "drop" and reader.can_fail:
+            reader.read(rows, found)
+    dropped = [mask for masks in found.bad.values() for mask in masks]
+    return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
+
+
+def _sequence(
+    field: FieldSchema, ids: np.ndarray, row: np.ndarray, count: int
+) -> tuple[Tensor | Ragged, Tensor]:
+    """The ids of a sequence field, of the elements' rows, as a batch holds them, and lengths."""
+    if field.max_length:
+        padded, lengths = pad(ids, row, count, field.max_length, field.keep, absent=field.absent_id)
+        return torch.from_numpy(padded), torch.from_numpy(lengths)
+    kept, lengths = kept_elements(ids, row, count, field.absent_id)
+    of_rows = torch.from_numpy(lengths)
+    return Ragged.of(torch.from_numpy(kept), of_rows), of_rows
+
+
+class _Column(NamedTuple):
+    """Values of a field, (V,) or (V, width), and which of them every row has (None: its own)."""
+
+    values: np.ndarray
+    codes: np.ndarray | None
+
+
+def _side_by_side(columns: Sequence[_Column], count: int, dtype: type) -> np.ndarray:
+    """Columns side by side, (N, sum of widths).
+
+    Some rows at a time: a whole column after the other would miss the processor's cache with
+    every number, which takes three times as long.
+    """
+    places: list[int | slice] = []
+    width = 0
+    for values, _ in columns:
+        places.append(width if values.ndim == 1 else slice(width, width + values.shape[1]))
+        width += 1 if values.ndim == 1 else values.shape[1]
+    rows = np.empty((count, width), dtype)
+    for start in range(0, count, _TILE):
+        some = slice(start, start + _TILE)
+        for place, (values, codes) in zip(places, columns, strict=True):
+            rows[some, place] = values[some] if codes is None else values[codes[some]]
+    return rows

@@ -1,0 +1,558 @@
+"""Values to the ids of embedding rows, and what is learnt of the training split for them.
+
+Each encoder comes with an accumulator that sees the training split batch by batch. What it keeps
+grows with the distinct values, never with the rows, and what it finds does not depend on how the
+rows were cut into batches.
+"""
+
+import bisect
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deepfm.data.encoding.cells import as_text, read_integers, read_numbers
+from deepfm.data.encoding.hashing import hash_texts
+from deepfm.data.encoding.kinds import Encoder, TrainingValues, refuse_change
+from deepfm.data.encoding.words import WordIds
+from deepfm.data.files.columns import is_text
+from deepfm.data.order import mix
+from deepfm.errors import DataError
+from deepfm.utils.io import table_to_tensor, tensor_to_table
+
+if TYPE_CHECKING:
+    from deepfm.data.schema import FieldSchema
+
+SAMPLE = 1 << 20  # rows that quantiles are taken of, if there are more
+COUNTER_SLACK = 1 << 16  # counts that may wait before they are merged, at least
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """Categorical values in the type that vocabularies hold: large_string, int64, uint64, floats.
+
+    Booleans are 0 and 1; dates, times and decimals are text; NaN is null and -0.0 is 0.0.
+
+    Raises:
+        DataError: The values are of a type without single values, or bytes that are not UTF-8.
+    """
+    kind = values.type
+    if pa.types.is_boolean(kind):
+        return values.cast(pa.int8()).cast(pa.int64())
+    if pa.types.is_integer(kind):
+        return values if kind == pa.uint64() else values.cast(pa.int64())
+    if pa.types.is_floating(kind):
+        if kind == pa.float16():
+            values = values.cast(pa.float32())
+        numbers = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False) + 0.0  # no -0.0
+        return pa.array(numbers, mask=np.isnan(numbers))
+    return as_text(values)
+
+
+class DeclaredEncoder(Encoder):
+    """An encoder that learns nothing: the id of a value does not depend on other values."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, field: "FieldSchema") -> Self:
+        """The encoder that a field declares."""
+
+    @classmethod
+    def must_be_fitted(cls, field: "FieldSchema") -> bool:
+        return False
+
+    @classmethod
+    def fitted(cls, fields: Sequence["FieldSchema"], learnt: Sequence[object]) -> Self:
+        return cls.of(fields[0])
+
+
+class Vocabulary(Encoder):
+    """Categorical values to ids 1 … n; absent and unknown values become 0.
+
+    Values are found whatever type they come in: where integers were seen, "17" and 17.0 find 17;
+    where texts were seen, 17 and 17.0 find "17".
+
+    Args:
+        values: The value of each id from 1 on, as `plain` gives them; distinct, none null.
+    """
+
+    kind = "vocabulary"
+    key = "min_count"
+    free_settings = ("min_count",)
+    counts_unknown = True
+
+    def __init__(self, values: pa.Array) -> None:
+        self.values = values
+        self._order: np.ndarray | None = None  # of a number's or text's place when sorted
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, the reserved 0 included."""
+        return len(self.values) + 1
+
+    @classmethod
+    def chosen_by(cls, field: "FieldSchema") -> bool:
+        return True  # unless another kind is chosen
+
+    @classmethod
+    def accumulator(cls, field: "FieldSchema", position: int) -> "VocabularyCounter":
+        return VocabularyCounter()
+
+    @classmethod
+    def fitted(
+        cls, fields: Sequence["FieldSchema"], learnt: Sequence["VocabularyCounter"]
+    ) -> "Vocabulary":
+        return VocabularyCounter.finish(learnt, fields[0].min_count)
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Ids of values, (N,) int64."""
+        wanted = _converted(values, self.values.type)
+        if not len(self.values) or not len(wanted):
+            return np.zeros(len(wanted), np.int64)
+        # Arrow builds its table of the whole vocabulary on each call: too much for a few values
+        if len(wanted) * 64 < len(self.values):
+            return self._search(wanted)
+        found = pc.index_in(wanted, value_set=self.values, skip_nulls=True)
+        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+
+    def _search(self, wanted: pa.Array) -> np.ndarray:
+        if self._order is None:
+            self._order = pc.sort_indices(self.values).to_numpy()
+        sorted_values = _Sorted(self.values, self._order)
+        ids = np.zeros(len(wanted), np.int64)
+        for row, value in enumerate(wanted.to_pylist()):
+            if value is not None:
+                place = bisect.bisect_left(sorted_values, value)
+                if place < len(self._order) and sorted_values[place] == value:
+                    ids[row] = self._order[place] + 1
+        return ids
+
+    def grown_from(self, base: "Vocabulary") -> "Vocabulary":
+        """The values of `base` with their ids, then those of this one that are new, sorted."""
+        new = self.values.filter(pa.array(base.encode(self.values) == 0))
+        as_base = _converted(new, base.values.type)
+        if as_base.null_count:  # a text among numbers: texts from now on
+            as_base, known = as_text(new), as_text(base.values)
+        else:
+            known = base.values
+        return Vocabulary(pa.concat_arrays([known, as_base.take(pc.sort_indices(as_base))]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"vocabulary": table_to_tensor(pa.table({"value": self.values}))}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
+        if "type" in stored:  # an older form: a list
+            return cls(plain(pa.array(stored["vocabulary"], pa.type_for_alias(stored["type"]))))
+        return cls(tensor_to_table(stored["vocabulary"])["value"].combine_chunks())
+
+
+class _Sorted:
+    """Sorted values, one at a time and without a copy; texts sort by code point, as in Arrow."""
+
+    def __init__(self, values: pa.Array, order: np.ndarray) -> None:
+        self._values, self._order = values, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> Any:
+        return self._values[int(self._order[place])].as_py()
+
+
+class VocabularyCounter:
+    """Counts categorical values; partial counts are merged when they have doubled."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self._waiting = 0
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(*values.counted())
+
+    def add(self, values: pa.Array, counts: np.ndarray) -> None:
+        """Count values as `plain` gives them, each with its number of rows; nulls are left out."""
+        table = pa.table({"value": values, "count": counts})
+        if values.null_count:
+            table = table.filter(values.is_valid())
+        if not len(table):
+            return
+        self._waiting += len(table) if self._parts else 0
+        self._parts.append(table)
+        if self._waiting > max(len(self._parts[0]), COUNTER_SLACK):
+            self._parts = [merged_counts(self._parts)]
+            self._waiting = 0
+
+    @staticmethod
+    def finish(counters: Iterable["VocabularyCounter"], min_count: int) -> Vocabulary:
+        """The vocabulary of all values counted `min_count` times or more, sorted."""
+        parts = [part for counter in counters for part in counter._parts]
+        if not parts:
+            return Vocabulary(pa.array([], pa.large_string()))
+        table = merged_counts(parts)
+        if min_count > 1:
+            table = table.filter(pc.greater_equal(table["count"], min_count))
+        values = table["value"].combine_chunks()
+        return Vocabulary(values.take(pc.sort_indices(values)))
+
+
+def merged_counts(parts: list[pa.Table]) -> pa.Table:
+    """One row per distinct value, in no particular order; values of unequal types become text."""
+    if len({part["value"].type for part in parts}) > 1:
+        texts = [pa.chunked_array([as_text(part["value"].combine_chunks())]) for part in parts]
+        parts = [part.set_column(0, "value", text) for part, text in zip(parts, texts, strict=True)]
+    table = pa.concat_tables(parts).combine_chunks()
+    encoded = table["value"].combine_chunks().dictionary_encode()
+    counts = np.bincount(encoded.indices.to_numpy(), table["count"].to_numpy())  # exact to 2^53
+    return pa.table({"value": encoded.dictionary, "count": counts.astype(np.int64)})
+
+
+class HashBuckets(DeclaredEncoder):
+    """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.hashing`.
+
+    The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value. With `padding` all
+    ids are one higher, from 1 on, and absent values are 0; without, they are -1.
+    """
+
+    kind = key = "hash_buckets"
+    options = table_options = ("hash_function",)
+    reads = "text"
+
+    def __init__(self, buckets: int, function: str = "xxh64", padding: bool = True) -> None:
+        self.buckets = buckets
+        self.function = function
+        self.padding = padding
+
+    @classmethod
+    def of(cls, field: "FieldSchema") -> "HashBuckets":
+        return cls(field.hash_buckets, field.hash_function, field.padding_idx is not None)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return field.hash_buckets + (field.padding_idx is not None)
+
+    @classmethod
+    def absent_id(cls, field: "FieldSchema") -> int:
+        return -1 if field.padding_idx is None else 0
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.buckets + self.padding
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Ids of values, (N,) int64; one hash per value, so give distinct ones."""
+        texts = as_text(values)
+        ids = (hash_texts(texts, self.function) % np.uint64(self.buckets)).astype(np.int64)
+        ids += self.padding
+        if texts.null_count:
+            ids[texts.is_null().to_numpy(zero_copy_only=False)] = self.padding - 1
+        return ids
+
+    def grown_from(self, base: "HashBuckets") -> "HashBuckets":
+        refuse_change("hash_buckets", base.buckets, self.buckets)
+        refuse_change("as hash_function", base.function, self.function)
+        refuse_change("padding", base.padding, self.padding)
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "hash_buckets": self.buckets, "function": self.function, "padding": self.padding,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "HashBuckets":
+        before = {"function": "xxh64", "padding": True}  # an older form has the number only
+        found = before | dict(stored)
+        return cls(found["hash_buckets"], found["function"], found["padding"])
+
+
+class NumBuckets(DeclaredEncoder):
+    """Whole numbers that are ids already, 0 … n - 1; -1 is no value.
+
+    NOTE[DIFF]: TorchEasyRec looks a number without a row up in row 0, with a warning. Here that is
+    one of three policies, and natively an error (`FieldSchema.out_of_range`).
+    """
+
+    kind = key = "num_buckets"
+    options = ("out_of_range",)
+    free_settings = ("num_buckets", "out_of_range")
+    reads = "whole number"
+    has_declared_ids = True
+
+    def __init__(self, buckets: int) -> None:
+        self.buckets = buckets
+
+    @classmethod
+    def of(cls, field: "FieldSchema") -> "NumBuckets":
+        return cls(field.num_buckets)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return field.num_buckets
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.buckets
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """The numbers themselves, (N,) int64, whose range their reader has seen to."""
+        return values
+
+    def grown_from(self, base: "NumBuckets") -> "NumBuckets":
+        if self.buckets < base.buckets:
+            raise DataError(f"num_buckets {base.buckets} before, only {self.buckets} now")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"num_buckets": self.buckets}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "NumBuckets":
+        return cls(stored["num_buckets"])
+
+
+class DeclaredVocabulary(DeclaredEncoder):
+    """Words to the ids that were declared for them; other texts to the OOV id, or to -1.
+
+    The text of a value is that of `as_text`. An absent value is -1.
+    """
+
+    kind = "declared_vocabulary"
+    key = "vocabulary"
+    options = table_options = ("oov_id",)
+    free_settings = ("vocabulary",)
+    reads = "text"
+    has_declared_ids = True
+
+    def __init__(self, words: WordIds, oov_id: int | None) -> None:
+        self.words = words
+        self.oov_id = oov_id
+        self._places = Vocabulary(words.words)
+        self._ids = np.append(-1, words.ids)  # of place 0, which is no word's, and of the words
+
+    @classmethod
+    def chosen_by(cls, field: "FieldSchema") -> bool:
+        return field.vocabulary is not None
+
+    @classmethod
+    def of(cls, field: "FieldSchema") -> "DeclaredVocabulary":
+        assert field.vocabulary is not None
+        return cls(field.vocabulary, field.oov_id)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return (
+            0 if field.vocabulary is None else max(field.vocabulary.rows, (field.oov_id or 0) + 1)
+        )
+
+    @property
+    def vocabulary_size(self) -> int:
+        return max(self.words.rows, (self.oov_id or 0) + 1)
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Ids of values, (N,) int64."""
+        texts = as_text(values)
+        ids: np.ndarray = self._ids[self._places.encode(texts)]
+        if self.oov_id is not None:
+            has_text = texts.is_valid().to_numpy(zero_copy_only=False)
+            ids = np.where((ids < 0) & has_text, self.oov_id, ids)
+        return ids
+
+    def grown_from(self, base: "DeclaredVocabulary") -> "DeclaredVocabulary":
+        now = self._ids[self._places.encode(base.words.words)]
+        moved = np.flatnonzero(now != base.words.ids)
+        if len(moved):
+            word = base.words.words[int(moved[0])].as_py()
+            raise DataError(f"the word {word!r} has lost the id it had before")
+        if self.oov_id != base.oov_id:
+            raise DataError(f"oov_id {base.oov_id} before, {self.oov_id} now")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"words": self.words.to_tensor(), "oov_id": self.oov_id}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "DeclaredVocabulary":
+        return cls(WordIds.from_tensor(stored["words"]), stored["oov_id"])
+
+
+class Boundaries(DeclaredEncoder):
+    """Numbers to how many of the declared boundaries lie below them; an absent one is -1.
+
+    Number and boundaries are compared as float32, so that a number has one id whether it comes
+    as text, as float64 or as float32.
+
+    NOTE[DIFF]: TorchEasyRec does not say what a number that equals a boundary gets. Here the
+    boundary is not below it, so it has the id of the numbers just under it.
+    """
+
+    kind = key = "boundaries"
+    reads = "number"
+    has_declared_ids = True
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self.edges = np.array(edges, np.float32)
+
+    @classmethod
+    def of(cls, field: "FieldSchema") -> "Boundaries":
+        return cls(field.boundaries)
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return len(field.boundaries) + 1
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.edges) + 1
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Ids of float64 numbers, (N,) int64; NaN is absent."""
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and above all boundaries
+            singles = values.astype(np.float32)
+        return np.where(np.isnan(values), -1, np.searchsorted(self.edges, singles, side="left"))
+
+    def grown_from(self, base: "Boundaries") -> "Boundaries":
+        if not np.array_equal(self.edges, base.edges):
+            raise DataError(f"boundaries {base.edges.tolist()} before, {self.edges.tolist()} now")
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"boundaries": self.edges.tolist()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Boundaries":
+        return cls(stored["boundaries"])
+
+
+class Quantiles(Encoder):
+    """Numbers to the ids 1 … m of buckets that hold equally many training rows; absent is 0.
+
+    Bucket k holds the numbers above edge k - 1, up to and including edge k.
+
+    Args:
+        edges: Rising, (m - 1,).
+    """
+
+    kind = key = "quantiles"
+    reads = "number"
+    in_sequences = False
+
+    def __init__(self, edges: np.ndarray) -> None:
+        self.edges = edges
+
+    @classmethod
+    def accumulator(cls, field: "FieldSchema", position: int) -> "QuantileSample":
+        return QuantileSample(position)
+
+    @classmethod
+    def fitted(
+        cls, fields: Sequence["FieldSchema"], learnt: Sequence["QuantileSample"]
+    ) -> "Quantiles":
+        return QuantileSample.finish(learnt, fields[0].quantiles)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.edges) + 2
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Ids of float64 numbers, (N,) int64; NaN is absent."""
+        return np.where(np.isnan(values), 0, np.searchsorted(self.edges, values) + 1)
+
+    def grown_from(self, base: "Quantiles") -> "Quantiles":
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"edges": self.edges.tolist()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Quantiles":
+        return cls(np.array(stored["edges"], np.float64))
+
+
+class QuantileSample:
+    """Keeps numbers for their quantiles: all of up to 2^20, else a uniform sample of that size.
+
+    The sample is the numbers whose row has the smallest hashes, so it is always the same one.
+    """
+
+    def __init__(self, position: int, size: int = SAMPLE) -> None:
+        self._first = position << 40  # rows of fields that share buckets are different rows
+        self._size = size
+        self._seen = 0
+        self._hashes: list[np.ndarray] = []
+        self._numbers: list[np.ndarray] = []
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(values.numbers())
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Add the numbers that are there, (N,) float64 without NaN."""
+        rows = np.arange(self._seen, self._seen + len(numbers), dtype=np.uint64)
+        self._seen += len(numbers)
+        self._hashes.append(splitmix64(rows + np.uint64(self._first)))
+        self._numbers.append(numbers)
+        if sum(map(len, self._hashes)) > 2 * self._size:
+            self._cut()
+
+    def _cut(self) -> None:
+        hashes, numbers = np.concatenate(self._hashes), np.concatenate(self._numbers)
+        if len(hashes) > self._size:
+            smallest = np.argpartition(hashes, self._size)[: self._size]
+            hashes, numbers = hashes[smallest], numbers[smallest]
+        self._hashes, self._numbers = [hashes], [numbers]
+
+    @staticmethod
+    def finish(samples: Sequence["QuantileSample"], count: int) -> Quantiles:
+        """Edge k is the smallest number that k/n of the rows do not exceed; equal ones merge."""
+        joint = QuantileSample(0, samples[0]._size)
+        for sample in samples:
+            joint._hashes += sample._hashes
+            joint._numbers += sample._numbers
+        if not any(map(len, joint._numbers)):
+            return Quantiles(np.zeros(0))
+        joint._cut()
+        numbers = np.sort(joint._numbers[0])
+        places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
+        edges = np.unique(numbers[places])
+        return Quantiles(edges[edges < numbers[-1]])  # nothing stands above the largest
+
+
+def splitmix64(numbers: np.ndarray) -> np.ndarray:
+    """A hash of uint64 numbers, none of which share one.
+
+    Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014
+    (the generator's output after `number + 1` steps from seed 0).
+    """
+    return mix(numbers * np.uint64(0x9E3779B97F4A7C15))
+
+
+def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Values as another of the types that `plain` gives; null where a value has no equal there."""
+    values = plain(values)
+    if values.type == kind:
+        return values
+    if is_text(kind):
+        return as_text(values)
+    if pa.types.is_integer(kind):
+        if is_text(values.type):
+            return read_integers(values, kind)
+        limits = np.iinfo(kind.to_pandas_dtype())
+        numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        if pa.types.is_floating(values.type):
+            fits = (numbers >= float(limits.min)) & (numbers < float(limits.max))
+            fits &= numbers == np.floor(numbers)
+        else:
+            fits = numbers >= 0 if kind == pa.uint64() else numbers <= np.uint64(limits.max)
+        fits &= values.is_valid().to_numpy(zero_copy_only=False)
+        return pa.array(np.where(fits, numbers, 0).astype(limits.dtype), mask=~fits)
+    if is_text(values.type):
+        numbers = read_numbers(values).values
+    else:
+        numbers = pc.fill_null(values.cast(pa.float64(), safe=False), np.nan).to_numpy(
+            zero_copy_only=False
+        )
+    with np.errstate(over="ignore"):
+        numbers = numbers.astype(kind.to_pandas_dtype())
+    return pa.array(numbers, mask=np.isnan(numbers))

@@ -1,0 +1,73 @@
+"""The scales of a dense field: what a number becomes before a model sees it."""
+
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+
+class Figures(NamedTuple):
+    """Range and moments of the training split's numbers."""
+
+    low: float
+    high: float
+    mean: float
+    deviation: float
+
+
+class Scale:
+    """Numbers as they are.
+
+    Attributes:
+        name: What a field calls it.
+        is_learnt: Whether it depends on the training split.
+        above: Numbers must lie above this one.
+    """
+
+    name: ClassVar[str] = "none"
+    is_learnt: ClassVar[bool] = False
+    above: ClassVar[float] = -np.inf
+
+    def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
+        """The scaled numbers, of the shape they have, float64."""
+        return numbers
+
+
+class MinMax(Scale):
+    """(x - min) / (max - min), not clipped outside; 0 where there was one value only."""
+
+    name = "min_max"
+    is_learnt = True
+
+    def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
+        return _spread(numbers, figures, figures.low, figures.high - figures.low)
+
+
+class Standard(Scale):
+    """(x - mean) / population deviation; 0 where there was one value only."""
+
+    name = "standard"
+    is_learnt = True
+
+    def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
+        return _spread(numbers, figures, figures.mean, figures.deviation)
+
+
+class Log1p(Scale):
+    """ln(1 + x)."""
+
+    name = "log1p"
+    above = -1.0
+
+    def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
+        return np.log1p(numbers)
+
+
+SCALES: dict[str, Scale] = {scale.name: scale for scale in (Scale(), MinMax(), Standard(), Log1p())}
+
+
+def _spread(numbers: np.ndarray, figures: Figures, origin: float, span: float) -> np.ndarray:
+    if figures.low == figures.high or not span:
+        return np.zeros(numbers.shape)
+    with np.errstate(over="ignore"):  # clipped afterwards
+        found: np.ndarray = (numbers - origin) / span
+    return found

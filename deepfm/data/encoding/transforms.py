@@ -1,0 +1,400 @@
+"""Raw values to values that an encoder can take: the named transforms.
+
+Everything here is stateless and looks at one value at a time, so that what a value becomes never
+depends on the rows around it. A transform is one of a declared set and never evaluated:
+
+    bucket(e1, e2, …)   the largest edge that is not above the number, absent below the first
+    prefix(n)           the first n characters
+    split(s)            a text cut at s; lists stay as they are
+    criteo_log          floor(ln(x)^2) for x > 2, else x cut to a whole number; a blank is a value
+                        of its own
+    hour(format)        hour of day, 0 … 23
+    weekday(format)     day of the week, 0 (Monday) … 6 (Sunday)
+    is_missing          1.0 where no value is there, else 0.0
+    log10(t, d)         the decimal logarithm of a number above t, d for others
+    zscore(mean, std)   (x - mean) / std
+    minmax(min, max)    (x - min) / (max - min)
+    expression(e)       an arithmetic expression of the number x, such as log(x + 3)
+
+An expression is made of numbers, x, + - * / ** and the functions abs ceil exp floor log (natural)
+log10 log1p log2 max min pow round (halves to even) sigmoid sqrt tanh, in float64. Where it has no
+finite value, the number is one that cannot be read.
+
+`hour` and `weekday` read a text or a whole number as the format says, with the directives
+%Y %y %m %d %H %M %S %f and %% as `strptime` reads them. Without a format they read Arrow
+timestamps and dates, ISO 8601 texts and whole numbers of unix seconds; a time with an offset is
+taken to UTC, one without is UTC. Where a number or a time is needed, an empty text is no value.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deepfm.data.encoding.cells import (
+    Reading,
+    as_text,
+    read_formatted,
+    read_numbers,
+    read_times,
+    where,
+)
+from deepfm.data.encoding.expressions import parse_expression
+from deepfm.data.files.columns import is_text
+from deepfm.errors import ConfigError, nearest
+
+BLANK = np.iinfo(np.int64).min  # what criteo_log makes of a blank; no other result reaches it
+
+
+class Transform(ABC):
+    """Values to values, one at a time.
+
+    Args:
+        argument: What stands between the parentheses.
+
+    Attributes:
+        name: What a field calls it.
+        reads_anything: Whether there is no single value that it cannot read.
+        is_never_absent: Whether an absent value has a result, too.
+        gives_numbers: Whether it leaves numbers what they are, or makes numbers of them.
+        gives_lists: Whether it cuts a text into a list.
+        tells_absence: Whether its result says only where a value is.
+
+    Raises:
+        ValueError: The argument is wrong.
+    """
+
+    name: ClassVar[str] = ""
+    reads_anything: ClassVar[bool] = False
+    is_never_absent: ClassVar[bool] = False
+    gives_numbers: ClassVar[bool] = False
+    gives_lists: ClassVar[bool] = False
+    tells_absence: ClassVar[bool] = False
+
+    def __init__(self, argument: str = "") -> None:
+        if argument.strip():
+            raise ValueError("takes no argument")
+
+    @abstractmethod
+    def __call__(self, values: pa.Array) -> Reading:
+        """The values after the transform, and which of them it could not read."""
+
+
+class Unchanged(Transform):
+    """Values as they are, of a field without a transform."""
+
+    reads_anything = True
+    gives_numbers = True
+
+    def __call__(self, values: pa.Array) -> Reading:
+        return Reading(values)
+
+
+class Bucket(Transform):
+    name = "bucket"
+
+    def __init__(self, argument: str) -> None:
+        try:
+            self._edges = np.array([int(edge) for edge in argument.split(",")])
+        except ValueError:
+            raise ValueError("expected whole numbers as edges") from None
+        if (np.diff(self._edges) <= 0).any():
+            raise ValueError("expected rising edges")
+
+    def __call__(self, values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        index = np.searchsorted(self._edges, numbers, side="right") - 1
+        is_absent = (index < 0) | np.isnan(numbers)
+        return Reading(pa.array(self._edges[index], mask=is_absent), bad, expected)
+
+
+class Prefix(Transform):
+    name = "prefix"
+    reads_anything = True
+
+    def __init__(self, argument: str) -> None:
+        if not argument.strip().isdecimal():
+            raise ValueError("expected a number of characters")
+        self._length = int(argument)
+
+    def __call__(self, values: pa.Array) -> Reading:
+        return Reading(pc.utf8_slice_codeunits(as_text(values), 0, self._length))
+
+
+class Split(Transform):
+    name = "split"
+    reads_anything = True
+    gives_lists = True
+
+    def __init__(self, argument: str) -> None:
+        if not argument:
+            raise ValueError("expected a separator")
+        self._separator = argument
+
+    def __call__(self, values: pa.Array) -> Reading:
+        if is_text(values.type):
+            values = pc.if_else(pc.equal(values, ""), None, values)
+            values = pc.split_pattern(values, self._separator)
+        return Reading(values)
+
+
+class CriteoLog(Transform):
+    name = "criteo_log"
+    is_never_absent = True
+
+    def __call__(self, values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        blank = np.isnan(numbers)
+        logs = np.floor(np.log(np.maximum(numbers, 1.0)) ** 2)
+        found = np.where(numbers > 2, logs, np.trunc(numbers))
+        low = found < -(2.0**62)  # no such integer exists, and the blank needs a value
+        if low.any():
+            bad, expected = low if bad is None else bad | low, expected or "a number above -2^62"
+        found = np.where(blank | low, 0.0, found).astype(np.int64)
+        return Reading(pa.array(np.where(blank, BLANK, found), mask=bad), bad, expected)
+
+
+class IsMissing(Transform):
+    name = "is_missing"
+    reads_anything = True
+    is_never_absent = True
+    tells_absence = True
+
+    def __call__(self, values: pa.Array) -> Reading:
+        absent = values.is_null(nan_is_null=True)
+        if is_text(values.type):
+            absent = pc.or_(absent, pc.fill_null(pc.equal(values, ""), True))
+        return Reading(absent.cast(pa.float64()))
+
+
+# --- times ---------------------------------------------------------------------------------
+
+_DIRECTIVES = {
+    "Y": r"(?P<Y>\d{4})",
+    "y": r"(?P<y>\d{2})",
+    "m": r"(?P<m>1[0-2]|0[1-9]|[1-9])",
+    "d": r"(?P<d>3[01]|[12]\d|0[1-9]|[1-9])",
+    "H": r"(?P<H>2[0-3]|[01]\d|\d)",
+    "M": r"(?P<M>[0-5]\d|\d)",
+    "S": r"(?P<S>[0-5]\d|\d)",
+    "f": r"\d{1,6}",
+    "%": "%",
+}
+
+
+class TimePart(Transform):
+    """A part of times, read as a format says or in the ways that need none.
+
+    Attributes:
+        needed: The directives that a format must have.
+    """
+
+    needed: ClassVar[str]
+
+    def __init__(self, argument: str) -> None:
+        form = argument.strip()
+        self._pattern = _pattern(form, self.needed) if form else None
+        self._expected = f"a time like {form}" if form else "a time (ISO 8601 or unix seconds)"
+
+    @abstractmethod
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        """The part of unix seconds, (N,) int64."""
+
+    def __call__(self, values: pa.Array) -> Reading:
+        if self._pattern:
+            seconds, read = read_formatted(as_text(values), self._pattern)
+        else:
+            seconds, read = read_times(values)
+        bad = ~read & where(values.is_valid())
+        if pa.types.is_floating(values.type):
+            bad &= ~where(pc.is_nan(values))
+        elif is_text(values.type):
+            bad &= where(pc.not_equal(values, ""))
+        parts = pa.array(self.part(seconds), mask=~read)
+        return Reading(parts, bad if bad.any() else None, self._expected)
+
+
+class Hour(TimePart):
+    name = "hour"
+    needed = "H"
+
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        hours: np.ndarray = seconds // 3600 % 24
+        return hours
+
+
+class Weekday(TimePart):
+    name = "weekday"
+    needed = "md"
+
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        days: np.ndarray = (seconds // 86400 + 3) % 7  # 1970-01-01 was a Thursday
+        return days
+
+
+def _pattern(form: str, needed: str) -> str:
+    """A format of `strptime` as a regular expression with a group per directive."""
+    parts, seen = [], []
+    for directive, text in re.findall(r"%(.?)|([^%]+)", form, re.DOTALL):
+        if text:
+            parts.append(re.escape(text))
+        elif directive not in _DIRECTIVES:
+            known = " ".join(f"%{name}" for name in _DIRECTIVES)
+            raise ValueError(f"unknown directive '%{directive}'; known: {known}")
+        else:
+            parts.append(_DIRECTIVES[directive])
+            seen.append(directive)
+    if twice := [name for name in "YymdHMS" if seen.count(name) > 1]:
+        raise ValueError(f"the format has %{twice[0]} twice")
+    if missing := [name for name in needed if name not in seen]:
+        raise ValueError(f"the format lacks %{missing[0]}")
+    if "d" in needed and not {"Y", "y"} & set(seen):
+        raise ValueError("the format lacks %Y or %y")
+    return f"^{''.join(parts)}$"
+
+
+# --- numbers to numbers --------------------------------------------------------------------
+
+
+class Numeric(Transform):
+    """A function of float64 numbers; a result that is not finite is a value that cannot be read."""
+
+    gives_numbers = True
+
+    def __init__(self, argument: str) -> None:
+        self._spec = f"{self.name}({argument})"
+
+    @abstractmethod
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        """The function's values, (N,) float64."""
+
+    def __call__(self, values: pa.Array) -> Reading:
+        numbers, bad, expected = read_numbers(values)
+        absent = np.isnan(numbers)
+        with np.errstate(all="ignore"):
+            found = self.function(np.where(absent, 1.0, numbers))
+        undefined = ~np.isfinite(found) & ~absent
+        if undefined.any():
+            if bad is None or np.argmax(undefined) < np.argmax(bad):
+                expected = f"a number that {self._spec} has a finite value for"
+            bad = undefined if bad is None else bad | undefined
+        return Reading(pa.array(found, mask=absent | undefined), bad, expected)
+
+
+class Log10(Numeric):
+    name = "log10"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._threshold, self._default = _two_numbers(argument, "threshold", "default")
+        if self._threshold < 0:
+            raise ValueError("expected a threshold of at least 0")
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        above = numbers > self._threshold
+        return np.where(above, np.log10(np.where(above, numbers, 1.0)), self._default)
+
+
+class ZScore(Numeric):
+    name = "zscore"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._mean, self._deviation = _two_numbers(argument, "mean", "standard deviation")
+        if self._deviation <= 0:
+            raise ValueError("expected a standard deviation above 0")
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (numbers - self._mean) / self._deviation
+        return scaled
+
+
+class MinMax(Numeric):
+    name = "minmax"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._low, self._high = _two_numbers(argument, "min", "max")
+        if self._low >= self._high:
+            raise ValueError("expected min below max")
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (numbers - self._low) / (self._high - self._low)
+        return scaled
+
+
+class Expression(Numeric):
+    name = "expression"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self._compiled = parse_expression(argument)
+
+    def function(self, numbers: np.ndarray) -> np.ndarray:
+        return self._compiled(numbers)
+
+
+def _two_numbers(argument: str, first: str, second: str) -> tuple[float, float]:
+    parts = argument.split(",")
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 2 or not np.isfinite(numbers).all():
+        raise ValueError(f"expected {first} and {second}, two finite numbers")
+    return numbers[0], numbers[1]
+
+
+TRANSFORMS: dict[str, type[Transform]] = {
+    transform.name: transform
+    for transform in (
+        Bucket, Prefix, Split, CriteoLog, Hour, Weekday, IsMissing, Log10, ZScore, MinMax,
+        Expression,
+    )
+}  # fmt: skip
+
+
+@cache
+def find_transform(spec: str | None) -> Transform:
+    """The transform that a spec such as `prefix(3)` names; None leaves values as they are.
+
+    Raises:
+        ConfigError: The transform is unknown or its arguments are wrong.
+
+    Example:
+        >>> find_transform("bucket(1, 18, 25)")(pa.array([17, 18, 90])).values.to_pylist()
+        [1, 18, 25]
+    """
+    if spec is None:
+        return Unchanged()
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", spec.strip(), re.DOTALL)
+    name = match[1] if match else spec
+    if match is None or name not in TRANSFORMS:
+        raise ConfigError(f"unknown transform {spec!r}; {nearest(name, TRANSFORMS)}")
+    try:
+        return TRANSFORMS[name](match[2] or "")
+    except ValueError as error:
+        raise ConfigError(f"transform {spec!r}: {error}") from None
+
+
+def transform_class(spec: str | None) -> type[Transform]:
+    """What a spec names, whatever its arguments.
+
+    That of values as they are where nothing is named, or what `find_transform` refuses.
+    """
+    name = "" if spec is None else spec.split("(")[0].strip()
+    return TRANSFORMS.get(name, Unchanged)
+
+
+def argument_of(spec: str) -> str:
+    """What stands between the parentheses of a spec.
+
+    Example:
+        >>> argument_of("split(|)")
+        '|'
+    """
+    return spec.strip().partition("(")[2][:-1]

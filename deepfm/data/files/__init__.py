@@ -1,0 +1,1 @@
+"""Files of raw rows: their formats, and tables read from them and written to them."""

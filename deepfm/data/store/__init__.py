@@ -1,0 +1,1 @@
+"""Declared tables of any size, encoded once into arrays on disk."""

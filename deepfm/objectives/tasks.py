@@ -1,0 +1,264 @@
+"""Tasks: what a model is trained to predict, one or several things, each with losses and metrics.
+
+Decided here: where a name of a task shows. A single task has none (`name` is empty), and labels,
+logits, losses, metrics and prediction columns are called what they are. Of several tasks each
+has its label and its logits under its name; what is reported of a task stands below its name,
+`click.auc`, and a column of predictions ends in it, `probability_click`.
+
+Shapes: B rows, C classes, N rows of a whole split.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfm.evaluation.measures import Array
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
+from deepfm.evaluation.ranking import RANKING_METRICS
+from deepfm.objectives.base import Logits, Objective, Targets
+from deepfm.objectives.losses import LOSSES, BinaryCrossEntropy
+from deepfm.utils.named import one_of, reported_names, resolve
+from deepfm.utils.settings import limited
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deepfm.data.batch import Batch
+    from deepfm.data.schema import DatasetSchema
+
+V = TypeVar("V")
+ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing that a model is trained to predict.
+
+    Attributes:
+        name: Empty where it is the model's only task.
+        label: Its column of labels, one of `DatasetSchema.label_columns` where there are several.
+        objectives: Losses, which are added up.
+        weight: What their sum counts in the loss of all tasks.
+        metrics: Reported over whole splits.
+        train_metrics: Logged over training batches.
+        num_class: 1 where one logit stands for two classes, or for a number.
+        section: Dotted key of the section of the config that declares it; empty: it is declared
+            by the keys of the short form.
+    """
+
+    name: str = ""
+    label: str = ""
+    objectives: tuple[Objective, ...] = (BinaryCrossEntropy(),)
+    weight: float = 1.0
+    metrics: tuple[Metric, ...] = ()
+    train_metrics: tuple[OverBatches, ...] = ()
+    num_class: int = 1
+    section: str = ""
+
+    @property
+    def main(self) -> Objective:
+        """The loss that says what is predicted: the first that gives probabilities, if any does."""
+        return next(
+            (item for item in self.objectives if not item.gives_numbers), self.objectives[0]
+        )
+
+    @property
+    def evaluated(self) -> tuple[Objective, ...]:
+        """The losses that evaluation can report."""
+        return tuple(item for item in self.objectives if not item.only_in_training)
+
+    @property
+    def predicts_numbers(self) -> bool:
+        """Whether numbers are predicted, and no probabilities."""
+        return self.main.gives_numbers
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What metrics can be computed of, as in `Metric.needs`."""
+        return frozenset[str]().union(*(item.gives(self.num_class) for item in self.objectives))
+
+    def named(self, what: str) -> str:
+        """What a loss or metric of this task is reported under."""
+        return f"{self.name}.{what}" if self.name else what
+
+    def key(self, setting: str) -> str:
+        """The dotted key of what the config says about this task."""
+        return f"{self.section}.{setting}" if self.section else _KEYS[setting]
+
+    def targets(self, batch: "Batch", schema: "DatasetSchema") -> Targets:
+        """What the losses of this task compare the logits of a batch with."""
+        label = self.label_of(batch.label, schema)
+        return Targets(label, batch.weight, batch.group, schema.group_columns)
+
+    def label_of(self, label: "Tensor", schema: "DatasetSchema") -> "Tensor":
+        """The labels of this task, (B,), of those of all, (B,) or (B, T) for T labels."""
+        return label[:, schema.label_columns.index(self.label)] if label.dim() == 2 else label
+
+    def losses(self, logits: Logits, targets: Targets) -> "dict[str, Tensor]":
+        """Each loss of a batch by its name, ().
+
+        Raises:
+            ConfigError: The logits' shape is not that of the loss, or its session is no group.
+        """
+        return {item.name: item.loss(logits, targets, self.name) for item in self.objectives}
+
+    def outputs(self, logits: Logits) -> "dict[str, Tensor]":
+        """What the losses call the logits, and what they mean; of a named task `probs_click`.
+
+        Raises:
+            ConfigError: The logits' shape is not that of a loss.
+        """
+        found: dict[str, Tensor] = {}
+        for item in self.objectives:
+            found |= item.outputs(logits, self.name)
+        return {self.column(name): value for name, value in found.items()}
+
+    def prediction(self, logits: Logits) -> "Tensor":
+        """What is predicted: (B,), or (B, C) of three classes or more.
+
+        The probability of class 1 of two, however many logits stand for it; the probabilities of
+        more classes; the number itself where all losses are of numbers.
+        """
+        return self.main.prediction(logits, self.name)
+
+    def class_probabilities(self, logits: Logits) -> "Tensor | None":
+        """The probability of each class, (B, C), where each has a logit of its own."""
+        return self.main.class_probabilities(logits, self.name)
+
+    def number(self, logits: Logits) -> "Tensor | None":
+        """What is fitted to the label as a number, (B,); None where nothing is."""
+        for item in self.objectives:
+            if item.gives_numbers:
+                return item.prediction(logits, self.name)
+        return None
+
+    def predicted(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        """`prediction` in float64, so that small probabilities keep their digits."""
+        found: NDArray[np.float64] = self.prediction(doubled(logits)).numpy()
+        return found
+
+    def prediction_columns(self, values: Array) -> dict[str, Array]:
+        """`predicted` values as columns (N,): `probability`, `prediction`, or `probability_0`, ….
+
+        Example:
+            >>> list(Task(num_class=3).prediction_columns(np.zeros((2, 3))))
+            ['probability_0', 'probability_1', 'probability_2']
+            >>> list(Task(name="click").prediction_columns(np.zeros(2)))
+            ['probability_click']
+        """
+        columns = values.T if values.ndim == 2 else [values]
+        return dict(zip(self.prediction_names(), columns, strict=True))
+
+    def prediction_names(self) -> list[str]:
+        """Names of the columns of predictions."""
+        stem = self.column("prediction" if self.predicts_numbers else "probability")
+        return [f"{stem}_{k}" for k in range(self.num_class)] if self.num_class > 2 else [stem]
+
+    def column(self, what: str) -> str:
+        """What a column or an output of this task is called."""
+        return f"{what}_{self.name}" if self.name else what
+
+    def with_metric(self, name: str) -> "Task":
+        """This task with one more metric, by its name, unless it is reported anyway."""
+        if name not in METRICS or name in reported_names(self.metrics):
+            return self
+        return replace(self, metrics=(*self.metrics, METRICS[name]()))
+
+
+# Where the short form says what `tasks` says of each task.
+_KEYS = {
+    "losses": "training.losses",
+    "train_metrics": "training.metrics",
+    "metrics": "evaluation.metrics",
+    "num_class": "num_class",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """A task of a model of several, under its name in `tasks`.
+
+    `label` is one of `data.table.labels`, or a column of zeros and ones. `weight` is what the sum
+    of the task's losses counts in the loss of all. The other keys mean what the short form calls
+    `training.losses`, `evaluation.metrics`, `training.metrics` and `num_class`.
+    """
+
+    label: str
+    losses: tuple[Objective, ...] = one_of(LOSSES, "loss", ("binary_cross_entropy",))
+    weight: float = limited(1.0, above=0)
+    metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
+    train_metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
+    num_class: int = limited(1, at_least=1)
+
+    def __post_init__(self) -> None:
+        resolve(self, "tasks")
+
+    def task(self, name: str, *, is_only: bool) -> Task:
+        """The task under this name; one that stands alone carries none."""
+        return Task(
+            name="" if is_only else name,
+            label=self.label,
+            objectives=self.losses,
+            weight=self.weight,
+            metrics=self.metrics,
+            train_metrics=self.train_metrics,
+            num_class=self.num_class,
+            section=f"tasks.{name}",
+        )
+
+
+def doubled(logits: Mapping[str, Array]) -> "dict[str, Tensor]":
+    """Logits of a whole split as tensors in float64."""
+    import torch
+
+    return {name: torch.from_numpy(values).double() for name, values in logits.items()}
+
+
+def prediction_columns(
+    tasks: Iterable[Task], predictions: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """The columns of all tasks, of what each predicts by its name."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for task in tasks:
+        found |= task.prediction_columns(predictions[task.name])
+    return found
+
+
+def of_only_task(values: Mapping[str, V]) -> V:
+    """What belongs to a model's only task, of values by task.
+
+    Raises:
+        ValueError: The model has several.
+    """
+    if "" not in values:
+        raise ValueError(f"the model has several tasks: {', '.join(values)}")
+    return values[""]
+
+
+def metric_names(tasks: Sequence[Task] = (Task(),)) -> list[str]:
+    """The metrics that early stopping can watch, by the names they are reported under."""
+    found = [
+        task.named(name)
+        for task in tasks
+        for name in (
+            *ALWAYS_WATCHABLE,
+            *reported_names(task.metrics),
+            *(item.name for item in task.evaluated),
+        )
+    ]
+    ranking = RANKING_METRICS if len(tasks) == 1 else ()  # items are ranked by one probability
+    return list(dict.fromkeys([*found, *ranking]))
+
+
+def is_larger_better(name: str) -> bool:
+    """Whether a larger value of a metric, by the name it is reported under, is the better one.
+
+    Example:
+        >>> is_larger_better("ndcg@10"), is_larger_better("mae"), is_larger_better("auc[200]")
+        (True, False, True)
+    """
+    own = name.partition("[")[0].rpartition(".")[2]
+    return METRICS[own].larger_is_better if own in METRICS else own not in LOSSES

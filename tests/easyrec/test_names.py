@@ -1,0 +1,44 @@
+"""The names that other parts of the program take from the format."""
+
+import sys
+from subprocess import run
+
+import pytest
+
+from deepfm.easyrec.names import dropout_file, dropout_loss, parameter_names
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("dnn.0.layers.0.0.weight", "deep_mlp.mlp.0.perceptron.0.weight"),
+        ("final.0.layers.12.1.bias", "final_mlp.mlp.12.perceptron.1.bias"),
+        ("final.1.weight", "output_mlp.weight"),
+        ("dnn.1.bias", "output_mlp.bias"),
+        ("cin.layers.1.weight", "cin.cin_layers.1.weight"),
+        ("embedding.dropouts.fm.weight", "group_variational_dropouts.fm.feature_p"),
+    ],
+)
+def test_a_parameter_has_their_name_with_and_without_model(ours, theirs):
+    assert parameter_names(ours) == [f"model.{theirs}", theirs]
+
+
+def test_a_parameter_of_ours_alone_has_none():
+    assert parameter_names("embedding.projections.16.weight") == []
+
+
+def test_names_of_what_variational_dropout_writes():
+    assert dropout_loss("fm") == "fm_feature_p_loss"
+    assert dropout_file("fm") == "feature_dropout_ratio_fm.csv"
+
+
+def test_names_and_endings_need_no_torch_and_no_protobuf():
+    code = (
+        "import sys, types; package = types.ModuleType('deepfm'); package.__path__ = [sys.argv[1]];"
+        "sys.modules['deepfm'] = package; import deepfm.easyrec.names, deepfm.easyrec;"
+        "assert deepfm.easyrec.is_pipeline('a.config');"
+        "assert not {'torch', 'google.protobuf', 'yaml'} & set(sys.modules)"
+    )
+    import deepfm
+
+    run([sys.executable, "-c", code, deepfm.__path__[0]], check=True)
