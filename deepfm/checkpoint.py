@@ -123,6 +123,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             carries code.
     """
     path = Path(path)
+    content = _read(path)
+    if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
+        raise CheckpointError(f"{path}: not a checkpoint of deepfm")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {content.get('format_version')}, this release reads "
+            f"{FORMAT_VERSION}; update deepfm"
+        )
+    try:
+        return _from_content(content)
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ConfigError,
+        pa.ArrowException,
+    ) as e:
+        raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
+
+
+def _read(path: Path) -> object:
+    """What stands in a file of tensors and plain data."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -131,7 +154,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
                 if damaged := records.testzip():  # compares checksums, which torch does not
                     raise CheckpointError(f"{path}: damaged: {damaged} has another checksum")
             file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
@@ -143,42 +166,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except Exception as error:  # damaged bytes fail in a dozen ways, from IndexError to zlib.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: damaged: {reason}") from None
-    if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
-        raise CheckpointError(f"{path}: not a checkpoint of deepfm")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {content.get('format_version')}, this release reads "
-            f"{FORMAT_VERSION}; update deepfm"
-        )
-    try:
-        users, items = (
-            None if content[key] is None else tensor_to_table(content[key])
-            for key in ("users", "items")
-        )
-        history = None
-        if content["history"] is not None:
-            if users is None or items is None:
-                raise TypeError("the history counts users and items, and there are none")
-            user, item = content["history"].numpy()
-            history = Interactions(user, item, num_users=len(users), num_items=len(items))
-        return Checkpoint(
-            config=config_from_dict(content["config"]),
-            encoders=Encoders.from_dict(content["encoders"]),
-            users=users,
-            items=items,
-            history=history,
-            model=content["model"],
-            training=content["training"],
-        )
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ConfigError,
-        pa.ArrowException,
-    ) as e:
-        raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
+
+
+def _from_content(content: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint of what stood in its file; content of another kind fails in several ways."""
+    users, items = (
+        None if content[key] is None else tensor_to_table(content[key])
+        for key in ("users", "items")
+    )
+    history = None
+    if content["history"] is not None:
+        if users is None or items is None:
+            raise TypeError("the history counts users and items, and there are none")
+        user, item = content["history"].numpy()
+        history = Interactions(user, item, num_users=len(users), num_items=len(items))
+    return Checkpoint(
+        config=config_from_dict(content["config"]),
+        encoders=Encoders.from_dict(content["encoders"]),
+        users=users,
+        items=items,
+        history=history,
+        model=content["model"],
+        training=content["training"],
+    )
 
 
 def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None:

@@ -165,8 +165,7 @@ def _mlp(pipeline: Pipeline, config: MLP, path: str) -> Keys:
         "hidden_units": units,
         "activation": config.activation.strip(),
         "dropout": dropout if len(dropout) > 1 else (dropout or [0.0])[0],
-        "use_batch_norm": config.use_bn,
-        "use_layer_norm": config.use_ln,
+        "norm": "batch" if config.use_bn else "layer" if config.use_ln else "none",
         "bias": config.bias,
         "init": "torch",
     }

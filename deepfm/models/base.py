@@ -8,7 +8,7 @@ it a ConfigError about the key that the user wrote.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,8 @@ class BaseCTRModel(nn.Module, ABC):
         ConfigError: A value cannot be used; names the key or the field.
     """
 
+    several_tasks: ClassVar[bool] = False  # whether `forward` gives logits by the tasks' names
+
     def __init__(
         self, schema: DatasetSchema, config: ModelConfig, tasks: Sequence[Task] = (Task(),)
     ) -> None:
@@ -79,6 +81,11 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(tasks)
+        if len(tasks) > 1 and not self.several_tasks:
+            raise ConfigError(
+                f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
+                key="tasks",
+            )
         self.embedding = build_embedding(
             schema,
             config.feature,

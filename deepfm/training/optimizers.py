@@ -5,6 +5,7 @@ parameters have an optimizer of their own.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -101,7 +102,7 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     return found
 
 
-def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> dict[int, int]:
+def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to."""
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
@@ -133,15 +134,15 @@ def _near(pattern: str, names: list[str]) -> str:
 
 def _build_sparse(
     model: BaseCTRModel,
-    tables: list[Tensor],
+    tables: Sequence[Tensor],
     chosen: OptimizerConfig | SparseOptimizerConfig,
     config: TrainingConfig,
 ) -> torch.optim.Optimizer:
-    if not isinstance(chosen, SparseOptimizerConfig):
+    if isinstance(chosen, OptimizerConfig):
         if config.sparse_update == "backward":
+            known = ", ".join(SPARSE_OPTIMIZERS)
             raise ConfigError(
-                f"backward needs one of {', '.join(SPARSE_OPTIMIZERS)} as "
-                "training.sparse_optimizer",
+                f"backward needs one of {known} as training.sparse_optimizer",
                 key="training.sparse_update",
             )
         return chosen.build(tables, config.lr, "training.sparse_optimizer")
@@ -150,11 +151,13 @@ def _build_sparse(
 
 
 def _check_capabilities(model: BaseCTRModel, name: str, config: TrainingConfig) -> None:
+    """Refuse what the tables cannot do under the sparse optimizer of a name."""
     can, feature = model.embedding.tables.capabilities, model.config.feature
     clips = (config.gradient_clip_norm, config.gradient_clip_value) != (None, None)
     problem = None
     if name not in can.optimizers:
-        problem = f"these tables are updated by {', '.join(can.optimizers)} only"
+        known = ", ".join(can.optimizers) or "dense optimizers"
+        problem = f"these tables are updated by {known} only"
     elif feature.embedding_l2_reg and feature.embedding_l2_scope == "table" and not can.table_l2:
         problem = (
             "it updates touched rows only, and feature.embedding_l2_scope: table decays every "
