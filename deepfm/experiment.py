@@ -74,7 +74,7 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     schema = declared_schema(config)
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
-            raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
+            raise ConfigError("its rows depend on the data", key=f"data.table.fields.{field.name}")
     dense, tables, wide = count_parameters(schema, config)
     size = _readable(4 * (dense + tables + wide))  # float32
     return [
@@ -325,9 +325,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(device for device, there in available.items() if there))
     if name not in available:
-        raise ConfigError(f"device: unknown device {name!r}; {nearest(name, ['auto', *available])}")
+        hint = nearest(name, ["auto", *available])
+        raise ConfigError(f"unknown device {name!r}; {hint}", key="device")
     if not available[name]:
-        raise ConfigError(f"device: no {name} on this machine; use auto or cpu")
+        raise ConfigError(f"no {name} on this machine; use auto or cpu", key="device")
     return torch.device(name)
 
 

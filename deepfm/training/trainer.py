@@ -267,8 +267,9 @@ class _Fit:
             )
             if not len(epoch):
                 raise ConfigError(
-                    f"training.drop_last: the training split has fewer than batch_size "
-                    f"{config.batch_size} rows, so no batch is left"
+                    f"the training split has fewer than batch_size {config.batch_size} rows, so no "
+                    "batch is left",
+                    key="training.drop_last",
                 )
             self._run_epoch(epoch)
             self.checkpoint(self._finish_epoch(epoch))
