@@ -5,12 +5,14 @@ parameters have an optimizer of their own.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from deepfm.config import PartOptimizerConfig, TrainingConfig
+from deepfm.easyrec.names import parameter_names
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.base import BaseCTRModel
 from deepfm.training.options import (
@@ -19,20 +21,6 @@ from deepfm.training.options import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
-
-# The names that TorchEasyRec gives to the parameters of the same models, which patterns may use:
-# what a name of ours begins with, and the other one, with or without `model.` before it.
-_ALIASES = (
-    (re.compile(r"dnn\.0\.layers\.(\d+)\."), r"deep_mlp.mlp.\1.perceptron."),
-    (re.compile(r"final\.0\.layers\.(\d+)\."), r"final_mlp.mlp.\1.perceptron."),
-    (re.compile(r"(dnn|final)\.1\."), r"output_mlp."),
-    (re.compile(r"cin\.layers\.(\d+)\."), r"cin.cin_layers.\1."),
-    (
-        re.compile(r"embedding\.dropouts\.(\w+)\.weight"),
-        r"group_variational_dropouts.\1.feature_p",
-    ),
-)
-
 
 # Measured on one core, in units of 0.07 ns: what a step costs per table weight under dense Adam,
 # per other weight and row (the matrix products, forward and backward), and at least.
@@ -114,7 +102,7 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     return found
 
 
-def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> dict[int, int]:
+def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to."""
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
@@ -122,7 +110,7 @@ def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> 
         matches = [
             parameter
             for name, parameter in dense.items()
-            if any(pattern.fullmatch(known) for known in (name, *aliases(name)))
+            if any(pattern.fullmatch(known) for known in (name, *parameter_names(name)))
         ]
         if not matches:
             raise ConfigError(
@@ -138,38 +126,23 @@ def _parts(dense: dict[str, Tensor], parts: tuple[PartOptimizerConfig, ...]) -> 
 def _near(pattern: str, names: list[str]) -> str:
     """Names that hold a word of the pattern, or all."""
     words = [word for word in re.findall(r"\w{2,}", pattern) if word not in ("weight", "bias")]
-    near = [name for name in names if any(w in k for w in words for k in (name, *aliases(name)))]
+    near = [
+        name for name in names if any(w in k for w in words for k in (name, *parameter_names(name)))
+    ]
     return f"near ones: {', '.join(near)}" if near else nearest(pattern, names)
-
-
-def aliases(name: str) -> list[str]:
-    """Other names that a pattern may match for a parameter: those of TorchEasyRec's models.
-
-    Example:
-        >>> aliases("dnn.0.layers.2.0.weight")[0]
-        'model.deep_mlp.mlp.2.perceptron.0.weight'
-        >>> aliases("embedding.first_order.weight")
-        []
-    """
-    found = []
-    for ours, theirs in _ALIASES:
-        if match := ours.match(name):
-            alias = match.expand(theirs) + name[match.end() :]
-            found += [f"model.{alias}", alias]
-    return found
 
 
 def _build_sparse(
     model: BaseCTRModel,
-    tables: list[Tensor],
+    tables: Sequence[Tensor],
     chosen: OptimizerConfig | SparseOptimizerConfig,
     config: TrainingConfig,
 ) -> torch.optim.Optimizer:
-    if not isinstance(chosen, SparseOptimizerConfig):
+    if isinstance(chosen, OptimizerConfig):
         if config.sparse_update == "backward":
+            known = ", ".join(SPARSE_OPTIMIZERS)
             raise ConfigError(
-                f"backward needs one of {', '.join(SPARSE_OPTIMIZERS)} as "
-                "training.sparse_optimizer",
+                f"backward needs one of {known} as training.sparse_optimizer",
                 key="training.sparse_update",
             )
         return chosen.build(tables, config.lr, "training.sparse_optimizer")
@@ -178,11 +151,13 @@ def _build_sparse(
 
 
 def _check_capabilities(model: BaseCTRModel, name: str, config: TrainingConfig) -> None:
+    """Refuse what the tables cannot do under the sparse optimizer of a name."""
     can, feature = model.embedding.tables.capabilities, model.config.feature
     clips = (config.gradient_clip_norm, config.gradient_clip_value) != (None, None)
     problem = None
     if name not in can.optimizers:
-        problem = f"these tables are updated by {', '.join(can.optimizers)} only"
+        known = ", ".join(can.optimizers) or "dense optimizers"
+        problem = f"these tables are updated by {known} only"
     elif feature.embedding_l2_reg and feature.embedding_l2_scope == "table" and not can.table_l2:
         problem = (
             "it updates touched rows only, and feature.embedding_l2_scope: table decays every "

@@ -174,11 +174,3 @@ class RowwiseAdagrad(SparseOptimizer):
             total = state["sum"][:, k : k + 1].add_(squares[k].mean(1, keepdim=True))
             denominator = total.sqrt().add_(group["eps"])
             own.addcdiv_(own_gradient, denominator, value=-group["lr"])
-
-
-SPARSE_OPTIMIZER_CLASSES: dict[str, type[SparseOptimizer]] = {
-    "lazy_adam": LazyAdam,
-    "lazy_sgd": LazySGD,
-    "adagrad": SparseAdagrad,
-    "rowwise_adagrad": RowwiseAdagrad,
-}

@@ -15,7 +15,7 @@ import yaml
 
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.utils.logging import LOGGER
-from deepfm.utils.named import Named, named_value
+from deepfm.utils.named import LIMITS, Named, named_value
 
 T = TypeVar("T")
 
@@ -30,12 +30,6 @@ _TYPE_NAMES: dict[object, str] = {
     tuple[str, ...]: "a text or a list of texts",
     dict[str, int]: "a mapping of names to whole numbers",
     dict[str, Any]: "a mapping with a name and options",
-}
-_LIMITS: dict[str, Callable[[float, float], bool]] = {
-    "at_least": lambda value, limit: value >= limit,
-    "at_most": lambda value, limit: value <= limit,
-    "above": lambda value, limit: value > limit,
-    "below": lambda value, limit: value < limit,
 }
 
 
@@ -160,7 +154,8 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
     try:
         for key, value in values.items():
             if "named" in known[key].metadata:
-                values[key] = named_value(value, known[key], f"{prefix}{key}")
+                place = re.sub(r"\.\d+\.", ".", f"{prefix}{key}")  # of one among several
+                values[key] = named_value(value, known[key], place)
         built = dacite.from_dict(cls, values, config)
         if given:
             types = [(name, older[name].type.type, None) for name in given]
@@ -258,7 +253,7 @@ def check_limits(config: object, prefix: str, sources: Mapping[str, str]) -> Non
         below = _below(value)
         for name, part in below:
             check_limits(part, f"{path}.{name}." if name else f"{path}.", sources)
-        limits = {name: limit for name, limit in item.metadata.items() if name in _LIMITS}
+        limits = {name: limit for name, limit in item.metadata.items() if name in LIMITS}
         if below or (not limits and isinstance(value, dict | tuple)):
             continue
         numbers = value.values() if isinstance(value, dict) else value
@@ -293,7 +288,7 @@ def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> 
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
         return f"expected {_type_name(item.type)}, found {str(number).lower()}"
     for name, limit in limits.items():
-        if isinstance(number, int | float) and not _LIMITS[name](number, limit):
+        if isinstance(number, int | float) and not LIMITS[name](number, limit):
             return f"expected {name.replace('_', ' ')} {limit}, found {number}"
     return None
 

@@ -33,7 +33,7 @@ def catalogue(tiny_data):
 
 def pair_by_pair(model, users, items, catalogue):
     """A forward pass in float64 per pair."""
-    double = build_model(model.schema, model.experiment).double()
+    double = type(model)(model.schema, model.config, model.tasks).double()
     double.load_state_dict(model.state_dict())
     double.eval()
     expected = np.full(items.shape, np.nan)

@@ -6,16 +6,23 @@ import re
 import pytest
 import torch
 
-from deepfm.config import OPTIMIZERS, SPARSE_OPTIMIZERS, config_from_dict
+from deepfm.config import config_from_dict
 from deepfm.errors import CheckpointError, ConfigError
 from deepfm.models import build_model
+from deepfm.training import sparse_optimizers
 from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
 from deepfm.training.optimizers import assign_optimizers
-from deepfm.training.sparse_optimizers import SPARSE_OPTIMIZER_CLASSES, LazyAdam
+from deepfm.training.options import OPTIMIZERS, SPARSE_OPTIMIZERS
+from deepfm.training.sparse_optimizers import LazyAdam
 from tests.models.conftest import random_inputs
 from tests.models.plain import PlainEmbedding
 
 L2 = 0.05
+# The update rules by name.
+SPARSE_OPTIMIZER_CLASSES = {
+    name: getattr(sparse_optimizers, options.__name__)
+    for name, options in SPARSE_OPTIMIZERS.items()
+}
 
 
 def make(schema, sparse="lazy_adam", dtype=torch.float64, **sections):
@@ -120,7 +127,7 @@ def test_steps_equal_the_textbook(schema, name, options, hand, clip):
 
 def by_hand(name, weight, gradients, *, lr, **options):
     """A weight after steps with the given gradients, each rule written out number by number."""
-    o = dict(OPTIMIZERS[name]) | options
+    o = OPTIMIZERS[name]().to_dict() | options
     found = []
     for w, series in zip(weight.flatten().tolist(), zip(*gradients, strict=True), strict=True):
         m = v = v_max = buffer = 0.0
@@ -214,7 +221,7 @@ def test_parts_have_optimizers_of_their_own_and_the_first_match_wins(schema):
         *(config.part_optimizers[k].pattern for k in (0, 1, 3)),
     ]
     assert [a.optimizer.param_groups[0]["lr"] for a in found] == [0.01, 0.01, 0.1, 0.2, 0.4]
-    assert [a.scheduler["name"] for a in found] == ["cosine", "cosine", "none", "cosine", "cosine"]
+    assert [a.scheduler.name for a in found] == ["cosine", "cosine", "none", "cosine", "cosine"]
     assert lists[2] == ["dnn.0.layers.0.0.weight"]
     assert set(lists[3]) == {n for n in names.values() if n.startswith("dnn.")} - {*lists[2]} - {
         n for n in names.values() if "running" in n or "num_batches" in n

@@ -252,7 +252,7 @@ def test_a_model_of_several_tables_and_a_history_trains_on_any_storage(schema, o
         if model_class is PlainHistoryModel and optimizer == "rowwise_adagrad":
             continue  # an update rule of packed tables alone
         torch.manual_seed(0)
-        model, state = train(data, config, model_class(schema, config))
+        model, state = train(data, config, model_class(schema, config.model, config.task_list()))
         losses.append([entry["logloss"] for entry in state["history"]])
         weights.append(model.state_dict())
     assert losses[0][-1] < losses[0][0]
