@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "data.store": {"errors", "config", "utils", "data"},
     "models.layers": {"errors", "models.layers"},
     "models": {
-        "errors", "config", "utils", "data.schema", "data.batch", "objectives", "models",
+        "errors", "config", "utils", "data.schema", "data.batch", "objectives", "easyrec.names",
+        "models",
     },
     # Losses and metrics are what a config names, so they stand below it.
     "evaluation.measures": {"errors"},
@@ -49,7 +50,8 @@ MAY_IMPORT = {
     },
     "evaluation": {"errors", "utils.named", "data", "models", "objectives", "evaluation"},
     "training": {
-        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation",
+        "easyrec.names", "training",
     },
     "checkpoint": {"errors", "config", "utils", "data", "models"},
     "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},

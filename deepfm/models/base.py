@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema
+from deepfm.easyrec.names import dropout_loss
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
@@ -235,10 +236,10 @@ class BaseCTRModel(nn.Module, ABC):
 
     def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:
         """What the training loss gets beside the losses of the rows, by name, each ()."""
-        rate = self.config.feature.variational_dropout
+        rate = self.config.feature.variational_dropout or 0.0
         return {
-            f"{group}_feature_p_loss": rate / batch_size * dropout.penalty()
-            for group, dropout in self.embedding.dropouts.items()
+            dropout_loss(group): rate / batch_size * dropout.penalty()
+            for group, dropout in self.embedding.variational_dropouts().items()
         }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deepfm.config import PartOptimizerConfig, TrainingConfig
+from deepfm.easyrec.names import parameter_names
 from deepfm.errors import ConfigError, nearest
 from deepfm.models.base import BaseCTRModel
 from deepfm.training.options import (
@@ -20,20 +21,6 @@ from deepfm.training.options import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
-
-# The names that TorchEasyRec gives to the parameters of the same models, which patterns may use:
-# what a name of ours begins with, and the other one, with or without `model.` before it.
-_ALIASES = (
-    (re.compile(r"dnn\.0\.layers\.(\d+)\."), r"deep_mlp.mlp.\1.perceptron."),
-    (re.compile(r"final\.0\.layers\.(\d+)\."), r"final_mlp.mlp.\1.perceptron."),
-    (re.compile(r"(dnn|final)\.1\."), r"output_mlp."),
-    (re.compile(r"cin\.layers\.(\d+)\."), r"cin.cin_layers.\1."),
-    (
-        re.compile(r"embedding\.dropouts\.(\w+)\.weight"),
-        r"group_variational_dropouts.\1.feature_p",
-    ),
-)
-
 
 # Measured on one core, in units of 0.07 ns: what a step costs per table weight under dense Adam,
 # per other weight and row (the matrix products, forward and backward), and at least.
@@ -116,14 +103,17 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
 
 
 def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) -> dict[int, int]:
-    """By id of a parameter, the number of the part that it belongs to."""
+    """By id of a parameter, the number of the part that it belongs to.
+
+    A pattern matches the whole name of a parameter, or what TorchEasyRec calls it.
+    """
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
         pattern = re.compile(part.pattern)
         matches = [
             parameter
             for name, parameter in dense.items()
-            if any(pattern.fullmatch(known) for known in (name, *aliases(name)))
+            if any(pattern.fullmatch(known) for known in (name, *parameter_names(name)))
         ]
         if not matches:
             raise ConfigError(
@@ -139,25 +129,10 @@ def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) ->
 def _near(pattern: str, names: list[str]) -> str:
     """Names that hold a word of the pattern, or all."""
     words = [word for word in re.findall(r"\w{2,}", pattern) if word not in ("weight", "bias")]
-    near = [name for name in names if any(w in k for w in words for k in (name, *aliases(name)))]
+    near = [
+        name for name in names if any(w in k for w in words for k in (name, *parameter_names(name)))
+    ]
     return f"near ones: {', '.join(near)}" if near else nearest(pattern, names)
-
-
-def aliases(name: str) -> list[str]:
-    """Other names that a pattern may match for a parameter: those of TorchEasyRec's models.
-
-    Example:
-        >>> aliases("dnn.0.layers.2.0.weight")[0]
-        'model.deep_mlp.mlp.2.perceptron.0.weight'
-        >>> aliases("embedding.first_order.weight")
-        []
-    """
-    found = []
-    for ours, theirs in _ALIASES:
-        if match := ours.match(name):
-            alias = match.expand(theirs) + name[match.end() :]
-            found += [f"model.{alias}", alias]
-    return found
 
 
 def _build_sparse(
