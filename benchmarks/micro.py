@@ -92,7 +92,7 @@ def _in_batches(
     for start in range(0, len(wanted), size):
         pairs = inputs.select(user[start : start + size])
         part = wanted[start : start + size]
-        catalogue.place(pairs, torch.arange(len(part)), part)
+        catalogue.overwrite(pairs, torch.arange(len(part)), part)
         parts.append(model(pairs))
     return torch.cat(parts).numpy().reshape(items.shape)
 

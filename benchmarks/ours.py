@@ -16,6 +16,7 @@ from peers.measure import Prepared, Task, parser, run
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split, Workload
 
 from deepfm.config import (
+    DeepFMConfig,
     DNNConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -74,16 +75,17 @@ def config_of(
 ) -> ExperimentConfig:
     """The workload's settings; no L2, no clipping, no schedule, no early stopping."""
     return ExperimentConfig(
-        model_name="deepfm",
+        model=DeepFMConfig(
+            feature=FeatureConfig(
+                fm_embedding_dim=EMBEDDING_DIM, init="normal(0.01)", embedding_l2_reg=0.0
+            ),
+            dnn=DNNConfig(
+                hidden_units=workload.hidden,
+                dropout=workload.dropout,
+                norm="batch" if workload.batch_norm else "none",
+            ),
+        ),
         seed=seed,
-        feature=FeatureConfig(
-            fm_embedding_dim=EMBEDDING_DIM, init="normal(0.01)", embedding_l2_reg=0.0
-        ),
-        dnn=DNNConfig(
-            hidden_units=workload.hidden,
-            dropout=workload.dropout,
-            use_batch_norm=workload.batch_norm,
-        ),
         training=TrainingConfig(
             epochs=epochs,
             batch_size=BATCH_SIZE,

@@ -26,6 +26,7 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema
+from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
@@ -122,6 +123,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             carries code.
     """
     path = Path(path)
+    content = _read(path)
+    if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
+        raise CheckpointError(f"{path}: not a checkpoint of deepfm")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {content.get('format_version')}, this release reads "
+            f"{FORMAT_VERSION}; update deepfm"
+        )
+    try:
+        return _from_content(content)
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ConfigError,
+        pa.ArrowException,
+    ) as e:
+        raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
+
+
+def _read(path: Path) -> object:
+    """What stands in a file of tensors and plain data."""
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
@@ -130,7 +154,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
                 if damaged := records.testzip():  # compares checksums, which torch does not
                     raise CheckpointError(f"{path}: damaged: {damaged} has another checksum")
             file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
@@ -142,42 +166,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except Exception as error:  # damaged bytes fail in a dozen ways, from IndexError to zlib.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path}: damaged: {reason}") from None
-    if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
-        raise CheckpointError(f"{path}: not a checkpoint of deepfm")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: checkpoint format {content.get('format_version')}, this release reads "
-            f"{FORMAT_VERSION}; update deepfm"
-        )
-    try:
-        users, items = (
-            None if content[key] is None else tensor_to_table(content[key])
-            for key in ("users", "items")
-        )
-        history = None
-        if content["history"] is not None:
-            if users is None or items is None:
-                raise TypeError("the history counts users and items, and there are none")
-            user, item = content["history"].numpy()
-            history = Interactions(user, item, num_users=len(users), num_items=len(items))
-        return Checkpoint(
-            config=config_from_dict(content["config"]),
-            encoders=Encoders.from_dict(content["encoders"]),
-            users=users,
-            items=items,
-            history=history,
-            model=content["model"],
-            training=content["training"],
-        )
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ConfigError,
-        pa.ArrowException,
-    ) as e:
-        raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
+
+
+def _from_content(content: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint of what stood in its file; content of another kind fails in several ways."""
+    users, items = (
+        None if content[key] is None else tensor_to_table(content[key])
+        for key in ("users", "items")
+    )
+    history = None
+    if content["history"] is not None:
+        if users is None or items is None:
+            raise TypeError("the history counts users and items, and there are none")
+        user, item = content["history"].numpy()
+        history = Interactions(user, item, num_users=len(users), num_items=len(items))
+    return Checkpoint(
+        config=config_from_dict(content["config"]),
+        encoders=Encoders.from_dict(content["encoders"]),
+        users=users,
+        items=items,
+        history=history,
+        model=content["model"],
+        training=content["training"],
+    )
 
 
 def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None:
@@ -268,7 +279,7 @@ class RunDirectory:
     @property
     def dropout_ratios(self) -> dict[str, Path]:
         """What variational dropout learned, by feature group; not every run has it."""
-        return {group: self.path / f"feature_dropout_ratio_{group}.csv" for group in GROUPS}
+        return {group: self.path / dropout_file(group) for group in GROUPS}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -341,7 +352,7 @@ class RunDirectory:
         """A CSV of drop probabilities by field, the most useful field first."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("feature_name", "mean_drop_p"))
+        writer.writerow(DROPOUT_COLUMNS)
         for name in sorted(ratios, key=ratios.__getitem__):
             writer.writerow((name, ratios[name]))
         atomic_write_bytes(self.dropout_ratios[group], text.getvalue().encode())

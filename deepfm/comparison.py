@@ -21,6 +21,7 @@ from deepfm.checkpoint import RunDirectory
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
+from deepfm.data.ranking import Events
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
@@ -210,7 +211,7 @@ def _references(config: ExperimentConfig) -> list[Result]:
 
 
 def _reference_result(
-    name: str, scores: np.ndarray, test: TabularDataset, events: experiment.Events
+    name: str, scores: np.ndarray, test: TabularDataset, events: Events
 ) -> Result:
     user, task = events.user[test.row], test.ranking
     assert task is not None

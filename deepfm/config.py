@@ -12,6 +12,10 @@ from dataclasses import MISSING, InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from deepfm.data.encoding.hashing import FUNCTIONS
+from deepfm.data.encoding.scales import SCALES
+from deepfm.data.labels import LABEL_RULES
+from deepfm.data.splits import SPLITS, Split
 from deepfm.errors import ConfigError, nearest
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.models import MODELS
@@ -45,6 +49,7 @@ from deepfm.utils.settings import (
     apply_override,
     build,
     check_limits,
+    chosen,
     limited,
     parse_yaml,
     plain,
@@ -102,7 +107,7 @@ class FieldConfig:
     bad_values: Literal["error", "unknown", "drop"] | None = None
     min_count: int | None = limited(None, at_least=1)
     hash_buckets: int | None = limited(None, at_least=1)
-    hash_function: Literal["xxh64", "murmur64a", "farm64"] | None = None
+    hash_function: str | None = chosen(None, FUNCTIONS)
     num_buckets: int | None = limited(None, at_least=1)
     vocabulary: dict[str, int] | None = None
     vocabulary_file: str | None = None
@@ -114,7 +119,7 @@ class FieldConfig:
     init: str | None = None
     value_dim: int | None = limited(None, at_least=1)
     quantiles: int | None = limited(None, at_least=2)
-    scale: Literal["none", "min_max", "standard", "log1p"] | None = None
+    scale: str | None = chosen(None, SCALES)
     missing: Literal["error", "zero", "mean", "indicator"] | None = None
     dense_embedding: Literal["none", "linear"] | None = None
     separator: str | None = None
@@ -146,7 +151,7 @@ class LabelConfig:
     """
 
     column: str
-    kind: Literal["binary", "class", "number"] = "binary"
+    kind: str = chosen("binary", LABEL_RULES)
     threshold: float | None = None
     positive: str | None = None
 
@@ -221,7 +226,7 @@ class DataConfig:
     auto_download: bool = True
     table: TableConfig | None = None
     store_dir: str = "outputs/stores"
-    split_strategy: Literal["leave_one_out", "predefined", "random", "time"] = "leave_one_out"
+    split_strategy: str = chosen("leave_one_out", SPLITS)
     split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
     split_seed: int = limited(0, at_least=0)
     stratify: bool = False
@@ -249,35 +254,41 @@ class DataConfig:
                     f"{self.dataset_name} is no declared table; set data.dataset_name: tabular",
                     key="data.table",
                 )
-            _check_split(self.split_strategy, self.table)
-        elif self.split_strategy != "leave_one_out":
+            _check_split(self.split, self.table)
+        elif not self.split.makes_ranking:
             raise ConfigError(
                 f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
                 key="data.split_strategy",
             )
 
+    @property
+    def split(self) -> type[Split]:
+        """The way to split that `split_strategy` names."""
+        if self.split_strategy not in SPLITS:
+            hint = nearest(self.split_strategy, SPLITS)
+            raise ConfigError(
+                f"unknown split {self.split_strategy!r}; {hint}", key="data.split_strategy"
+            )
+        return SPLITS[self.split_strategy]
 
-def _check_split(strategy: str, table: TableConfig) -> None:
+
+def _check_split(split: type[Split], table: TableConfig) -> None:
     """Refuse a table that lacks what its split needs, or brings what no split reads."""
-    needs = {
-        "predefined": ("valid_files",),
-        "time": ("time_column",),
-        "leave_one_out": ("user_field", "item_field", "time_column"),
-    }
-    for key in ("files", "fields", *needs.get(strategy, ())):
+    for key in ("files", "fields", *split.needs):
         if not getattr(table, key):
             raise ConfigError(
-                f"a value is needed, for split_strategy {strategy}", key=f"data.table.{key}"
+                f"a value is needed, for split_strategy {split.name}", key=f"data.table.{key}"
             )
-    if strategy != "predefined":
+    if not split.has_own_files:
+        readers = [name for name, other in SPLITS.items() if other.has_own_files]
         for key in ("valid_files", "test_files"):
             if getattr(table, key):
                 raise ConfigError(
-                    f"only split_strategy predefined reads it, found {strategy}",
+                    f"only split_strategy {' or '.join(readers)} reads it, found {split.name}",
                     key=f"data.table.{key}",
                 )
-    if strategy == "leave_one_out":
-        policies = {"data.table.bad_values": table.bad_values}
+    if split.makes_ranking:
+        policies: dict[str, str | None] = {"data.table.bad_values": table.bad_values}
         for name, item in table.fields.items():
             policies[f"data.table.fields.{name}.bad_values"] = item.bad_values
         for key, policy in policies.items():
@@ -503,9 +514,9 @@ class ExperimentConfig:
                 raise ConfigError("each of the tasks says this; leave it out here", key=key)
         if self.data.table is None:
             raise ConfigError("a declared table has the labels of tasks", key="tasks")
-        if self.data.split_strategy == "leave_one_out" and len(self.tasks) > 1:
+        if self.data.split.makes_ranking and len(self.tasks) > 1:
             raise ConfigError(
-                "data.split_strategy leave_one_out ranks items by one task, found "
+                f"data.split_strategy {self.data.split_strategy} ranks items by one task, found "
                 f"{', '.join(self.tasks)}",
                 key="tasks",
             )
@@ -539,7 +550,7 @@ class ExperimentConfig:
             {name: rule.kind for name, rule in rules.items()} or {"": "binary"},
             () if table is None else table.group_columns,
             split,
-            ranks=split == "leave_one_out",
+            ranks=self.data.split.makes_ranking,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -150,6 +150,16 @@ class ArgumentError(ValueError):
         return f"{self.argument}: {self.problem}"
 
 
+def problem_of(error: ValueError) -> str:
+    """What is wrong, without the name of the argument, where the error gives one.
+
+    Example:
+        >>> problem_of(ArgumentError("init", "expected x")), problem_of(ValueError("expected x"))
+        ('expected x', 'expected x')
+    """
+    return error.problem if isinstance(error, ArgumentError) else str(error)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name.
 

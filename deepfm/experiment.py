@@ -1,9 +1,8 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -17,17 +16,13 @@ from deepfm.checkpoint import (
     load_checkpoint,
     transfer,
 )
-from deepfm.config import DataConfig, ExperimentConfig
-from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.config import ExperimentConfig
+from deepfm.data import load
+from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.labels import binary_label, group_ids, sample_weight
-from deepfm.data.sampling import Interactions, draw_candidates
-from deepfm.data.schema import DatasetSchema, FeatureType, RawTables
-from deepfm.data.sources.find_adapter import find_adapter
-from deepfm.data.splits import Splits, leave_one_out, sortable
-from deepfm.data.store import prepare as store
-from deepfm.data.store.stream import PARTS
-from deepfm.errors import CheckpointError, ConfigError, DataError, nearest
+from deepfm.data.load import ExperimentData, declared_schema
+from deepfm.data.schema import DatasetSchema, FeatureType
+from deepfm.errors import ConfigError, nearest
 from deepfm.evaluation.ranking import SHORT_RANKING
 from deepfm.evaluation.scoring import Evaluation, evaluate
 from deepfm.models import build_model, count_parameters, parameters_of
@@ -40,7 +35,6 @@ from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.memory import total_memory
-from deepfm.utils.seeding import generator
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 EVALUATION_CHANGES = (
@@ -56,147 +50,19 @@ EVALUATION_CHANGES = (
 )
 
 
-class Events(NamedTuple):
-    """The interactions of a data set before encoding, as positions and labels, and their split."""
-
-    tables: RawTables
-    user: np.ndarray
-    item: np.ndarray
-    rating: np.ndarray
-    label: np.ndarray
-    split: Splits
-
-
-class ExperimentData(NamedTuple):
-    """The encoded splits of a data set, and what they were made from.
-
-    Attributes:
-        train, valid, test: The splits; a store may have no test split.
-        encoders: Fitted on the training split, or those of a checkpoint.
-        users, items: Raw side tables; None for data without them.
-        events, history: Of a ranking task; None for a store.
-        summary: Of a store, for `metrics.json`: rows per split, dropped rows, bad values.
-    """
-
-    train: TabularDataset
-    valid: TabularDataset
-    test: TabularDataset | None
-    encoders: Encoders
-    users: pa.Table | None
-    items: pa.Table | None
-    events: Events | None = None
-    history: Interactions | None = None
-    summary: dict[str, Any] | None = None
-
-
 def load_data(
     config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
 ) -> ExperimentData:
-    """Read, split, fit on the training split, encode.
-
-    Args:
-        config: Its `data`, `feature` and `evaluation` sections are used.
-        encoders: Already fitted ones, of a checkpoint; they are used as they are.
-        base: Of a checkpoint that training starts from; the fitted encoders grow from them.
-
-    Raises:
-        ConfigError: The data set is unknown, or settings contradict each other.
-        DataError: The data is missing or not what its schema says.
-        CheckpointError: The given encoders belong to another schema.
-    """
-    data = config.data
-    schema = _declared_schema(config)
-    if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
-        raise CheckpointError(
-            f"the checkpoint's schema is not that of {data.dataset_name} with these "
-            f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
-        )
+    """As `deepfm.data.load.load_data`, with what evaluation and a warm start ask of the data."""
     if base is not None:
-        check_same_fields(base.schema, schema)
-    if data.split_strategy != "leave_one_out":
-        return _load_store(config, schema, encoders, base)
-    if not data.num_neg_train and not data.explicit_negatives:
-        raise ConfigError(
-            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
-            "negative; change one of them"
-        )
-    tables, user, item, _, label, split = events = _read_events(schema, data)
-    weight = _weights(data, tables.interactions)
-
-    columns = tables.complete(schema, tables.interactions)
-    group = group_ids(columns, schema.group_columns) if schema.group_columns else None
-    if encoders is None:
-        encoders = Encoders.fit(schema, columns.take(split.train))
-        encoders = encoders if base is None else encoders.grown_from(base)
-    schema = encoders.schema
-    catalogue = Catalogue.of(schema, encoders.encode(tables.items, group="item"))
-    size = {"num_users": len(tables.users), "num_items": len(tables.items)}
-    history = Interactions(user, item, **size)
-    candidates = draw_candidates(
-        max(data.num_neg_eval, SHORT_RANKING),
-        history,
-        generator(config.evaluation.candidate_seed, "candidates"),
-    )
-
-    def dataset(rows: np.ndarray, **extra: Any) -> TabularDataset:
-        inputs = encoders.encode(columns.take(rows))
-        if weight is not None:
-            extra["weight"] = torch.from_numpy(weight[rows])
-        if group is not None:
-            extra["group"] = torch.from_numpy(group[rows])
-        return TabularDataset(schema, inputs, torch.from_numpy(label[rows]), row=rows, **extra)
-
-    def held_out(rows: np.ndarray) -> TabularDataset:
-        positive = np.flatnonzero(label[rows] > 0)
-        ranked = rows[positive]
-        items = np.column_stack([item[ranked], candidates[user[ranked]]])
-        return dataset(rows, ranking=RankingTask(positive, items, data.num_neg_eval, catalogue))
-
-    trained = split.train
-    if not data.explicit_negatives:
-        trained = trained[label[trained] > 0]
-    if not len(trained):
-        raise DataError(
-            f"no training row has {schema.label_field} >= {data.label_threshold}: nothing to "
-            "train on; lower data.label_threshold"
-        )
-    known = history
-    if data.negative_exclusion == "train":
-        known = Interactions(user[split.train], item[split.train], **size)
-    negatives = NegativeSampling(data.num_neg_train, user[trained], known, catalogue)
-    LOGGER.info(
-        f"{data.dataset_name}: {len(user):,} interactions, {len(tables.users):,} users, "
-        f"{len(tables.items):,} items; rows: {len(trained):,} train (+ {data.num_neg_train} "
-        f"sampled negatives per positive), {len(split.valid):,} valid, {len(split.test):,} test"
-    )
-    return ExperimentData(
-        dataset(trained, negatives=negatives),
-        held_out(split.valid),
-        held_out(split.test),
-        encoders,
-        tables.users,
-        tables.items,
-        events,
-        history,
-    )
+        check_same_fields(base.schema, declared_schema(config))
+    return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING)
 
 
 def prepare_data(config: ExperimentConfig) -> Path:
-    """Encode a declared table into its store, unless that is there, and return its directory.
-
-    Raises:
-        ConfigError: The data is none that is prepared, or settings contradict each other.
-        DataError: A file is missing or not what the config says.
-        DeepFMError: The disk refuses.
-    """
-    data = config.data
-    if data.table is None or data.split_strategy == "leave_one_out":
-        raise ConfigError(
-            "data.split_strategy: only declared tables split by predefined, random or time are "
-            "prepared; all other data is read into memory when it is needed"
-        )
+    """As `deepfm.data.load.prepare_data`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())
-    return store.prepare(data, _declared_schema(config), num_class=config.num_class)
+    return load.prepare_data(config)
 
 
 def describe_size(config: ExperimentConfig) -> list[str]:
@@ -205,7 +71,7 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     Raises:
         ConfigError: Settings contradict each other, or rows of a table depend on the data.
     """
-    schema = _declared_schema(config)
+    schema = declared_schema(config)
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
@@ -395,7 +261,7 @@ def check_settings(config: ExperimentConfig) -> None:
     tasks, offered = config.task_list(), config.task_data()
     check_losses(tasks, offered)
     check_metrics(tasks, config.training.metric, offered)
-    schema = _declared_schema(config)
+    schema = declared_schema(config)
     small = {
         field.name: {
             "vocabulary_size": 2,
@@ -476,95 +342,6 @@ def format_metrics(metrics: dict[str, Any]) -> list[str]:
         cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
         lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
-
-
-def _load_store(
-    config: ExperimentConfig,
-    schema: DatasetSchema,
-    encoders: Encoders | None,
-    base: Encoders | None,
-) -> ExperimentData:
-    """A declared table of any size, by memory map."""
-    data = config.data
-    path = store.prepare(data, schema, encoders, base=base, num_class=config.num_class)
-    found = store.open_store(path, data, schema)
-    train, valid, test = (found.parts.get(part) for part in PARTS)
-    return ExperimentData(
-        train, valid, test, found.encoders, found.users, found.items, summary=found.summary
-    )
-
-
-def _read_events(schema: DatasetSchema, data: DataConfig) -> Events:
-    tables = find_adapter(data).load(Path(data.data_dir), auto_download=data.auto_download)
-    rows = tables.interactions
-    user, item = (
-        tables.positions(schema, rows, group).to_numpy(zero_copy_only=False).astype(np.int64)
-        for group in ("user", "item")
-    )
-    rule = _label_rule(data)
-    label, bad = binary_label(rows[schema.label_field].combine_chunks(), **rule)
-    if bad.any():
-        row = int(np.argmax(bad))
-        found = rows[schema.label_field][row].as_py()
-        raise DataError(f"row {row + 1}, column {schema.label_field}: {found!r} is no label")
-    rating = label  # where the label is no threshold on a number, there is nothing more explicit
-    if rule.get("threshold") is not None:
-        rating = rows[schema.label_field].cast(pa.float64()).to_numpy()
-    time = sortable(rows[schema.time_column].combine_chunks())
-    split = leave_one_out(user, time, min_interactions=data.min_interactions)
-    return Events(tables, user, item, rating, label, split)
-
-
-def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
-    """The sample weight of each row, (N,) float32; None where none is declared."""
-    if data.table is None or (column := data.table.sample_weight) is None:
-        return None
-    if column not in rows.column_names:
-        hint = nearest(column, rows.column_names)
-        raise DataError(f"data.table.sample_weight: no column {column!r}; {hint}")
-    weight, bad = sample_weight(rows[column].combine_chunks())
-    if bad.any():
-        row = int(np.argmax(bad))
-        found = rows[column][row].as_py()
-        raise DataError(
-            f"row {row + 1}, column {column}: expected a finite number of at least 0, "
-            f"found {found!r}"
-        )
-    return weight
-
-
-def _label_rule(data: DataConfig) -> dict[str, Any]:
-    """What makes a label 1, as keyword arguments of `binary_label`."""
-    if data.table is None:
-        return {"threshold": data.label_threshold}
-    rule = data.table.trained_label
-    return {"threshold": rule.threshold, "positive": rule.positive}
-
-
-def _declared_schema(config: ExperimentConfig) -> DatasetSchema:
-    """The fields of the data set, with the dims of `feature.embedding_dims`, before any is fitted.
-
-    Raises:
-        ConfigError: The data set is unknown, settings of a field contradict each other, or a dim
-            is that of no field.
-    """
-    schema, dims = find_adapter(config.data).schema(), config.feature.embedding_dims
-    for name in dims:
-        if name not in schema.fields:
-            hint = nearest(name, schema.fields)
-            raise ConfigError(f"feature.embedding_dims: no field {name!r}; {hint}")
-    return schema.with_fields({name: {"embedding_dim": dim} for name, dim in dims.items()})
-
-
-def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
-    """The schema with the vocabulary sizes of a fitted one."""
-    return schema.with_fields(
-        {
-            name: {"vocabulary_size": fitted.fields[name].vocabulary_size}
-            for name in schema.fields
-            if name in fitted.fields
-        }
-    )
 
 
 def _growth(base: Checkpoint, encoders: Encoders) -> str:

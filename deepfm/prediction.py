@@ -15,7 +15,7 @@ from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import file_ending, is_header
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import RawTables
+from deepfm.data.sources.tables import SideTables
 from deepfm.errors import DataError
 from deepfm.evaluation.scoring import score_items, score_tasks
 from deepfm.objectives.tasks import of_only_task, prediction_columns
@@ -73,9 +73,11 @@ class Predictor:
         self.model = loaded.build_model().to(device)
         self.tasks = self.model.tasks
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
-        self._tables = RawTables(None, loaded.users, loaded.items)
+        self._tables = SideTables(loaded.users, loaded.items)
         self._history = loaded.history
         self._source = loaded.config.data.table
+        rules = loaded.config.label_rules().values()
+        self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
 
     def predict(self, columns: pa.Table) -> np.ndarray:
         """Probability of the positive class for each raw row, (N,) float64.
@@ -207,10 +209,9 @@ class Predictor:
         cells = first_line(path, options)
         if is_header(cells, table.columns):
             return options
-        names = list(table.columns)
-        if len(cells) == len(names) - 1 and self.schema.label_field in names:
-            names.remove(self.schema.label_field)
-        options["columns"] = names
+        unlabelled = [name for name in table.columns if name not in self._label_columns]
+        is_unlabelled = len(cells) == len(unlabelled) < len(table.columns)
+        options["columns"] = unlabelled if is_unlabelled else table.columns
         return options
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:

@@ -30,7 +30,7 @@ def config_file(tmp_path):
 def test_an_empty_file_gives_the_defaults_and_an_output_dir_of_its_name(config_file):
     config = load_config(config_file(""))
     assert config == dataclasses.replace(ExperimentConfig(), output_dir="outputs/my_run")
-    assert (config.training.lr, config.dnn.hidden_units) == (1e-3, (256, 128, 64))
+    assert (config.training.lr, config.model.dnn.hidden_units) == (1e-3, (256, 128, 64))
 
 
 def test_scientific_notation_is_a_number(config_file):
@@ -44,12 +44,16 @@ def test_overrides_replace_values_and_reach_into_mappings(config_file):
     overrides = ["training.lr=1e-2", "dnn.hidden_units=[4, 2]", "feature.embedding_dims.genres=3"]
     config = load_config(path, overrides)
     assert config.training.lr == 0.01
-    assert config.dnn.hidden_units == (4, 2)
+    assert config.model.dnn.hidden_units == (4, 2)
     assert config.feature.embedding_dims == {"genres": 3}
 
 
 def test_the_effective_config_spells_out_every_default_and_reads_back_equal(config_file):
-    config = load_config(config_file("training: {optimizer: {name: sgd, momentum: 0.9}}"))
+    config = load_config(
+        config_file(
+            "model_name: attention_deepfm\ntraining: {optimizer: {name: sgd, momentum: 0.9}}"
+        )
+    )
     plain = config.to_dict()
     assert plain["training"]["optimizer"] == {
         "name": "sgd",
@@ -133,6 +137,6 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_the_python_api_checks_optimizers_too():
-    assert TrainingConfig(optimizer="adamw").optimizer["weight_decay"] == 0.01
+    assert TrainingConfig(optimizer="adamw").optimizer.weight_decay == 0.01
     with pytest.raises(ConfigError, match="unknown optimizer"):
         TrainingConfig(optimizer="rmsprop")

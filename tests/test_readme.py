@@ -3,11 +3,15 @@
 import dataclasses
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import yaml
 
+import deepfm
+from deepfm import Trainer, build_model
 from deepfm.cli import _parser, main
 from deepfm.config import (
     OPTIMIZERS,
@@ -19,6 +23,8 @@ from deepfm.config import (
 from deepfm.data.sources import tabular
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS
 from deepfm.experiment import check_settings
+from deepfm.models import MODELS, Entry
+from deepfm.models.options import ModelConfig
 from deepfm.objectives import LOSSES
 
 ROOT = Path(__file__).parents[1]
@@ -89,15 +95,19 @@ def test_the_declared_ids_are_valid_fields(tmp_path):
 
 def test_the_page_of_losses_and_metrics_lists_them_all_and_its_example_fits():
     text = (ROOT / "docs" / "losses_and_metrics.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    check_settings(config_from_dict(yaml.safe_load(example)))
+    example, several = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    check_settings(config_from_dict(example))
+    del example["data"]["table"]["label"]  # each task says its own
+    tasks = config_from_dict({"data": example["data"]} | several).task_list()
+    assert [task.name for task in tasks] == ["click", "buy"]
     cells = " ".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))
     names = set(re.findall(r"`(\w+)`", cells))
     assert names >= set(LOSSES) | set(METRICS)
     known = [*LOSSES.values(), *METRICS.values()]
     options = {option.name for kind in known for option in dataclasses.fields(kind)}
     assert all(f"`{option}`" in text for option in options)
-    assert all(f"`{name}`" in text.rpartition("## ")[2] for name in TRAIN_METRICS)
+    training = text.partition("## Metrics while training")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in training for name in TRAIN_METRICS)
 
 
 def test_the_python_example_runs():
@@ -105,6 +115,23 @@ def test_the_python_example_runs():
     names: dict = {}
     exec(code, names)
     assert names["probability"].shape == (10,)
+
+
+def test_the_model_that_it_adds_can_be_trained(tiny_data, monkeypatch):
+    _, model, options = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:3]
+    (entry,) = re.findall(r'`"product": (Entry\(.+?\))`', README)
+    names = {name: getattr(deepfm, name) for name in ("BaseCTRModel", "FactorizationMachine")}
+    names |= {"dataclass": dataclasses.dataclass, "ModelConfig": ModelConfig, "Entry": Entry}
+    exec(options + model, names)
+    module = types.ModuleType("deepfm.models.product")
+    module.ProductModel = names["ProductModel"]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(MODELS, "product", eval(entry, names))
+    config = config_from_dict({"model_name": "product", "training": {"epochs": 1}})
+    built = build_model(tiny_data.train.schema, config)
+    assert type(built) is module.ProductModel
+    state = Trainer(config.training, seed=1).fit(built, tiny_data.train, tiny_data.valid)
+    assert state.epoch == 1
 
 
 def test_an_own_csv_takes_five_lines(tmp_path, monkeypatch, capsys):

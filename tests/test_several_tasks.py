@@ -3,23 +3,33 @@
 import copy
 import dataclasses
 import itertools
+import json
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from deepfm.config import config_from_dict
+from deepfm.cli import main
+from deepfm.config import config_from_dict, load_config
 from deepfm.data.dataset import TabularDataset
+from deepfm.data.files.writer import TableWriter
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
+from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.scoring import evaluate, evaluate_metric, score, score_tasks
-from deepfm.models import MODELS, build_model
+from deepfm.experiment import evaluate_checkpoint
+from deepfm.models import MODELS, Entry, build_model
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.deepfm import DeepFM
+from deepfm.models.options import DeepFMConfig
 from deepfm.objectives import LOSSES, Objective, Task, check_losses, check_metrics, metric_names
 from deepfm.objectives.losses import BinaryCrossEntropy
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
@@ -60,6 +70,16 @@ class Product(Objective):
         return {"probs": self.prediction(logits, task)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class WithBranchConfig(DeepFMConfig):
+    name = "with_branch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsConfig(DeepFMConfig):
+    name = "heads"
+
+
 class WithBranch(DeepFM):
     """DeepFM, which in training shows the logits of its DNN alone."""
 
@@ -70,6 +90,7 @@ class WithBranch(DeepFM):
 class Heads(BaseCTRModel):
     """A logit, or one per class, for each task that has a loss of its own logits."""
 
+    several_tasks = True
     uses_first_order = False
     uses_field_embeddings = False
 
@@ -93,8 +114,9 @@ class Heads(BaseCTRModel):
 def toys(monkeypatch):
     monkeypatch.setitem(LOSSES, "branch", BranchLoss)
     monkeypatch.setitem(LOSSES, "product", Product)
-    monkeypatch.setitem(MODELS, "with_branch", WithBranch)
-    monkeypatch.setitem(MODELS, "heads", Heads)
+    for options in (WithBranchConfig, HeadsConfig):
+        place = f"{__name__}:{options.__name__.removesuffix('Config')}"
+        monkeypatch.setitem(MODELS, options.name, Entry(options, place))
 
 
 BOTH = {
@@ -211,6 +233,47 @@ def test_one_objective_reads_the_logits_of_two_tasks():
     assert result.metrics["both"]["product"] == pytest.approx(expected.item(), rel=1e-5)
     state = trainer_of(config).fit(model, data, data)
     assert state.history[-1]["both.product"] < expected.item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brier(Metric):
+    """Mean squared difference between probability and label."""
+
+    name = "brier"
+    needs = "probability"
+    larger_is_better = False
+
+    def value(self, scored):
+        return float(np.square(scored.predicted - scored.label).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBrier(OverBatches, Brier):
+    """Mean over the rows of a window."""
+
+
+def test_a_metric_is_a_class_and_its_name(monkeypatch):
+    monkeypatch.setitem(METRICS, "brier", Brier)
+    monkeypatch.setitem(TRAIN_METRICS, "brier", TrainBrier)
+    sections = {
+        "evaluation": {"metrics": ["brier"]},
+        "training": {"metrics": [{"name": "brier", "decay_step": 2}]},
+    }
+    table = {"label": "clicked"}
+    config = settings(model="deepfm", metric="brier", table=table, **sections)
+    check(config)
+    data = rows(("clicked",))
+    model = build_model(data.schema, config)
+    state = trainer_of(config).fit(model, data, data)
+    values = [entry["brier"] for entry in state.history]
+    assert state.best_value == min(values)
+    assert 0 < state.history[-1]["train_brier"] < 1
+    expected = np.square(model.predict(data.inputs).numpy() - data.label.numpy()).mean()
+    assert evaluate(model, data, batch_size=50).metrics["brier"] == pytest.approx(expected)
+    classes = {"losses": "softmax_cross_entropy", "num_class": 3, "label": "kind"}
+    refused = settings({"kind": classes | {"metrics": "brier"}}, metric="brier", model="deepfm")
+    with pytest.raises(ConfigError, match="brier needs a probability of class 1"):
+        check(refused)
 
 
 # --- a model of two tasks ------------------------------------------------------------------------
@@ -375,6 +438,11 @@ def test_a_task_that_does_not_fit_is_named(changes, message):
         check(config)
 
 
+def test_a_model_of_one_head_refuses_several_tasks():
+    with pytest.raises(ConfigError, match="tasks: deepfm predicts one, found click, buy"):
+        build_model(rows().schema, settings(BOTH, model="deepfm"))
+
+
 def test_two_tasks_never_share_a_column():
     kind = {"label": "kind", "losses": "softmax_cross_entropy", "num_class": 3}
     tasks = {"a": kind | {"metrics": "accuracy"}, "a_0": {"label": "clicked"}}
@@ -405,3 +473,103 @@ def test_a_task_by_itself_answers_what_metrics_need():
         "classes",
     }
     assert Task(objectives=softmax, num_class=3).gives == {"probabilities", "classes"}
+
+
+# --- from rows to predictions, by the command line -----------------------------------------------
+
+
+def write_table(path, count=400, seed=1):
+    """Raw rows with both labels."""
+    rng = np.random.default_rng(seed)
+    city = rng.integers(1, 9, count)
+    table = pa.table(
+        {
+            "city": np.char.add("c", city.astype(str)),
+            "hour": rng.random(count).round(3),
+            "c": (rng.random(count) < city / 10).astype(int),
+            "b": (rng.random(count) < 0.8 - city / 20).astype(int),
+        }
+    )
+    with TableWriter(path) as writer:
+        writer.write(table)
+    return table
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_yaml(folder, run, **training):
+    raw = settings(BOTH, training=training).to_dict()
+    raw["output_dir"] = str(folder / run)
+    raw["data"] |= {"data_dir": str(folder), "store_dir": str(folder / "stores")}
+    path = folder / f"{run}.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return path
+
+
+def weights_of(run):
+    return torch.load(run / "best_model.pt", weights_only=True)["model"]
+
+
+def test_two_tasks_from_rows_to_predictions(folder):
+    table = write_table(folder / "rows.csv")
+    assert main(["train", "--config", str(write_yaml(folder, "run", epochs=2))]) == 0
+    run = folder / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics) == {"valid", "test", "data"}
+    assert {name: set(found) for name, found in metrics["test"].items()} == {
+        "click": {"auc", "logloss"},
+        "buy": {"auc", "normalized_entropy", "binary_focal", "binary_cross_entropy"},
+    }
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    assert set(history[0]) >= {"click.auc", "buy.auc", "train_buy.accuracy"}
+
+    found = pyarrow.parquet.read_table(run / "predictions.parquet")
+    labels, columns = ["label_click", "label_buy"], ["probability_click", "probability_buy"]
+    assert found.column_names == ["row", *labels, *columns]
+    rows_there = found["row"].to_numpy()
+    for name, raw in zip(labels, ("c", "b"), strict=True):
+        np.testing.assert_array_equal(found[name], table[raw].to_numpy()[rows_there])
+    for task, label, column in zip(("click", "buy"), labels, columns, strict=True):
+        expected = roc_auc_score(found[label], found[column])
+        assert metrics["test"][task]["auc"] == pytest.approx(expected)
+
+    best = run / "best_model.pt"
+    assert evaluate_checkpoint(best) == {"test": metrics["test"]}
+    command = ["predict", "--checkpoint", str(best), "--input", "rows.csv", "--output", "out.csv"]
+    assert main(command) == 0
+    scored = pa.csv.read_csv("out.csv")
+    assert scored.column_names == [*table.column_names, *columns]
+    for column in columns:
+        served = scored[column].to_numpy()[rows_there]
+        np.testing.assert_allclose(served, found[column].to_numpy(), rtol=1e-5)
+
+
+def test_two_tasks_are_resumed_bit_by_bit_from_a_checkpoint(folder):
+    write_table(folder / "rows.csv")
+    assert main(["train", "--config", str(write_yaml(folder, "whole", epochs=2))]) == 0
+    assert main(["train", "--config", str(write_yaml(folder, "cut", epochs=1))]) == 0
+    more = ["--override", "training.epochs=2", "--resume"]
+    assert main(["train", "--config", str(folder / "cut.yaml"), *more]) == 0
+    assert same_weights(weights_of(folder / "cut"), weights_of(folder / "whole"))
+    names = ("metrics.json", "predictions.parquet")
+    assert all(
+        (folder / "cut" / n).read_bytes() == (folder / "whole" / n).read_bytes() for n in names
+    )
+
+
+def test_evaluation_may_ask_a_task_for_other_metrics(folder):
+    write_table(folder / "rows.csv")
+    path = write_yaml(folder, "run", epochs=1)
+    assert main(["train", "--config", str(path)]) == 0
+    best = folder / "run" / "best_model.pt"
+    changed = load_config(path, ["tasks.click.metrics=[accuracy]", "training.metric=buy.auc"])
+    found = evaluate_checkpoint(best, config=changed)
+    assert set(found["test"]["click"]) == {"accuracy", "binary_cross_entropy"}
+    other = load_config(path, ["tasks.click.weight=2"])
+    with pytest.raises(ConfigError, match=r"it also changes tasks\.click\.weight"):
+        evaluate_checkpoint(best, config=other)

@@ -1,12 +1,13 @@
 """What a model sees (`Inputs`) and what a training step sees (`Batch`), after encoding."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def _rows(tensor: Tensor, rows: Tensor | slice) -> Tensor:
+def _rows(tensor: Tensor, rows: Tensor | slice | int) -> Tensor:
     if isinstance(rows, Tensor) and rows.dim() == 1 and rows.dtype is torch.int64:
         # A third of the time that indexing takes, which allows for negative numbers.
         return tensor.index_select(0, rows)
@@ -77,7 +78,7 @@ class Inputs(NamedTuple):
     def num_rows(self) -> int:
         return self.sparse.shape[0]
 
-    def select(self, rows: Tensor | slice) -> "Inputs":
+    def select(self, rows: Tensor | slice | int) -> "Inputs":
         """The given rows, as a whole-array operation; ids stored as int32 become int64, and
         `Ragged` ones padded.
 
@@ -98,22 +99,23 @@ class Inputs(NamedTuple):
     def to(self, device: torch.device | str) -> "Inputs":
         return self.map(lambda tensor: tensor.to(device))
 
-    def map(self, function) -> "Inputs":
-        """Apply a function to each tensor."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Inputs":
+        """Apply a function to each tensor; `Ragged` ids, which no batch has, stay as they are."""
         return Inputs(
             function(self.sparse),
             function(self.dense),
-            tuple(function(ids) for ids in self.sequence_ids),
+            tuple(ids if isinstance(ids, Ragged) else function(ids) for ids in self.sequence_ids),
             tuple(function(lengths) for lengths in self.sequence_lengths),
         )
 
 
 class Batch(NamedTuple):
-    """Inputs with their labels, (B,) float32.
+    """Inputs with their labels.
 
     Attributes:
         inputs: What the model sees.
-        label: 0 or 1, the number of a class, or any number, as the loss needs it.
+        label: 0 or 1, the number of a class, or any number, as the loss needs it, (B,) float32; of
+            several labels (B, T), a column per label of the schema.
         weight: How much each row counts in the training loss; None: all rows alike.
         group: Which group each row belongs to, (B, G) int64, a column per group column of the
             schema; None without any.

@@ -1,13 +1,14 @@
 """Encoded rows as whole arrays: batches, epochs with fresh negatives, the ranking task."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deepfm.data.batch import Batch, Inputs
+from deepfm.data.batch import Batch, Inputs, Ragged
 from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
@@ -42,20 +43,20 @@ class Catalogue(NamedTuple):
             tuple(positions(schema.sequence_fields)),
         )
 
-    def place(self, inputs: Inputs, rows: Tensor, items: Tensor) -> None:
+    def overwrite(self, inputs: Inputs, rows: Tensor, items: Tensor) -> None:
         """Overwrite, in place, the item features of some rows with those of the given items."""
         inputs.sparse[rows[:, None], self.sparse] = self.inputs.sparse[items]
         inputs.dense[rows[:, None], self.dense] = self.inputs.dense[items]
         for own, position in enumerate(self.sequences):
-            ids = self.inputs.sequence_ids[own][items]
-            inputs.sequence_ids[position][rows] = _widened(ids, inputs.sequence_ids[position])
+            ids, there = self.inputs.sequence_ids[own][items], _padded(inputs, position)
+            there[rows] = _widened(ids, there)
             inputs.sequence_lengths[position][rows] = self.inputs.sequence_lengths[own][items]
 
     def with_room(self, inputs: Inputs) -> Inputs:
         """The inputs, with the item sequences wide enough for those of any item."""
         ids = list(inputs.sequence_ids)
         for own, position in enumerate(self.sequences):
-            ids[position] = _widened(ids[position], self.inputs.sequence_ids[own])
+            ids[position] = _widened(_padded(inputs, position), _padded(self.inputs, own))
         return inputs._replace(sequence_ids=tuple(ids))
 
     def clear(self, inputs: Inputs) -> None:
@@ -63,11 +64,12 @@ class Catalogue(NamedTuple):
         inputs.sparse[:, self.sparse] = 0
         inputs.dense[:, self.dense] = 0.0
         for position in self.sequences:
-            inputs.sequence_ids[position].zero_()
+            _padded(inputs, position).zero_()
             inputs.sequence_lengths[position].zero_()
 
 
-class NegativeSampling(NamedTuple):
+@dataclass(frozen=True)
+class NegativeSampling:
     """How a training epoch is completed with sampled negatives.
 
     Attributes:
@@ -100,13 +102,13 @@ class RankingTask(NamedTuple):
     catalogue: Catalogue
 
 
-class TabularDataset(torch.utils.data.Dataset):
+class TabularDataset(torch.utils.data.Dataset[Batch]):
     """Encoded rows with labels; indexing takes a row number, a slice or an index tensor.
 
     Attributes:
         schema: The fitted schema of the rows.
         inputs: All rows, encoded.
-        label: (N,) float32.
+        label: (N,) float32; of several labels (N, T), a column per `label_columns` of the schema.
         weight: How much each row counts in the training loss, (N,) float32; None: all rows alike.
             Evaluation takes no account of it.
         group: Which group each row belongs to, (N, G) int64, a column per `group_columns` of the
@@ -140,6 +142,9 @@ class TabularDataset(torch.utils.data.Dataset):
         self.row = np.arange(len(label)) if row is None else row
         self.weight = None if weight is None else _checked_weight(weight, self.row)
         self.group = group
+        several = (len(schema.label_columns),) if schema.label_columns else ()
+        if label.shape != (len(label), *several):
+            raise DataError(f"expected labels {(len(label), *several)}, got {tuple(label.shape)}")
         expected = (len(label), len(schema.group_columns))
         if group is not None and group.shape != expected:
             raise DataError(f"expected groups {expected} (N, G), got {tuple(group.shape)}")
@@ -163,7 +168,8 @@ class TabularDataset(torch.utils.data.Dataset):
             columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
                 `padding_idx`), numbers (N,) or vectors (N, value_dim) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
-            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,).
+            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,), or
+                (N, T), a column per `label_columns` of the schema.
             weight: Of each row in the training loss, (N,).
             group: Whole numbers that tell groups of rows apart, (N, G), a column per
                 `group_columns` of the schema.
@@ -172,7 +178,8 @@ class TabularDataset(torch.utils.data.Dataset):
             DataError: A field is missing or has another shape, an id lies outside its vocabulary,
                 or a weight cannot be used.
         """
-        by_type: dict[FeatureType, list] = {kind: [] for kind in FeatureType}
+        by_type: dict[FeatureType, list[Tensor]] = {kind: [] for kind in FeatureType}
+        sequences: list[tuple[Tensor, Tensor]] = []
         for field in schema.fields.values():
             if field.name not in columns:
                 raise DataError(f"field {field.name}: no array of that name")
@@ -180,14 +187,13 @@ class TabularDataset(torch.utils.data.Dataset):
             kind = field.feature_type
             if kind is FeatureType.SEQUENCE:
                 ids, lengths = (torch.as_tensor(part, dtype=torch.int64) for part in values)
-                by_type[kind].append((ids, lengths))
+                sequences.append((ids, lengths))
             else:
                 dtype = torch.float32 if kind is FeatureType.DENSE else torch.int64
                 ids = torch.as_tensor(values, dtype=dtype)
                 by_type[kind].append(_as_columns(ids, field))
             _check_ids(ids, field)
         label = torch.as_tensor(label, dtype=torch.float32)
-        sequences = by_type[FeatureType.SEQUENCE]
         inputs = Inputs(
             _columns(by_type[FeatureType.SPARSE], len(label), torch.int64),
             _columns(by_type[FeatureType.DENSE], len(label), torch.float32),
@@ -265,18 +271,18 @@ class Epoch:
 
     def _draw(self, seed: int, epoch: int, *, shuffle: bool) -> None:
         """The rows with their negatives, in order."""
-        dataset = self._dataset
-        positive = np.flatnonzero(dataset.label.numpy() > 0)
+        dataset, negatives = self._dataset, self._dataset.negatives
+        assert negatives is not None
+        label = dataset.label if dataset.label.dim() == 1 else dataset.label[:, 0]
+        positive = np.flatnonzero(label.numpy() > 0)
         drawn = draw_negatives(
-            dataset.negatives.user[positive],
-            dataset.negatives.count,
-            dataset.negatives.excluded,
+            negatives.user[positive],
+            negatives.count,
+            negatives.excluded,
             generator(seed, "negatives", epoch),
         )
         items = np.concatenate([np.full(len(dataset), -1), drawn.ravel()])
-        rows = np.concatenate(
-            [np.arange(len(dataset)), np.repeat(positive, dataset.negatives.count)]
-        )
+        rows = np.concatenate([np.arange(len(dataset)), np.repeat(positive, negatives.count)])
         if shuffle:
             order = generator(seed, "order", epoch).permutation(len(rows))
         else:
@@ -295,10 +301,10 @@ class Epoch:
             start = number * self._batch_size
             end = self.num_rows if number == len(self) - 1 else start + self._batch_size
             batch = self._dataset[self._rows_at(start, end)]
-            if self._items is not None:
+            if (negatives := self._dataset.negatives) is not None and self._items is not None:
                 items = self._items[start:end]
                 sampled = torch.nonzero(items >= 0).squeeze(1)
-                self._dataset.negatives.catalogue.place(batch.inputs, sampled, items[sampled])
+                negatives.catalogue.overwrite(batch.inputs, sampled, items[sampled])
                 batch.label[sampled] = 0.0
             yield batch
 
@@ -327,7 +333,7 @@ def _checked_weight(weight: Tensor, row: np.ndarray) -> Tensor:
     return weight
 
 
-def _check_ids(ids: Tensor, field) -> None:
+def _check_ids(ids: Tensor, field: FieldSchema) -> None:
     if field.feature_type is FeatureType.DENSE or not ids.numel():
         return
     low, high = int(ids.min()), int(ids.max())
@@ -350,6 +356,12 @@ def _as_columns(values: Tensor, field: FieldSchema) -> Tensor:
         shape = "(N,)" if field.value_dim == 1 else f"(N, {field.value_dim})"
         raise DataError(f"field {field.name}: expected {shape}, got {tuple(values.shape)}")
     return columns
+
+
+def _padded(inputs: Inputs, position: int) -> Tensor:
+    """The ids of a sequence field as a padded tensor, as those of a ranking task are."""
+    ids = inputs.sequence_ids[position]
+    return ids[:] if isinstance(ids, Ragged) else ids
 
 
 def _widened(ids: Tensor, like: Tensor) -> Tensor:

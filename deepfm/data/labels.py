@@ -1,6 +1,8 @@
 """The label of a row, its weight, and the groups it belongs to, from what raw columns hold."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +11,114 @@ import pyarrow.compute as pc
 from deepfm.data.encoding.cells import as_text, read_numbers
 from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.files.columns import combined, is_list, is_text
-from deepfm.errors import DataError, nearest
+from deepfm.errors import DataError, Place, nearest
 
 _NO_GROUP = 0  # a hash is 0 once in 2^64
+
+
+@dataclass(frozen=True)
+class LabelRule(ABC):
+    """Where a label comes from, and what it is.
+
+    Attributes:
+        column: The raw column.
+        threshold, positive: What counts as 1, as in `binary_label`.
+        num_class: How many classes there are.
+    """
+
+    column: str
+    threshold: float | None = None
+    positive: str | None = None
+    num_class: int = 1
+
+    @property
+    @abstractmethod
+    def expected(self) -> str:
+        """What must stand in the column, for an error."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """How many different labels there are; 0: any number."""
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What it depends on beside the column, for the key of a store."""
+        return {}
+
+    @abstractmethod
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (N,) float32, and which values are bad, (N,) bool; a bad one's label is 0."""
+
+
+class BinaryRule(LabelRule):
+    """0 or 1."""
+
+    classes = 2
+
+    @property
+    def expected(self) -> str:
+        return "0 or 1" if self.threshold is None else "a number"
+
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        return binary_label(values, threshold=self.threshold, positive=self.positive)
+
+
+class ClassRule(LabelRule):
+    """The number of a class, from 0 on."""
+
+    @property
+    def expected(self) -> str:
+        return f"a class from 0 to {self.num_class - 1}"
+
+    @property
+    def classes(self) -> int:
+        return max(2, self.num_class)
+
+    @property
+    def key(self) -> dict[str, object]:
+        return {"num_class": self.num_class}
+
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        return class_label(values, self.num_class)
+
+
+class NumberRule(LabelRule):
+    """Any number."""
+
+    expected = "a finite number"
+    classes = 0
+
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        return number_label(values)
+
+
+# By what a config calls the kind of a label.
+LABEL_RULES: dict[str, type[LabelRule]] = {
+    "binary": BinaryRule,
+    "class": ClassRule,
+    "number": NumberRule,
+}
+
+
+def refuse_bad(
+    column: pa.ChunkedArray, bad: np.ndarray, expected: str, place: Callable[[int], Place]
+) -> None:
+    """Raise for the first bad value of a column that is no field's.
+
+    Args:
+        column: The raw values, (N,).
+        bad: Which of them are bad, (N,) bool.
+        place: Where row `index` stands, with the column.
+
+    Raises:
+        DataError: There is one.
+    """
+    if bad.any():
+        index = int(np.argmax(bad))
+        value = column[index].as_py()
+        found = "nothing" if value is None else repr(value)
+        raise DataError(f"expected {expected}, found {found}", place=place(index))
 
 
 def binary_label(
@@ -86,7 +193,7 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
         DataError: A column is missing, or holds neither values nor lists of values.
     """
     found = np.empty((table.num_rows, len(columns)), np.int64)
-    for place, column in enumerate(columns):
+    for index, column in enumerate(columns):
         if column not in table.column_names:
             hint = nearest(column, table.column_names)
             raise DataError(f"data.table.group_columns: no column {column!r}; {hint}")
@@ -98,8 +205,11 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
         hashes = hash_texts(as_text(encoded.dictionary), "xxh64")  # 0 where there is none
         hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)
         codes = encoded.indices.fill_null(len(hashes) - 1)
-        found[:, place] = hashes[codes.to_numpy(zero_copy_only=False)]
+        found[:, index] = hashes[codes.to_numpy(zero_copy_only=False)]
     return found
+
+
+WEIGHT_EXPECTED = "a finite number of at least 0"
 
 
 def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -123,4 +233,5 @@ def _numbers(values: pa.Array) -> np.ndarray:
         values = values.dictionary_decode()
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
-    return read_numbers(values).values
+    numbers: np.ndarray = read_numbers(values).values
+    return numbers

@@ -60,11 +60,13 @@ class Permutation:
         return found.astype(np.int64)
 
     def _rounds(self, numbers: np.ndarray) -> np.ndarray:
-        high, low = numbers // self._low, numbers % self._low
+        high: np.ndarray = numbers // self._low
+        low: np.ndarray = numbers % self._low
         for one, two in self._keys.reshape(-1, 2):
             high = (high + mix(low ^ one) % self._high) % self._high
             low = (low + mix(high ^ two) % self._low) % self._low
-        return high * self._low + low
+        found: np.ndarray = high * self._low + low
+        return found
 
 
 class Order:
@@ -128,4 +130,5 @@ def mix(numbers: np.ndarray) -> np.ndarray:
     numbers = numbers + np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64, as are all products below
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
+    hashes: np.ndarray = numbers ^ (numbers >> np.uint64(31))
+    return hashes

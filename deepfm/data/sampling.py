@@ -14,7 +14,9 @@ _BITMAP_CELLS = 2**30  # at most 1 GiB; beyond it, pairs are looked up in a sort
 class Interactions:
     """A set of (user, item) pairs that answers whether a pair is in it, whole arrays at once."""
 
-    def __init__(self, user: np.ndarray, item: np.ndarray, *, num_users: int, num_items: int):
+    def __init__(
+        self, user: np.ndarray, item: np.ndarray, *, num_users: int, num_items: int
+    ) -> None:
         self.num_users = num_users
         self.num_items = num_items
         self._keys = np.unique(user.astype(np.int64) * num_items + item)
@@ -32,9 +34,11 @@ class Interactions:
         """Whether each pair is in the set, (N,) bool."""
         keys = user * self.num_items + item
         if self._bitmap is not None:
-            return self._bitmap[keys]
+            is_there: np.ndarray = self._bitmap[keys]
+            return is_there
         found = np.searchsorted(self._keys, keys)
-        return self._keys[np.minimum(found, len(self._keys) - 1)] == keys
+        is_there = self._keys[np.minimum(found, len(self._keys) - 1)] == keys
+        return np.asarray(is_there)
 
     def per_user(self) -> np.ndarray:
         """Number of items of each user, (num_users,)."""

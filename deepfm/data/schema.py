@@ -51,8 +51,8 @@ class FieldSchema:
         separator: What cuts the text of a vector, of a cross's columns, or of a sequence whose
             elements are transformed. (Other sequences are cut by the transform `split`.)
         transform: Declared transform of the raw column, such as `prefix(3)` or
-            `bucket(1, 18, 25)`; see `deepfm.data.transforms`. With `separator` it is that of each
-            element.
+            `bucket(1, 18, 25)`; see `deepfm.data.encoding.transforms`. With `separator` it is that
+            of each element.
         default: What stands in for an absent value (null or an empty text): a text or number that
             is no longer transformed, in a sequence or vector cut like a value. In a dense field
             it is used as it is, neither scaled nor `missing`. None: nothing does.
@@ -316,6 +316,8 @@ class FieldSchema:
     def default_elements(self) -> list[str]:
         """The elements of the default, as text."""
         text = self.default
+        if text is None:
+            return []
         if not isinstance(text, str):
             return [str(int(text)) if float(text).is_integer() else str(text)]
         is_list = self.feature_type is not FeatureType.SPARSE and self.cut_at
@@ -332,7 +334,8 @@ _ONLY_FOR: dict[str, tuple[FeatureType, ...]] = {
     key: _EMBEDDED if encoder.in_sequences else (FeatureType.SPARSE,)
     for encoder in ID_ENCODERS
     for key in (encoder.key, *encoder.options)
-} | {
+}
+_ONLY_FOR |= {
     "scale": (FeatureType.DENSE,),
     "missing": (FeatureType.DENSE,),
     "dense_embedding": (FeatureType.DENSE,),

@@ -1,7 +1,8 @@
 """Which rows train, validate and test."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,243 @@ import pyarrow.compute as pc
 from deepfm.data.encoding.cells import read_numbers, read_times
 from deepfm.data.files.columns import is_text
 from deepfm.data.order import Permutation, mix
+from deepfm.errors import ConfigError
 from deepfm.utils.seeding import derive_seed
 
 SAMPLE = 2**20  # times that are kept to find the cut points of a split by time
+
+
+SPLIT_NAMES = ("train", "valid", "test")
+
+
+class SplitOptions(NamedTuple):
+    """What the settings say about a split.
+
+    Attributes:
+        fractions: Shares of train, valid and test.
+        seed: Of random splits.
+        stratify: Whether every class of the label is split in these shares.
+        num_class: Classes of the label; 0: it has none.
+        time_column: Raw column of a row's time.
+        min_interactions: Rows that a user needs to be evaluated.
+    """
+
+    fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    stratify: bool = False
+    num_class: int = 2
+    time_column: str | None = None
+    min_interactions: int = 3
+
+
+class RowsToSplit(NamedTuple):
+    """Some rows of a table, which come in order, N of them.
+
+    Attributes:
+        table: Raw columns, those of `columns` at least.
+        role: What the settings call the files that they stand in: a split's name, or `rows`.
+        numbers: Over all files, from 0, (N,) int64.
+        classes: Of the label, (N,) int64; -1 where it is bad. Zeros where nobody asked for them.
+    """
+
+    table: pa.Table
+    role: str
+    numbers: np.ndarray
+    classes: np.ndarray
+
+
+class Placed(NamedTuple):
+    """Where rows belong.
+
+    Attributes:
+        split: Index in `SPLIT_NAMES`, (N,) int64; -1: nowhere.
+        bad: Where the split's column holds nothing that can be read, (N,) bool; None: nowhere.
+    """
+
+    split: np.ndarray
+    bad: np.ndarray | None = None
+
+
+class Split(ABC):
+    """A way to divide rows into train, valid and test; `data.split_strategy` names one.
+
+    Attributes:
+        name: What a config calls it.
+        needs: Settings of `data.table` that must have a value, beside `files` and `fields`.
+        makes_ranking: Whether all rows are held in memory and each held-out one is ranked among
+            candidates; otherwise the table is streamed into a store.
+        has_own_files: Whether each split has files of its own.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    makes_ranking: ClassVar[bool] = False
+    has_own_files: ClassVar[bool] = False
+
+
+class RankingSplit(Split):
+    """A split of rows that are all in memory."""
+
+    makes_ranking = True
+
+    @classmethod
+    @abstractmethod
+    def divide(cls, user: np.ndarray, time: np.ndarray, options: SplitOptions) -> "Splits":
+        """The rows of each split.
+
+        Args:
+            user: User of each row, (N,) int.
+            time: Anything sortable, (N,).
+        """
+
+
+class StreamedSplit(Split):
+    """A split of rows that come in a stream, which can be gone through repeatedly.
+
+    Attributes:
+        surveyed, columns: Raw columns that it looks at before all others are read, if any, and
+            while rows are divided.
+        surveys_classes: Whether the first look is at the classes of the label.
+        expected: What must stand in its columns, for an error.
+    """
+
+    expected: ClassVar[str] = ""
+
+    def __init__(self, options: SplitOptions) -> None:
+        self.options = options
+        self.surveyed: tuple[str, ...] = ()
+        self.columns: tuple[str, ...] = ()
+        self.surveys_classes = False
+
+    @classmethod
+    @abstractmethod
+    def settings(cls, options: SplitOptions) -> list[object]:
+        """What decides where a row belongs, as plain data, for the key of a store."""
+
+    def survey(self, rows: RowsToSplit) -> np.ndarray | None:
+        """Look at some rows before any is divided; which of them cannot be read, (N,) bool."""
+        return None
+
+    def restart(self) -> None:
+        """Called before each time through all rows."""
+
+    @abstractmethod
+    def divide(self, rows: RowsToSplit) -> Placed:
+        """Where the next rows belong."""
+
+    def split_names(self, roles: Collection[str]) -> tuple[str, ...]:
+        """The splits that the settings ask for.
+
+        Args:
+            roles: What the files are called that there are.
+        """
+        shares = zip(SPLIT_NAMES, self.options.fractions, strict=True)
+        return tuple(name for name, share in shares if share > 0)
+
+
+class PredefinedFiles(StreamedSplit):
+    """Each split is in files of its own."""
+
+    name = "predefined"
+    needs = ("valid_files",)
+    has_own_files = True
+
+    @classmethod
+    def settings(cls, options: SplitOptions) -> list[object]:
+        return [cls.name]
+
+    def divide(self, rows: RowsToSplit) -> Placed:
+        return Placed(np.full(len(rows.numbers), SPLIT_NAMES.index(rows.role)))
+
+    def split_names(self, roles: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in SPLIT_NAMES if name in roles)
+
+
+class RandomRows(StreamedSplit):
+    """Rows are drawn, each for itself, or with `stratify` class by class.
+
+    Raises:
+        ConfigError: `stratify` is set, and the label has no classes.
+    """
+
+    name = "random"
+
+    def __init__(self, options: SplitOptions) -> None:
+        super().__init__(options)
+        if options.stratify and not options.num_class:
+            raise ConfigError("the label is a number, which has no classes", key="data.stratify")
+        self.surveys_classes = options.stratify
+        self._sizes = np.zeros(max(2, options.num_class), np.int64)
+        self._by_number = RandomSplit(options.fractions, options.seed)
+        self._by_class: StratifiedSplit | None = None
+
+    @classmethod
+    def settings(cls, options: SplitOptions) -> list[object]:
+        return [cls.name, options.fractions, options.seed, options.stratify]
+
+    def survey(self, rows: RowsToSplit) -> np.ndarray | None:
+        known = rows.classes[rows.classes >= 0]
+        self._sizes += np.bincount(known, minlength=len(self._sizes))
+        return None
+
+    def restart(self) -> None:
+        if self.options.stratify:
+            sizes = self._sizes.tolist()
+            self._by_class = StratifiedSplit(self.options.fractions, self.options.seed, sizes)
+
+    def divide(self, rows: RowsToSplit) -> Placed:
+        if self._by_class is not None:
+            return Placed(self._by_class.parts(rows.classes))
+        return Placed(self._by_number.parts(rows.numbers))
+
+
+class ByTime(StreamedSplit):
+    """Old rows train, newer ones validate, the newest test."""
+
+    name = "time"
+    needs = ("time_column",)
+    expected = "a time"
+
+    def __init__(self, options: SplitOptions) -> None:
+        super().__init__(options)
+        self._column = options.time_column or ""
+        self.surveyed = self.columns = (self._column,)
+        self._times, self._sample = Times(), TimeSample()
+        self._cut: TimeSplit | None = None
+
+    @classmethod
+    def settings(cls, options: SplitOptions) -> list[object]:
+        return [cls.name, options.fractions]
+
+    def survey(self, rows: RowsToSplit) -> np.ndarray | None:
+        times, bad = self._read(rows)
+        self._sample.add(rows.numbers[~bad], times[~bad])
+        return bad
+
+    def divide(self, rows: RowsToSplit) -> Placed:
+        if self._cut is None:
+            self._cut = TimeSplit.of(self.options.fractions, self._sample.times)
+        times, bad = self._read(rows)
+        return Placed(self._cut.parts(times), bad)
+
+    def _read(self, rows: RowsToSplit) -> tuple[np.ndarray, np.ndarray]:
+        return self._times.read(rows.table[self._column].combine_chunks())
+
+
+class LeaveOneOut(RankingSplit):
+    """Each user's last row tests, the one before validates, all earlier ones train."""
+
+    name = "leave_one_out"
+    needs = ("user_field", "item_field", "time_column")
+
+    @classmethod
+    def divide(cls, user: np.ndarray, time: np.ndarray, options: SplitOptions) -> "Splits":
+        return leave_one_out(user, time, min_interactions=options.min_interactions)
+
+
+SPLITS: dict[str, type[Split]] = {
+    split.name: split for split in (LeaveOneOut, PredefinedFiles, RandomRows, ByTime)
+}
 
 
 class Splits(NamedTuple):
@@ -60,12 +295,15 @@ def sortable(values: pa.Array) -> np.ndarray:
     if is_text(values.type):
         for kind in (pa.int64(), pa.float64()):
             try:
-                return values.cast(kind).to_numpy(zero_copy_only=False)
+                numbers: np.ndarray = values.cast(kind).to_numpy(zero_copy_only=False)
+                return numbers
             except pa.ArrowInvalid:
                 continue
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return values.to_numpy(zero_copy_only=False)
-    return pc.rank(values, tiebreaker="dense").to_numpy()
+        found: np.ndarray = values.to_numpy(zero_copy_only=False)
+    else:
+        found = pc.rank(values, tiebreaker="dense").to_numpy()
+    return found
 
 
 class RandomSplit:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from deepfm.easyrec.features import Feature, check_initializer
 from deepfm.easyrec.pipeline_pb2 import MLP, FeatureGroupConfig, FeatureGroupType
 from deepfm.easyrec.reading import MODELS, Keys, Pipeline, shortest
-from deepfm.errors import nearest
+from deepfm.errors import ArgumentError, nearest
 from deepfm.models.layers.dnn import activation_from
 
 # Groups that a model reads, and whether it needs them.
@@ -159,15 +159,13 @@ def _mlp(pipeline: Pipeline, config: MLP, path: str) -> Keys:
         )
     try:
         activation_from(config.activation, units[0])
-    except ValueError as error:
-        problem = str(error).removeprefix("activation: ")
-        raise pipeline.error(f"{path}.activation", problem) from None
+    except ArgumentError as error:
+        raise pipeline.error(f"{path}.activation", error.problem) from None
     return {
         "hidden_units": units,
         "activation": config.activation.strip(),
         "dropout": dropout if len(dropout) > 1 else (dropout or [0.0])[0],
-        "use_batch_norm": config.use_bn,
-        "use_layer_norm": config.use_ln,
+        "norm": "batch" if config.use_bn else "layer" if config.use_ln else "none",
         "bias": config.bias,
         "init": "torch",
     }

@@ -36,7 +36,7 @@ _SCHEDULES = {
         },
     ),
     "cosine_annealing_learning_rate": (
-        "cosine_annealing",
+        "cosine",
         {
             "T_max": "t_max", "min_learning_rate": "min_lr", "warmup_learning_rate": "warmup_lr",
             "warmup_size": "warmup_size", "by_epoch": "by_epoch",
@@ -181,7 +181,8 @@ def _schedule(
     for needed in renamed:
         if needed not in options:
             raise pipeline.error(f"{path}.{kind}", f"{needed}: a value is needed")
-    return {"name": name} | {ours: options[theirs] for theirs, ours in renamed.items()}
+    fixed = {"at_end": "stay"} if name == "cosine" else {}  # the format's never rises again
+    return {"name": name} | {ours: options[theirs] for theirs, ours in renamed.items()} | fixed
 
 
 def evaluation_of(pipeline: Pipeline, objectives: Objectives) -> Keys:

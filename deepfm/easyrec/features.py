@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from deepfm.data.encoding.words import read_words
 from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
 from deepfm.easyrec.reading import Keys, Pipeline, shortest
-from deepfm.errors import ConfigError, DataError, nearest
+from deepfm.errors import ConfigError, DataError, nearest, problem_of
 from deepfm.models.layers.initializers import initializer_from
 
 EXPRESSING = (FG_NORMAL, FG_DAG)
@@ -332,7 +332,7 @@ def check_initializer(pipeline: Pipeline, path: str, text: str) -> None:
     try:
         initializer_from(text)
     except ValueError as error:
-        raise pipeline.error(path, str(error).removeprefix("initializer: ")) from None
+        raise pipeline.error(path, problem_of(error)) from None
 
 
 def fg_mode(pipeline: Pipeline) -> int:

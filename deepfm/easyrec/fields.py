@@ -76,7 +76,7 @@ _SCHEDULES = {
         "constant_learning_rate": "none",
         "exponential_decay_learning_rate": "exponential",
         "manual_step_learning_rate": "manual_step",
-        "cosine_annealing_learning_rate": "cosine_annealing",
+        "cosine_annealing_learning_rate": "cosine",
         "cosine_annealing_warm_restarts_learning_rate": "cosine_restarts",
     }.items()
 }
@@ -313,8 +313,8 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "hidden_units": _honoured("hidden_units"),
         "dropout_ratio": _honoured("dropout: one number, or one for each layer"),
         "activation": _honoured("activation"),
-        "use_bn": _honoured("use_batch_norm"),
-        "use_ln": _honoured("use_layer_norm"),
+        "use_bn": _honoured("norm: batch"),
+        "use_ln": _honoured("norm: layer"),
         "bias": _honoured("bias"),
     },
     "VariationalDropout": {

@@ -1,6 +1,5 @@
 """From the path of a pipeline to its experiment, and errors with the pipeline's lines."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,12 +53,11 @@ def lines_in_errors(loaded: Loaded) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        key = error.key or _leading_key(error)
-        raise error.at(source=error.source or source_of(loaded.sources, key)) from None
+        raise error.at(source=error.source or source_of(loaded.sources, error.key)) from None
     except MissingDataError as error:
         table = loaded.config.data.table
         assert table is not None
-        path = Path(error.place.file or str(error).partition(": no such file")[0])
+        path = Path(error.place.file)
         for key, field, patterns in (
             ("files", "train_input_path", table.files),
             ("valid_files", "eval_input_path", table.valid_files),
@@ -68,8 +66,3 @@ def lines_in_errors(loaded: Loaded) -> Iterator[None]:
                 source = source_of(loaded.sources, f"data.table.{key}")
                 raise MissingDataError(f"{source}{field}: {path}: no such file") from None
         raise
-
-
-def _leading_key(error: ConfigError) -> str:
-    found = re.match(r"[a-z_]+(?:\.\w+)*(?=: )", error.problem)  # until all raisers give a key
-    return found[0] if found else ""

@@ -161,10 +161,10 @@ def normalized_entropy(label: Array, probability: Array, *, eta: float) -> float
 def concordant_pairs(target: Array, predicted: Array) -> int:
     """Pairs of rows that both arrays put in the same order; a tie in either is no order.
 
-    With rows sorted by target, those are pairs whose predictions rise. A pair of ranks rises at
-    the highest bit in which they differ, so the bits are gone through one by one, and at each the
-    zeros before each one are counted among the ranks that agree in all higher bits. Costs
-    O(N log^2 N), and no pair is looked at.
+    The rows are sorted by target; then a pair counts whose second row has the larger prediction.
+    Predictions are replaced by their ranks. Of two ranks the larger one has a 1 at the highest bit
+    in which they differ. So each bit is looked at in turn: among the ranks that agree in all higher
+    bits, each 1 counts the 0s that stand before it. Costs O(N log^2 N), and no pair is looked at.
 
     Args:
         target, predicted: (N,).

@@ -132,7 +132,7 @@ def _score_rows(
     for start in range(0, len(valid), size):
         part = valid[start : start + size]
         pairs = inputs.select(torch.from_numpy(part // items.shape[1]))
-        catalogue.place(pairs, torch.arange(len(part)), torch.from_numpy(items.ravel()[part]))
+        catalogue.overwrite(pairs, torch.arange(len(part)), torch.from_numpy(items.ravel()[part]))
         scores[part] = score(model, pairs, batch_size=size)
     return scores.reshape(items.shape)
 
@@ -159,7 +159,7 @@ def _score_halves(
         parts = []
         for wanted in torch.from_numpy(distinct).split(size):
             rows = empty.select(torch.zeros_like(wanted))
-            catalogue.place(rows, torch.arange(len(wanted)), wanted)
+            catalogue.overwrite(rows, torch.arange(len(wanted)), wanted)
             parts.append(scorer.item_halves(rows.to(device)))
         of_items = Halves(*map(torch.cat, zip(*parts, strict=True)))
         for users in torch.arange(len(items)).split(size):

@@ -1,14 +1,14 @@
 """What every model shares: views of the inputs in, logits of each row out.
 
 Decided here: how the branches of a model become logits, and where the biases are. Objectives
-make probabilities of logits. Layers refuse a value with a ValueError that begins with their
-argument; `config_section` turns it into a ConfigError about the key that the user wrote.
+make probabilities of logits. Layers refuse a value with an ArgumentError; `config_section` makes
+it a ConfigError about the key that the user wrote.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema
 from deepfm.easyrec.names import dropout_loss
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.options import called
@@ -72,6 +72,8 @@ class BaseCTRModel(nn.Module, ABC):
         ConfigError: A value cannot be used; names the key or the field.
     """
 
+    several_tasks: ClassVar[bool] = False  # whether `forward` gives logits by the tasks' names
+
     def __init__(
         self, schema: DatasetSchema, config: ModelConfig, tasks: Sequence[Task] = (Task(),)
     ) -> None:
@@ -79,6 +81,11 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(tasks)
+        if len(tasks) > 1 and not self.several_tasks:
+            raise ConfigError(
+                f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
+                key="tasks",
+            )
         self.embedding = build_embedding(
             schema,
             config.feature,
@@ -279,5 +286,5 @@ def config_section(section: str) -> Iterator[None]:
     """Report what a layer refuses as a ConfigError about a key of this section."""
     try:
         yield
-    except ValueError as error:
-        raise ConfigError(f"{section}.{error}") from None
+    except ArgumentError as error:
+        raise ConfigError(error.problem, key=f"{section}.{error.argument}") from None

@@ -1,13 +1,13 @@
 """The embedding layer of a schema: specifications of the fields, and the groups that views show.
 
 Decided here: what a config's groups mean, and what is refused about them. Layers refuse a value
-with a ValueError that begins with their argument; here it becomes a ConfigError about the key.
+with an ArgumentError; here it becomes a ConfigError about the key.
 """
 
 from collections.abc import Mapping, Sequence
 
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.errors import ArgumentError, ConfigError, nearest
+from deepfm.errors import ConfigError, nearest, problem_of
 from deepfm.models.layers.embedding import FeatureEmbedding, Groups, every_field
 from deepfm.models.layers.fields import DenseField, IdField, first_readers
 from deepfm.models.layers.initializers import INITIALIZERS, initializer_from
@@ -208,8 +208,7 @@ def _check_initializer(key: str, text: str) -> None:
         initializer_from(text)
     except ValueError as error:
         name = called(text)
-        if name in INITIALIZERS:
-            problem = error.problem if isinstance(error, ArgumentError) else str(error)
-        else:
+        problem = problem_of(error)
+        if name not in INITIALIZERS:
             problem = f"unknown initializer {text!r}; {nearest(name, INITIALIZERS)}"
         raise ConfigError(problem, key=key) from None

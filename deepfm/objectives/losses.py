@@ -53,8 +53,8 @@ class _LogitPerClass(Objective):
         return probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
 
     def outputs(self, logits: Logits, task: str = "") -> "dict[str, Tensor]":
-        """`logits` and `probs` = softmax, (B, C), and of two classes `probs1`, the probability of
-        class 1, (B,)."""
+        """`logits` and `probs` = softmax, (B, C), and of two classes also the probability of class
+        1 alone, (B,)."""
         own = self.own_logits(logits, task)
         found = {"logits": own, "probs": own.softmax(1)}
         if own.shape[1] == 2:

@@ -34,8 +34,8 @@ class Schedule:
     def step(self) -> None:
         """Called after each batch, under gradient accumulation too."""
 
-    def end_epoch(self, value: float) -> None:
-        """Called after each epoch, with the validation metric."""
+    def end_epoch(self, value: float | None) -> None:
+        """Called after each epoch, with the validation metric; None where it does not exist."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -51,11 +51,12 @@ class TorchSchedule(Schedule):
         super().__init__(optimizer)
         self.schedule = schedule
 
-    def end_epoch(self, value: float) -> None:
+    def end_epoch(self, value: float | None) -> None:
         with warnings.catch_warnings():
             # A run resumed right after an epoch's last batch has made no optimizer step yet.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             if isinstance(self.schedule, ReduceLROnPlateau):
+                assert value is not None  # it decides, so it has to exist
                 self.schedule.step(value)
             else:
                 self.schedule.step()
@@ -94,7 +95,7 @@ class Formula(Schedule):
         if not self.by_epoch:
             self._advance()
 
-    def end_epoch(self, value: float) -> None:
+    def end_epoch(self, value: float | None) -> None:
         if self.by_epoch:
             self._advance()
 

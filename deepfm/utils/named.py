@@ -148,12 +148,12 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
     return current
 
 
-# Words for the limits of `deepfm.utils.settings.limited`, and what holds a number to them.
-_LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
-    "at_least": ("of at least", operator.ge),
-    "above": ("above", operator.gt),
-    "at_most": ("of at most", operator.le),
-    "below": ("below", operator.lt),
+# What `deepfm.utils.settings.limited` may say of a number.
+LIMITS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
 }
 
 
@@ -169,9 +169,10 @@ def beyond_limits(item: Named) -> Iterator[tuple[str, str, float]]:
         [('at', 'above 0 and below 1', 2.0)]
     """
     for option in fields(item):
-        limits, number = option.metadata, getattr(item, option.name)
-        if any(not _LIMITS[name][1](number, limit) for name, limit in limits.items()):
-            words = [f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items()]
+        limits = {name: option.metadata[name] for name in LIMITS if name in option.metadata}
+        number = getattr(item, option.name)
+        if any(not LIMITS[name](number, limit) for name, limit in limits.items()):
+            words = [f"{name.replace('at_', 'of at ')} {limit}" for name, limit in limits.items()]
             yield option.name, " and ".join(words), number
 
 

@@ -5,7 +5,7 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import Field, InitVar, field, fields, is_dataclass, make_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -15,7 +15,7 @@ import yaml
 
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.utils.logging import LOGGER
-from deepfm.utils.named import Named, named_value
+from deepfm.utils.named import LIMITS, Named, named_value
 
 T = TypeVar("T")
 
@@ -31,12 +31,6 @@ _TYPE_NAMES: dict[object, str] = {
     dict[str, int]: "a mapping of names to whole numbers",
     dict[str, Any]: "a mapping with a name and options",
 }
-_LIMITS: dict[str, Callable[[float, float], bool]] = {
-    "at_least": lambda value, limit: value >= limit,
-    "at_most": lambda value, limit: value <= limit,
-    "above": lambda value, limit: value > limit,
-    "below": lambda value, limit: value < limit,
-}
 
 
 def limited(default: T, **limits: float) -> T:
@@ -45,6 +39,11 @@ def limited(default: T, **limits: float) -> T:
     Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
     """
     return field(default=default, metadata=limits)
+
+
+def chosen(default: T, among: Collection[str]) -> T:
+    """A dataclass field whose value is one of some names."""
+    return field(default=default, metadata={"choices": among})
 
 
 def renamed(newer: str) -> Any:
@@ -150,11 +149,13 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         else:
             is_named = "named" in known[key].metadata
             values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
+            _check_choice(known[key], value, path, sources)
     config = dacite.Config(strict=True, type_hooks=_HOOKS)
     try:
         for key, value in values.items():
             if "named" in known[key].metadata:
-                values[key] = named_value(value, known[key], f"{prefix}{key}")
+                place = re.sub(r"\.\d+\.", ".", f"{prefix}{key}")  # of one among several
+                values[key] = named_value(value, known[key], place)
         built = dacite.from_dict(cls, values, config)
         if given:
             types = [(name, older[name].type.type, None) for name in given]
@@ -181,6 +182,14 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
 def _older_keys(cls: type) -> "dict[str, Field[Any]]":
     every: dict[str, Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return {name: item for name, item in every.items() if isinstance(item.type, InitVar)}
+
+
+def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping[str, str]) -> None:
+    """Refuse a value that is none of the names of `chosen`."""
+    choices: Collection[str] = item.metadata.get("choices", ())
+    if choices and value is not None and value not in choices:
+        problem = f"expected one of {', '.join(choices)}, found {value!r}"
+        raise _error(sources, path, f"{problem}; {nearest(str(value), choices)}")
 
 
 def _build_below(kind: object, value: object, path: str, sources: Mapping[str, str]) -> object:
@@ -244,7 +253,7 @@ def check_limits(config: object, prefix: str, sources: Mapping[str, str]) -> Non
         below = _below(value)
         for name, part in below:
             check_limits(part, f"{path}.{name}." if name else f"{path}.", sources)
-        limits = {name: limit for name, limit in item.metadata.items() if name in _LIMITS}
+        limits = {name: limit for name, limit in item.metadata.items() if name in LIMITS}
         if below or (not limits and isinstance(value, dict | tuple)):
             continue
         numbers = value.values() if isinstance(value, dict) else value
@@ -279,7 +288,7 @@ def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> 
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
         return f"expected {_type_name(item.type)}, found {str(number).lower()}"
     for name, limit in limits.items():
-        if isinstance(number, int | float) and not _LIMITS[name](number, limit):
+        if isinstance(number, int | float) and not LIMITS[name](number, limit):
             return f"expected {name.replace('_', ' ')} {limit}, found {number}"
     return None
 

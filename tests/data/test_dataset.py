@@ -355,7 +355,7 @@ def test_items_with_vectors_and_lists_of_any_length():
     catalogue = Catalogue.of(encoders.schema, encoders.encode(items, "item"))
     inputs = catalogue.with_room(encoders.encode(rows.slice(0, 1)))
     pairs = inputs.select(torch.zeros(3, dtype=torch.int64))
-    catalogue.place(pairs, torch.arange(3), torch.tensor([1, 2, 0]))
+    catalogue.overwrite(pairs, torch.arange(3), torch.tensor([1, 2, 0]))
     assert pairs.sparse.tolist() == [[1, 2], [1, 3], [1, 1]]
     assert pairs.dense.tolist() == [[7, 3, 4], [7, 5, 6], [7, 1, 2]]
     assert pairs.sequence_ids[0].tolist() == [[1, 2, 3], [0, 0, 0], [1, 0, 0]]

@@ -65,26 +65,22 @@ def test_the_real_deepfm_pipeline(caplog):
     }  # fmt: skip
     assert (feature.wide_embedding_dim, feature.unequal_dims) == (4, "error")
     assert (feature.init, feature.wide_init, feature.embedding_l2_reg) == ("uniform_rows", None, 0)
-    assert (config.model_name, config.num_class, config.global_bias) == ("deepfm", 1, False)
-    assert config.dnn.hidden_units == (512, 256, 128)
-    assert config.final.hidden_units == (64,)
-    for network in (config.dnn, config.final):
+    assert (config.model_name, config.num_class, config.model.global_bias) == ("deepfm", 1, False)
+    assert config.model.dnn.hidden_units == (512, 256, 128)
+    assert config.model.final.hidden_units == (64,)
+    for network in (config.model.dnn, config.model.final):
         assert (network.activation, network.dropout, network.init) == ("nn.ReLU", 0.0, "torch")
-        assert (network.use_batch_norm, network.use_layer_norm, network.bias) == (
-            False,
-            False,
-            True,
-        )
+        assert (network.norm, network.bias) == ("none", True)
     training = config.training
     assert (training.epochs, training.max_steps, training.batch_size) == (1, None, 8192)
     assert (training.shuffle, training.drop_last) == (False, False)
-    assert training.optimizer["name"] == "adam"
-    assert training.optimizer["lr"] == 0.001
-    assert training.sparse_optimizer == {
+    assert training.optimizer.name == "adam"
+    assert training.optimizer.lr == 0.001
+    assert training.sparse_optimizer.to_dict() == {
         "name": "adagrad", "lr": 0.001, "eps": 1e-8, "initial_accumulator_value": 0.0,
         "max_gradient": None,
     }  # fmt: skip
-    assert training.scheduler == training.sparse_scheduler == {"name": "none"}
+    assert training.scheduler.name == training.sparse_scheduler.name == "none"
     assert (training.gradient_clip_norm, training.gradient_clip_value) == (None, None)
     assert training.early_stopping_patience is None
     assert (training.keep, training.metric) == ("last", "auc")
@@ -174,32 +170,32 @@ EVERYTHING = {
 def test_every_section(tmp_path):
     config = convert(tmp_path, **EVERYTHING)
     training = config.training
-    assert training.sparse_optimizer == {
+    assert training.sparse_optimizer.to_dict() == {
         "name": "rowwise_adagrad", "lr": 0.05, "eps": 1e-8, "max_gradient": 0.5,
     }  # fmt: skip
-    assert training.sparse_scheduler == {
+    assert training.sparse_scheduler.to_dict() == {
         "name": "manual_step", "sizes": (2, 4), "lrs": (0.3, 0.1), "warmup": True,
         "by_epoch": False,
     }  # fmt: skip
-    assert training.optimizer == {
+    assert training.optimizer.to_dict() == {
         "name": "adamw", "lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1,
         "amsgrad": False,
     }  # fmt: skip
-    assert training.scheduler == {
+    assert training.scheduler.to_dict() == {
         "name": "exponential", "decay_size": 10, "decay_factor": 0.5, "staircase": True,
         "warmup_lr": 0.0, "warmup_size": 2, "min_lr": 0.0, "by_epoch": False,
     }  # fmt: skip
     first, second = training.part_optimizers
     assert first.pattern == "final_mlp.*"
-    assert first.optimizer == {  # the format's defaults, which are not torch's
+    assert first.optimizer.to_dict() == {  # the format's defaults, which are not torch's
         "name": "sgd", "lr": 0.002, "momentum": 0.9, "dampening": 0.0, "nesterov": False,
         "weight_decay": 0.0,
     }  # fmt: skip
     assert first.scheduler is None  # that of the dense optimizer
-    assert second.optimizer["name"] == "adagrad"
-    assert second.scheduler == {
-        "name": "cosine_annealing", "t_max": 7, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0,
-        "by_epoch": True,
+    assert second.optimizer.name == "adagrad"
+    assert second.scheduler.to_dict() == {
+        "name": "cosine", "t_max": 7, "min_lr": 0.0, "warmup_lr": 0.0, "warmup_size": 0,
+        "by_epoch": True, "at_end": "stay",
     }  # fmt: skip
     assert (training.epochs, training.max_steps, training.ema_decay) == (30, 30, 0.99)
     assert (training.gradient_accumulation_steps, training.sparse_update) == (2, "backward")
@@ -230,11 +226,11 @@ def test_every_section(tmp_path):
     assert (table.delimiter, table.columns) == ("\t", ())
     assert table.labels["y"].kind == "class"
     assert (table.label, table.sample_weight, table.group_columns) == ("y", "w", ("a", "b"))
-    assert config.dnn.dropout == (0.1, 0.2)
-    assert (config.dnn.activation, config.dnn.use_batch_norm) == ("Dice", True)
-    assert (config.final.dropout, config.final.hidden_units) == (0.3, (4,))
-    assert config.final.activation == "nn.LeakyReLU(negative_slope=0.1)"
-    assert (config.final.use_layer_norm, config.final.bias) == (True, False)
+    assert config.model.dnn.dropout == (0.1, 0.2)
+    assert (config.model.dnn.activation, config.model.dnn.use_batch_norm) == ("Dice", True)
+    assert (config.model.final.dropout, config.model.final.hidden_units) == (0.3, (4,))
+    assert config.model.final.activation == "nn.LeakyReLU(negative_slope=0.1)"
+    assert (config.model.final.norm, config.model.final.bias) == ("layer", False)
     feature = config.feature
     assert (feature.wide_init, feature.wide_embedding_dim) == ("nn.init.zeros_", 4)
     assert (feature.variational_dropout, config.num_class) == (0.02, 2)
@@ -249,7 +245,7 @@ def test_yaml_is_the_same_experiment(tmp_path, parts):
 
 def test_other_models(tmp_path):
     config = convert(tmp_path, model="wide_and_deep { deep { hidden_units: 8 } }")
-    assert (config.model_name, config.final) == ("wide_and_deep", None)
+    assert (config.model_name, config.model.final) == ("wide_and_deep", None)
     assert config.feature.wide_embedding_dim == 4
     assert set(config.feature.groups) == {"wide", "deep"}  # it has no fm
     config = convert(
@@ -258,7 +254,7 @@ def test_other_models(tmp_path):
         "final { hidden_units: 4 } }",
     )
     assert (config.model_name, config.feature.wide_embedding_dim) == ("xdeepfm", 16)
-    cin = config.cin
+    cin = config.model.cin
     assert (cin.layer_sizes, cin.split_half, cin.group) == ((6, 5), False, "wide")
     assert (cin.bias, cin.init) == (True, "torch")
 
@@ -279,11 +275,11 @@ def test_defaults_of_the_format(tmp_path):
     """
     training = convert(tmp_path, train=train).training
     assert training.batch_size == 1024
-    assert training.sparse_optimizer == {
+    assert training.sparse_optimizer.to_dict() == {
         "name": "lazy_adam", "lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8,
         "max_gradient": None,
     }  # fmt: skip
-    assert training.optimizer["lr"] == 0.002
+    assert training.optimizer.lr == 0.002
     assert training.optimizer["momentum"] == 0.9
     assert training.sparse_scheduler["decay_factor"] == 0.95
     assert training.sparse_scheduler["staircase"] is True

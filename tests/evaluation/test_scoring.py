@@ -33,13 +33,13 @@ def catalogue(tiny_data):
 
 def pair_by_pair(model, users, items, catalogue):
     """A forward pass in float64 per pair."""
-    double = build_model(model.schema, model.experiment).double()
+    double = type(model)(model.schema, model.config, model.tasks).double()
     double.load_state_dict(model.state_dict())
     double.eval()
     expected = np.full(items.shape, np.nan)
     for user, column in zip(*np.nonzero(items >= 0), strict=True):
         row = users.select([user])
-        catalogue.place(row, torch.tensor([0]), torch.tensor(items[user, column])[None])
+        catalogue.overwrite(row, torch.tensor([0]), torch.tensor(items[user, column])[None])
         with torch.no_grad():
             expected[user, column] = double(row._replace(dense=row.dense.double())).item()
     return expected

@@ -127,7 +127,7 @@ def test_steps_equal_the_textbook(schema, name, options, hand, clip):
 
 def by_hand(name, weight, gradients, *, lr, **options):
     """A weight after steps with the given gradients, each rule written out number by number."""
-    o = dict(OPTIMIZERS[name]) | options
+    o = OPTIMIZERS[name]().to_dict() | options
     found = []
     for w, series in zip(weight.flatten().tolist(), zip(*gradients, strict=True), strict=True):
         m = v = v_max = buffer = 0.0

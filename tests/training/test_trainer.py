@@ -194,7 +194,7 @@ def test_tables_that_are_not_trained_stay_as_they_are(tiny_data, optimizer):
     schema = tiny_data.encoders.schema.with_fields({"age": {"trainable": False}})
     extra = {"optimizer": "adamw"} if optimizer == "adamw" else {"sparse_optimizer": optimizer}
     model, trainer = make(tiny_data, epochs=1, ema_decay=0.5, **extra)
-    model = build_model(schema, model.experiment)
+    model = type(model)(schema, model.config, model.tasks)
     before = copy.deepcopy(model.state_dict())
     trainer.fit(model, tiny_data.train, tiny_data.valid)
     for table in model.embedding.tables.places:
@@ -443,7 +443,7 @@ def test_a_run_ends_after_its_steps_and_the_epoch_counts(tiny_data):
     assert sum(line.startswith("step ") for line in lines) == 14
     longer = Trainer(dataclasses.replace(trainer.config, max_steps=11), seed=5)
     state = longer.fit(
-        build_model(model.schema, model.experiment), tiny_data.train, tiny_data.valid
+        type(model)(model.schema, model.config, model.tasks), tiny_data.train, tiny_data.valid
     )
     assert (state.epoch, state.total_steps) == (1, 11)
 

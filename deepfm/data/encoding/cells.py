@@ -16,12 +16,13 @@ class Reading(NamedTuple):
     """What a column's values were read as.
 
     Attributes:
-        values: Null (NaN in an array of numbers) where nothing stood or nothing could be read.
+        values: Null where nothing stood or nothing could be read; of numbers a NumPy array, with
+            NaN there.
         bad: Where something stood that cannot be read, (N,) bool; None: nowhere.
         expected: What should have stood at the first such place, such as "a number".
     """
 
-    values: "pa.Array | np.ndarray"
+    values: pa.Array
     bad: np.ndarray | None = None
     expected: str = ""
 
@@ -167,7 +168,8 @@ def _parse_floats(texts: pa.Array) -> pa.Array:
 
 
 def where(mask: pa.Array) -> np.ndarray:
-    return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    found: np.ndarray = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    return found
 
 
 _ISO = (
@@ -212,7 +214,9 @@ def read_formatted(texts: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarra
             return np.full(len(texts), default, np.int64)
         group = pc.struct_field(found, name)
         group = pc.if_else(pc.equal(group, ""), str(default), group)  # a group left out
-        return pc.fill_null(group.cast(pa.int64()), default).to_numpy(zero_copy_only=False)
+        known = pc.fill_null(group.cast(pa.int64()), default)
+        numbers: np.ndarray = known.to_numpy(zero_copy_only=False)
+        return numbers
 
     year = number("Y", 1972)  # a leap year, for formats without one
     if "y" in names:

@@ -222,7 +222,7 @@ def _large_batches(
         yield LocatedRows.of(*waiting)
 
 
-class _FieldValues(NamedTuple):
+class _TrainingRows(NamedTuple):
     """The values of one field in some rows of the training split."""
 
     reader: FieldReader
@@ -253,7 +253,7 @@ def _learn(
         count += rows.table.num_rows
         for name, accumulator in accumulators.items():
             if accumulator is not None:
-                accumulator.learn(_FieldValues(readers[name], rows))
+                accumulator.learn(_TrainingRows(readers[name], rows))
     return count
 
 
@@ -298,7 +298,7 @@ def _side_by_side(columns: Sequence[_Column], count: int, dtype: type) -> np.nda
     for values, _ in columns:
         places.append(width if values.ndim == 1 else slice(width, width + values.shape[1]))
         width += 1 if values.ndim == 1 else values.shape[1]
-    rows = np.empty((count, width), dtype)
+    rows: np.ndarray = np.empty((count, width), dtype)
     for start in range(0, count, _TILE):
         some = slice(start, start + _TILE)
         for place, (values, codes) in zip(places, columns, strict=True):

@@ -31,7 +31,7 @@ def hash_texts(texts: pa.Array, function: str) -> np.ndarray:
         digest = xxhash.xxh64_intdigest
         found = [0 if text is None else digest(text.encode()) for text in texts.to_pylist()]
         return np.array(found, np.uint64)
-    group_hash = FUNCTIONS[function]
+    group_hash = _OF_EQUAL_LENGTHS[function]
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     content = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
@@ -88,11 +88,11 @@ def farm64(texts: np.ndarray) -> Words:
     return _farm_up_to_64(texts) if length <= 64 else _farm_longer(texts)
 
 
-FUNCTIONS: dict[str, Callable[[np.ndarray], Words] | None] = {
-    "xxh64": None,  # the package has no such array form; it hashes text by text
+_OF_EQUAL_LENGTHS: dict[str, Callable[[np.ndarray], Words]] = {
     "murmur64a": murmur64a,
     "farm64": farm64,
 }
+FUNCTIONS = ("xxh64", *_OF_EQUAL_LENGTHS)  # the package of xxh64 hashes text by text
 
 _K0, _K1, _K2 = (np.uint64(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F))
 
@@ -115,7 +115,8 @@ def _rotate(words: Words, bits: int) -> Words:
 
 
 def _shift_mix(words: Words, bits: int) -> Words:
-    return words ^ (words >> np.uint64(bits))
+    mixed: Words = words ^ (words >> np.uint64(bits))
+    return mixed
 
 
 def _pair(first: Words, second: Words, mul: Words | np.uint64) -> Words:

@@ -115,7 +115,8 @@ class Vocabulary(Encoder):
         if len(wanted) * 64 < len(self.values):
             return self._search(wanted)
         found = pc.index_in(wanted, value_set=self.values, skip_nulls=True)
-        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+        places: np.ndarray = pc.fill_null(found, -1).to_numpy(zero_copy_only=False)
+        return places.astype(np.int64) + 1
 
     def _search(self, wanted: pa.Array) -> np.ndarray:
         if self._order is None:
@@ -210,7 +211,7 @@ def merged_counts(parts: list[pa.Table]) -> pa.Table:
 
 
 class HashBuckets(DeclaredEncoder):
-    """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.hashing`.
+    """Ids by hash: hash(text) mod n, of one of the functions of `deepfm.data.encoding.hashing`.
 
     The text is that of `as_text`, in UTF-8: 17, 17.0 and "17" are one value. With `padding` all
     ids are one higher, from 1 on, and absent values are 0; without, they are -1.
@@ -263,7 +264,8 @@ class HashBuckets(DeclaredEncoder):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "HashBuckets":
-        before = {"function": "xxh64", "padding": True}  # an older form has the number only
+        # an older form has the number only
+        before: dict[str, Any] = {"function": "xxh64", "padding": True}
         found = before | dict(stored)
         return cls(found["hash_buckets"], found["function"], found["padding"])
 

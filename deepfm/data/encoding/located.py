@@ -95,13 +95,13 @@ class FieldValues(NamedTuple):
     """What a field's reader made of some rows.
 
     Attributes:
-        values: As its encoder takes them.
+        values: As its encoder takes them; of numbers a NumPy array.
         codes: Which of them each row, or each element of a sequence, has; None: the n-th has
             value n.
         row: The row of each element of a sequence, rising; None for other fields.
     """
 
-    values: "pa.Array | np.ndarray"
+    values: pa.Array
     codes: np.ndarray | None
     row: np.ndarray | None = None
 

@@ -72,7 +72,16 @@ class Scaler(Encoder):
         default = None
         if field.default is not None:
             default = [float(element) for element in field.default_elements]
-        return cls(field.scale, field.missing, **moments.figures()._asdict(), default=default)
+        figures = moments.figures()
+        return cls(
+            field.scale,
+            field.missing,
+            low=figures.low,
+            high=figures.high,
+            mean=figures.mean,
+            deviation=figures.deviation,
+            default=default,
+        )
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Scaled values, (N,) or (N, value_dim) float32 as the numbers; NaN is absent."""
@@ -83,7 +92,7 @@ class Scaler(Encoder):
         numbers = SCALES[self.scale].scaled(numbers, figures)
         scaled = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
         if self.default is not None and absent.any():
-            return np.where(absent, np.float32(self.default), scaled)
+            return np.where(absent, np.array(self.default, np.float32), scaled)
         return scaled
 
     def grown_from(self, base: "Scaler") -> "Scaler":
@@ -94,7 +103,12 @@ class Scaler(Encoder):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Scaler":
-        before = {"scale": "min_max", "missing": "error", "mean": 0.0, "deviation": 0.0}
+        before: dict[str, Any] = {
+            "scale": "min_max",
+            "missing": "error",
+            "mean": 0.0,
+            "deviation": 0.0,
+        }
         return cls(**(before | dict(stored)))  # an older form has `low` and `high` only
 
 

@@ -150,7 +150,7 @@ class FieldReader(ABC):
         self._apply_policies(cells, reading, found)
         return FieldValues(self._ready(cells, reading, found), codes, row)
 
-    def _ready(self, cells: Cells, reading: Reading, found: ReadSoFar) -> "pa.Array | np.ndarray":
+    def _ready(self, cells: Cells, reading: Reading, found: ReadSoFar) -> pa.Array:
         """What was read, as the encoder takes it."""
         return reading.values
 
@@ -199,7 +199,7 @@ class IdReader(FieldReader):
             or not transform_class(field.transform).reads_anything
         )
 
-    def _ready(self, cells: Cells, reading: Reading, found: ReadSoFar) -> "pa.Array | np.ndarray":
+    def _ready(self, cells: Cells, reading: Reading, found: ReadSoFar) -> pa.Array:
         if self._kind.reads == "whole number":
             return self._in_range(cells, reading.values, found)
         return reading.values

@@ -59,7 +59,7 @@ class Log1p(Scale):
     above = -1.0
 
     def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
-        return np.log1p(numbers)
+        return np.asarray(np.log1p(numbers))
 
 
 SCALES: dict[str, Scale] = {scale.name: scale for scale in (Scale(), MinMax(), Standard(), Log1p())}

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from torch import Tensor
 
 from deepfm.errors import ConfigError, DataError, MissingDataError, Place
 from deepfm.utils.io import table_to_tensor, tensor_to_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_ID = 2**31 - 1
 
@@ -65,15 +68,15 @@ class WordIds:
     def __repr__(self) -> str:
         return f"{len(self.ids)} words {self.digest}"
 
-    def __deepcopy__(self, memo: dict) -> "WordIds":
+    def __deepcopy__(self, memo: dict[int, object]) -> "WordIds":
         return self  # it never changes
 
-    def to_tensor(self) -> Tensor:
+    def to_tensor(self) -> "Tensor":
         """As bytes, which a checkpoint can hold; `from_tensor` is the inverse."""
         return table_to_tensor(pa.table({"word": self.words, "id": self.ids}))
 
     @classmethod
-    def from_tensor(cls, tensor: Tensor) -> "WordIds":
+    def from_tensor(cls, tensor: "Tensor") -> "WordIds":
         table = tensor_to_table(tensor)
         return cls(table["word"].combine_chunks(), table["id"].to_numpy())
 

@@ -379,7 +379,7 @@ def _reason_against(column: ColumnSummary, rows: int) -> str:
 
 
 def _distinct(values: pa.Array) -> int:
-    return pc.count_distinct(values, mode="only_valid").as_py()
+    return int(pc.count_distinct(values, mode="only_valid").as_py())
 
 
 def _examples(known: pa.Array) -> tuple[str, ...]:

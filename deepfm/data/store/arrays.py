@@ -1,15 +1,16 @@
 """The arrays of a store: one file without a header for each, written in parts and mapped to read.
 
-`deepfm.data.store` says which arrays there are, and keeps their types and shapes.
+`deepfm.data.store.prepare` says which arrays there are, and keeps their types and shapes.
 """
 
 import contextlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +22,32 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.errors import DataError, Place
 
 
+class RaggedIds(NamedTuple):
+    """Lists of ids end to end, (E,), and how many each row has, (N,)."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+
+class SplitArrays(NamedTuple):
+    """Arrays of some rows of a split.
+
+    Attributes:
+        plain: By name, (N, …) each.
+        ragged: By the name of a sequence.
+    """
+
+    plain: Mapping[str, np.ndarray]
+    ragged: Mapping[str, RaggedIds]
+
+
+class ArrayShape(TypedDict):
+    """Type and shape of an array, as the manifest holds them."""
+
+    dtype: str
+    shape: list[int]
+
+
 class ArrayWriter:
     """Appends arrays to the files of a store; they reach the disk when the block ends.
 
@@ -29,48 +56,56 @@ class ArrayWriter:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.rows: Counter = Counter()
-        self._written: Counter = Counter()  # rows or elements, by split and array
+        self.rows: Counter[str] = Counter()
         self._folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[tuple[str, str], BinaryIO] = {}
-        self._forms: dict[str, dict[str, dict[str, Any]]] = {}
+        self._shapes: dict[str, dict[str, ArrayShape]] = {}  # by split and array
 
-    def write(self, arrays_by_part: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Append arrays, by split and name; of ragged ids the starts are added here."""
-        for part, arrays in arrays_by_part.items():
-            for name, values in arrays.items():
-                if name.endswith("_ids") and values.ndim == 1:
-                    lengths = arrays[name.replace("_ids", "_lengths")].astype(np.int64)
-                    starts = self._written[part, name] + np.cumsum(lengths) - lengths
-                    self._append(part, name.replace("_ids", "_starts"), starts)
-                self._append(part, name, values)
-            self.rows[part] += len(arrays["label"])
+    def write(self, by_split: Mapping[str, SplitArrays]) -> None:
+        """Append arrays; of ragged ids it writes where each row's list begins, too."""
+        for split, arrays in by_split.items():
+            for name, values in arrays.plain.items():
+                self._append(split, name, values)
+            for name, (ids, lengths) in arrays.ragged.items():
+                counts = lengths.astype(np.int64)
+                before = self._written(split, f"{name}_ids")
+                self._append(split, f"{name}_starts", before + np.cumsum(counts) - counts)
+                self._append(split, f"{name}_ids", ids)
+                self._append(split, f"{name}_lengths", lengths)
+            self.rows[split] += len(arrays.plain["row"])
 
-    def _append(self, part: str, name: str, values: np.ndarray) -> None:
-        write_array(self._file(part, name, values), values)
-        self._written[part, name] += len(values)
+    def shapes(self, split: str) -> dict[str, ArrayShape]:
+        """The arrays of a split by name."""
+        return self._shapes[split]
 
-    def forms(self, part: str) -> dict[str, dict[str, Any]]:
-        """By array of a split: its `dtype` and `shape`."""
-        return {
-            name: form | {"shape": [self._written[part, name], *form["shape"]]}
-            for name, form in self._forms[part].items()
-        }
+    def _written(self, split: str, name: str) -> int:
+        shape = self._shapes.get(split, {}).get(name)
+        return 0 if shape is None else shape["shape"][0]
 
-    def _file(self, part: str, name: str, values: np.ndarray) -> BinaryIO:
-        if (part, name) not in self._files:
-            (self._folder / part).mkdir(exist_ok=True)
-            file = (self._folder / part / f"{name}.bin").open("xb")
-            self._files[part, name] = self._stack.enter_context(file)
-            form = {"dtype": values.dtype.name, "shape": values.shape[1:]}
-            self._forms.setdefault(part, {})[name] = form
-        return self._files[part, name]
+    def _append(self, split: str, name: str, values: np.ndarray) -> None:
+        file = self._file(split, name, values)
+        write_array(file, values)
+        self._shapes[split][name]["shape"][0] += len(values)
+
+    def _file(self, split: str, name: str, values: np.ndarray) -> BinaryIO:
+        if (split, name) not in self._files:
+            (self._folder / split).mkdir(exist_ok=True)
+            file = (self._folder / split / f"{name}.bin").open("xb")
+            self._files[split, name] = self._stack.enter_context(file)
+            empty: ArrayShape = {"dtype": values.dtype.name, "shape": [0, *values.shape[1:]]}
+            self._shapes.setdefault(split, {})[name] = empty
+        return self._files[split, name]
 
     def __enter__(self) -> "ArrayWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         with self._stack:
             if kind is None:
                 for file in self._files.values():
@@ -81,22 +116,22 @@ class ArrayWriter:
 def write_array(file: BinaryIO, values: np.ndarray) -> None:
     """Append the bytes of an array."""
     if values.size:
-        file.write(memoryview(np.ascontiguousarray(values)).cast("B"))
+        file.write(np.ascontiguousarray(values).data.cast("B"))
 
 
 def open_split(
-    folder: Path, forms: Mapping[str, Mapping[str, Any]], schema: DatasetSchema
+    folder: Path, shapes: Mapping[str, ArrayShape], schema: DatasetSchema
 ) -> TabularDataset:
     """The split that stands in a folder, mapped into memory.
 
     Args:
-        forms: As `ArrayWriter.forms` gave them.
+        shapes: As `ArrayWriter.shapes` gave them.
         schema: With vocabulary sizes.
 
     Raises:
         DataError: A file is missing or has another size.
     """
-    arrays = {name: _mapped(folder / f"{name}.bin", **form) for name, form in forms.items()}
+    arrays = {name: _mapped(folder / f"{name}.bin", **shape) for name, shape in shapes.items()}
     tensors = {name: _tensor(array) for name, array in arrays.items() if name != "row"}
     sequences = range(len(schema.sequence_fields))
     inputs = Inputs(
@@ -116,19 +151,18 @@ def open_split(
 
 
 def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
-    ids, starts, lengths = (
-        tensors.get(f"sequence{number}_{part}") for part in ("ids", "starts", "lengths")
-    )
-    return ids if starts is None else Ragged(ids, starts, lengths)
+    ids, starts = tensors[f"sequence{number}_ids"], tensors.get(f"sequence{number}_starts")
+    return ids if starts is None else Ragged(ids, starts, tensors[f"sequence{number}_lengths"])
 
 
-def _mapped(path: Path, dtype: str, shape: list[int]) -> np.ndarray:
+def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
     """An array of a store, read where it is used.
 
     Raises:
         DataError: The file is missing or has another size.
     """
     expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    place = Place(file=str(path))
     try:
         found = path.stat().st_size
         if found == expected:
@@ -137,12 +171,9 @@ def _mapped(path: Path, dtype: str, shape: list[int]) -> np.ndarray:
             return np.memmap(path, dtype, "r", shape=tuple(shape))
     except OSError as error:
         raise DataError(
-            f"cannot be read: {error.strerror}; remove the store", place=Place(file=str(path))
+            f"cannot be read: {error.strerror}; remove the store", place=place
         ) from None
-    raise DataError(
-        f"expected {expected:,} bytes, found {found:,}; remove the store",
-        place=Place(file=str(path)),
-    )
+    raise DataError(f"expected {expected:,} bytes, found {found:,}; remove the store", place=place)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -3,8 +3,9 @@
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,18 +13,30 @@ import torch
 from deepfm.config import TableConfig
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.labels import group_ids, sample_weight
-from deepfm.data.store.stream import PARTS, StreamPart, refuse_bad
+from deepfm.data.labels import WEIGHT_EXPECTED, group_ids, sample_weight
+from deepfm.data.schema import FieldSchema
+from deepfm.data.splits import SPLIT_NAMES
+from deepfm.data.store.arrays import RaggedIds, SplitArrays
+from deepfm.data.store.stream import DividedRows, refuse_unless_dropped
 
 _MAX_THREADS = 8  # each holds a batch of rows
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-class _Encoded(NamedTuple):
-    """Arrays to append, by split and name, with what was left out of them."""
 
-    arrays: dict[str, dict[str, np.ndarray]]
+class EncodedBatch(NamedTuple):
+    """Arrays to append, by split, with what was left out of them.
+
+    Attributes:
+        arrays: Of the splits that have rows.
+        dropped: How many rows are in none of them.
+        bad: Bad values by column.
+    """
+
+    arrays: dict[str, SplitArrays]
     dropped: int
-    bad: Counter
+    bad: Counter[str]
 
 
 class RowEncoding:
@@ -32,79 +45,94 @@ class RowEncoding:
     def __init__(self, encoders: Encoders, table: TableConfig) -> None:
         self._encoders = encoders
         self._table = table
-        sizes = [
-            max((field.vocabulary_size for field in fields), default=0)
-            for fields in (encoders.schema.sparse_fields, encoders.schema.sequence_fields)
-        ]
-        self._sparse, self._sequence = (
-            np.int32 if size <= np.iinfo(np.int32).max else np.int64 for size in sizes
-        )
+        self._sparse = _id_type(encoders.schema.sparse_fields)
+        self._sequence = _id_type(encoders.schema.sequence_fields)
 
-    def __call__(self, part: StreamPart) -> _Encoded:
-        rows, parts, bad = part.rows, part.parts, Counter(part.bad)
+    def __call__(self, batch: DividedRows) -> EncodedBatch:
+        rows, split, bad = batch.rows, batch.split, Counter(batch.bad)
         weight = None
         if (column := self._table.sample_weight) is not None:
             weight, is_bad = sample_weight(rows.table[column].combine_chunks())
-            refuse_bad(self._table, rows, column, is_bad, "a finite number of at least 0")
+            refuse_unless_dropped(self._table, rows, column, is_bad, WEIGHT_EXPECTED)
             if is_bad.any():
                 bad[column] += int(is_bad.sum())
-                parts = np.where(is_bad, -1, parts)
+                split = np.where(is_bad, -1, split)
         encoded = self._encoders.encode_rows(rows)
         bad.update(encoded.bad)
         kept = encoded.kept
-        whole = self._arrays(encoded.inputs) | {
-            "label": part.label[kept],
-            "row": part.first + kept.astype(np.int64),
+        whole = {
+            "sparse": encoded.inputs.sparse.numpy().astype(self._sparse),
+            "dense": encoded.inputs.dense.numpy(),
+            "label": batch.label[kept],
+            "row": batch.first + kept.astype(np.int64),
         }
         if weight is not None:
             whole["weight"] = weight[kept]
         if columns := self._table.group_columns:
             whole["group"] = group_ids(rows.table, columns)[kept]
-        parts = parts[kept]
-        arrays = {}
-        for number, name in enumerate(PARTS):
-            chosen = np.flatnonzero(parts == number)
-            if len(chosen) == len(parts):
-                arrays[name] = whole
-            elif len(chosen):
-                arrays[name] = {key: values[chosen] for key, values in whole.items()}
-            else:
+        split = split[kept]
+        arrays = self._by_split(whole, encoded.inputs, split)
+        return EncodedBatch(arrays, len(batch.split) - int((split >= 0).sum()), bad)
+
+    def _by_split(
+        self, whole: dict[str, np.ndarray], inputs: Inputs, split: np.ndarray
+    ) -> dict[str, SplitArrays]:
+        found = {}
+        for number, name in enumerate(SPLIT_NAMES):
+            chosen = np.flatnonzero(split == number)
+            if not len(chosen):
                 continue
-            arrays[name] |= self._sequences(encoded.inputs, chosen)
-        return _Encoded(arrays, len(part.parts) - int((parts >= 0).sum()), bad)
+            is_all = len(chosen) == len(split)
+            plain = {key: array if is_all else array[chosen] for key, array in whole.items()}
+            found[name] = self._with_sequences(plain, inputs, chosen)
+        return found
 
-    def _arrays(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        arrays = {"sparse": inputs.sparse.numpy().astype(self._sparse)}
-        arrays["dense"] = inputs.dense.numpy()
-        return arrays
-
-    def _sequences(self, inputs: Inputs, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Arrays of the sequence fields for some rows; of a ragged one without its starts."""
-        rows, arrays = torch.from_numpy(chosen), {}
+    def _with_sequences(
+        self, plain: dict[str, np.ndarray], inputs: Inputs, chosen: np.ndarray
+    ) -> SplitArrays:
+        """The arrays of some rows, with those of the sequence fields."""
+        rows, ragged = torch.from_numpy(chosen), {}
         for k, (ids, lengths) in enumerate(
             zip(inputs.sequence_ids, inputs.sequence_lengths, strict=True)
         ):
-            found = ids.flat(rows) if isinstance(ids, Ragged) else ids[rows]
-            arrays[f"sequence{k}_ids"] = found.numpy().astype(self._sequence)
-            arrays[f"sequence{k}_lengths"] = lengths[rows].numpy().astype(np.int32)
-        return arrays
+            counts = lengths[rows].numpy().astype(np.int32)
+            if isinstance(ids, Ragged):
+                flat = ids.flat(rows).numpy().astype(self._sequence)
+                ragged[f"sequence{k}"] = RaggedIds(flat, counts)
+            else:
+                plain[f"sequence{k}_ids"] = ids[rows].numpy().astype(self._sequence)
+                plain[f"sequence{k}_lengths"] = counts
+        return SplitArrays(plain, ragged)
 
 
-def read_ahead(items: Iterable, depth: int = 2) -> Iterator:
+def _id_type(fields: tuple[FieldSchema, ...]) -> type[np.int32] | type[np.int64]:
+    """What holds the ids of all of these fields."""
+    largest = max((field.vocabulary_size for field in fields), default=0)
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
+
+
+def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
     """The same items, made by another thread while the caller works on earlier ones."""
-    items, end = iter(items), object()
+    remaining = iter(items)
     with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, items, end) for _ in range(depth))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, items, end))
-            yield item
+        pending: deque[Future[list[T]]] = deque()
+        for _ in range(depth):
+            pending.append(pool.submit(_next_of, remaining))
+        while item := pending.popleft().result():
+            pending.append(pool.submit(_next_of, remaining))
+            yield item[0]
 
 
-def in_threads(function: Callable, items: Iterable) -> Iterator:
+def _next_of(items: Iterator[T]) -> list[T]:
+    """The next item alone in a list, which is empty at the end."""
+    return list(islice(items, 1))
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """The function's results in the order of the items, computed by as many threads as cores."""
     workers = min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        pending: deque = deque()
+        pending: deque[Future[R]] = deque()
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) > workers:

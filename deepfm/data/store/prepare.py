@@ -14,7 +14,7 @@ What it makes is a directory:
         train/sequence0_lengths.bin   (N,) int32
         train/sequence0_starts.bin    (N,) int64, only of a field that keeps all its elements: its
                                       ids are (E,), those of all rows end to end
-        train/label.bin               (N,) float32
+        train/label.bin               (N,) float32; (N, T) of several labels
         train/weight.bin              (N,) float32, only with `sample_weight`
         train/group.bin               (N, G) int64, only with `group_columns`: a hash of each value
         train/row.bin                 (N,) int64, number of the row over all files, from 0
@@ -33,9 +33,9 @@ import pickle
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,15 +44,18 @@ import torch
 import xxhash
 from torch import Tensor
 
-from deepfm.config import DataConfig
+from deepfm.config import DataConfig, TableConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.labels import LabelRule
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
+from deepfm.data.sources.tables import SideTables
+from deepfm.data.splits import SplitOptions, StreamedSplit
 from deepfm.data.store.arrays import ArrayWriter, open_split
 from deepfm.data.store.encode import RowEncoding, in_threads, read_ahead
-from deepfm.data.store.stream import Pass, RowStream, find_all_files, side_tables, training_rows
-from deepfm.errors import DataError, DeepFMError, Place
+from deepfm.data.store.stream import PassOverRows, RowStream, training_rows
+from deepfm.errors import ConfigError, DataError, DeepFMError, Place
 from deepfm.utils.io import atomic_write_bytes, atomic_writer, exclusive_lock
 from deepfm.utils.logging import LOGGER
 
@@ -61,6 +64,11 @@ _FINGERPRINT = 1 << 20  # bytes at the head, in the middle and at the end of a f
 # What a model does with the ids is no part of a store.
 _MODEL_ONLY = (
     "vocabulary_size", "embedding_dim", "combiner", "dense_embedding", "init", "trainable",
+)  # fmt: skip
+# What decides how rows are read, beside the fields, the labels and the content of the files.
+_OF_THE_ROWS = (
+    "delimiter", "columns", "encoding", "users", "items", "sample_weight", "group_columns",
+    "user_field", "item_field", "time_column", "item_title_column", "bad_values",
 )  # fmt: skip
 
 
@@ -83,84 +91,229 @@ class Store(NamedTuple):
     summary: dict[str, Any]
 
 
+class RowsOfATable:
+    """What a declared table says about its rows, before any is read.
+
+    Args:
+        data: Its `table`, with a `split_strategy` that streams.
+        schema: Of the table.
+        labels: The rule of each trained label, by name; the table's own label by default.
+
+    Attributes:
+        table, schema, labels: As given.
+        files: By what they hold: a split's name or `rows`, `users`, `items`.
+        split: How rows are divided.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        schema: DatasetSchema,
+        labels: Mapping[str, LabelRule] | None = None,
+    ) -> None:
+        self.table, self.schema = declared_table(data), schema
+        self.labels = labels or {
+            self.table.label: tabular.label_rule(self.table.trained_label, num_class=1)
+        }
+        self._data = data
+        folder = Path(data.data_dir)
+        tabular.fetch(self.table.package, folder, data.auto_download)
+        self.files = {
+            role: tabular.find_files(folder, patterns)
+            for role, patterns in self._patterns().items()
+            if patterns
+        }
+        split = data.split
+        if not issubclass(split, StreamedSplit):
+            raise ConfigError(f"{split.name} is not prepared", key="data.split_strategy")
+        self.split = split(self._split_options())
+        self.split_names = self.split.split_names(self.files)
+        if "valid" not in self.split_names:
+            raise ConfigError(
+                "the validation split needs a share above 0", key="data.split_fractions"
+            )
+
+    @cached_property
+    def sides(self) -> SideTables:
+        """The declared tables of users and items, read when they are first asked for."""
+        return tabular.side_tables(self.table, self.schema, Path(self._data.data_dir))
+
+    def stream(self) -> RowStream:
+        """The rows, each with its split and labels."""
+        files = {role: files for role, files in self.files.items() if role not in _SIDES}
+        return RowStream(self.table, self.schema, files, self.sides, self.labels, self.split)
+
+    def key(self) -> str:
+        """A hash of everything that decides what a store holds, but for encoders from outside."""
+        table = asdict(self.table)
+        fields = [
+            {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
+            | {"vocabulary": None if field.vocabulary is None else field.vocabulary.digest}
+            for field in self.schema.fields.values()
+        ]
+        content = {role: list(map(_fingerprint, files)) for role, files in self.files.items()}
+        labels = {
+            name: asdict(self.table.label_of(name)) | rule.key for name, rule in self.labels.items()
+        }
+        return _hash(
+            [
+                FORMAT_VERSION,
+                content,
+                {name: table[name] for name in _OF_THE_ROWS},
+                fields,
+                labels if len(labels) > 1 else next(iter(labels.values())),
+                self.split.settings(self.split.options),
+            ]
+        )
+
+    def _patterns(self) -> dict[str, tuple[str, ...]]:
+        table = self.table
+        found = {"rows": table.files}
+        if self._data.split.has_own_files:
+            found = {"train": table.files, "valid": table.valid_files, "test": table.test_files}
+        for side, source in zip(_SIDES, (table.users, table.items), strict=True):
+            if source is not None:
+                found[side] = source.files
+        return found
+
+    def _split_options(self) -> SplitOptions:
+        data = self._data
+        return SplitOptions(
+            data.split_fractions,
+            data.split_seed,
+            data.stratify,
+            next(iter(self.labels.values())).classes,
+            self.table.time_column,
+        )
+
+
+_SIDES = ("users", "items")
+
+
+def declared_table(data: DataConfig) -> TableConfig:
+    """The table of a config that has one.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if data.table is None:
+        raise ConfigError("no table is declared", key="data.table")
+    return data.table
+
+
+def load_store(
+    data: DataConfig,
+    schema: DatasetSchema,
+    encoders: Encoders | None = None,
+    *,
+    base: Encoders | None = None,
+    labels: Mapping[str, LabelRule] | None = None,
+) -> Store:
+    """The store of a table, which is made unless it is there; arguments and errors of `prepare`."""
+    rows = RowsOfATable(data, schema, labels)
+    path = _prepared(rows, Path(data.store_dir), encoders, base)
+    return open_store(path, data, schema, sides=rows.sides)
+
+
 def prepare(
     data: DataConfig,
     schema: DatasetSchema,
     encoders: Encoders | None = None,
     *,
     base: Encoders | None = None,
-    num_class: int = 1,
+    labels: Mapping[str, LabelRule] | None = None,
 ) -> Path:
     """The directory of a table's store, which is made unless it is there.
 
     Processes that prepare the same table at once wait for each other.
 
     Args:
-        data: Its `table`, with any `split_strategy` but `leave_one_out`.
+        data: Its `table`, with any `split_strategy` that streams.
         schema: Of the table.
         encoders: Those of a checkpoint, used as they are; without them new ones are fitted.
         base: Those of another checkpoint, from which the fitted ones grow.
-        num_class: How many classes a label of kind `class` has.
+        labels: The rule of each trained label, by name; the table's own label by default.
 
     Raises:
         DataError: A file is missing or malformed, a value is bad and its policy is `error`, or a
             split is left without a row.
         DeepFMError: The disk refuses; what was written is removed.
     """
-    tabular.fetch(data.table.package, Path(data.data_dir), data.auto_download)
-    files = find_all_files(data)
-    source = _hash(_made_from(data, schema, files, num_class))
+    return _prepared(RowsOfATable(data, schema, labels), Path(data.store_dir), encoders, base)
+
+
+def _prepared(
+    rows: RowsOfATable, store_dir: Path, encoders: Encoders | None, base: Encoders | None
+) -> Path:
+    key = source = rows.key()
     path = None
     if encoders is not None:
-        path = _encoded_with(Path(data.store_dir), source, digest := _digest(encoders))
+        path = _encoded_with(store_dir, source, digest := _digest(encoders))
         key = _hash([source, "encoded with", digest])
     elif base is not None:
         key = _hash([source, "grown from", _digest(base)])
-    else:
-        key = source
     if path is None:
-        name = next(iter(files.values()))[0].resolve().parent.name or "table"
-        path = Path(data.store_dir) / f"{name}-{key}"
+        name = next(iter(rows.files.values()))[0].resolve().parent.name or "table"
+        path = store_dir / f"{name}-{key}"
     if (path / "manifest.json").exists():
         LOGGER.info(f"data prepared earlier, in {path}")
         return path
+    failure = f"cannot write the store {path}"
+    advice = "what was written of it is removed (data.store_dir says where stores are)"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         waiting = partial(LOGGER.info, f"another process prepares {path}: waiting for it")
         with exclusive_lock(path.with_name(f".{path.name}.lock"), waiting):
             if (path / "manifest.json").exists():  # another process has made it meanwhile
                 return path
-            if path.exists():
-                LOGGER.warning(f"{path} is half-written (no manifest.json): it is made again")
-                shutil.rmtree(path)
-            for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed process
-                shutil.rmtree(left)
+            _remove_remains(path)
             scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            pool = pa.default_memory_pool()
             try:
                 scratch.mkdir()
-                # Blocks come and go: with malloc a table takes an eighth less time than with the
-                # default, which gives each one back to the system.
-                pa.set_memory_pool(pa.system_memory_pool())
-                made = _build(scratch, data, schema, files, encoders, base, num_class)
+                with _malloc():
+                    made = _build(scratch, rows, encoders, base)
                 _write_manifest(scratch, made | {"source": source})
                 os.replace(scratch, path)
             finally:
-                pa.set_memory_pool(pool)
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise DeepFMError(
-            f"cannot write the store {path}: {error.strerror or error}; what was written of it is "
-            "removed (data.store_dir says where stores are)"
-        ) from None
+        raise DeepFMError(f"{failure}: {error.strerror or error}; {advice}") from None
     return path
 
 
-def open_store(path: Path, data: DataConfig, schema: DatasetSchema) -> Store:
+def _remove_remains(path: Path) -> None:
+    """Remove a store that is not whole, and what killed processes left of it."""
+    if path.exists():
+        LOGGER.warning(f"{path} is half-written (no manifest.json): it is made again")
+        shutil.rmtree(path)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(left)
+
+
+@contextlib.contextmanager
+def _malloc() -> Iterator[None]:
+    """Arrow takes memory from malloc within this context, in all threads of the process.
+
+    Blocks of rows come and go: so a table takes an eighth less time than with the default, which
+    gives each one back to the system. There is no other way to say so, because not all of Arrow's
+    functions take a pool.
+    """
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
+
+
+def open_store(
+    path: Path, data: DataConfig, schema: DatasetSchema, *, sides: SideTables | None = None
+) -> Store:
     """Map a store into memory; nothing of it is read but its encoders.
 
     Args:
         schema: That of the table, from which models are built.
+        sides: The tables of users and items, if they have been read.
 
     Raises:
         DataError: There is no store, it is half-written, or a file has another size.
@@ -174,85 +327,61 @@ def open_store(path: Path, data: DataConfig, schema: DatasetSchema) -> Store:
         ) from None
     encoders = Encoders.from_dict(plain | {"schema": schema.to_dict()})
     parts = {
-        part: open_split(path / part, arrays, encoders.schema)
-        for part, arrays in manifest["arrays"].items()
+        split: open_split(path / split, arrays, encoders.schema)
+        for split, arrays in manifest["arrays"].items()
     }
-    sides = side_tables(data, schema)
+    if sides is None:
+        sides = tabular.side_tables(declared_table(data), schema, Path(data.data_dir))
     summary = {key: manifest[key] for key in ("rows", "dropped", "bad_values")}
-    return Store(path, encoders, parts, sides.get("user"), sides.get("item"), summary)
+    return Store(path, encoders, parts, sides.users, sides.items, summary)
 
 
 def _build(
-    scratch: Path,
-    data: DataConfig,
-    schema: DatasetSchema,
-    files: dict[str, list[Path]],
-    encoders: Encoders | None,
-    base: Encoders | None,
-    num_class: int,
+    scratch: Path, table: RowsOfATable, encoders: Encoders | None, base: Encoders | None
 ) -> dict[str, Any]:
     """Write all of a store but its manifest, whose content is returned."""
-    stream = RowStream(data, schema, files, num_class)
+    stream = table.stream()
     if encoders is None:
-        if Encoders.has_to_learn(schema):
-            with Pass("reading the training rows", stream) as passed:
-                encoders = Encoders.fit(schema, training_rows(read_ahead(passed.parts())))
-        else:
-            encoders = Encoders.fit(schema, ())
-        if base is not None:
-            encoders = encoders.grown_from(base)
-    encoding, dropped, bad = RowEncoding(encoders, data.table), 0, Counter()
-    with Pass("encoding", stream) as passed, ArrayWriter(scratch) as out:
-        for encoded in in_threads(encoding, passed.parts()):
+        encoders = _fitted(table.schema, stream, base)
+    encoding, dropped = RowEncoding(encoders, table.table), 0
+    bad: Counter[str] = Counter()
+    with PassOverRows("encoding", stream) as passed, ArrayWriter(scratch) as out:
+        for encoded in in_threads(encoding, passed.rows()):
             out.write(encoded.arrays)
             dropped += encoded.dropped
             bad += encoded.bad
-    for part in stream.expected:
-        if not out.rows[part]:
+    for split in table.split_names:
+        if not out.rows[split]:
             raise DataError(
-                f"the {part} split is empty: {stream.rows:,} rows read, {dropped:,} dropped; see "
+                f"the {split} split is empty: {stream.rows:,} rows read, {dropped:,} dropped; see "
                 "data.split_strategy, data.split_fractions and the files"
             )
     with atomic_writer(scratch / "encoders.pt") as file:
         torch.save(encoders.to_dict(), file)
-    rows = {part: out.rows[part] for part in stream.expected}
-    counts = ", ".join(f"{count:,} {part}" for part, count in rows.items())
+    rows = {split: out.rows[split] for split in table.split_names}
+    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
     LOGGER.info(f"prepared {counts} rows; {dropped:,} of {stream.rows:,} rows dropped")
     if bad:
         columns = ", ".join(f"{column}: {count:,}" for column, count in sorted(bad.items()))
         LOGGER.warning(f"bad values by column: {columns}")
     return {
         "encoders": _digest(encoders),
-        "files": {role: list(map(str, paths)) for role, paths in files.items()},
+        "files": {role: list(map(str, paths)) for role, paths in table.files.items()},
         "rows": rows,
         "dropped": dropped,
         "bad_values": dict(sorted(bad.items())),
-        "arrays": {part: out.forms(part) for part in stream.expected},
+        "arrays": {split: out.shapes(split) for split in table.split_names},
     }
 
 
-def _made_from(
-    data: DataConfig, schema: DatasetSchema, files: dict[str, list[Path]], num_class: int
-) -> list[Any]:
-    """Everything that decides what a store holds, but for encoders given from outside."""
-    table = asdict(data.table)
-    for name in ("files", "valid_files", "test_files", "package", "fields", "labels", "label"):
-        del table[name]  # in the schema, or as files; or what never reaches a store
-    fields = [
-        {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
-        | {"vocabulary": None if field.vocabulary is None else field.vocabulary.digest}
-        for field in schema.fields.values()
-    ]
-    split: list[Any] = [data.split_strategy]
-    if data.split_strategy != "predefined":
-        split.append(data.split_fractions)
-    if data.split_strategy == "random":
-        split += [data.split_seed, data.stratify]
-    label = asdict(data.table.trained_label)
-    if label["kind"] == "class":
-        label["num_class"] = num_class
-    content = {role: list(map(_fingerprint, paths)) for role, paths in files.items()}
-    return [FORMAT_VERSION, content, table, fields, label, split]
+def _fitted(schema: DatasetSchema, stream: RowStream, base: Encoders | None) -> Encoders:
+    """Encoders of the training rows, which are not read where nothing is to be learnt."""
+    if Encoders.has_to_learn(schema):
+        with PassOverRows("reading the training rows", stream) as passed:
+            encoders = Encoders.fit(schema, training_rows(read_ahead(passed.rows())))
+    else:
+        encoders = Encoders.fit(schema, ())
+    return encoders if base is None else encoders.grown_from(base)
 
 
 def _hash(plain: Any) -> str:
@@ -315,12 +444,14 @@ def _write_manifest(path: Path, content: dict[str, Any]) -> None:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
     except FileNotFoundError:
         state = "is half-written (no manifest.json)" if path.exists() else "is not there"
         raise DataError(f"the store {path} {state}; `prepare` makes it") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}/manifest.json: cannot be read: {error}; remove it") from None
+        raise DataError(
+            f"cannot be read: {error}; remove it", place=Place(file=f"{path}/manifest.json")
+        ) from None
     if manifest.get("format") != "deepfm store" or manifest["format_version"] != FORMAT_VERSION:
         raise DataError(
             "no store of this release; remove it, and `prepare` makes it",

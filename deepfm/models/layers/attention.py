@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from deepfm.errors import ArgumentError
+
 
 class FieldSelfAttention(nn.Module):
     """Stacked multi-head self-attention over fields, (B, F, D) -> (B, F, A).
@@ -26,7 +28,7 @@ class FieldSelfAttention(nn.Module):
         use_residual: Whether a layer adds its projected input.
 
     Raises:
-        ValueError: `attention_dim` is no multiple of `num_heads`; begins with the argument.
+        ArgumentError: `attention_dim` is no multiple of `num_heads`.
 
     Example:
         >>> import torch
@@ -48,9 +50,8 @@ class FieldSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if attention_dim % num_heads:
-            raise ValueError(
-                f"num_heads: {num_heads} does not divide attention_dim {attention_dim}"
-            )
+            problem = f"{num_heads} does not divide attention_dim {attention_dim}"
+            raise ArgumentError("num_heads", problem)
         dims = [embedding_dim] + [attention_dim] * (num_layers - 1)
         self.output_dim = attention_dim
         self.layers = nn.Sequential(

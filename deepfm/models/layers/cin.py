@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deepfm.errors import ArgumentError
 from deepfm.models.layers.dnn import initialize_linears
 
 
@@ -42,8 +43,7 @@ class CIN(nn.Module):
         init: As in `deepfm.models.layers.dnn.initialize_linears`.
 
     Raises:
-        ValueError: No layers, one map that would have to be split, or an unknown init; begins
-            with the argument.
+        ArgumentError: No layers, one map that would have to be split, or an unknown init.
 
     Example:
         >>> CIN(3, (5, 4))(torch.zeros(2, 3, 8)).shape  # 5 - 2 maps and 4 maps
@@ -61,9 +61,11 @@ class CIN(nn.Module):
     ) -> None:
         super().__init__()
         if not layer_sizes:
-            raise ValueError("layer_sizes: expected at least one layer")
+            raise ArgumentError("layer_sizes", "expected at least one layer")
         if split_half and 1 in layer_sizes[:-1]:
-            raise ValueError("layer_sizes: split_half needs 2 maps or more before the last layer")
+            raise ArgumentError(
+                "layer_sizes", "split_half needs 2 maps or more before the last layer"
+            )
         *inner, last = layer_sizes
         forwarded = [size // 2 if split_half else size for size in inner]
         pooled = [size - size // 2 if split_half else size for size in inner]

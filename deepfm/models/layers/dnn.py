@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
+from deepfm.errors import ArgumentError
 from deepfm.models.layers.options import check_arguments, parse_call
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -178,7 +179,7 @@ def activation_from(text: str, width: int) -> nn.Module:
     evaluated.
 
     Raises:
-        ValueError: Begins with the argument's name, `activation`.
+        ArgumentError: It is none of these, or cannot be made with its arguments.
 
     Example:
         >>> activation_from("nn.ELU(alpha=0.5)", 4)
@@ -205,7 +206,7 @@ def activation_from(text: str, width: int) -> nn.Module:
         function(torch.empty(0, width))  # some arguments are looked at no earlier
         return function
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"activation: {error}") from None
+        raise ArgumentError("activation", str(error)) from None
 
 
 class MLP(nn.Module):
@@ -229,8 +230,8 @@ class MLP(nn.Module):
         return_hidden: Return the outputs of all layers as a list, first to last.
 
     Raises:
-        ValueError: No hidden units, dropout for another number of layers, or an unknown
-            activation, norm or init; begins with the argument.
+        ArgumentError: No hidden units, dropout for another number of layers, or an unknown
+            activation, norm or init.
 
     Example:
         >>> import torch
@@ -252,16 +253,14 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden_units:
-            raise ValueError("hidden_units: expected at least one layer")
+            raise ArgumentError("hidden_units", "expected at least one layer")
         if norm not in (None, *NORMS):
-            raise ValueError(f"norm: {norm!r} is none of {', '.join(NORMS)}")
+            raise ArgumentError("norm", f"{norm!r} is none of {', '.join(NORMS)}")
         rates = [dropout] if isinstance(dropout, int | float) else list(dropout)
         rates = rates * len(hidden_units) if len(rates) == 1 else rates
         if len(rates) != len(hidden_units):
-            raise ValueError(
-                f"dropout: expected one number, or one per layer ({len(hidden_units)}), "
-                f"got {len(rates)}"
-            )
+            problem = f"expected one number, or one per layer ({len(hidden_units)})"
+            raise ArgumentError("dropout", f"{problem}, got {len(rates)}")
         self.hidden_units = tuple(hidden_units)
         self.output_dim = hidden_units[-1]
         self.return_hidden = return_hidden
@@ -336,10 +335,10 @@ def initialize_linears(linears: Iterable[nn.Linear], init: str) -> None:
     them, uniform in ±1 / sqrt(in_features).
 
     Raises:
-        ValueError: The name is another; begins with `init`.
+        ArgumentError: The name is another.
     """
     if init not in INITS:
-        raise ValueError(f"init: {init!r} is none of {', '.join(INITS)}")
+        raise ArgumentError("init", f"{init!r} is none of {', '.join(INITS)}")
     for linear in linears if init == "xavier_uniform" else ():
         nn.init.xavier_uniform_(linear.weight)
         if linear.bias is not None:

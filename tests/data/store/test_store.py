@@ -22,6 +22,7 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.writer import TableWriter
 from deepfm.data.labels import group_ids
+from deepfm.data.load import label_rules
 from deepfm.data.sources import tabular
 from deepfm.data.splits import RandomSplit
 from deepfm.data.store import arrays, stream
@@ -117,7 +118,7 @@ def config(folder: Path, **changes: object) -> ExperimentConfig:
 
 def made(used: ExperimentConfig, encoders: Encoders | None = None) -> Store:
     schema = tabular.schema(used.data.table)
-    path = prepare(used.data, schema, encoders, num_class=used.num_class)
+    path = prepare(used.data, schema, encoders, labels=label_rules(used, schema))
     return open_store(path, used.data, schema)
 
 

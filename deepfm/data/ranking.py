@@ -1,0 +1,234 @@
+"""A ranking task in memory: positives with sampled negatives, held-out rows among candidates."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from deepfm.config import DataConfig
+from deepfm.data import Adapter
+from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.labels import (
+    WEIGHT_EXPECTED,
+    LabelRule,
+    group_ids,
+    refuse_bad,
+    sample_weight,
+)
+from deepfm.data.sampling import Interactions, draw_candidates
+from deepfm.data.schema import DatasetSchema
+from deepfm.data.sources.tables import RawTables
+from deepfm.data.splits import RankingSplit, SplitOptions, Splits, sortable
+from deepfm.errors import ConfigError, DataError, Place, nearest
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.seeding import generator
+
+
+class Events(NamedTuple):
+    """The interactions of a data set before encoding, as positions and labels, and their split."""
+
+    tables: RawTables
+    user: np.ndarray
+    item: np.ndarray
+    rating: np.ndarray
+    label: np.ndarray
+    split: Splits
+
+
+class RankingData(NamedTuple):
+    """The encoded splits of a ranking task, and what they were made from.
+
+    Attributes:
+        train, valid, test: The splits.
+        encoders: Fitted on the training split, or given.
+        events: Before encoding.
+        history: Every pair of the data set.
+    """
+
+    train: TabularDataset
+    valid: TabularDataset
+    test: TabularDataset
+    encoders: Encoders
+    events: Events
+    history: Interactions
+
+
+def load_ranking(
+    data: DataConfig,
+    schema: DatasetSchema,
+    adapter: Adapter,
+    label: LabelRule,
+    encoders: Encoders | None = None,
+    *,
+    base: Encoders | None = None,
+    candidate_seed: int,
+    at_least: int,
+) -> RankingData:
+    """Read, split, fit on the training split, encode, and draw the candidates.
+
+    Args:
+        data: Its `split_strategy` makes a ranking.
+        adapter: What gives the raw tables.
+        label: What makes an interaction a positive one.
+        encoders: Those of a checkpoint, used as they are; without them new ones are fitted.
+        base: Those of another checkpoint, from which the fitted ones grow.
+        candidate_seed: Of the candidates.
+        at_least: Candidates to draw per user, beside `data.num_neg_eval`.
+
+    Raises:
+        ConfigError: Training would see no negative.
+        DataError: The data is missing or not what its schema says, or holds nothing to train on.
+    """
+    if not data.num_neg_train and not data.explicit_negatives:
+        raise ConfigError(
+            "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
+            "negative; change one of them"
+        )
+    events = _read_events(data, schema, adapter, label)
+    tables, split = events.tables, events.split
+    columns = tables.complete(schema, tables.interactions)
+    if encoders is None:
+        encoders = Encoders.fit(schema, columns.take(split.train))
+        encoders = encoders if base is None else encoders.grown_from(base)
+    history = _interactions(events, np.arange(len(events.user)))
+    count = max(data.num_neg_eval, at_least)
+    candidates = draw_candidates(count, history, generator(candidate_seed, "candidates"))
+    rows = _EncodedRows(events, columns, encoders, _weights(data, tables.interactions))
+    found = RankingData(
+        rows.training(data, history),
+        rows.held_out(split.valid, candidates, data.num_neg_eval),
+        rows.held_out(split.test, candidates, data.num_neg_eval),
+        encoders,
+        events,
+        history,
+    )
+    LOGGER.info(
+        f"{data.dataset_name}: {len(events.user):,} interactions, {len(tables.users):,} users, "
+        f"{len(tables.items):,} items; rows: {len(found.train):,} train (+ {data.num_neg_train} "
+        f"sampled negatives per positive), {len(split.valid):,} valid, {len(split.test):,} test"
+    )
+    return found
+
+
+class _EncodedRows:
+    """Makes data sets of some rows of the interactions."""
+
+    def __init__(
+        self,
+        events: Events,
+        columns: pa.Table,
+        encoders: Encoders,
+        weight: np.ndarray | None,
+    ) -> None:
+        self._events, self._columns, self._encoders = events, columns, encoders
+        self._weight = weight
+        grouping = encoders.schema.group_columns
+        self._group = group_ids(columns, grouping) if grouping else None
+        items = encoders.encode(events.tables.items, group="item")
+        self._catalogue = Catalogue.of(encoders.schema, items)
+
+    def training(self, data: DataConfig, history: Interactions) -> TabularDataset:
+        """The rows to train on, each positive one with sampled negatives.
+
+        Raises:
+            DataError: There is no positive row.
+        """
+        events = self._events
+        trained = events.split.train
+        if not data.explicit_negatives:
+            trained = trained[events.label[trained] > 0]
+        if not len(trained):
+            raise DataError(
+                f"no training row has {self._encoders.schema.label_field} >= "
+                f"{data.label_threshold}: nothing to train on; lower data.label_threshold"
+            )
+        known = history
+        if data.negative_exclusion == "train":
+            known = _interactions(events, events.split.train)
+        sampling = NegativeSampling(
+            data.num_neg_train, events.user[trained], known, self._catalogue
+        )
+        return self._dataset(trained, negatives=sampling)
+
+    def held_out(
+        self, rows: np.ndarray, candidates: np.ndarray, num_negatives: int
+    ) -> TabularDataset:
+        """Some rows, of which each positive one is ranked among its user's candidates."""
+        events = self._events
+        positive = np.flatnonzero(events.label[rows] > 0)
+        ranked = rows[positive]
+        items = np.column_stack([events.item[ranked], candidates[events.user[ranked]]])
+        task = RankingTask(positive, items, num_negatives, self._catalogue)
+        return self._dataset(rows, ranking=task)
+
+    def _dataset(
+        self,
+        rows: np.ndarray,
+        *,
+        negatives: NegativeSampling | None = None,
+        ranking: RankingTask | None = None,
+    ) -> TabularDataset:
+        return TabularDataset(
+            self._encoders.schema,
+            self._encoders.encode(self._columns.take(rows)),
+            torch.from_numpy(self._events.label[rows]),
+            weight=None if self._weight is None else torch.from_numpy(self._weight[rows]),
+            group=None if self._group is None else torch.from_numpy(self._group[rows]),
+            row=rows,
+            negatives=negatives,
+            ranking=ranking,
+        )
+
+
+def _interactions(events: Events, rows: np.ndarray) -> Interactions:
+    """The pairs of some rows."""
+    return Interactions(
+        events.user[rows],
+        events.item[rows],
+        num_users=len(events.tables.users),
+        num_items=len(events.tables.items),
+    )
+
+
+def _read_events(
+    data: DataConfig, schema: DatasetSchema, adapter: Adapter, rule: LabelRule
+) -> Events:
+    tables = adapter.load(Path(data.data_dir), auto_download=data.auto_download)
+    rows = tables.interactions
+    user, item = (
+        tables.positions(schema, rows, side).to_numpy(zero_copy_only=False).astype(np.int64)
+        for side in ("user", "item")
+    )
+    label, bad = rule.read(rows[rule.column].combine_chunks())
+    refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column))
+    rating = label  # where the label is no threshold on a number, there is nothing more explicit
+    if rule.threshold is not None:
+        rating = rows[rule.column].cast(pa.float64()).to_numpy()
+    if schema.time_column is None:
+        raise ConfigError("a value is needed", key="time_column")
+    split = data.split
+    assert issubclass(split, RankingSplit)
+    options = SplitOptions(min_interactions=data.min_interactions)
+    time = sortable(rows[schema.time_column].combine_chunks())
+    return Events(tables, user, item, rating, label, split.divide(user, time, options))
+
+
+def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
+    """The sample weight of each row, (N,) float32; None where none is declared."""
+    if data.table is None or (column := data.table.sample_weight) is None:
+        return None
+    if column not in rows.column_names:
+        hint = nearest(column, rows.column_names)
+        raise DataError(f"data.table.sample_weight: no column {column!r}; {hint}")
+    weight, bad = sample_weight(rows[column].combine_chunks())
+    refuse_bad(rows[column], bad, WEIGHT_EXPECTED, _places(column))
+    return weight
+
+
+def _places(column: str) -> Callable[[int], Place]:
+    """Where a value of a column in memory stands."""
+    return lambda index: Place(row=index + 1, column=column)
