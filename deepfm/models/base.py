@@ -243,10 +243,10 @@ class BaseCTRModel(nn.Module, ABC):
 
     def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:
         """What the training loss gets beside the losses of the rows, by name, each ()."""
-        rate = self.config.feature.variational_dropout
+        rate = self.config.feature.variational_dropout or 0.0
         return {
             dropout_loss(group): rate / batch_size * dropout.penalty()
-            for group, dropout in self.embedding.dropouts.items()
+            for group, dropout in self.embedding.variational_dropouts().items()
         }
 
 

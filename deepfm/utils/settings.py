@@ -3,9 +3,11 @@
 Nothing here knows what the keys mean. Nothing that is read is ever evaluated or imported.
 """
 
+import copy
+import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, InitVar, field, fields, is_dataclass, make_dataclass
 from types import UnionType
@@ -57,12 +59,16 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
+        for place, (key_node, value) in enumerate(node.value):
+            key = _key(key_node)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
                 )
-            seen.add(key_node.value)
+            seen.add(key)
+            if isinstance(key_node, yaml.SequenceNode):
+                text = yaml.ScalarNode("tag:yaml.org,2002:str", key, key_node.start_mark)
+                node.value[place] = (text, value)
         return super().construct_mapping(node, deep)
 
 
@@ -71,6 +77,60 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def _key(node: yaml.Node) -> str:
+    """The text of a key; a list of names is `[a, b]`."""
+    if isinstance(node, yaml.SequenceNode):
+        return f"[{', '.join(str(item.value) for item in node.value)}]"
+    return str(node.value)
+
+
+_RANGE = re.compile(r"(.*?)(\d+)\.\.(.*?)(\d+)")
+
+
+def expand_name(name: object) -> list[Any]:
+    """The names that a range or a list of names stands for, in its order; else the name itself.
+
+    Example:
+        >>> expand_name("C9..C11"), expand_name("[user, C1..C2]"), expand_name("x01..x03")
+        (['C9', 'C10', 'C11'], ['user', 'C1', 'C2'], ['x01', 'x02', 'x03'])
+        >>> expand_name("price")
+        ['price']
+    """
+    if not isinstance(name, str):
+        return [name]
+    if name.startswith("[") and name.endswith("]"):
+        return [one for part in name[1:-1].split(",") for one in expand_name(part.strip())]
+    match = _RANGE.fullmatch(name)
+    if match is None or match[1] != match[3] or int(match[2]) > int(match[4]):
+        return [name]
+    width = len(match[2]) if match[2].startswith("0") else 0
+    return [f"{match[1]}{number:0{width}}" for number in range(int(match[2]), int(match[4]) + 1)]
+
+
+def expanded(raw: Mapping[Any, Any], key: str, sources: MutableMapping[str, str]) -> dict[Any, Any]:
+    """A mapping with a name of its own for every name that its keys stand for.
+
+    Args:
+        key: Its dotted key.
+        sources: Where dotted keys were read; those of the new names are added.
+
+    Raises:
+        ConfigError: A name is given twice.
+    """
+    found: dict[Any, Any] = {}
+    for given, value in raw.items():
+        for name in expand_name(given):
+            if name in found:
+                path = f"{key}.{given}"
+                raise ConfigError(f"{name} is given twice", key=path, source=sources.get(path, ""))
+            found[name] = copy.deepcopy(value) if name != given else value
+            if name != given:
+                below = f"{key}.{given}"
+                for old in [k for k in sources if k == below or k.startswith(f"{below}.")]:
+                    sources[f"{key}.{name}{old.removeprefix(below)}"] = sources[old]
+    return found
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -98,8 +158,8 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
 def _key_lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield f"{prefix}{key.value}", key.start_mark.line + 1
-            yield from _key_lines(value, f"{prefix}{key.value}.")
+            yield f"{prefix}{_key(key)}", key.start_mark.line + 1
+            yield from _key_lines(value, f"{prefix}{_key(key)}.")
 
 
 def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[str, str]) -> None:
@@ -112,8 +172,20 @@ def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[s
         value = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
     except yaml.YAMLError:
         raise ConfigError(f"{text!r} is no YAML value", source=source) from None
-    *sections, last = key.split(".")
-    sources[key] = "--override "
+    for path in _expanded_paths(re.split(r"(?<!\.)\.(?!\.)", key)):
+        _set(raw, path, copy.deepcopy(value), sources)
+
+
+def _expanded_paths(parts: Sequence[str]) -> Iterator[list[str]]:
+    """The paths that a dotted key stands for, of whose parts some may be ranges."""
+    yield from map(list, itertools.product(*map(expand_name, parts)))
+
+
+def _set(
+    raw: dict[str, Any], path: list[str], value: object, sources: MutableMapping[str, str]
+) -> None:
+    *sections, last = path
+    sources[".".join(path)] = "--override "
     if sections:
         sources.setdefault(sections[0], "--override ")
     for section in sections:
