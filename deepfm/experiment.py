@@ -21,22 +21,18 @@ from deepfm.data import load
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.load import ExperimentData, declared_schema
-from deepfm.data.schema import DatasetSchema, FeatureType
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError
 from deepfm.evaluation.ranking import SHORT_RANKING
 from deepfm.evaluation.scoring import Evaluation, evaluate
-from deepfm.models import build_model, count_parameters, parameters_of
+from deepfm.models import build_model, parameters_of
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.objectives.tasks import prediction_columns
-from deepfm.training.optimizers import assign_optimizers
+from deepfm.preflight import check_memory, check_settings, resolve_device
 from deepfm.training.profiling import Profile, profile
-from deepfm.training.schedules import build_schedules
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
-from deepfm.utils.memory import total_memory
 
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
@@ -63,24 +59,6 @@ def prepare_data(config: ExperimentConfig) -> Path:
     """As `deepfm.data.load.prepare_data`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())
     return load.prepare_data(config)
-
-
-def describe_size(config: ExperimentConfig) -> list[str]:
-    """Lines on how many parameters a model has, counted without allocating or reading anything.
-
-    Raises:
-        ConfigError: Settings contradict each other, or rows of a table depend on the data.
-    """
-    schema = declared_schema(config)
-    for field in schema.fields.values():
-        if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
-            raise ConfigError(f"data.table.fields.{field.name}: its rows depend on the data")
-    dense, tables, wide = count_parameters(schema, config)
-    size = _readable(4 * (dense + tables + wide))  # float32
-    return [
-        f"parameters: {dense:,} dense, {tables:,} in embedding tables, {wide:,} in wide tables",
-        f"weights: {size}; optimizers keep one to two times as much beside them",
-    ]
 
 
 def train(
@@ -247,88 +225,6 @@ def evaluate_checkpoint(
     model = checkpoint.build_model().to(device)
     result = evaluate(model, rows, used.task_list(), batch_size=used.evaluation.batch_size)
     return {split: result.metrics}
-
-
-def check_settings(config: ExperimentConfig) -> None:
-    """Refuse settings that contradict each other whatever the data is, before it is read.
-
-    Model and optimizers are built for the fields with 2 values each, so that what they refuse is
-    written once.
-
-    Raises:
-        ConfigError: Names the key.
-    """
-    tasks, offered = config.task_list(), config.task_data()
-    check_losses(tasks, offered)
-    check_metrics(tasks, config.training.metric, offered)
-    schema = declared_schema(config)
-    small = {
-        field.name: {
-            "vocabulary_size": 2,
-            "num_buckets": min(field.num_buckets, 2),
-            "hash_buckets": min(field.hash_buckets, 2),
-            "vocabulary": None,  # whose ids may be of any size
-            "oov_id": None,
-            "default": None,  # which need not be below 2
-        }
-        for field in schema.fields.values()
-        if field.feature_type is not FeatureType.DENSE
-    }
-    schema = schema.with_fields(small)
-    assigned = assign_optimizers(build_model(schema, config), config.training)
-    build_schedules(assigned, config.training, maximize=True)
-
-
-def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
-    """Refuse a model whose weights and optimizer state are larger than the machine's memory.
-
-    Raises:
-        ConfigError: Says how much is needed and what would make it less.
-    """
-    dense, tables, wide = count_parameters(schema, config)
-    training = config.training
-    of_tables = training.sparse_optimizer or training.optimizer
-    weights = 4 * (tables + wide)
-    needed = weights * (1 + of_tables.states) + 4 * dense * (1 + training.optimizer.states)
-    memory = total_memory()
-    if memory is not None and needed > memory:
-        tables, total, there = map(_readable, (weights, needed, memory))
-        raise ConfigError(
-            f"the model does not fit into memory: {tables} of embedding tables and, with the state "
-            f"of {of_tables.name}, {total} in all, on a machine with {there}; fewer rows "
-            "(num_buckets, hash_buckets, min_count) or a smaller embedding_dim make it less"
-        )
-
-
-def _readable(size: float) -> str:
-    """Bytes in the unit that suits them.
-
-    Example:
-        >>> _readable(3 * 2**20), _readable(15 * 2**40)
-        ('3.0 MiB', '15,360.0 GiB')
-    """
-    unit, name = next((u for u in _UNITS if size >= u[0]), _UNITS[-1])
-    return f"{size / unit:,.1f} {name}"
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is MPS, then CUDA, then CPU, whichever is there first.
-
-    Raises:
-        ConfigError: The device is unknown or not on this machine.
-    """
-    available = {
-        "mps": torch.backends.mps.is_available(),
-        "cuda": torch.cuda.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
-    if name not in available:
-        raise ConfigError(f"device: unknown device {name!r}; {nearest(name, ['auto', *available])}")
-    if not available[name]:
-        raise ConfigError(f"device: no {name} on this machine; use auto or cpu")
-    return torch.device(name)
 
 
 def format_metrics(metrics: dict[str, Any]) -> list[str]:

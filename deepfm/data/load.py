@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from deepfm.config import ExperimentConfig
+from deepfm.config import ExperimentConfig, TableConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import BinaryRule, LabelRule
@@ -123,7 +123,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
 
 
 def declared_schema(config: ExperimentConfig) -> DatasetSchema:
-    """The fields of the data set, with the dims of `feature.embedding_dims`, before any is fitted.
+    """The fields of the data set, with the dims that `feature` says, before any is fitted.
 
     Raises:
         ConfigError: The data set is unknown, settings of a field contradict each other, or a dim
@@ -134,6 +134,8 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
         if name not in schema.fields:
             hint = nearest(name, schema.fields)
             raise ConfigError(f"no field {name!r}; {hint}", key="feature.embedding_dims")
+    if (common := config.feature.embedding_dim) is not None:
+        dims = dict.fromkeys(_without_dim(config.data.table, schema), common) | dims
     labels = label_rules(config, schema)
     schema = schema.with_fields({name: {"embedding_dim": dim} for name, dim in dims.items()})
     return replace(
@@ -141,6 +143,13 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
         label_field=next(iter(labels.values())).column,
         label_columns=tuple(labels) if len(labels) > 1 else (),
     )
+
+
+def _without_dim(table: TableConfig | None, schema: DatasetSchema) -> list[str]:
+    """The embedded fields whose declaration says no dim; those of an adapter are all such."""
+    declared = {} if table is None else table.fields
+    said = {name for name, item in declared.items() if item.embedding_dim is not None}
+    return [name for name, item in schema.fields.items() if item.is_embedded and name not in said]
 
 
 def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, LabelRule]:

@@ -128,6 +128,5 @@ def _check_fields(pipeline: Pipeline, config: ExperimentConfig, paths: dict[str,
         try:
             tabular.schema(replace(table, fields={name: field}))
         except ConfigError as error:
-            problem = str(error).partition(": ")[2].removeprefix(f"field {name}: ")
             path = paths[f"data.table.fields.{name}"]
-            raise pipeline.error(path, f"feature {name}: {problem}") from None
+            raise pipeline.error(path, f"feature {name}: {error.problem}") from None

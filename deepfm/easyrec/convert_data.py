@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
+from deepfm.data.files.columns import is_list
+from deepfm.data.files.read import format_of
 from deepfm.easyrec.features import INTEGER, LIST, OTHER
 from deepfm.easyrec.pipeline_pb2 import (
     FieldType,
@@ -37,11 +39,11 @@ def files_of(pipeline: Pipeline, *, is_read: bool) -> Keys:
         )
     files = _files(pipeline, "train_input_path", is_read)
     valid = _files(pipeline, "eval_input_path", is_read)
-    is_parquet = {_is_parquet(name) for name in [*files, *valid]}
-    if len(is_parquet) > 1:
+    is_typed = {format_of(name).is_typed for name in [*files, *valid]}
+    if len(is_typed) > 1:
         raise pipeline.error("eval_input_path", "training and evaluation files differ in form")
     source: Keys = {"files": files, "valid_files": valid}
-    if not is_parquet.pop():
+    if not is_typed.pop():
         source["delimiter"] = data.delimiter
         if not data.with_header and (names := list(_input_types(pipeline))):
             source["columns"] = names  # without any, the first line has them all the same
@@ -55,7 +57,7 @@ def held_in(pipeline: Pipeline, source: Keys) -> dict[str, str]:
         for name, kind in _input_types(pipeline).items()
         if kind != _UNTYPED
     }
-    if _is_parquet(source["files"][0]):
+    if format_of(source["files"][0]).is_typed:
         paths = sorted(glob.glob(source["files"][0]))
         if paths and (schema := _parquet_schema(paths[0])) is not None:
             held |= {item.name: _kind(item.type) for item in schema}
@@ -166,10 +168,6 @@ def _has_ending(path: str) -> bool:
     return Path(path).suffix in (*_PARQUET, *_TEXT)
 
 
-def _is_parquet(path: str) -> bool:
-    return Path(path).suffix in _PARQUET
-
-
 def _parquet_schema(path: str) -> pa.Schema | None:
     try:
         return pyarrow.parquet.read_schema(path)
@@ -180,4 +178,4 @@ def _parquet_schema(path: str) -> pa.Schema | None:
 def _kind(kind: pa.DataType) -> str:
     if pa.types.is_integer(kind):
         return INTEGER
-    return LIST if pa.types.is_list(kind) or pa.types.is_large_list(kind) else OTHER
+    return LIST if is_list(kind) else OTHER

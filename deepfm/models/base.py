@@ -159,8 +159,7 @@ class BaseCTRModel(nn.Module, ABC):
         if self.final is not None:
             parts = [first_order] if self.uses_first_order else []  # zero without a group wide
             parts += [] if interactions is None else [interactions]
-            fused: Tensor = self.final(torch.cat([*parts, deep], dim=1))
-            return fused.squeeze(1)
+            return self.final(torch.cat([*parts, deep], dim=1)).squeeze(1)
         logits = first_order + deep  # (B, C)
         if interactions is not None:
             logits = logits + interactions.sum(1, keepdim=True)
@@ -249,7 +248,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:
         """What the training loss gets beside the losses of the rows, by name, each ()."""
-        rate = self.config.feature.variational_dropout or 0.0  # None: there are no dropouts
+        rate = self.config.feature.variational_dropout or 0.0
         return {
             dropout_loss(group): rate / batch_size * dropout.penalty()
             for group, dropout in self.embedding.variational_dropouts().items()

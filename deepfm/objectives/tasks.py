@@ -181,9 +181,13 @@ _KEYS = {
 class TaskConfig:
     """A task of a model of several, under its name in `tasks`.
 
-    `label` is one of `data.table.labels`, or a column of zeros and ones. `weight` is what the sum
-    of the task's losses counts in the loss of all. The other keys mean what the short form calls
-    `training.losses`, `evaluation.metrics`, `training.metrics` and `num_class`.
+    Attributes:
+        label: One of `data.table.labels`, or a column of zeros and ones.
+        losses: What is learned, as `training.losses`.
+        weight: What the sum of the task's losses counts in the loss of all.
+        metrics: As `evaluation.metrics`.
+        train_metrics: As `training.metrics`.
+        num_class: Logits per row, as `num_class`.
     """
 
     label: str

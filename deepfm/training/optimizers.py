@@ -103,7 +103,10 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
 
 
 def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) -> dict[int, int]:
-    """By id of a parameter, the number of the part that it belongs to."""
+    """By id of a parameter, the number of the part that it belongs to.
+
+    A pattern matches the whole name of a parameter, or what TorchEasyRec calls it.
+    """
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
         pattern = re.compile(part.pattern)

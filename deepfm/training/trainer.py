@@ -32,6 +32,7 @@ from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
 from deepfm.training.train_metrics import TrainMetrics
+from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
 
@@ -57,14 +58,6 @@ class TrainingRows(Protocol):
         self, batch_size: int, *, seed: int, epoch: int, shuffle: bool, drop_last: bool
     ) -> TrainingEpoch:
         """All rows in the order of one training epoch."""
-
-
-class Interrupted(Exception):
-    """Training stopped on request, after its state was saved; `reason` is the signal's number."""
-
-    def __init__(self, reason: int) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass

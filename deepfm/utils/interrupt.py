@@ -34,3 +34,11 @@ def catch_signals() -> Iterator[Callable[[], int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Interrupted(Exception):
+    """Training stopped on request, after its state was saved; `reason` is the signal's number."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -3,9 +3,12 @@
 Nothing here knows what the keys mean. Nothing that is read is ever evaluated or imported.
 """
 
+import copy
+import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, InitVar, field, fields, is_dataclass, make_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -56,12 +59,16 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
+        for place, (key_node, value) in enumerate(node.value):
+            key = _key(key_node)
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
                 )
-            seen.add(key_node.value)
+            seen.add(key)
+            if isinstance(key_node, yaml.SequenceNode):
+                text = yaml.ScalarNode("tag:yaml.org,2002:str", key, key_node.start_mark)
+                node.value[place] = (text, value)
         return super().construct_mapping(node, deep)
 
 
@@ -70,6 +77,60 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def _key(node: yaml.Node) -> str:
+    """The text of a key; a list of names is `[a, b]`."""
+    if isinstance(node, yaml.SequenceNode):
+        return f"[{', '.join(str(item.value) for item in node.value)}]"
+    return str(node.value)
+
+
+_RANGE = re.compile(r"(.*?)(\d+)\.\.(.*?)(\d+)")
+
+
+def expand_name(name: object) -> list[Any]:
+    """The names that a range or a list of names stands for, in its order; else the name itself.
+
+    Example:
+        >>> expand_name("C9..C11"), expand_name("[user, C1..C2]"), expand_name("x01..x03")
+        (['C9', 'C10', 'C11'], ['user', 'C1', 'C2'], ['x01', 'x02', 'x03'])
+        >>> expand_name("price")
+        ['price']
+    """
+    if not isinstance(name, str):
+        return [name]
+    if name.startswith("[") and name.endswith("]"):
+        return [one for part in name[1:-1].split(",") for one in expand_name(part.strip())]
+    match = _RANGE.fullmatch(name)
+    if match is None or match[1] != match[3] or int(match[2]) > int(match[4]):
+        return [name]
+    width = len(match[2]) if match[2].startswith("0") else 0
+    return [f"{match[1]}{number:0{width}}" for number in range(int(match[2]), int(match[4]) + 1)]
+
+
+def expanded(raw: Mapping[Any, Any], key: str, sources: MutableMapping[str, str]) -> dict[Any, Any]:
+    """A mapping with a name of its own for every name that its keys stand for.
+
+    Args:
+        key: Its dotted key.
+        sources: Where dotted keys were read; those of the new names are added.
+
+    Raises:
+        ConfigError: A name is given twice.
+    """
+    found: dict[Any, Any] = {}
+    for given, value in raw.items():
+        for name in expand_name(given):
+            if name in found:
+                path = f"{key}.{given}"
+                raise ConfigError(f"{name} is given twice", key=path, source=sources.get(path, ""))
+            found[name] = copy.deepcopy(value) if name != given else value
+            if name != given:
+                below = f"{key}.{given}"
+                for old in [k for k in sources if k == below or k.startswith(f"{below}.")]:
+                    sources[f"{key}.{name}{old.removeprefix(below)}"] = sources[old]
+    return found
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
@@ -97,8 +158,8 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
 def _key_lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield f"{prefix}{key.value}", key.start_mark.line + 1
-            yield from _key_lines(value, f"{prefix}{key.value}.")
+            yield f"{prefix}{_key(key)}", key.start_mark.line + 1
+            yield from _key_lines(value, f"{prefix}{_key(key)}.")
 
 
 def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[str, str]) -> None:
@@ -111,8 +172,20 @@ def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[s
         value = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
     except yaml.YAMLError:
         raise ConfigError(f"{text!r} is no YAML value", source=source) from None
-    *sections, last = key.split(".")
-    sources[key] = "--override "
+    for path in _expanded_paths(re.split(r"(?<!\.)\.(?!\.)", key)):
+        _set(raw, path, copy.deepcopy(value), sources)
+
+
+def _expanded_paths(parts: Sequence[str]) -> Iterator[list[str]]:
+    """The paths that a dotted key stands for, of whose parts some may be ranges."""
+    yield from map(list, itertools.product(*map(expand_name, parts)))
+
+
+def _set(
+    raw: dict[str, Any], path: list[str], value: object, sources: MutableMapping[str, str]
+) -> None:
+    *sections, last = path
+    sources[".".join(path)] = "--override "
     if sections:
         sources.setdefault(sections[0], "--override ")
     for section in sections:
@@ -136,7 +209,8 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
     if not isinstance(raw, Mapping):
         raise _error(sources, prefix.rstrip("."), f"expected keys below it, found {raw!r}")
     known = {f.name: f for f in _fields(cls)}
-    older = _older_keys(cls)
+    every = _every_field(cls)
+    older = {k: f.type.type for k, f in every.items() if isinstance(f.type, InitVar)}
     values: dict[str, object] = {}
     given: dict[str, object] = {}  # older keys
     for key, value in raw.items():
@@ -150,17 +224,28 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
             is_named = "named" in known[key].metadata
             values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
             _check_choice(known[key], value, path, sources)
-    config = dacite.Config(strict=True, type_hooks=_HOOKS)
-    try:
+    with _sources_in_errors(prefix, sources):
         for key, value in values.items():
             if "named" in known[key].metadata:
                 place = re.sub(r"\.\d+\.", ".", f"{prefix}{key}")  # of one among several
                 values[key] = named_value(value, known[key], place)
-        built = dacite.from_dict(cls, values, config)
+        built = dacite.from_dict(cls, values, _CONFIG)
         if given:
-            types = [(name, older[name].type.type, None) for name in given]
-            given = vars(dacite.from_dict(make_dataclass("Older", types), given, config))
-            built = cls(**(vars(built) | given))
+            types = [(key, older[key], None) for key in given]
+            typed: object = dacite.from_dict(make_dataclass("Older", types), given, _CONFIG)
+            built = cls(**(vars(built) | vars(typed)))
+    for key in given:
+        newer, source = every[key].metadata.get("renamed"), sources.get(f"{prefix}{key}")
+        if newer and source:
+            LOGGER.warning(f"{source}{prefix}{key} is an older name; say {prefix}{newer}")
+    return built
+
+
+@contextmanager
+def _sources_in_errors(prefix: str, sources: Mapping[str, str]) -> Iterator[None]:
+    """Say of what is refused about a dataclass which key it is, and where that was read."""
+    try:
+        yield
     except dacite.WrongTypeError as error:
         problem = f"expected {_type_name(error.field_type)}, found {error.value!r}"
         if choices := _choices(error):
@@ -172,16 +257,11 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         raise _error(sources, f"{prefix}{error.argument}", error.problem) from None
     except ConfigError as error:  # of a dataclass's own check, which knows no source
         raise error.at(source=source_of(sources, error.key)) from None
-    for key in given:
-        newer, source = older[key].metadata.get("renamed"), sources.get(f"{prefix}{key}")
-        if newer and source:
-            LOGGER.warning(f"{source}{prefix}{key} is an older name; say {prefix}{newer}")
-    return built
 
 
-def _older_keys(cls: type) -> "dict[str, Field[Any]]":
-    every: dict[str, Field[Any]] = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    return {name: item for name, item in every.items() if isinstance(item.type, InitVar)}
+def _every_field(cls: type) -> "dict[str, Field[Any]]":
+    """The fields of a dataclass and, unlike `dataclasses.fields`, its `InitVar`s."""
+    return dict(vars(cls)["__dataclass_fields__"])
 
 
 def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping[str, str]) -> None:
@@ -299,60 +379,6 @@ def _fields(config: object) -> "tuple[Field[Any], ...]":
     return fields(config)
 
 
-def named_options(
-    spec: str | Mapping[str, Any], table: Mapping[str, Mapping[str, Any]], key: str, what: str
-) -> dict[str, Any]:
-    """The full mapping of something given by its name, or by its name and some options.
-
-    Args:
-        spec: A name, or a mapping with `name` and options.
-        table: Options with their defaults by name; a default also says what a value must be.
-        key, what: The setting and what it names, for messages.
-    """
-    given: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
-    name = given.pop("name", None)
-    if name not in table:
-        raise ConfigError(f"unknown {what} {name!r}; {nearest(name, table)}", key=key)
-    known = table[name]
-    for option, value in given.items():
-        if option not in known:
-            problem = f"{name} has no option {option!r}; {nearest(option, known)}"
-            raise ConfigError(problem, key=key)
-        _check_option(f"{key}.{option}", value, known[option])
-        given[option] = tuple(value) if isinstance(value, list) else value
-    return {"name": name} | dict(known) | given
-
-
-def _check_option(key: str, value: Any, default: Any) -> None:
-    def is_number(value: Any) -> bool:
-        finite = isinstance(value, int | float) and math.isfinite(value)
-        return finite and not isinstance(value, bool)
-
-    if isinstance(default, bool):
-        fits, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, str):
-        fits, expected = isinstance(value, str), "a text"
-    elif isinstance(default, tuple) and default:
-        fits = isinstance(value, list | tuple) and len(value) == 2
-        fits = fits and all(is_number(v) and 0 <= v < 1 for v in value)
-        expected = "two numbers in [0, 1)"
-    elif isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and all(is_number(v) and v >= 0 for v in value)
-        expected = "a list of numbers of at least 0"
-    elif isinstance(default, int):
-        fits = isinstance(value, int) and is_number(value) and value >= 0
-        expected = "a whole number of at least 0"
-    elif default is None:  # inherited, or no limit
-        fits, expected = (
-            value is None or (is_number(value) and value >= 0),
-            "a number of at least 0, or null",
-        )
-    else:
-        fits, expected = is_number(value) and value >= 0, "a number of at least 0"
-    if not fits:
-        raise ConfigError(f"expected {expected}, found {value!r}", key=key)
-
-
 def _choices(error: dacite.WrongTypeError) -> tuple[str, ...]:
     return get_args(error.field_type) if get_origin(error.field_type) is Literal else ()
 
@@ -402,6 +428,9 @@ _HOOKS: dict[Any, Callable[[Any], Any]] = {
         else value
     ),
 }
+
+
+_CONFIG = dacite.Config(strict=True, type_hooks=_HOOKS)
 
 
 def plain(value: object) -> Any:

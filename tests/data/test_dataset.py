@@ -361,7 +361,7 @@ def test_items_with_vectors_and_lists_of_any_length():
     assert pairs.sequence_ids[0].tolist() == [[1, 2, 3], [0, 0, 0], [1, 0, 0]]
     assert pairs.sequence_lengths[0].tolist() == [3, 0, 1]
     narrow = Catalogue.of(encoders.schema, encoders.encode(items.slice(0, 1), "item"))
-    narrow.place(pairs, torch.tensor([0]), torch.tensor([0]))
+    narrow.overwrite(pairs, torch.tensor([0]), torch.tensor([0]))
     assert pairs.sequence_ids[0].tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
     catalogue.clear(pairs)
     assert pairs.dense.tolist() == [[7, 0, 0]] * 3

@@ -227,7 +227,7 @@ def test_every_section(tmp_path):
     assert table.labels["y"].kind == "class"
     assert (table.label, table.sample_weight, table.group_columns) == ("y", "w", ("a", "b"))
     assert config.model.dnn.dropout == (0.1, 0.2)
-    assert (config.model.dnn.activation, config.model.dnn.use_batch_norm) == ("Dice", True)
+    assert (config.model.dnn.activation, config.model.dnn.norm) == ("Dice", "batch")
     assert (config.model.final.dropout, config.model.final.hidden_units) == (0.3, (4,))
     assert config.model.final.activation == "nn.LeakyReLU(negative_slope=0.1)"
     assert (config.model.final.norm, config.model.final.bias) == ("layer", False)
@@ -280,15 +280,15 @@ def test_defaults_of_the_format(tmp_path):
         "max_gradient": None,
     }  # fmt: skip
     assert training.optimizer.lr == 0.002
-    assert training.optimizer["momentum"] == 0.9
-    assert training.sparse_scheduler["decay_factor"] == 0.95
-    assert training.sparse_scheduler["staircase"] is True
-    assert training.scheduler["t_0"] == 5
-    assert training.scheduler["t_mult"] == 1
+    assert training.optimizer.momentum == 0.9
+    assert training.sparse_scheduler.decay_factor == 0.95
+    assert training.sparse_scheduler.staircase is True
+    assert training.scheduler.t_0 == 5
+    assert training.scheduler.t_mult == 1
     assert (training.checkpoint_every_steps, training.evaluate_every_steps) == (None, None)
     assert (training.log_every_steps, training.sparse_update) == (None, "step")
     train = train.replace("adam_optimizer {}", "sgd_optimizer {}", 1)
-    assert convert(tmp_path, train=train).training.sparse_optimizer == {
+    assert convert(tmp_path, train=train).training.sparse_optimizer.to_dict() == {
         "name": "lazy_sgd", "lr": 0.002, "max_gradient": None,
     }  # fmt: skip
 

@@ -245,7 +245,7 @@ def test_convert_refuses_what_it_cannot_write(tmp_path, capsys, monkeypatch):
          "evaluation.metrics.thresholds: auc needs at least 2"),
         ({"train": TRAIN.replace("0.001 } }\n  num", "0.001 } cosine_annealing_learning_rate "
                                  "{ T_max: 0 } }\n  num")}, "dense_optimizer",
-         "training.scheduler: cosine_annealing: t_max: expected at least 1, found 0"),
+         "training.scheduler: cosine: t_max: expected at least 1, found 0"),
         ({"train": TRAIN.replace("0.001 } }\n  num", "0.001 }\n part_optimizers { "
                                  "sgd_optimizer {} regex_pattern: 'no.*' } }\n  num")},
          "part_optimizers", "training.part_optimizers: 'no.*' matches no whole name"),

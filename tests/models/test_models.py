@@ -63,7 +63,7 @@ def test_logit_equals_loops(schema, config, name, expected_logit):
     model, inputs = build(schema, config, name), random_inputs(schema, 8)
     weights = embedding_weights(model.embedding)
     dim = model.embedding.fm_embedding_dim
-    if dim is None:  # no projections, and the oracle's field vectors are not read
+    if not dim:  # no projections, and the oracle's field vectors are not read
         dim = 4
         for field in schema.fields.values():
             weights[f"projection of {field.name}"] = np.zeros((dim, field.embedding_dim))

@@ -42,7 +42,7 @@ def rows_of_pairs(users, catalogue, candidates):
     """Whole rows, one per pair, users first."""
     row = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
     rows = users.select(row)
-    catalogue.place(rows, torch.arange(len(row)), candidates.flatten())
+    catalogue.overwrite(rows, torch.arange(len(row)), candidates.flatten())
     return rows
 
 
@@ -52,7 +52,7 @@ def logits_by_halves(model, users, catalogue, candidates, pairs_at_once=5):
     empty = users.select([0]).map(torch.zeros_like)
     item_rows = empty.select([0] * catalogue.inputs.num_rows)
     everything = torch.arange(item_rows.num_rows)
-    catalogue.place(item_rows, everything, everything)
+    catalogue.overwrite(item_rows, everything, everything)
     catalogue.clear(users)
     scorer = PairScorer(model, empty)
     halves = scorer.user_halves(users), scorer.item_halves(item_rows)

@@ -157,7 +157,6 @@ class HistoryViews(Lookup):
         ]
         super().__init__(fields, requests, tables=tables)
         self.deep = self.parts(["user", "item", "items"])
-        self.dropouts = torch.nn.ModuleDict()
         self.reset_parameters()
 
     def forward(self, *inputs):
@@ -201,6 +200,9 @@ class HistoryModel(BaseCTRModel):
 
     def get_l2_reg_loss(self, inputs):
         return self.bias.new_zeros(())
+
+    def regularization_losses(self, batch_size):
+        return {}
 
 
 class PlainHistoryModel(HistoryModel):

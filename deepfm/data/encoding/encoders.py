@@ -204,7 +204,7 @@ def _large_batches(
             yield LocatedRows(table, [batches], np.arange(start, start + table.num_rows))
         return
     columns = {column for field in schema.fields.values() for column in field.raw_columns}
-    waiting: list[Any] = []
+    waiting: list[pa.Table | Rows] = []
     rows = size = 0
     for part in batches:
         table = table_of(part)

@@ -78,7 +78,7 @@ class Encoder(ABC):
         """Number of ids, the reserved one included; 0 where there is no table."""
 
     @abstractmethod
-    def encode(self, values: Any) -> np.ndarray:
+    def encode(self, values: pa.Array) -> np.ndarray:
         """What each value becomes, (N,), or (N, value_dim) of vectors."""
 
     @abstractmethod

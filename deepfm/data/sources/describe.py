@@ -392,7 +392,7 @@ def _short(text: str, width: int = 24) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     """A YAML scalar: plain where that is safe, in double quotes otherwise."""
     if not isinstance(value, str):
         return str(value)

@@ -384,12 +384,12 @@ def _fitted(schema: DatasetSchema, stream: RowStream, base: Encoders | None) -> 
     return encoders if base is None else encoders.grown_from(base)
 
 
-def _hash(plain: Any) -> str:
+def _hash(plain: object) -> str:
     """16 hexadecimal digits."""
     return xxhash.xxh3_64_hexdigest(json.dumps(plain, sort_keys=True).encode())
 
 
-def _fingerprint(path: Path) -> list[Any]:
+def _fingerprint(path: Path) -> list[object]:
     """Name, size, time of the last change, and a hash of head, middle and end of a file.
 
     Raises:
@@ -413,7 +413,7 @@ def _digest(encoders: Encoders) -> str:
     """A hash of what was fitted."""
     hashed = xxhash.xxh3_64()
 
-    def update(plain: Any) -> None:
+    def update(plain: object) -> None:
         if isinstance(plain, Mapping):
             for key, value in plain.items():
                 hashed.update(f"{key}:".encode())

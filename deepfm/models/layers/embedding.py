@@ -102,7 +102,7 @@ class FeatureEmbedding(Lookup):
         tables: How the tables are stored: a subclass of `Tables`.
 
     Attributes:
-        num_fields, fm_embedding_dim: F and D of `field_embeddings`.
+        num_fields, fm_embedding_dim: F and D of `field_embeddings`; 0 where nobody reads it.
         total_dim: Width of `flat_embeddings`.
         rest_dim: Width of `rest`.
         first_order: Whether there is a first-order term.
@@ -139,14 +139,14 @@ class FeatureEmbedding(Lookup):
         wide = Request(shown.wide, WIDE, wide_dim, ordered=keeps_wide)
         super().__init__(fields, [Request(shown.fm), Request(shown.deep), wide], tables=tables)
         self.first_order, self._keeps_wide = has_first_order, keeps_wide
-        self.fm_embedding_dim = wide_dim if shows_wide else fm_embedding_dim
+        self.fm_embedding_dim = wide_dim if shows_wide else fm_embedding_dim or 0
         self._field_vectors = shown.field_vectors
         self._wide_parts = self.parts(shown.wide, WIDE)
         self._fm_parts, self._deep_parts = self.parts(shown.fm), self.parts(shown.deep)
         widths = {field.name: field.dim or numbers[field.name] for field in fields}
         self._groups = {
             "wide": dict.fromkeys(shown.wide, wide_dim) | weighted,
-            "fm": dict.fromkeys(shown.fm, fm_embedding_dim or 0),
+            "fm": dict.fromkeys(shown.fm, self.fm_embedding_dim),
             "deep": {name: widths[name] for name in shown.deep},
         }
         self.total_dim = self.group_total_dim("deep")
@@ -175,7 +175,7 @@ class FeatureEmbedding(Lookup):
         return {
             name: (dim, width)
             for name, width in widths.items()
-            if dim is not None and width is not None and width != dim
+            if width is not None and width != dim
         }
 
     def _add_dropouts(self) -> None:
@@ -262,7 +262,7 @@ class FeatureEmbedding(Lookup):
 
     def _fields(self, vectors: Vectors, flat: Tensor) -> Tensor | None:
         """The vectors of the group `fm` at one dim, (B, F, D), after its variational dropout."""
-        if self.fm_embedding_dim is None:
+        if not self.fm_embedding_dim:
             return None
         if self._field_vectors == "deep" and "deep" in self.dropouts:
             return fields_of_flat(flat, self._fm_in_deep, self.projections)
