@@ -159,7 +159,8 @@ class BaseCTRModel(nn.Module, ABC):
         if self.final is not None:
             parts = [first_order] if self.uses_first_order else []  # zero without a group wide
             parts += [] if interactions is None else [interactions]
-            return self.final(torch.cat([*parts, deep], dim=1)).squeeze(1)
+            fused: Tensor = self.final(torch.cat([*parts, deep], dim=1))
+            return fused.squeeze(1)
         logits = first_order + deep  # (B, C)
         if interactions is not None:
             logits = logits + interactions.sum(1, keepdim=True)
