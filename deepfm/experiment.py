@@ -102,7 +102,8 @@ def train(
             transfer(model, base)
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
-        state = TrainingState(**checkpoint.training) if checkpoint else TrainingState()
+        saved = checkpoint.training if checkpoint else None
+        state = TrainingState(**saved) if saved else TrainingState()
         parameters = sum(parameters_of(model))
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
@@ -136,7 +137,7 @@ def train(
                 log=LOGGER.info,
             )
         LOGGER.info(_kept(config, state))
-        for group, dropout in model.embedding.dropouts.items():
+        for group, dropout in model.embedding.variational_dropouts().items():
             run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
         results = {
@@ -146,8 +147,8 @@ def train(
         metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
         last = "test" if "test" in splits else "valid"
         run.write_table(run.predictions, _predictions(config, splits[last], results[last]))
-        if results[last].counts is not None:
-            run.write_table(run.ranks, _ranks(splits[last], results[last]))
+        if (ranks := _ranks(splits[last], results[last])) is not None:
+            run.write_table(run.ranks, ranks)
         if data.summary is not None:
             metrics["data"] = data.summary
         run.write_json(run.metrics, metrics)
@@ -262,14 +263,18 @@ def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Eval
     return pa.table({"row": dataset.row} | labels | prediction_columns(tasks, result.predictions))
 
 
-def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    """Per ranked row how many candidates stand above and beside the positive."""
+def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table | None:
+    """Per ranked row how many candidates stand above and beside the positive; None without a
+    ranking task."""
+    task, counts, counts_99 = dataset.ranking, result.counts, result.counts_99
+    if task is None or counts is None or counts_99 is None:
+        return None
     return pa.table(
         {
-            "row": dataset.row[dataset.ranking.rows],
-            "above": result.counts.above,
-            "tied": result.counts.tied,
-            "above_99": result.counts_99.above,
-            "tied_99": result.counts_99.tied,
+            "row": dataset.row[task.rows],
+            "above": counts.above,
+            "tied": counts.tied,
+            "above_99": counts_99.above,
+            "tied_99": counts_99.tied,
         }
     )

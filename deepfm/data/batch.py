@@ -78,6 +78,13 @@ class Inputs(NamedTuple):
     def num_rows(self) -> int:
         return self.sparse.shape[0]
 
+    @property
+    def padded_ids(self) -> tuple[Tensor, ...]:
+        """`sequence_ids` of a batch, which holds none as `Ragged`."""
+        ids = tuple(ids for ids in self.sequence_ids if isinstance(ids, Tensor))
+        assert len(ids) == len(self.sequence_ids)
+        return ids
+
     def select(self, rows: Tensor | slice | int) -> "Inputs":
         """The given rows, as a whole-array operation; ids stored as int32 become int64, and
         `Ragged` ones padded.

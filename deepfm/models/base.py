@@ -159,7 +159,8 @@ class BaseCTRModel(nn.Module, ABC):
         if self.final is not None:
             parts = [first_order] if self.uses_first_order else []  # zero without a group wide
             parts += [] if interactions is None else [interactions]
-            return self.final(torch.cat([*parts, deep], dim=1)).squeeze(1)
+            fused: Tensor = self.final(torch.cat([*parts, deep], dim=1))
+            return fused.squeeze(1)
         logits = first_order + deep  # (B, C)
         if interactions is not None:
             logits = logits + interactions.sum(1, keepdim=True)
@@ -238,7 +239,12 @@ class BaseCTRModel(nn.Module, ABC):
         if feature.embedding_l2_reg == 0:
             return torch.zeros((), device=self.device)
         return self.embedding.l2_reg(
-            *inputs, rate=feature.embedding_l2_reg, scope=feature.embedding_l2_scope
+            inputs.sparse,
+            inputs.dense,
+            inputs.padded_ids,
+            inputs.sequence_lengths,
+            rate=feature.embedding_l2_reg,
+            scope=feature.embedding_l2_scope,
         )
 
     def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ from torch.profiler import ProfilerActivity, record_function
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import Epoch, TabularDataset
 from deepfm.models.base import BaseCTRModel
-from deepfm.training.trainer import Interrupted, Trainer
+from deepfm.training.trainer import Trainer
+from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.io import atomic_write_bytes
 
 PARTS = ("data", "embedding", "interaction", "dnn", "optimizer", "rest")
