@@ -42,7 +42,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check: lint
+check: lint types
 
 # Wheel and source archive in dist/, made by the installed hatchling: no network.
 build: $(READY)

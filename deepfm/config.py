@@ -8,7 +8,7 @@ dotted key and what was expected. Nothing in a config file is ever evaluated or 
 import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import MISSING, InitVar, dataclass, field, fields, replace
+from dataclasses import MISSING, InitVar, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -421,7 +421,7 @@ class TrainingConfig:
     lr: float = limited(1e-3, above=0)
     optimizer: OptimizerConfig = one_of(OPTIMIZERS, "optimizer", "adam")
     sparse_optimizer: OptimizerConfig | SparseOptimizerConfig | None = one_of(
-        OPTIMIZERS | SPARSE_OPTIMIZERS, "optimizer", None
+        {**OPTIMIZERS, **SPARSE_OPTIMIZERS}, "optimizer", None
     )
     part_optimizers: tuple[PartOptimizerConfig, ...] = ()
     scheduler: ScheduleConfig = one_of(SCHEDULERS, "scheduler", "reduce_on_plateau")
@@ -467,7 +467,7 @@ class TrainingConfig:
                 schedule = getattr(owner, key, None)
                 if isinstance(schedule, ReduceOnPlateau | Cosine):
                     own = {name: given[name] for name in given.keys() & schedule.to_dict().keys()}
-                    object.__setattr__(owner, key, replace(schedule, **own))
+                    object.__setattr__(owner, key, type(schedule)(**(vars(schedule) | own)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -619,7 +619,8 @@ class ExperimentConfig:
                 name: {key: value for key, value in keys.items() if value is not None}
                 for name, keys in table["fields"].items()
             }
-        return nested | model | behind
+        nested |= model | behind
+        return nested
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:

@@ -58,9 +58,9 @@ def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
     needed = weights * (1 + of_tables.states) + 4 * dense * (1 + training.optimizer.states)
     memory = total_memory()
     if memory is not None and needed > memory:
-        tables, total, there = map(_readable, (weights, needed, memory))
+        of_all, total, there = map(_readable, (weights, needed, memory))
         raise ConfigError(
-            f"the model does not fit into memory: {tables} of embedding tables and, with the state "
+            f"the model does not fit into memory: {of_all} of embedding tables and, with the state "
             f"of {of_tables.name}, {total} in all, on a machine with {there}; fewer rows "
             "(num_buckets, hash_buckets, min_count) or a smaller embedding_dim make it less"
         )

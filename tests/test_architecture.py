@@ -63,9 +63,13 @@ MAY_IMPORT = {
     },
     "checkpoint": {"errors", "config", "utils", "data", "models", "easyrec.names"},
     "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
+    "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
+    "config_help": {
+        "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
+    },
     "experiment": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
-        "checkpoint",
+        "checkpoint", "preflight",
     },
     "comparison": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
@@ -76,7 +80,7 @@ MAY_IMPORT = {
     },
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "easyrec",
+        "easyrec", "preflight", "config_help", "models.MODELS",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -14,7 +14,9 @@ from deepfm.config import (
     load_config,
     metric_names,
 )
+from deepfm.data.load import declared_schema
 from deepfm.errors import ConfigError
+from deepfm.utils.settings import expand_name
 
 
 @pytest.fixture
@@ -140,3 +142,152 @@ def test_the_python_api_checks_optimizers_too():
     assert TrainingConfig(optimizer="adamw").optimizer.weight_decay == 0.01
     with pytest.raises(ConfigError, match="unknown optimizer"):
         TrainingConfig(optimizer="rmsprop")
+
+
+def warned(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+TABLE = """
+data:
+  dataset_name: tabular
+  split_strategy: random
+  table:
+    files: x.csv
+    columns: [click, I1..I2, C09..C11]
+    label: click
+    fields:
+      [user, item]: {type: sparse, min_count: 3}
+      I1..I2: {type: dense}
+      C09..C11: {type: sparse}
+"""
+LONG = """
+data:
+  dataset_name: tabular
+  split_strategy: random
+  table:
+    files: x.csv
+    columns: [click, I1, I2, C09, C10, C11]
+    label: click
+    fields:
+      user: {type: sparse, min_count: 3}
+      item: {type: sparse, min_count: 3}
+      I1: {type: dense}
+      I2: {type: dense}
+      C09: {type: sparse}
+      C10: {type: sparse}
+      C11: {type: sparse}
+"""
+
+
+def test_ranges_and_lists_of_names_stand_for_each_in_written_order(config_file):
+    short, long = load_config(config_file(TABLE)), load_config(config_file(LONG))
+    assert short == long
+    assert list(short.data.table.fields) == list(long.data.table.fields)
+    changed = load_config(config_file(TABLE), ["data.table.fields.C09..C10.min_count=7"])
+    counts = [changed.data.table.fields[name].min_count for name in ("C09", "C10", "C11")]
+    assert counts == [7, 7, None]
+    dims = "feature: {embedding_dims: {C1..C3: 4, '[a, b]': 2}, groups: {deep: [C1..C2, a]}}"
+    feature = load_config(config_file(dims)).feature
+    assert feature.embedding_dims == {"C1": 4, "C2": 4, "C3": 4, "a": 2, "b": 2}
+    assert feature.groups == {"deep": ("C1", "C2", "a")}
+
+
+def test_an_override_of_one_name_of_a_range_leaves_the_others(config_file):
+    changed = load_config(config_file(TABLE), ["data.table.fields.item.min_count=9"])
+    assert changed.data.table.fields["item"].min_count == 9
+    assert changed.data.table.fields["user"].min_count == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            TABLE + "      C10: {type: dense}\n",
+            "my_run.yaml:13: data.table.fields.C10: C10 is given",
+        ),
+        (
+            TABLE.replace("I1..I2: {type: dense}", "I1..I2: {kind: dense}"),
+            "my_run.yaml:11: unknown",
+        ),
+    ],
+)
+def test_a_wrong_range_is_placed(config_file, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file(text))
+    assert message in str(caught.value)
+
+
+def test_a_range_that_falls_or_changes_its_word_is_a_name():
+    for name in ("C3..C1", "a1..b2", "1..", "x"):
+        assert expand_name(name) == [name]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "warnings"),
+    [
+        ("dnn: {use_batch_norm: false}", "dnn: {norm: none}", 0),
+        ("dnn: {use_batch_norm: true}", "dnn: {norm: batch}", 0),
+        ("dnn: {use_batch_norm: false, use_layer_norm: true}", "dnn: {norm: layer}", 1),
+        (
+            "final: {hidden_units: [4], use_batch_norm: false}",
+            "final: {hidden_units: [4], norm: none}",
+            0,
+        ),
+        (
+            "training: {scheduler_factor: 0.5, scheduler_patience: 1}",
+            "training: {scheduler: {name: reduce_on_plateau, factor: 0.5, patience: 1}}",
+            2,
+        ),
+        (
+            "training: {scheduler: cosine, scheduler_t_max: 4}",
+            "training: {scheduler: {name: cosine, t_max: 4}}",
+            1,
+        ),
+        (
+            "training: {scheduler: {name: cosine_annealing, t_max: 4, min_lr: 0.1}}",
+            "training: {scheduler: {name: cosine, t_max: 4, min_lr: 0.1, by_epoch: false, "
+            "at_end: stay}}",
+            1,
+        ),
+    ],
+)
+def test_older_keys_say_the_same(config_file, caplog, old, new, warnings):
+    before = load_config(config_file(old))
+    assert len(warned(caplog)) == warnings
+    assert all("is an older name; say" in line for line in warned(caplog))
+    caplog.clear()
+    assert before == load_config(config_file(new))
+    assert not warned(caplog)
+    assert config_from_dict(before.to_dict()) == before
+
+
+def test_a_section_of_another_model_is_checked_and_ignored_with_a_line(config_file, caplog):
+    caplog.set_level("INFO", logger="deepfm")
+    config = load_config(config_file("cin: {layer_sizes: [4]}"))
+    assert config == load_config(config_file(""))
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{config_file('cin: {layer_sizes: [4]}')}:1: cin is ignored: deepfm does not read it"
+    ]
+    with pytest.raises(ConfigError, match=r"my_run\.yaml:1: unknown key 'cin\.layer_size'"):
+        load_config(config_file("cin: {layer_size: [4]}"))
+    with pytest.raises(ConfigError, match=r"cin\.layer_sizes: expected at least 1"):
+        load_config(config_file("cin: {layer_sizes: [0]}"))
+    assert "cin" not in config.to_dict()
+
+
+def test_limits_of_a_models_options_name_their_key(config_file):
+    with pytest.raises(ConfigError, match=r"my_run\.yaml:1: dnn\.dropout: expected below 1"):
+        load_config(config_file("dnn: {dropout: 1}"))
+
+
+def test_one_dim_for_all_fields_that_name_none(config_file):
+    text = LONG.replace("user: {type: sparse", "user: {embedding_dim: 5, type: sparse")
+    config = load_config(
+        config_file(text), ["feature.embedding_dim=7", "feature.embedding_dims.item=3"]
+    )
+    dims = {name: f.embedding_dim for name, f in declared_schema(config).fields.items()}
+    assert [dims[name] for name in ("user", "item", "C09", "C11")] == [5, 3, 7, 7]
+    adapter = load_config(config_file(""), ["feature.embedding_dim=6"])
+    embedded = [f for f in declared_schema(adapter).fields.values() if f.is_embedded]
+    assert {f.embedding_dim for f in embedded} == {6}

@@ -13,16 +13,17 @@ import pytest
 import torch
 
 from deepfm import data as registry
-from deepfm import experiment
+from deepfm import experiment, preflight
 from deepfm.checkpoint import Checkpoint, RunDirectory, load_checkpoint, transfer
 from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.schema import DatasetSchema, RawTables
 from deepfm.errors import CheckpointError, ConfigError
 from deepfm.evaluation.scoring import score
-from deepfm.experiment import check_settings, load_data
+from deepfm.experiment import load_data
 from deepfm.models import build_model
 from deepfm.prediction import Predictor
+from deepfm.preflight import check_settings
 from tests import tiny
 from tests.models.conftest import changed, config, random_inputs, schema
 
@@ -63,7 +64,7 @@ def test_settings_are_checked_on_small_tables_however_large_the_declared_ones_ar
     }
     table = {"files": "x.csv", "label": "click", "fields": declared}
     raw = {"dataset_name": "tabular", "split_strategy": "random", "table": table}
-    monkeypatch.setattr(experiment, "build_model", build)
+    monkeypatch.setattr(preflight, "build_model", build)
     check_settings(config_from_dict({"data": raw}))
     assert rows == [2, 2, 2, 2]
 
@@ -76,7 +77,7 @@ def test_the_size_of_a_model_is_shown_in_a_unit_that_suits_it():
         "data": {"dataset_name": "tabular", "split_strategy": "random", "table": table},
         "dnn": {"hidden_units": [4], "use_batch_norm": False},
     }
-    parameters, weights = experiment.describe_size(config_from_dict(raw))
+    parameters, weights = preflight.describe_size(config_from_dict(raw))
     # (2 * 16 + 1) * 4 and an output layer under the global bias; 20 rows of 16 + 1 numbers
     assert parameters == ("parameters: 137 dense, 320 in embedding tables, 20 in wide tables")
     assert weights.startswith("weights: 1.9 KiB; ")

@@ -22,10 +22,10 @@ from deepfm.config import (
 )
 from deepfm.data.sources import tabular
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS
-from deepfm.experiment import check_settings
 from deepfm.models import MODELS, Entry
 from deepfm.models.options import ModelConfig
 from deepfm.objectives import LOSSES
+from deepfm.preflight import check_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -81,7 +81,11 @@ class _MayNotExist(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class AUC(Metric):
-    """Share of (positive, negative) pairs in order; binned by `thresholds`, exact with 0."""
+    """Share of (positive, negative) pairs in order; binned by `thresholds`, exact with 0.
+
+    Attributes:
+        thresholds: Of the binned AUC; 0: the exact one.
+    """
 
     name = "auc"
     needs = "probability"
@@ -122,7 +126,11 @@ class LogLoss(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class GAUC(_MayNotExist):
-    """Mean AUC of the groups that have both classes; `gauc_groups` says how many these are."""
+    """Mean AUC of the groups that have both classes; `gauc_groups` says how many these are.
+
+    Attributes:
+        group: One of `data.table.group_columns`.
+    """
 
     name = "gauc"
     needs = "probability"
@@ -144,7 +152,12 @@ class GAUC(_MayNotExist):
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Metric):
-    """Share of rows whose class is predicted."""
+    """Share of rows whose class is predicted.
+
+    Attributes:
+        threshold: Above it class 1 of two is predicted.
+        top_k: How many of the likeliest classes are predicted.
+    """
 
     name = "accuracy"
     needs = "probabilities"
@@ -197,7 +210,12 @@ class MSE(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class MulticlassAUC(_MayNotExist):
-    """Mean over classes of the AUC of one class against the rest."""
+    """Mean over classes of the AUC of one class against the rest.
+
+    Attributes:
+        thresholds: Of the binned AUC; 0: the exact one.
+        average: `macro`: every class counts alike; `weighted`: by its rows.
+    """
 
     name = "multiclass_auc"
     needs = "classes"
@@ -222,7 +240,11 @@ class MulticlassAUC(_MayNotExist):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizedEntropy(Metric):
-    """Cross-entropy over that of always predicting the share of positives."""
+    """Cross-entropy over that of always predicting the share of positives.
+
+    Attributes:
+        eta: The share of positives is kept that far from 0 and 1.
+    """
 
     name = "normalized_entropy"
     needs = "probability"
@@ -243,7 +265,13 @@ class NormalizedEntropy(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class XAUC(_MayNotExist):
-    """Share of pairs of rows whose numbers are in the order of their labels."""
+    """Share of pairs of rows whose numbers are in the order of their labels.
+
+    Attributes:
+        sample_ratio: Share of all pairs that are drawn.
+        max_pairs: How many are drawn instead; null: `sample_ratio` says it.
+        in_batch: Whether all pairs of each batch count, and the mean is over batches.
+    """
 
     name = "xauc"
     needs = "numbers"
@@ -265,7 +293,12 @@ class XAUC(_MayNotExist):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedXAUC(_MayNotExist):
-    """Mean XAUC of the groups of two rows or more, weighted by their rows."""
+    """Mean XAUC of the groups of two rows or more, weighted by their rows.
+
+    Attributes:
+        group: One of `data.table.group_columns`.
+        max_pairs_per_group: Of a group with more pairs that many are drawn.
+    """
 
     name = "grouped_xauc"
     needs = "numbers"
@@ -304,6 +337,10 @@ class OverBatches(Metric):
 
     `decay_step` is the number of batches of a window, `decay_rate` how much of what was before
     stays when one ends.
+
+    Attributes:
+        decay_rate: What stays of the value when a window ends.
+        decay_step: Batches of a window.
     """
 
     decay_rate: float = 0.9

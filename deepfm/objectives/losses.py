@@ -64,7 +64,11 @@ class _LogitPerClass(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class BinaryCrossEntropy(_OneLogit):
-    """Label y becomes y (1 - s) + s / 2 with smoothing s."""
+    """Label y becomes y (1 - s) + s / 2 with smoothing s.
+
+    Attributes:
+        label_smoothing: Share s of a label that is given away to all classes.
+    """
 
     name = "binary_cross_entropy"
     label_smoothing: float = limited(0.0, below=1)
@@ -99,6 +103,10 @@ class BinaryFocal(_OneLogit):
 
     NOTE[DIFF]: In the paper the factor is differentiated; here it weighs rows, as TorchEasyRec
     has it.
+
+    Attributes:
+        gamma: Exponent g of what is missing to certainty.
+        alpha: Weight a of positives; negatives have the rest.
     """
 
     name = "binary_focal"
@@ -117,7 +125,11 @@ class BinaryFocal(_OneLogit):
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxCrossEntropy(_LogitPerClass):
-    """With smoothing s the target is 1 - s on the label's class, plus s / C on every class."""
+    """With smoothing s the target is 1 - s on the label's class, plus s / C on every class.
+
+    Attributes:
+        label_smoothing: Share s of a label that is given away to all classes.
+    """
 
     name = "softmax_cross_entropy"
     label_smoothing: float = limited(0.0, below=1)
@@ -167,6 +179,10 @@ class JRC(_LogitPerClass):
 
     NOTE[DIFF]: In the paper a row competes with all other rows of its session; here, as in
     TorchEasyRec, with those of the other class.
+
+    Attributes:
+        session: One of `data.table.group_columns`.
+        alpha: What calibration counts; the rest is for ranking.
     """
 
     name = "jrc"

@@ -4,7 +4,7 @@ One class each: its fields are the options with their defaults, `build` makes th
 Rates in options are numbers of at least 0; `lr: null` means `training.lr`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
@@ -48,9 +48,8 @@ class OptimizerConfig(Named):
         options = {item.name: getattr(self, item.name) for item in fields(self)}
         options["lr"] = lr if self.lr is None else self.lr
         try:
-            return getattr(torch.optim, type(self).__name__)(
-                parameters, fused=self._fused(parameters), **options
-            )
+            rule: Callable[..., Optimizer] = getattr(torch.optim, type(self).__name__)
+            return rule(parameters, fused=self._fused(parameters), **options)
         except ValueError as error:  # such as Nesterov's momentum of 0
             raise ConfigError(f"{self.name}: {error}", key=key) from None
 
@@ -169,7 +168,7 @@ class SparseOptimizerConfig(Named):
         if (own := tables.own_optimizer(self.name, options)) is not None:
             return own
         assert isinstance(tables, PackedTables)  # others bring what their capabilities name
-        rule: type[Optimizer] = getattr(sparse_optimizers, type(self).__name__)
+        rule: Callable[..., Optimizer] = getattr(sparse_optimizers, type(self).__name__)
         return rule(tables, **options)
 
 
@@ -279,9 +278,11 @@ class ReduceOnPlateau(ScheduleConfig):
 
         from deepfm.training.schedules import TorchSchedule
 
-        mode = "max" if maximize else "min"
         plateau = ReduceLROnPlateau(
-            optimizer, mode=mode, factor=self.factor, patience=self.patience
+            optimizer,
+            mode="max" if maximize else "min",
+            factor=self.factor,
+            patience=self.patience,
         )
         return TorchSchedule(optimizer, plateau)
 
@@ -430,6 +431,7 @@ class CosineAnnealing(ScheduleConfig):
     warmup_size: int = 0
     by_epoch: bool = False
 
+    # An older name is never of the type that it stands for.
     def current(self, key: str) -> ScheduleConfig:  # type: ignore[override]
         if self.t_max < 1:
             raise ConfigError(

@@ -129,7 +129,7 @@ def expanded(raw: Mapping[Any, Any], key: str, sources: MutableMapping[str, str]
             if name != given:
                 below = f"{key}.{given}"
                 for old in [k for k in sources if k == below or k.startswith(f"{below}.")]:
-                    sources[f"{key}.{name}{old.removeprefix(below)}"] = sources[old]
+                    sources.setdefault(f"{key}.{name}{old.removeprefix(below)}", sources[old])
     return found
 
 

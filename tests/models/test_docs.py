@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from deepfm.config import config_from_dict
-from deepfm.experiment import check_settings
 from deepfm.models import MODELS
+from deepfm.preflight import check_settings
 
 PAGES = Path(__file__).parents[2] / "docs" / "models"
 
