@@ -5,17 +5,20 @@ key, a wrong type or a value out of range is a `ConfigError` that names the file
 dotted key and what was expected. Nothing in a config file is ever evaluated or imported.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import MISSING, InitVar, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from deepfm.data.encoding.hashing import FUNCTIONS
-from deepfm.data.encoding.scales import SCALES
-from deepfm.data.labels import LABEL_RULES
-from deepfm.data.splits import SPLITS, Split
+from deepfm.data.options import (
+    DataConfig,
+    FieldConfig,
+    LabelConfig,
+    PackageConfig,
+    SourceConfig,
+    TableConfig,
+)
 from deepfm.errors import ConfigError, nearest
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.models import MODELS
@@ -49,7 +52,6 @@ from deepfm.utils.settings import (
     apply_override,
     build,
     check_limits,
-    chosen,
     expand_name,
     expanded,
     limited,
@@ -86,269 +88,6 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class FieldConfig:
-    """One field of a declared table; its name is the key it stands under.
-
-    The keys mean what the attributes of `deepfm.data.schema.FieldSchema` mean, whose defaults
-    hold for those that are not given. `type` is its `feature_type`; `separator` cuts any sequence
-    or vector, transformed or not. `vocabulary_file` is a `vocabulary` in a file; `padding: false`
-    lets `hash_buckets` do without the reserved row 0.
-    """
-
-    type: Literal["sparse", "dense", "sequence"]
-    column: str | None = None
-    columns: tuple[str, ...] | None = None
-    transform: str | None = None
-    default: str | float | None = None
-    group: Literal["user", "item", "context"] | None = None
-    embedding_dim: int | None = limited(None, at_least=1)
-    embedding_name: str | None = None
-    bad_values: Literal["error", "unknown", "drop"] | None = None
-    min_count: int | None = limited(None, at_least=1)
-    hash_buckets: int | None = limited(None, at_least=1)
-    hash_function: str | None = chosen(None, FUNCTIONS)
-    num_buckets: int | None = limited(None, at_least=1)
-    vocabulary: dict[str, int] | None = None
-    vocabulary_file: str | None = None
-    oov_id: int | None = limited(None, at_least=0)
-    boundaries: tuple[float, ...] | None = None
-    out_of_range: Literal["error", "zero", "row0"] | None = None
-    padding: bool | None = None
-    trainable: bool | None = None
-    init: str | None = None
-    value_dim: int | None = limited(None, at_least=1)
-    quantiles: int | None = limited(None, at_least=2)
-    scale: str | None = chosen(None, SCALES)
-    missing: Literal["error", "zero", "mean", "indicator"] | None = None
-    dense_embedding: Literal["none", "linear"] | None = None
-    separator: str | None = None
-    max_length: int | None = limited(None, at_least=0)
-    combiner: Literal["mean", "sum", "max"] | None = None
-    keep: Literal["first", "last"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Files of one form: CSV, TSV or Parquet by their ending, plain or ending in .gz or .zst.
-
-    Attributes:
-        files: Paths, relative to `data.data_dir`; they may be globs.
-        delimiter: Between the cells of text, of any length; null: by the ending.
-        columns: Names of the columns of text files that have no header line.
-        encoding: Of text files.
-    """
-
-    files: tuple[str, ...] = ()
-    delimiter: str | None = None
-    columns: tuple[str, ...] = ()
-    encoding: str = "utf-8"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelConfig:
-    """A label: its column, and what counts as 1; by default the column holds zeros and ones.
-
-    Attributes:
-        column: The raw column.
-        kind: What the loss needs: `binary`, the number of a `class` from 0 on, or any `number`.
-        threshold: Numbers from it on are 1.
-        positive: This very value is 1, whatever else there is.
-    """
-
-    column: str
-    kind: str = chosen("binary", LABEL_RULES)
-    threshold: float | None = None
-    positive: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and self.positive is not None:
-            raise ConfigError("choose threshold or positive, not both", key="data.table.labels")
-        if self.kind != "binary" and (self.threshold, self.positive) != (None, None):
-            raise ConfigError(
-                f"a {self.kind} has no threshold or positive", key="data.table.labels"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackageConfig:
-    """Where a file of the data comes from if it is missing: out of a published package.
-
-    Attributes:
-        requirement: The package and its version.
-        path: The file inside of it.
-        sha256: The file's checksum.
-        file: What it is called in `data.data_dir`.
-    """
-
-    requirement: str
-    path: str
-    sha256: str
-    file: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableConfig(SourceConfig):
-    """A table declared in the config, for `data.dataset_name: tabular`.
-
-    Keys of `fields` may be ranges and lists: `C1..C26: {…}`, `[user, item]: {…}`.
-
-    Attributes:
-        files: All rows, or with `split_strategy: predefined` the training rows.
-        valid_files: Validation rows of `split_strategy: predefined`.
-        test_files: Test rows of `split_strategy: predefined`.
-        users: A table that is looked up by the ids of `user_field`.
-        items: A table that is looked up by the ids of `item_field`.
-        package: Where a missing file comes from.
-        label: A column of zeros and ones, or the name of one of `labels`.
-        labels: Labels by name.
-        sample_weight: The column of sample weights.
-        group_columns: Columns whose values make groups of rows, for metrics and losses by group.
-        user_field: The field that says whose row it is.
-        item_field: The field that says what the row is about.
-        time_column: The column of times.
-        item_title_column: The column of items' titles, for people.
-        bad_values: What becomes of a value that its field cannot read: an `error`, `unknown`, or
-            `drop` the row; for fields that do not say it themselves.
-        fields: The model's inputs, by name.
-    """
-
-    valid_files: tuple[str, ...] = ()
-    test_files: tuple[str, ...] = ()
-    users: SourceConfig | None = None
-    items: SourceConfig | None = None
-    package: PackageConfig | None = None
-    label: str = ""
-    labels: dict[str, LabelConfig] = field(default_factory=dict)
-    sample_weight: str | None = None
-    group_columns: tuple[str, ...] = ()
-    user_field: str | None = None
-    item_field: str | None = None
-    time_column: str | None = None
-    item_title_column: str | None = None
-    bad_values: Literal["error", "unknown", "drop"] = "error"
-    fields: dict[str, FieldConfig]
-
-    @property
-    def trained_label(self) -> LabelConfig:
-        """What `label` names: one of `labels`, or a column of zeros and ones."""
-        return self.label_of(self.label)
-
-    def label_of(self, name: str) -> LabelConfig:
-        """One of `labels`, or else a column of zeros and ones."""
-        return self.labels.get(name) or LabelConfig(column=name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where rows come from, how they are split, and which negatives are drawn.
-
-    `leave_one_out` makes a ranking task of data with users, items and times, held in memory. The
-    other strategies are for declared tables, which are prepared once and may be of any size.
-
-    Attributes:
-        dataset_name: An adapter, or `tabular` for a table that is declared here.
-        data_dir: Where the files are.
-        auto_download: Whether missing data is fetched.
-        table: The declared table.
-        store_dir: Where declared tables are prepared to.
-        split_strategy: `leave_one_out`, `predefined` files, or `random` or by `time` in fractions.
-        split_fractions: Of train, valid and test.
-        split_seed: Of a `random` split.
-        stratify: Whether a `random` split keeps the share of each label.
-        min_interactions: Users with fewer rows are trained on only, in `leave_one_out`.
-        label_threshold: Ratings from it on are positives, in MovieLens.
-        num_neg_train: Negatives that are drawn per positive, in `leave_one_out`.
-        num_neg_eval: Items that each held-out positive is ranked among.
-        negative_exclusion: Which of a user's items are never drawn: those of `train`, or `all`.
-        explicit_negatives: Whether rows with the label 0 are trained on too, in `leave_one_out`.
-    """
-
-    dataset_name: str = "movielens-100k"
-    data_dir: str = "data/ml-100k"
-    auto_download: bool = True
-    table: TableConfig | None = None
-    store_dir: str = "outputs/stores"
-    split_strategy: str = chosen("leave_one_out", SPLITS)
-    split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
-    split_seed: int = limited(0, at_least=0)
-    stratify: bool = False
-    min_interactions: int = limited(3, at_least=3)
-    label_threshold: float = 4.0
-    num_neg_train: int = limited(4, at_least=0)
-    num_neg_eval: int = limited(999, at_least=1)
-    negative_exclusion: Literal["train", "all"] = "train"
-    explicit_negatives: bool = False
-
-    def __post_init__(self) -> None:
-        parts = self.split_fractions
-        if len(parts) != 3 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6) or parts[0] <= 0:
-            raise ConfigError(
-                f"expected three parts (train, valid, test) that add up to 1, found {list(parts)}",
-                key="data.split_fractions",
-            )
-        if self.table is None and self.dataset_name == "tabular":
-            raise ConfigError(
-                "dataset_name tabular needs the table declared here", key="data.table"
-            )
-        if self.table is not None:
-            if self.dataset_name != "tabular":
-                raise ConfigError(
-                    f"{self.dataset_name} is no declared table; set data.dataset_name: tabular",
-                    key="data.table",
-                )
-            _check_split(self.split, self.table)
-        elif not self.split.makes_ranking:
-            raise ConfigError(
-                f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
-                key="data.split_strategy",
-            )
-
-    @property
-    def split(self) -> type[Split]:
-        """The way to split that `split_strategy` names."""
-        if self.split_strategy not in SPLITS:
-            hint = nearest(self.split_strategy, SPLITS)
-            raise ConfigError(
-                f"unknown split {self.split_strategy!r}; {hint}", key="data.split_strategy"
-            )
-        return SPLITS[self.split_strategy]
-
-
-def _check_split(split: type[Split], table: TableConfig) -> None:
-    """Refuse a table that lacks what its split needs, or brings what no split reads."""
-    for key in ("files", "fields", *split.needs):
-        if not getattr(table, key):
-            raise ConfigError(
-                f"a value is needed, for split_strategy {split.name}", key=f"data.table.{key}"
-            )
-    if not split.has_own_files:
-        readers = [name for name, other in SPLITS.items() if other.has_own_files]
-        for key in ("valid_files", "test_files"):
-            if getattr(table, key):
-                raise ConfigError(
-                    f"only split_strategy {' or '.join(readers)} reads it, found {split.name}",
-                    key=f"data.table.{key}",
-                )
-    if split.makes_ranking:
-        policies: dict[str, str | None] = {"data.table.bad_values": table.bad_values}
-        for name, item in table.fields.items():
-            policies[f"data.table.fields.{name}.bad_values"] = item.bad_values
-        for key, policy in policies.items():
-            if policy == "drop":
-                raise ConfigError(
-                    "a ranking task keeps all rows, since each is part of its user's history; "
-                    "choose error or unknown",
-                    key=key,
-                )
-    for key in ("user_field", "item_field"):
-        name = getattr(table, key)
-        if name is not None and name not in table.fields:
-            raise ConfigError(
-                f"no field {name!r}; {nearest(name, table.fields)}", key=f"data.table.{key}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

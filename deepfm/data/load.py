@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from deepfm.config import ExperimentConfig, TableConfig
+from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import BinaryRule, LabelRule
+from deepfm.data.options import TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from deepfm.config import DataConfig
 from deepfm.data import Adapter
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoding.encoders import Encoders
@@ -19,6 +18,7 @@ from deepfm.data.labels import (
     refuse_bad,
     sample_weight,
 )
+from deepfm.data.options import DataConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources.tables import RawTables

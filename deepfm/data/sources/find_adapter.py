@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from deepfm import data as package
-from deepfm.config import DataConfig
 from deepfm.data import Adapter
+from deepfm.data.options import DataConfig
 from deepfm.data.sources.tabular import DeclaredTable
 from deepfm.errors import ConfigError, nearest
 

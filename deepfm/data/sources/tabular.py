@@ -13,13 +13,13 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.config import FieldConfig, LabelConfig, PackageConfig, SourceConfig, TableConfig
 from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.encoding.transforms import find_transform
 from deepfm.data.encoding.words import read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import TextOptions
 from deepfm.data.labels import LABEL_RULES, LabelRule
+from deepfm.data.options import FieldConfig, LabelConfig, PackageConfig, SourceConfig, TableConfig
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.sources.tables import RawTables, SideTables, id_field
 from deepfm.errors import ConfigError, DataError, MissingDataError, Place, nearest

@@ -10,10 +10,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from deepfm.config import TableConfig
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import WEIGHT_EXPECTED, group_ids, sample_weight
+from deepfm.data.options import TableConfig
 from deepfm.data.schema import FieldSchema
 from deepfm.data.splits import SPLIT_NAMES
 from deepfm.data.store.arrays import RaggedIds, SplitArrays

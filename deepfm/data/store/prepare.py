@@ -44,10 +44,10 @@ import torch
 import xxhash
 from torch import Tensor
 
-from deepfm.config import DataConfig, TableConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import LabelRule
+from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables

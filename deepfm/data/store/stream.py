@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from deepfm.config import TableConfig
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import Rows
 from deepfm.data.labels import LabelRule, refuse_bad
+from deepfm.data.options import TableConfig
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
