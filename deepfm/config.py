@@ -310,7 +310,7 @@ class ExperimentConfig:
             )
 
     def task_list(self) -> tuple[Task, ...]:
-        """What a model of this experiment is trained to predict."""
+        """Return what a model of this experiment is trained to predict, a task or several."""
         if self.tasks:
             is_only = len(self.tasks) == 1
             return tuple(t.task(name, is_only=is_only) for name, t in self.tasks.items())
@@ -326,12 +326,12 @@ class ExperimentConfig:
         )
 
     def label_rules(self) -> dict[str, LabelConfig]:
-        """What makes each label that a task has, by its name; empty without a declared table."""
+        """Return what makes each label that a task has, by its name; empty without a table."""
         table = self.data.table
         return {} if table is None else {t.label: table.label_of(t.label) for t in self.task_list()}
 
     def task_data(self) -> TaskData:
-        """What its data has to offer to tasks."""
+        """Return what its data has to offer to tasks."""
         table, split = self.data.table, self.data.split_strategy
         rules = self.label_rules()
         return TaskData(
@@ -342,7 +342,7 @@ class ExperimentConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with every default spelled out; `config_from_dict` is the inverse.
+        """Return plain data with every default spelled out; `config_from_dict` is the inverse.
 
         Only a declared field shows no more than what was given.
         """
@@ -363,7 +363,7 @@ class ExperimentConfig:
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
-    """Read a YAML file and apply overrides of the form `section.key=value`.
+    """Return the config of a YAML file, with overrides of the form `section.key=value`.
 
     `path` may be the name of a packaged config, such as `deepfm_adult`.
     `output_dir` defaults to `outputs/<file name without its ending>`.
@@ -388,7 +388,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentCo
 def config_from_dict(
     raw: Mapping[str, Any], *, sources: Mapping[str, str] | None = None
 ) -> ExperimentConfig:
-    """Build a checked config from plain nested data.
+    """Return the checked config that plain nested data says.
 
     Args:
         raw: Nested mappings, as YAML gives them; missing keys take their defaults.

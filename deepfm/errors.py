@@ -47,7 +47,7 @@ class ConfigError(DeepFMError):
         return f"{self.source}{key}{self.problem}"
 
     def at(self, *, key: str | None = None, source: str | None = None) -> Self:
-        """The same problem with another key or source; None leaves what there is."""
+        """Return the same problem with another key or source; None leaves what there is."""
         return type(self)(
             self.problem,
             key=self.key if key is None else key,
@@ -114,7 +114,7 @@ class DataError(DeepFMError):
         return f"{place}: {self.problem}" if place else self.problem
 
     def at(self, place: Place) -> Self:
-        """The same problem at another place."""
+        """Return the same problem at another place."""
         return type(self)(self.problem, place=place)
 
 

@@ -49,7 +49,7 @@ EVALUATION_CHANGES = (
 def load_data(
     config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
 ) -> ExperimentData:
-    """As `deepfm.data.load.load_data`, with what evaluation and a warm start ask of the data."""
+    """Return what `deepfm.data.load.load_data` does, for evaluation and a warm start too."""
     if base is not None:
         check_same_fields(base.schema, declared_schema(config))
     return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING)

@@ -80,7 +80,7 @@ class Predictor:
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
 
     def predict(self, columns: pa.Table) -> np.ndarray:
-        """Probability of the positive class for each raw row, (N,) float64.
+        """Return the probability of the positive class for each raw row, (N,) float64.
 
         Of three classes or more, the probability of each, (N, C); of a regression the number, (N,).
 
@@ -93,12 +93,12 @@ class Predictor:
         return of_only_task(self.predict_tasks(columns))
 
     def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
-        """`predict` for a model of any number of tasks: by their names."""
+        """Return what `predict` does for a model of any number of tasks, by their names."""
         inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
         return self._predicted(inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
-        """The rows of a file of any size with what is predicted for them, as a stream.
+        """Return the rows of a file of any size with what is predicted for them, in a stream.
 
         CSV, TSV, Parquet as in `deepfm.data.files.read.read_rows`. A text file of the kind that a
         declared table was trained on has that table's delimiter and encoding. If the table names
@@ -128,7 +128,7 @@ class Predictor:
             yield ScoredRows(rows, predictions, unknown, bad)
 
     def knows_user(self, user: object) -> bool:
-        """Whether the user stands in the user table.
+        """Return whether the user stands in the user table.
 
         Raises:
             DataError: The checkpoint has no items to rank.
@@ -136,7 +136,7 @@ class Predictor:
         return self._position(self._ranked(), user) is not None
 
     def recommend(self, user: object, *, top: int = 10) -> list[Recommendation]:
-        """The items with the highest probability, without those the user has a history with.
+        """Return the items with the highest probability, without those the user has a history with.
 
         An unknown user is served as a new one: unknown features and no history.
 

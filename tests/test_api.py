@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -74,3 +75,25 @@ def test_every_path_that_a_page_names_is_listed(page):
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_every_path_that_an_adapter_example_names_is_listed(example):
     assert imported(example.read_text()) <= set(LISTED)
+
+
+def public_functions():
+    """The functions that are listed, and the methods of the classes that are."""
+    for path in LISTED:
+        module, _, name = path.rpartition(".")
+        value = getattr(importlib.import_module(module), name, None) if module else None
+        if inspect.isfunction(value):
+            yield path, value
+        elif inspect.isclass(value):
+            for key, member in vars(value).items():
+                function = getattr(member, "__func__", member)
+                if inspect.isfunction(function) and not key.startswith("_"):
+                    yield f"{path}.{key}", function
+
+
+def test_a_public_function_says_in_a_sentence_what_it_returns():
+    found = dict(public_functions())
+    assert len(found) > 40
+    for path, function in found.items():
+        if doc := function.__doc__:
+            assert doc.split()[0] in ("Return", "Train", "Run", "Write", "Make", "Begin"), path

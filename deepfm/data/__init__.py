@@ -13,11 +13,11 @@ class Adapter(Protocol):
     """A module or an object that knows a data set, and nothing of what becomes of it."""
 
     def schema(self) -> "DatasetSchema":
-        """What the columns mean, before any vocabulary is fitted."""
+        """Return what the columns mean, before any vocabulary is fitted."""
         ...
 
     def load(self, data_dir: Path, auto_download: bool) -> "RawTables":
-        """The raw values."""
+        """Return the raw values."""
         ...
 
 

@@ -80,14 +80,15 @@ class Inputs(NamedTuple):
 
     @property
     def padded_ids(self) -> tuple[Tensor, ...]:
-        """`sequence_ids` of a batch, which holds none as `Ragged`."""
+        """Return `sequence_ids` of a batch, which holds none as `Ragged`."""
         ids = tuple(ids for ids in self.sequence_ids if isinstance(ids, Tensor))
         assert len(ids) == len(self.sequence_ids)
         return ids
 
     def select(self, rows: Tensor | slice | int) -> "Inputs":
-        """The given rows, as a whole-array operation; ids stored as int32 become int64, and
-        `Ragged` ones padded.
+        """Return the given rows, by an operation on whole arrays.
+
+        Ids stored as int32 become int64, and `Ragged` ones padded.
 
         Args:
             rows: Row numbers from 0 on (int64), a boolean mask, or a slice.
@@ -107,7 +108,7 @@ class Inputs(NamedTuple):
         return self.map(lambda tensor: tensor.to(device))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Inputs":
-        """Apply a function to each tensor; `Ragged` ids, which no batch has, stay as they are."""
+        """Return what a function makes of each tensor; `Ragged` ids, of no batch, stay."""
         return Inputs(
             function(self.sparse),
             function(self.dense),

@@ -161,7 +161,7 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
         weight: Any = None,
         group: Any = None,
     ) -> "TabularDataset":
-        """Build from arrays that are encoded already, one per field.
+        """Return the data set of arrays that are encoded already, one per field.
 
         Args:
             schema: With vocabulary sizes.
@@ -222,7 +222,7 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> "Epoch":
-        """All rows in the order of one training epoch, with its negatives."""
+        """Return all rows in the order of one training epoch, with its negatives."""
         return Epoch(self, batch_size, seed, epoch, shuffle=shuffle, drop_last=drop_last)
 
 

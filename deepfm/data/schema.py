@@ -431,12 +431,12 @@ class DatasetSchema:
         return sum(f.embedding_dim for f in self.fields.values() if f.is_embedded)
 
     def with_fields(self, changes: Mapping[str, Mapping[str, Any]]) -> "DatasetSchema":
-        """A copy in which each named field has the given attributes replaced."""
+        """Return a copy in which each named field has the given attributes replaced."""
         fields = {n: replace(f, **changes.get(n, {})) for n, f in self.fields.items()}
         return replace(self, fields=fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for a checkpoint; `from_dict` is the inverse."""
+        """Return plain data, for a checkpoint; `from_dict` is the inverse."""
         plain = {k: getattr(self, k) for k in self.__dataclass_fields__ if not k.startswith("_")}
         return plain | {"fields": [_plain_field(f) for f in self.fields.values()]}
 

@@ -58,7 +58,7 @@ class Evaluation(NamedTuple):
 def score(
     model: BaseCTRModel, inputs: Inputs, *, batch_size: int, max_rows: int | None = None
 ) -> NDArray[np.float32]:
-    """Logits of all rows in evaluation mode, (N,) or (N, C), of a model of one task.
+    """Return logits of all rows in evaluation mode, (N,) or (N, C), of a model of one task.
 
     Args:
         max_rows: Of the first rows only; None: of all.

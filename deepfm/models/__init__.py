@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     place: str
 
     def load(self) -> "type[BaseCTRModel]":
-        """Import the class."""
+        """Return the class, which is imported now."""
         module, _, name = self.place.partition(":")
         found: type[BaseCTRModel] = getattr(importlib.import_module(module), name)
         return found
@@ -51,7 +51,7 @@ MODELS: dict[str, Entry] = {
 
 
 def build_model(schema: "DatasetSchema", config: "ExperimentConfig") -> "BaseCTRModel":
-    """The model that a config names, on the CPU, with its initial weights.
+    """Return the model that a config names, on the CPU, with its initial weights.
 
     The weights are a function of schema, config and `config.seed`; torch's global random state
     is neither read nor changed.
@@ -92,7 +92,7 @@ class ParameterCount(NamedTuple):
 
 
 def count_parameters(schema: "DatasetSchema", config: "ExperimentConfig") -> ParameterCount:
-    """The weights of a model that is not made: nothing is allocated and nothing drawn.
+    """Return how many weights a model has that is not made: nothing is allocated or drawn.
 
     Raises:
         ConfigError: As `build_model`.
@@ -112,7 +112,7 @@ def count_parameters(schema: "DatasetSchema", config: "ExperimentConfig") -> Par
 
 
 def parameters_of(model: "BaseCTRModel") -> ParameterCount:
-    """The weights of a model; the zeros that stand for no value are none."""
+    """Return how many weights a model has; the zeros that stand for no value are none."""
     from deepfm.models.layers.tables import EMBEDDING, WIDE
 
     tables = model.embedding.tables

@@ -188,7 +188,7 @@ class BaseCTRModel(nn.Module, ABC):
         return plain and not feature.groups and feature.variational_dropout is None
 
     def pair_branches(self) -> PairBranches | None:
-        """What `pairs.PairScorer` needs to score users x items; None: only whole rows score.
+        """Return what `pairs.PairScorer` needs to score users x items; None: only whole rows score.
 
         A class that computes otherwise than the one above it does not inherit what that one says
         in `_pair_branches`.
@@ -205,17 +205,20 @@ class BaseCTRModel(nn.Module, ABC):
         return None
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits, (B,) for one class and (B, C) for more."""
+        """Return logits, (B,) for one class and (B, C) for more."""
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
     def training_logits(self, inputs: Inputs) -> Logits:
-        """The logits that the losses read, by name: those of each task, which is "" where there is
-        one, and what a subclass adds in training."""
+        """Return the logits that the losses read, by name.
+
+        Those are the logits of each task, whose name is "" where there is one, and what a subclass
+        adds in training.
+        """
         return logits_by_name(self(inputs))
 
     def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
-        """A forward pass under the names that the tasks' losses give it; see `Task.outputs`."""
+        """Return a forward pass under the names that the losses give it; see `Task.outputs`."""
         logits = logits_by_name(self(inputs))
         found: dict[str, Tensor] = {}
         for task in self.tasks:
@@ -223,7 +226,7 @@ class BaseCTRModel(nn.Module, ABC):
         return found
 
     def predict(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
-        """Probabilities of class 1, (B,), in evaluation mode and without gradients.
+        """Return probabilities of class 1, (B,), in evaluation mode and without gradients.
 
         Of three classes or more, the probabilities of all, (B, C); where numbers are predicted,
         those, (B,). Of several tasks, a dict by their names. The mode is restored.
@@ -234,7 +237,7 @@ class BaseCTRModel(nn.Module, ABC):
         return found if len(found) > 1 else of_only_task(found)
 
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
-        """The embedding's L2 penalty by `config.feature`, (), to be added to the mean loss."""
+        """Return the embedding's L2 penalty by `config.feature`, (), for the mean loss."""
         feature = self.config.feature
         if feature.embedding_l2_reg == 0:
             return torch.zeros((), device=self.device)
@@ -248,7 +251,7 @@ class BaseCTRModel(nn.Module, ABC):
         )
 
     def regularization_losses(self, batch_size: int) -> dict[str, Tensor]:
-        """What the training loss gets beside the losses of the rows, by name, each ()."""
+        """Return what the training loss gets beside the rows' losses, by name, each ()."""
         rate = self.config.feature.variational_dropout or 0.0
         return {
             dropout_loss(group): rate / batch_size * dropout.penalty()

@@ -141,7 +141,9 @@ class Trainer:
         should_stop: Callable[[], int] = lambda: 0,
         log: Callable[[str], None] = lambda line: None,
     ) -> TrainingState:
-        """Train until the metric stalls, or epochs or steps end; the model gets what is kept.
+        """Train until the metric stalls, or epochs or steps end; return the last state.
+
+        The model gets the weights that are kept.
 
         Args:
             model: Trained in place.

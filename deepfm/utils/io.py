@@ -51,7 +51,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file through `atomic_writer`."""
+    """Write a whole file through `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(data)
 
@@ -96,7 +96,7 @@ def make_directory(path: Path, failure: str) -> None:
 
 
 def sha256(data: bytes) -> str:
-    """The SHA-256 digest in hexadecimal.
+    """Return the SHA-256 digest in hexadecimal.
 
     Example:
         >>> sha256(b"")[:16]

@@ -83,11 +83,11 @@ class RawTables(NamedTuple):
         return SideTables(self.users, self.items)
 
     def positions(self, schema: "DatasetSchema", columns: pa.Table, side: str) -> pa.Array:
-        """As `SideTables.positions`."""
+        """Return what `SideTables.positions` does."""
         return self.sides.positions(schema, columns, side)
 
     def complete(self, schema: "DatasetSchema", columns: pa.Table) -> pa.Table:
-        """As `SideTables.complete`."""
+        """Return what `SideTables.complete` does."""
         return self.sides.complete(schema, columns)
 
 

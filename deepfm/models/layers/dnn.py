@@ -288,7 +288,7 @@ class MLP(nn.Module):
             yield linear, others
 
     def folded(self) -> list[nn.Sequential]:
-        """The layers for evaluation only, on weights of their own: fewer passes over the numbers.
+        """Return layers for evaluation only, on weights of their own: fewer passes over numbers.
 
         With fixed statistics batch norm is a scale and a shift per unit and moves into the linear
         map before it; there is no dropout; activations overwrite their input where torch can.

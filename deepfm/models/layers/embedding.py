@@ -186,7 +186,7 @@ class FeatureEmbedding(Lookup):
                 self.dropouts[group] = VariationalDropout(widths)
 
     def reset_parameters(self) -> None:
-        """Tables and matrices by their own initializer, all other weights Xavier uniform."""
+        """Begin tables and matrices by their own initializer, all else Xavier uniform."""
         super().reset_parameters()
         for weight in self.projections.parameters():
             nn.init.xavier_uniform_(weight)
@@ -196,16 +196,16 @@ class FeatureEmbedding(Lookup):
             dropout.reset_parameters()
 
     def variational_dropouts(self) -> dict[str, VariationalDropout]:
-        """The variational dropout of each group that has one."""
+        """Return the variational dropout of each group that has one."""
         found = self.dropouts.items()
         return {name: module for name, module in found if isinstance(module, VariationalDropout)}
 
     def has_group(self, group: str) -> bool:
-        """Whether any view shows fields of the group."""
+        """Return whether any view shows fields of the group."""
         return bool(self._groups.get(group))
 
     def group_feature_dims(self, group: str) -> dict[str, int]:
-        """Width of each field's vector in a view, in the view's order.
+        """Return the width of each field's vector in a view, in the view's order.
 
         Raises:
             ValueError: No view shows the group.
@@ -216,11 +216,11 @@ class FeatureEmbedding(Lookup):
         return dict(self._groups[group])
 
     def group_dims(self, group: str) -> list[int]:
-        """The widths of `group_feature_dims`."""
+        """Return the widths of `group_feature_dims`."""
         return list(self.group_feature_dims(group).values())
 
     def group_total_dim(self, group: str) -> int:
-        """The sum of `group_dims`."""
+        """Return the sum of `group_dims`."""
         return sum(self.group_dims(group))
 
     def forward(
@@ -230,7 +230,7 @@ class FeatureEmbedding(Lookup):
         sequence_ids: Sequence[Tensor],
         sequence_lengths: Sequence[Tensor],
     ) -> Views:
-        """Views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
+        """Return views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths)
         flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
         flat = self._masked("deep", flat)
@@ -279,7 +279,7 @@ class FeatureEmbedding(Lookup):
         return masked
 
     def rest(self, flat_embeddings: Tensor) -> Tensor:
-        """The columns of fields that have no vector in `field_embeddings`, (B, rest_dim)."""
+        """Return the columns of fields that have no vector in `field_embeddings`, (B, rest_dim)."""
         parts = [flat_embeddings[:, part] for part in self._rest]
         return parts[0] if len(parts) == 1 else torch.cat([flat_embeddings[:, :0], *parts], dim=1)
 
@@ -293,7 +293,7 @@ class FeatureEmbedding(Lookup):
         rate: float,
         scope: str,
     ) -> Tensor:
-        """`rate / 2` times the squared norm of table rows, first-order tables included, ().
+        """Return `rate / 2` times the squared norm of table rows, first-order ones included, ().
 
         Scope `batch`: each row of each table that a valid position of the batch refers to counts
         once, however often it is referred to; the sum is not divided by B. Scope `table`: every
