@@ -79,23 +79,16 @@ class Adam(OptimizerConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(OptimizerConfig):
+class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
     Attributes:
-        betas: Decay of the two moments.
-        eps: Added to the root of the second one.
         weight_decay: Share of a weight that is taken off per step, times the rate.
-        amsgrad: Whether the largest second moment so far is used.
     """
 
     name = "adamw"
-    states = 2
 
-    betas: tuple[float, ...] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 0.01
-    amsgrad: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
