@@ -416,7 +416,7 @@ def _model(raw: dict[str, Any], sources: Mapping[str, str]) -> ModelConfig:
     A section of another model is checked, and left out with a log line.
     """
     name = raw.pop("model_name", DeepFMConfig.name)
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise ConfigError(
             f"unknown model {name!r}; {nearest(str(name), MODELS)}",
             key="model_name",

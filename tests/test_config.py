@@ -291,3 +291,18 @@ def test_one_dim_for_all_fields_that_name_none(config_file):
     adapter = load_config(config_file(""), ["feature.embedding_dim=6"])
     embedded = [f for f in declared_schema(adapter).fields.values() if f.is_embedded]
     assert {f.embedding_dim for f in embedded} == {6}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model_name: [deepfm]", "my_run.yaml:1: model_name: unknown model ['deepfm']"),
+        ("data: {split_strategy: [time]}", "my_run.yaml:1: data.split_strategy: expected one of"),
+        ("data: {split_strategy: {a: 1}}", "my_run.yaml:1: data.split_strategy: expected one of"),
+        ("data: {split_strategy: 3}", "found 3"),
+    ],
+)
+def test_what_cannot_be_a_name_is_refused_in_one_line(config_file, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(config_file(text))
+    assert message in str(caught.value)

@@ -267,7 +267,8 @@ def _every_field(cls: type) -> "dict[str, Field[Any]]":
 def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping[str, str]) -> None:
     """Refuse a value that is none of the names of `chosen`."""
     choices: Collection[str] = item.metadata.get("choices", ())
-    if choices and value is not None and value not in choices:
+    fits = value is None or (isinstance(value, str) and value in choices)
+    if choices and not fits:
         problem = f"expected one of {', '.join(choices)}, found {value!r}"
         raise _error(sources, path, f"{problem}; {nearest(str(value), choices)}")
 
