@@ -25,9 +25,10 @@ from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import DatasetSchema
+from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
+from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_schema
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.features import GROUPS
@@ -39,7 +40,6 @@ from deepfm.utils.io import (
     tensor_to_table,
 )
 
-FORMAT_VERSION = 1
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
     "training.checkpoint_every_steps", "output_dir", "device",
@@ -54,7 +54,7 @@ WARM_START_TASK_CHANGES = ("label", "losses", "weight", "metrics", "train_metric
 # What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
 # its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (
-    "vocabulary_size", "bad_values", "column", "group", "default", "init", "trainable",
+    *LEARNT, "bad_values", "column", "group", "default", "init", "trainable",
     *(key for encoder in ID_ENCODERS for key in encoder.free_settings),
 )  # fmt: skip
 
@@ -126,10 +126,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     content = _read(path)
     if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
         raise CheckpointError(f"{path}: not a checkpoint of deepfm")
-    if content.get("format_version") != FORMAT_VERSION:
+    if content.get("format_version") not in READABLE_VERSIONS:
         raise CheckpointError(
             f"{path}: checkpoint format {content.get('format_version')}, this release reads "
-            f"{FORMAT_VERSION}; update deepfm"
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; update deepfm"
         )
     try:
         return _from_content(content)
@@ -180,9 +180,11 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
             raise TypeError("the history counts users and items, and there are none")
         user, item = content["history"].numpy()
         history = Interactions(user, item, num_users=len(users), num_items=len(items))
+    encoders = dict(content["encoders"])
+    encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
     return Checkpoint(
         config=config_from_dict(content["config"]),
-        encoders=Encoders.from_dict(content["encoders"]),
+        encoders=Encoders.from_dict(encoders),
         users=users,
         items=items,
         history=history,

@@ -21,6 +21,7 @@ from deepfm.data.options import (
 )
 from deepfm.errors import ConfigError, nearest
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
+from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_config
 from deepfm.models import MODELS
 from deepfm.models.options import (
     AttentionConfig,
@@ -86,8 +87,6 @@ __all__ = [
     "config_from_dict",
     "load_config",
 ]  # fmt: skip
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,12 +396,13 @@ def config_from_dict(
     sources = dict(sources or {})
     raw = dict(raw)
     _expand(raw, sources)
+    raw = current_config(raw, source_of(sources, "format_version"))
     model = _model(raw, sources)
     config = build(ExperimentConfig, raw | {"model": model}, "", sources)
     if config.format_version != FORMAT_VERSION:
         raise ConfigError(
-            f"format_version {config.format_version}: this release reads version "
-            f"{FORMAT_VERSION}; update deepfm",
+            f"format_version {config.format_version}: this release reads versions "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; update deepfm",
             source=source_of(sources, "format_version"),
         )
     check_limits(config, "", sources)

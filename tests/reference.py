@@ -245,13 +245,48 @@ def dense_columns(schema):
     return columns
 
 
+def piecewise_linear(x, edges):
+    """How full each bin is that a number passes on its way up from the first edge to x."""
+    encoding = []
+    for low, high in itertools.pairwise(edges):
+        if x >= high:
+            encoding.append(1.0)
+        elif x <= low:
+            encoding.append(0.0)
+        else:
+            encoding.append((x - low) / (high - low))
+    return np.array(encoding)
+
+
+def periodic(x, frequencies):
+    """Sines of 2 pi c x for all frequencies c, then their cosines."""
+    angles = [2 * math.pi * c * x for c in frequencies]
+    return np.array([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+
+
+def dense_vector(field, values, weights):
+    """The vector of a field's numbers (value_dim,): `vectors of`, or `map of` and `bias of`.
+
+    A periodic field has `frequencies of <field>` (value_dim, K) as well.
+    """
+    name = field.name
+    if field.dense_embedding == "linear":
+        return values @ weights[f"vectors of {name}"]
+    if field.dense_embedding == "piecewise":
+        encoding = np.concatenate([piecewise_linear(x, field.edges) for x in values])
+        return encoding @ weights[f"map of {name}"] + weights[f"bias of {name}"]
+    own = weights[f"frequencies of {name}"]
+    encoding = np.concatenate([periodic(x, c) for x, c in zip(values, own, strict=True)])
+    return np.maximum(encoding @ weights[f"map of {name}"] + weights[f"bias of {name}"], 0.0)
+
+
 def feature_views(schema, inputs, weights, fm_embedding_dim):
     """first_order (B,), field_embeddings (B, F, D) and flat_embeddings (B, total), row by row.
 
     `weights` has float64 arrays: `<table>` (rows, dim), `<table>_wide` (rows, 1), where fields
     with one `embedding_name` read the table of that name,
     `vectors of <field>` (value_dim, dim), `projection of <field>` (D, dim), `dense_first_order`
-    (columns of dense,).
+    (columns of dense,), those of `dense_vector`, and `bins of <field>` (value_dim, bins).
     """
     first_order, field_embeddings, flat_embeddings = [], [], []
     for sparse_ids, values, sequences in examples(schema, inputs):
@@ -259,11 +294,17 @@ def feature_views(schema, inputs, weights, fm_embedding_dim):
         for field in schema.fields.values():
             if field.feature_type == "dense":
                 places = dense_columns(schema)[field.name]
-                linear += weights["dense_first_order"][places] @ values[field.name]
+                if field.dense_embedding == "piecewise":
+                    for x, bins in zip(
+                        values[field.name], weights[f"bins of {field.name}"], strict=True
+                    ):
+                        linear += bins @ piecewise_linear(x, field.edges)
+                else:
+                    linear += weights["dense_first_order"][places] @ values[field.name]
                 if field.dense_embedding == "none":
                     raw.extend(values[field.name])
                     continue
-                vector = values[field.name] @ weights[f"vectors of {field.name}"]
+                vector = dense_vector(field, values[field.name], weights)
             else:
                 ids = row_ids(field, sparse_ids, sequences)
                 combiner = "sum" if field.feature_type == "sparse" else field.combiner
@@ -293,8 +334,8 @@ def group_views(schema, inputs, weights, groups, fm_embedding_dim):
             for field in (schema.fields[name] for name in names):
                 if field.feature_type == "dense":
                     vector = values[field.name]
-                    if field.dense_embedding == "linear":
-                        vector = vector @ weights[f"vectors of {field.name}"]
+                    if field.dense_embedding != "none":
+                        vector = dense_vector(field, vector, weights)
                 else:
                     name = field.embedding_name + ("_wide" if group == "wide" else "")
                     rows = [weights[name][i] for i in row_ids(field, sparse_ids, sequences)]

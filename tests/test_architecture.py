@@ -15,8 +15,9 @@ MAY_IMPORT = {
     "errors": set(),
     "packaged": {"errors"},
     "easyrec.names": set(),
+    "format_versions": {"utils.logging"},
     "config": {
-        "errors", "packaged", "utils.settings", "utils.named", "utils.logging", "objectives",
+        "errors", "packaged", "format_versions", "utils.settings", "utils.named", "utils.logging", "objectives",
         "evaluation.metrics", "models.MODELS", "models.options", "training.options",
         "data.options",
     },
@@ -65,7 +66,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "easyrec.names",
         "training",
     },
-    "checkpoint": {"errors", "config", "utils", "data", "models", "easyrec.names"},
+    "checkpoint": {"errors", "config", "format_versions", "utils", "data", "models", "easyrec.names"},
     "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {

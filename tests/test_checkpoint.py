@@ -98,7 +98,7 @@ def test_a_text_is_no_checkpoint(tmp_path):
     ("change", "message"),
     [
         ({"format": "something"}, "not a checkpoint of deepfm"),
-        ({"format_version": 2}, "checkpoint format 2, this release reads 1"),
+        ({"format_version": 3}, "checkpoint format 3, this release reads 1 and 2; update"),
         ({"users": None}, "damaged: TypeError"),  # the history counts its users
         ({"users": 3}, "damaged: AttributeError"),
         ({"encoders": {}}, "damaged: KeyError"),

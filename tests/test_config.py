@@ -104,7 +104,7 @@ def test_any_valid_config_survives_yaml(lr, units, metric, clip):
         ("dnn: {dropout: 1}", "dnn.dropout: expected below 1, found 1.0"),
         ("dnn: 5", "dnn: expected keys below it, found 5"),
         ("feature: {embedding_dims: {genres: x}}", "a mapping of names to whole numbers"),
-        ("format_version: 9", "format_version 9: this release reads version 1"),
+        ("format_version: 9", "format_version 9: this release reads versions 1 and 2"),
         ("seed: 1\nseed: 2", "my_run.yaml:2: key 'seed' is given twice"),
         ("seed: [", "my_run.yaml:1: "),
         ("- 1", "expected sections with keys, found list"),

@@ -21,7 +21,8 @@ from deepfm.prediction import Predictor
 
 RELEASES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.is_dir())
 RUNS = sorted(path.parent for release in RELEASES for path in release.glob("*/best_model.pt"))
-OVERRIDES = ["training.epochs=2", "output_dir=run", "device=cpu"]
+VERSION_1 = "format_version=1"  # which their short configs do not say
+OVERRIDES = ["training.epochs=2", "output_dir=run", "device=cpu", VERSION_1]
 
 
 @pytest.fixture(params=RUNS, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -72,7 +73,7 @@ def test_an_old_run_is_resumed(run):
 
 
 def test_an_old_config_reads_the_same_experiment(run):
-    spelled_out, short = load_config("config.yaml"), load_config("experiment.yaml")
+    spelled_out, short = load_config("config.yaml"), load_config("experiment.yaml", [VERSION_1])
     assert spelled_out.training == short.training
     assert spelled_out.data == short.data
     assert spelled_out == load_checkpoint("best_model.pt").config
@@ -82,11 +83,11 @@ def test_an_old_config_reads_the_same_experiment(run):
 def test_an_old_store_opens_with_the_rows_of_a_new_one(release, tmp_path, monkeypatch):
     shutil.copytree(release / "declared", tmp_path / "declared")
     monkeypatch.chdir(tmp_path / "declared")
-    config = load_config("experiment.yaml")
+    config = load_config("experiment.yaml", [VERSION_1])
     schema = load_checkpoint("best_model.pt").encoders.schema
     (path,) = Path("stores").iterdir()
     old = store.open_store(path, config.data, schema)
-    new = experiment.load_data(load_config("experiment.yaml", ["data.store_dir=fresh"]))
+    new = experiment.load_data(load_config("experiment.yaml", ["data.store_dir=fresh", VERSION_1]))
     assert old.encoders.schema == new.encoders.schema
     for name in ("train", "valid", "test"):
         before, now = old.parts[name][:], getattr(new, name)[:]

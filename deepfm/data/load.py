@@ -13,7 +13,7 @@ from deepfm.data.labels import BinaryRule, LabelRule
 from deepfm.data.options import TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import DatasetSchema
+from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.splits import SPLITS
@@ -135,8 +135,14 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
         if name not in schema.fields:
             hint = nearest(name, schema.fields)
             raise ConfigError(f"no field {name!r}; {hint}", key="feature.embedding_dims")
+    if (kind := config.feature.dense_embedding) is not None:
+        silent = _silent(config.data.table, schema, "dense_embedding")
+        dense = [name for name in silent if schema.fields[name].is_dense]
+        schema = schema.with_fields({name: {"dense_embedding": kind} for name in dense})
     if (common := config.feature.embedding_dim) is not None:
-        dims = dict.fromkeys(_without_dim(config.data.table, schema), common) | dims
+        silent = _silent(config.data.table, schema, "embedding_dim")
+        embedded = [name for name in silent if schema.fields[name].is_embedded]
+        dims = dict.fromkeys(embedded, common) | dims
     labels = label_rules(config, schema)
     schema = schema.with_fields({name: {"embedding_dim": dim} for name, dim in dims.items()})
     return replace(
@@ -146,11 +152,11 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
     )
 
 
-def _without_dim(table: TableConfig | None, schema: DatasetSchema) -> list[str]:
-    """The embedded fields whose declaration says no dim; those of an adapter are all such."""
+def _silent(table: TableConfig | None, schema: DatasetSchema, key: str) -> list[str]:
+    """The fields whose declaration does not say `key`; those of an adapter are all such."""
     declared = {} if table is None else table.fields
-    said = {name for name, item in declared.items() if item.embedding_dim is not None}
-    return [name for name, item in schema.fields.items() if item.is_embedded and name not in said]
+    said = {name for name, item in declared.items() if getattr(item, key) is not None}
+    return [name for name in schema.fields if name not in said]
 
 
 def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, LabelRule]:
@@ -171,11 +177,12 @@ def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, La
 
 
 def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
-    """The schema with the vocabulary sizes of a fitted one."""
+    """The schema with what the encoders of a fitted one have learnt."""
     return schema.with_fields(
         {
-            name: {"vocabulary_size": fitted.fields[name].vocabulary_size}
-            for name in schema.fields
+            name: {key: getattr(fitted.fields[name], key) for key in LEARNT}
+            for name, field in schema.fields.items()
             if name in fitted.fields
+            and field.dense_embedding == fitted.fields[name].dense_embedding
         }
     )

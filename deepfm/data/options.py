@@ -50,8 +50,12 @@ class FieldConfig:
     value_dim: int | None = limited(None, at_least=1)
     quantiles: int | None = limited(None, at_least=2)
     scale: str | None = chosen(None, SCALES)
+    clip: float | None = limited(None, at_least=0, below=0.5)
     missing: Literal["error", "zero", "mean", "indicator"] | None = None
-    dense_embedding: Literal["none", "linear"] | None = None
+    dense_embedding: Literal["none", "linear", "piecewise", "periodic"] | None = None
+    bins: int | None = limited(None, at_least=1)
+    frequencies: int | None = limited(None, at_least=1)
+    frequency_scale: float | None = limited(None, above=0)
     separator: str | None = None
     max_length: int | None = limited(None, at_least=0)
     combiner: Literal["mean", "sum", "max"] | None = None

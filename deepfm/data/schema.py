@@ -35,6 +35,8 @@ BAD_VALUES = ("error", "unknown", "drop")
 MISSING = ("error", "zero", "mean", "indicator")
 KEEP = ("first", "last")
 OUT_OF_RANGE = ("error", "zero", "row0")
+DENSE_EMBEDDINGS = ("none", "linear", "piecewise", "periodic")
+LEARNT = ("vocabulary_size", "edges")  # attributes of a field that its encoder fills in
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,10 @@ class FieldSchema:
         quantiles: Instead of a vocabulary: a number's id is its bucket, of this many that hold
             equally many training rows; 0 for none.
         scale: Of a dense field: `none`, `min_max` to [0, 1], `standard` to mean 0 and deviation
-            1, or `log1p`; ranges and moments are those of the training split.
+            1, `log1p` to mean 0 and deviation 1 of ln(1 + x), or `plain_log1p`, which is
+            ln(1 + x); ranges and moments are those of the training split.
+        clip: Before it is scaled, a number beyond the training split's quantiles `clip` and
+            1 - `clip` becomes that quantile; 0 for none.
         missing: What an absent number of a dense field is: an `error`, `zero`, the `mean` of the
             training split, or the mean with an `indicator` field beside it.
         bad_values: What a value is that the field cannot read: an `error`, `unknown` (as if it
@@ -89,7 +94,14 @@ class FieldSchema:
             trained. None where every row is an ordinary one: always with `num_buckets`,
             `vocabulary` and `boundaries`, and for `hash_buckets` on demand. No value is -1 then.
         dense_embedding: `none` feeds a dense field raw to the DNN and to the first-order term;
-            `linear` gives it a learned vector, present in every view.
+            `linear`, `piecewise` and `periodic` give it a learned vector, present in every view:
+            of the number itself, of its place among bins of the training split, or of sines and
+            cosines of it.
+        bins: How many bins of equally many training rows a `piecewise` field has; those with
+            equal edges are one.
+        edges: Of those bins, scaled, rising; known when the encoders are fitted.
+        frequencies: How many frequencies a `periodic` field has.
+        frequency_scale: Deviation of those frequencies before training.
         value_dim: How many numbers a dense field has per row.
         init: Initializer of the field's embedding table; that of the config by default.
         trainable: Whether training changes the field's tables.
@@ -119,6 +131,7 @@ class FieldSchema:
     boundaries: tuple[float, ...] = ()
     quantiles: int = 0
     scale: str = "min_max"
+    clip: float = 0.0
     missing: str = "error"
     bad_values: str = "error"
     group: str = "context"
@@ -127,6 +140,10 @@ class FieldSchema:
     combiner: str = "mean"
     padding_idx: int | None = 0
     dense_embedding: str = "none"
+    bins: int = 32
+    edges: tuple[float, ...] = ()
+    frequencies: int = 16
+    frequency_scale: float = 0.1
     value_dim: int = 1
     init: str = ""
     trainable: bool = True
@@ -137,6 +154,7 @@ class FieldSchema:
         object.__setattr__(self, "column", self.column or self.name)
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "edges", tuple(self.edges))
         object.__setattr__(self, "default", None if self.default == "" else self.default)
         object.__setattr__(self, "embedding_name", self.embedding_name or self.name)
         if not self.name or "." in self.name:
@@ -153,12 +171,22 @@ class FieldSchema:
         for key in ("max_length", "hash_buckets", "num_buckets", "quantiles"):
             if (value := getattr(self, key)) < 0:
                 raise ConfigError(f"{key} {value} is below 0", key=f"field {self.name}")
-        if self.value_dim < 1:
-            raise ConfigError(f"value_dim {self.value_dim} is below 1", key=f"field {self.name}")
+        for key in ("value_dim", "bins", "frequencies"):
+            if (value := getattr(self, key)) < 1:
+                raise ConfigError(f"{key} {value} is below 1", key=f"field {self.name}")
+        if not 0 <= self.clip < 0.5:
+            raise ConfigError(
+                f"clip: expected a share below 0.5, found {self.clip}", key=f"field {self.name}"
+            )
+        if not 0 < self.frequency_scale < np.inf:
+            raise ConfigError(
+                f"frequency_scale: expected a number above 0, found {self.frequency_scale}",
+                key=f"field {self.name}",
+            )
         for key, value, choices in (
             ("combiner", self.combiner, COMBINERS),
             ("group", self.group, GROUPS),
-            ("dense_embedding", self.dense_embedding, ("none", "linear")),
+            ("dense_embedding", self.dense_embedding, DENSE_EMBEDDINGS),
             ("bad_values", self.bad_values, BAD_VALUES),
             ("scale", self.scale, SCALES),
             ("missing", self.missing, MISSING),
@@ -200,6 +228,12 @@ class FieldSchema:
         for key, needed in _ONLY_WITH.items():
             if key in given and needed not in given:
                 raise ConfigError(f"{key} means nothing without {needed}", key=f"field {self.name}")
+        for key, kind_of_vector in _ONLY_WITH_VECTOR.items():
+            if key in given and self.dense_embedding != kind_of_vector:
+                raise ConfigError(
+                    f"{key} means nothing without dense_embedding: {kind_of_vector}",
+                    key=f"field {self.name}",
+                )
         if not 0 <= (self.oov_id or 0) < 2**31:
             raise ConfigError(f"oov_id {self.oov_id} is no id", key=f"field {self.name}")
         if self.boundaries:
@@ -326,7 +360,7 @@ class FieldSchema:
     @property
     def is_embedded(self) -> bool:
         """Whether the field has a vector in `field_embeddings`."""
-        return not self.is_dense or self.dense_embedding == "linear"
+        return not self.is_dense or self.dense_embedding != "none"
 
 
 _EMBEDDED = (FeatureType.SPARSE, FeatureType.SEQUENCE)
@@ -337,6 +371,11 @@ _ONLY_FOR: dict[str, tuple[FeatureType, ...]] = {
 }
 _ONLY_FOR |= {
     "scale": (FeatureType.DENSE,),
+    "clip": (FeatureType.DENSE,),
+    "bins": (FeatureType.DENSE,),
+    "edges": (FeatureType.DENSE,),
+    "frequencies": (FeatureType.DENSE,),
+    "frequency_scale": (FeatureType.DENSE,),
     "missing": (FeatureType.DENSE,),
     "dense_embedding": (FeatureType.DENSE,),
     "value_dim": (FeatureType.DENSE,),
@@ -347,6 +386,12 @@ _ONLY_FOR |= {
 }
 _ONLY_WITH = {key: encoder.key for encoder in ID_ENCODERS for key in encoder.options} | {
     "keep": "max_length"
+}
+_ONLY_WITH_VECTOR = {
+    "bins": "piecewise",
+    "edges": "piecewise",
+    "frequencies": "periodic",
+    "frequency_scale": "periodic",
 }
 # What shapes a table, or decides which value has which row of it.
 _OF_A_TABLE = (

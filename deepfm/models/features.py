@@ -17,6 +17,7 @@ from deepfm.models.layers.tables import WIDE, Tables, table_name
 from deepfm.models.options import FeatureConfig
 
 GROUPS = ("wide", "fm", "deep")
+ENCODED_INIT = "normal(0.01)"  # of the maps from encoded numbers to their vectors
 # How the tables of every model are stored; another implementation of `Tables` stands here.
 STORAGES: dict[str, type[Tables]] = {"packed": PackedTables}
 
@@ -69,7 +70,7 @@ def build_embedding(
     if field_group is not None and layer.num_fields == 0:
         raise ConfigError(
             f"{model_name} needs embedded fields, but all fields are raw dense ones; set "
-            "dense_embedding: linear for some of them",
+            "dense_embedding: piecewise for some of them",
             key="model_name",
         )
     return layer
@@ -128,7 +129,7 @@ def _check_embedded(schema: DatasetSchema, names: Sequence[str]) -> None:
     for name in names:
         if not schema.fields[name].is_embedded:
             raise ConfigError(
-                f"field {name} is raw and has no vector; set dense_embedding: linear",
+                f"field {name} is raw and has no vector; set dense_embedding: piecewise",
                 key="feature.groups.fm",
             )
 
@@ -183,10 +184,7 @@ def _field_spec(
     if field.init:
         _check_initializer(f"field {field.name}: init", field.init)
     if field.feature_type is FeatureType.DENSE:
-        spec = DenseField(
-            field.name, field.embedding_dim if field.is_embedded else None, field.value_dim
-        )
-        return spec._replace(initializer=field.init) if field.init else spec
+        return _dense_spec(field)
     if field.vocabulary_size < 1:
         problem = "vocabulary_size is 0; fit the encoders first"
         raise ConfigError(problem, key=f"field {field.name}")
@@ -201,6 +199,24 @@ def _field_spec(
         wide_initializer=wide_initializer,
         trainable=field.trainable,
     )
+
+
+def _dense_spec(field: FieldSchema) -> DenseField:
+    spec = DenseField(
+        field.name, field.embedding_dim if field.is_embedded else None, field.value_dim
+    )
+    if field.dense_embedding == "piecewise":
+        if not field.edges:
+            problem = "its bins have no edges; fit the encoders first"
+            raise ConfigError(problem, key=f"field {field.name}")
+        spec = spec._replace(edges=field.edges, initializer=ENCODED_INIT)
+    if field.dense_embedding == "periodic":
+        spec = spec._replace(
+            frequencies=field.frequencies,
+            frequency_scale=field.frequency_scale,
+            initializer=ENCODED_INIT,
+        )
+    return spec._replace(initializer=field.init) if field.init else spec
 
 
 def _check_initializer(key: str, text: str) -> None:

@@ -24,6 +24,8 @@ class FeatureConfig:
         embedding_dim: Width of the vectors of all fields that name none; null: 16, or what the
             data set's adapter says.
         embedding_dims: Width by field; it counts more than what the field says.
+        dense_embedding: What gives a vector to dense fields that do not say it: `linear`,
+            `piecewise`, `periodic` or `none`; null: nothing.
         init: Initializer of the tables: `xavier_uniform`, `normal(STD)`, `uniform_rows` or one of
             `torch.nn.init`.
         embedding_l2_reg: r of the penalty r/2 * |row|^2 on table rows, first-order weights
@@ -42,6 +44,7 @@ class FeatureConfig:
     fm_embedding_dim: int = limited(16, at_least=1)
     embedding_dim: int | None = limited(None, at_least=1)
     embedding_dims: dict[str, int] = field(default_factory=dict, metadata={"at_least": 1})
+    dense_embedding: Literal["none", "linear", "piecewise", "periodic"] | None = None
     init: str = "xavier_uniform"
     embedding_l2_reg: float = limited(1e-5, at_least=0)
     embedding_l2_scope: Literal["batch", "table"] = "batch"

@@ -46,6 +46,28 @@ def schema() -> DatasetSchema:
         ),
         FieldSchema(name="distance", feature_type="dense"),
         FieldSchema(
+            name="clicks",
+            feature_type="dense",
+            embedding_dim=4,
+            dense_embedding="piecewise",
+            edges=(-1.0, 0.0, 0.25, 2.0),
+        ),
+        FieldSchema(
+            name="position",
+            feature_type="dense",
+            embedding_dim=3,
+            value_dim=2,
+            dense_embedding="piecewise",
+            edges=(-0.5, 1.0),
+        ),
+        FieldSchema(
+            name="depth",
+            feature_type="dense",
+            embedding_dim=4,
+            dense_embedding="periodic",
+            frequencies=3,
+        ),
+        FieldSchema(
             name="children",
             feature_type="sparse",
             vocabulary_size=5,
@@ -71,6 +93,13 @@ def schema() -> DatasetSchema:
         ),
         FieldSchema(
             name="training", feature_type="dense", embedding_dim=4, dense_embedding="linear"
+        ),
+        FieldSchema(
+            name="views",
+            feature_type="dense",
+            embedding_dim=4,
+            dense_embedding="piecewise",
+            edges=(0.0, 0.5),
         ),
         FieldSchema(
             name="locks",

@@ -55,6 +55,32 @@ def embedding_weights(embedding) -> dict[str, np.ndarray]:
             weights[f"vectors of {name}"] = array(tensor)
         elif kind == "projections":
             weights[f"projection of {name}"] = array(tensor)
+        elif kind == "encoded":
+            continue
+        elif kind == "dense_first_order":
+            plain = embedding._plain_columns.numpy()
+            weights[kind] = np.full(len(embedding._place), np.nan)
+            weights[kind][plain] = array(tensor)
         else:
             weights[kind] = array(tensor)
+    for group in embedding.encoded_fields():
+        weights |= encoded_weights(group, {field.name: field for field in embedding.fields})
+    return weights
+
+
+def encoded_weights(group, fields) -> dict[str, np.ndarray]:
+    """By field, without what stands for bins that it does not have."""
+    weights = {}
+    width = group.encoding.num_features
+    for k, name in enumerate(group.names):
+        field = fields[name]
+        own = slice(k * field.value_dim, (k + 1) * field.value_dim)
+        used = len(field.edges) - 1 if field.edges else width
+        by_number = array(group.weight[k]).reshape(field.value_dim, width, field.dim)
+        weights[f"map of {name}"] = by_number[:, :used].reshape(-1, field.dim)
+        weights[f"bias of {name}"] = array(group.bias[k])
+        if not field.edges:
+            weights[f"frequencies of {name}"] = array(group.encoding.frequency[own])
+        elif group.first_order is not None:
+            weights[f"bins of {name}"] = array(group.first_order[own, :used])
     return weights

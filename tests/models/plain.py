@@ -5,6 +5,8 @@ in `models.features.STORAGES`, or given to `FeatureEmbedding` as `tables`, it se
 and the trainer.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,18 +31,27 @@ class PlainEmbedding(nn.Module):
         for name in names:
             self.tables[name].data = layer.tables[name].clone()
         self.dense_vectors, self.projections = layer.dense_vectors, layer.projections
+        self.encoded = layer.encoded
 
     def forward(self, sparse, dense, sequence_ids, sequence_lengths):
         vectors, raw, first_order = [], [], 0
-        columns, numbers = iter(sparse.unbind(1)), iter(dense.unbind(1))
+        columns, column, plain = iter(sparse.unbind(1)), 0, []
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
         for field in self.fields:
             if isinstance(field, DenseField):
-                number = next(numbers).unsqueeze(1)
-                if field.dim is None:
-                    raw.append(number)
+                numbers = dense[:, column : column + field.value_dim]
+                column, term = column + field.value_dim, None
+                if field.is_encoded:
+                    vector, term = self.encoded_alone(field, numbers)
+                    vectors.append((field.name, vector))
+                elif field.dim is None:
+                    raw.append(numbers)
                 else:
-                    vectors.append((field.name, number * self.dense_vectors[field.name]))
+                    vectors.append((field.name, numbers @ self.dense_vectors[field.name]))
+                if term is not None:
+                    first_order = first_order + term
+                else:
+                    plain.append(numbers)
             elif field.combiner is None:
                 ids = next(columns)
                 vectors.append((field.name, self.row(field, field.table, ids)))
@@ -50,13 +61,32 @@ class PlainEmbedding(nn.Module):
                 vectors.append((field.name, self.pooled(field, field.table, *bag)))
                 first_order = first_order + self.pooled(field, f"{field.table}_wide", *bag)
         if self.dense_first_order is not None:
-            first_order = first_order + (dense * self.dense_first_order).sum(1, keepdim=True)
+            weighted = torch.cat(plain, 1) * self.dense_first_order
+            first_order = first_order + weighted.sum(1, keepdim=True)
         aligned = [
             F.linear(vector, self.projections[name]) if name in self.projections else vector
             for name, vector in vectors
         ]
         flat = torch.cat([vector for _, vector in vectors] + raw, 1)
         return Views(first_order, torch.stack(aligned, 1), flat)
+
+    def encoded_alone(self, field, numbers):
+        """Vector and first-order term of one field, through the weights of its group."""
+        group = self.encoded[field.shape]
+        k, width = group.names.index(field.name), group.encoding.num_features
+        own = slice(k * field.value_dim, (k + 1) * field.value_dim)
+        term = None
+        if field.edges:
+            low, high = torch.tensor(field.edges[:-1]), torch.tensor(field.edges[1:])
+            encoded = ((numbers.unsqueeze(2) - low) / (high - low)).clamp(0, 1)
+            encoded = F.pad(encoded, (0, width - len(low)))
+            if group.first_order is not None:
+                term = (encoded * group.first_order[own]).sum((1, 2)).unsqueeze(1)
+        else:
+            angle = 2 * math.pi * numbers.unsqueeze(2) * group.encoding.frequency[own]
+            encoded = torch.cat([angle.sin(), angle.cos()], 2)
+        vector = encoded.flatten(1) @ group.weight[k] + group.bias[k]
+        return (vector if field.edges else vector.relu()), term
 
     def row(self, field, table, ids):
         return F.embedding(ids, self.tables[table], field.padding_idx)

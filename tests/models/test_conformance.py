@@ -17,12 +17,12 @@ from tests.models.conftest import changed, random_inputs, replaced
 ON_MPS = set(
     """
     _softmax _softmax_backward_data _to_copy _unique2 _unsafe_view add add_ addmm alias amax arange
-    bernoulli_
-    binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone detach div div_
-    embedding embedding_dense_backward empty empty_like eq expand index leaky_relu
+    baddbmm bernoulli_
+    binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone cos detach div div_
+    embedding embedding_dense_backward empty empty_like eq expand index index_select leaky_relu
     leaky_relu_backward lt masked_fill mm mul
     native_batch_norm native_batch_norm_backward native_layer_norm native_layer_norm_backward ne
-    neg new_zeros ones_like permute pow relu select select_backward sigmoid slice
+    neg new_zeros ones_like permute pow relu select select_backward sigmoid sin slice
     slice_backward split_with_sizes squeeze stack sub sum t threshold_backward transpose unbind
     unsqueeze view
     """.split()  # noqa: SIM905
@@ -33,10 +33,10 @@ ON_CPU_ONLY = {"random_", "ge", "mul_", "relu_"}  # of the dropouts, which are t
 # Every field in one group at least, no group with all of them, and another order than the schema's.
 GROUPS = {
     "wide": ("keys", "user", "items", "children", "type", "tags"),
-    "fm": ("item", "user", "training", "tags", "children"),
+    "fm": ("item", "user", "views", "training", "position", "clicks", "tags", "children"),
     "deep": (
         "distance", "locks", "items", "item", "type", "price", "keys", "age of user", "children",
-        "tags", "user",
+        "tags", "user", "depth", "clicks", "views",
     ),
 }  # fmt: skip
 

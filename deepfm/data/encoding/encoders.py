@@ -49,19 +49,16 @@ class Encoders:
     """The fitted encoders of a schema: raw columns in, `Inputs` out.
 
     Args:
-        schema: The fields; their vocabulary sizes are filled in here.
+        schema: The fields; their vocabulary sizes and edges are filled in here.
         by_table: Encoder by `embedding_name`, which fields may share.
 
     Attributes:
-        schema: The schema with its vocabulary sizes; models are built from it.
+        schema: The schema with its vocabulary sizes and edges; models are built from it.
     """
 
     def __init__(self, schema: DatasetSchema, by_table: Mapping[str, Encoder]) -> None:
-        sizes = {
-            field.name: {"vocabulary_size": by_table[field.embedding_name].vocabulary_size}
-            for field in schema.fields.values()
-        }
-        self.schema = schema.with_fields(sizes)
+        learnt = {name: by_table[f.embedding_name].learnt for name, f in schema.fields.items()}
+        self.schema = schema.with_fields(learnt)
         self._by_table = dict(by_table)
         self._readers = readers_of(self.schema)
 

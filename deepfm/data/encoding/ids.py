@@ -505,6 +505,13 @@ class QuantileSample:
             hashes, numbers = hashes[smallest], numbers[smallest]
         self._hashes, self._numbers = [hashes], [numbers]
 
+    def numbers(self) -> np.ndarray:
+        """The sample, rising."""
+        if not self._numbers:
+            return np.zeros(0)
+        self._cut()
+        return np.sort(self._numbers[0])
+
     @staticmethod
     def finish(samples: Sequence["QuantileSample"], count: int) -> Quantiles:
         """Edge k is the smallest number that k/n of the rows do not exceed; equal ones merge."""
@@ -512,10 +519,9 @@ class QuantileSample:
         for sample in samples:
             joint._hashes += sample._hashes
             joint._numbers += sample._numbers
-        if not any(map(len, joint._numbers)):
+        numbers = joint.numbers()
+        if not len(numbers):
             return Quantiles(np.zeros(0))
-        joint._cut()
-        numbers = np.sort(joint._numbers[0])
         places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
         edges = np.unique(numbers[places])
         return Quantiles(edges[edges < numbers[-1]])  # nothing stands above the largest

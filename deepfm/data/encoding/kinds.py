@@ -77,6 +77,11 @@ class Encoder(ABC):
     def vocabulary_size(self) -> int:
         """Number of ids, the reserved one included; 0 where there is no table."""
 
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """What a field's schema says of it; the keys are `deepfm.data.schema.LEARNT`."""
+        return {"vocabulary_size": self.vocabulary_size}
+
     @abstractmethod
     def encode(self, values: pa.Array) -> np.ndarray:
         """What each value becomes, (N,), or (N, value_dim) of vectors."""

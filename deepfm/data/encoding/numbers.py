@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepfm.data.encoding.ids import QuantileSample
 from deepfm.data.encoding.kinds import Encoder, TrainingValues
-from deepfm.data.encoding.scales import SCALES, Figures
+from deepfm.data.encoding.scales import SCALES, Figures, Log1p, PlainLog1p
 
 if TYPE_CHECKING:
     from deepfm.data.schema import FieldSchema
@@ -26,7 +27,10 @@ class Scaler(Encoder):
 
     Args:
         scale, missing: As in `FieldSchema`.
-        low, high, mean, deviation: Of the training split's numbers.
+        low, high, mean, deviation: Of the training split's numbers, as its scale curves them.
+        filling: Mean of the training split's numbers; None: `mean`.
+        limits: What lies outside them is set to them before anything else; None: there are none.
+        edges: Of the bins of a `piecewise` field, scaled; None: it is none.
         default: One number, or as many as the field has per row; None: there is none.
     """
 
@@ -42,6 +46,9 @@ class Scaler(Encoder):
         high: float,
         mean: float,
         deviation: float,
+        filling: float | None = None,
+        limits: Sequence[float] | None = None,
+        edges: Sequence[float] | None = None,
         default: Sequence[float] | None = None,
     ) -> None:
         self.scale = scale
@@ -49,10 +56,15 @@ class Scaler(Encoder):
         self.default = default
         self.low, self.high = low, high
         self.mean, self.deviation = mean, deviation
+        self.filling, self.limits, self.edges = filling, limits, edges
 
     @property
     def vocabulary_size(self) -> int:
         return 0  # numbers have no table
+
+    @property
+    def learnt(self) -> dict[str, Any]:
+        return {"vocabulary_size": 0, "edges": tuple(self.edges or ())}
 
     @classmethod
     def chosen_by(cls, field: "FieldSchema") -> bool:
@@ -60,34 +72,42 @@ class Scaler(Encoder):
 
     @classmethod
     def must_be_fitted(cls, field: "FieldSchema") -> bool:
-        return SCALES[field.scale].is_learnt or field.missing in FILLED_WITH_MEAN
+        learns = SCALES[field.scale].is_learnt or field.missing in FILLED_WITH_MEAN
+        return learns or SeenNumbers.are_sampled(field)
 
     @classmethod
-    def accumulator(cls, field: "FieldSchema", position: int) -> "Moments":
-        return Moments()
+    def accumulator(cls, field: "FieldSchema", position: int) -> "SeenNumbers":
+        return SeenNumbers(field, position)
 
     @classmethod
-    def fitted(cls, fields: Sequence["FieldSchema"], learnt: Sequence["Moments"]) -> "Scaler":
-        (field,), (moments,) = fields, learnt  # a dense field shares nothing
+    def fitted(cls, fields: Sequence["FieldSchema"], learnt: Sequence["SeenNumbers"]) -> "Scaler":
+        (field,), (seen,) = fields, learnt  # a dense field shares nothing
         default = None
         if field.default is not None:
             default = [float(element) for element in field.default_elements]
-        figures = moments.figures()
-        return cls(
+        limits = seen.limits(field.clip) if field.clip else None
+        figures, mean = seen.figures(limits)
+        scaler = cls(
             field.scale,
             field.missing,
-            low=figures.low,
-            high=figures.high,
-            mean=figures.mean,
-            deviation=figures.deviation,
+            **figures._asdict(),
+            filling=mean if SCALES[field.scale].is_curved else None,
+            limits=limits,
             default=default,
         )
+        if field.dense_embedding == "piecewise":
+            scaler.edges = _rising(scaler.encode(seen.quantiles(field.bins)))
+        return scaler
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Scaled values, (N,) or (N, value_dim) float32 as the numbers; NaN is absent."""
         absent = np.isnan(values)
-        fill = self.mean if self.missing in FILLED_WITH_MEAN else 0.0
+        mean = self.mean if self.filling is None else self.filling
+        fill = mean if self.missing in FILLED_WITH_MEAN else 0.0
         numbers = np.where(absent, fill, values) if absent.any() else values
+        if self.limits is not None:
+            low, high = self.limits
+            numbers = np.clip(numbers, low, high)
         figures = Figures(self.low, self.high, self.mean, self.deviation)
         numbers = SCALES[self.scale].scaled(numbers, figures)
         scaled = np.clip(numbers, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
@@ -99,7 +119,8 @@ class Scaler(Encoder):
         return base
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+        learnt_later = ("filling", "limits", "edges")
+        return {k: v for k, v in vars(self).items() if v is not None or k not in learnt_later}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Scaler":
@@ -109,7 +130,84 @@ class Scaler(Encoder):
             "mean": 0.0,
             "deviation": 0.0,
         }
-        return cls(**(before | dict(stored)))  # an older form has `low` and `high` only
+        found = before | dict(stored)  # an older form has `low` and `high` only
+        if found["scale"] == Log1p.name and "filling" not in found:  # it was not standardised then
+            found["scale"] = PlainLog1p.name
+        return cls(**found)
+
+
+def _rising(edges: np.ndarray) -> list[float]:
+    """The distinct ones of edges, two at least, so that there is a bin."""
+    found = np.unique(edges).tolist() or [0.0]
+    if len(found) > 1:
+        return found
+    return [found[0], min(FLOAT32_MAX, found[0] + max(1.0, abs(found[0])))]
+
+
+class SeenNumbers:
+    """What a dense field learns of its numbers: moments, and a sample where quantiles are needed.
+
+    Under a `clip` all figures are those of the clipped numbers of the sample, which is every
+    number of up to 2^20, because a stream's limits are known at its end only.
+    """
+
+    def __init__(self, field: "FieldSchema", position: int) -> None:
+        scale = SCALES[field.scale]
+        self._curved, self._moments = scale.curved, Moments()
+        self._plain = Moments() if scale.is_curved else self._moments
+        self._sample = QuantileSample(position) if self.are_sampled(field) else None
+
+    @staticmethod
+    def are_sampled(field: "FieldSchema") -> bool:
+        """Whether the field needs quantiles."""
+        return bool(field.clip) or field.dense_embedding == "piecewise"
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(values.numbers())
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Add the numbers that are there, (N,) float64 without NaN."""
+        self._moments.add(self._curved(numbers))
+        if self._plain is not self._moments:
+            self._plain.add(numbers)
+        if self._sample is not None:
+            self._sample.add(numbers)
+
+    def limits(self, share: float) -> list[float] | None:
+        """The quantiles `share` and 1 - `share`; None where nothing lies between them.
+
+        A number that is nearly always 0 would be nothing but 0 between its quantiles.
+        """
+        numbers = self._sampled()
+        if not len(numbers):
+            return None
+        low, high = np.quantile(numbers, [share, 1 - share], method="inverted_cdf").tolist()
+        return [low, high] if low < high else None
+
+    def figures(self, limits: Sequence[float] | None) -> tuple[Figures, float]:
+        """The figures of the curved numbers, and the mean of the numbers themselves."""
+        if limits is None:
+            return self._moments.figures(), self._plain.figures().mean
+        low, high = limits
+        clipped = np.clip(self._sampled(), low, high)
+        moments, plain = Moments(), Moments()
+        moments.add(self._curved(clipped))
+        plain.add(clipped)
+        return moments.figures(), plain.figures().mean
+
+    def quantiles(self, count: int) -> np.ndarray:
+        """The smallest and largest number, and those between that cut `count` equal parts."""
+        numbers = self._sampled()
+        if not len(numbers):
+            return numbers
+        edges: np.ndarray = np.quantile(
+            numbers, np.arange(count + 1) / count, method="inverted_cdf"
+        )
+        return edges
+
+    def _sampled(self) -> np.ndarray:
+        assert self._sample is not None
+        return self._sample.numbers()
 
 
 class Moments:
@@ -124,9 +222,6 @@ class Moments:
         self._low, self._high = math.inf, -math.inf
         self._count, self._mean, self._squares = 0, 0.0, 0.0
         self._waiting = np.zeros(0)
-
-    def learn(self, values: TrainingValues) -> None:
-        self.add(values.numbers())
 
     def add(self, numbers: np.ndarray) -> None:
         """Add the numbers that are there, (N,) float64 without NaN."""

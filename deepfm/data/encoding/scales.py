@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Figures(NamedTuple):
-    """Range and moments of the training split's numbers."""
+    """Range and moments of the training split's numbers, as `Scale.curved` gives them."""
 
     low: float
     high: float
@@ -20,12 +20,18 @@ class Scale:
     Attributes:
         name: What a field calls it.
         is_learnt: Whether it depends on the training split.
+        is_curved: Whether figures are not those of the numbers themselves.
         above: Numbers must lie above this one.
     """
 
     name: ClassVar[str] = "none"
     is_learnt: ClassVar[bool] = False
+    is_curved: ClassVar[bool] = False
     above: ClassVar[float] = -np.inf
+
+    def curved(self, numbers: np.ndarray) -> np.ndarray:
+        """What figures are taken of: the numbers, or a function of each that learns nothing."""
+        return numbers
 
     def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
         """The scaled numbers, of the shape they have, float64."""
@@ -52,17 +58,33 @@ class Standard(Scale):
         return _spread(numbers, figures, figures.mean, figures.deviation)
 
 
-class Log1p(Scale):
-    """ln(1 + x)."""
+class PlainLog1p(Scale):
+    """ln(1 + x), which is what version 1 of configs calls `log1p`."""
 
-    name = "log1p"
+    name = "plain_log1p"
     above = -1.0
 
     def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
         return np.asarray(np.log1p(numbers))
 
 
-SCALES: dict[str, Scale] = {scale.name: scale for scale in (Scale(), MinMax(), Standard(), Log1p())}
+class Log1p(Standard):
+    """(ln(1 + x) - mean) / population deviation, both of ln(1 + x)."""
+
+    name = "log1p"
+    is_curved = True
+    above = -1.0
+
+    def curved(self, numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log1p(numbers))
+
+    def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
+        return super().scaled(self.curved(numbers), figures)
+
+
+SCALES: dict[str, Scale] = {
+    scale.name: scale for scale in (Scale(), MinMax(), Standard(), Log1p(), PlainLog1p())
+}
 
 
 def _spread(numbers: np.ndarray, figures: Figures, origin: float, span: float) -> np.ndarray:

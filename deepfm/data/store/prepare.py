@@ -48,7 +48,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import LabelRule
 from deepfm.data.options import DataConfig, TableConfig
-from deepfm.data.schema import DatasetSchema
+from deepfm.data.schema import LEARNT, DatasetSchema, FieldSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import SplitOptions, StreamedSplit
@@ -63,7 +63,8 @@ FORMAT_VERSION = 1
 _FINGERPRINT = 1 << 20  # bytes at the head, in the middle and at the end of a file
 # What a model does with the ids is no part of a store.
 _MODEL_ONLY = (
-    "vocabulary_size", "embedding_dim", "combiner", "dense_embedding", "init", "trainable",
+    *LEARNT, "embedding_dim", "combiner", "dense_embedding", "bins", "frequencies",
+    "frequency_scale", "init", "trainable",
 )  # fmt: skip
 # What decides how rows are read, beside the fields, the labels and the content of the files.
 _OF_THE_ROWS = (
@@ -146,11 +147,7 @@ class RowsOfATable:
     def key(self) -> str:
         """A hash of everything that decides what a store holds, but for encoders from outside."""
         table = asdict(self.table)
-        fields = [
-            {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
-            | {"vocabulary": None if field.vocabulary is None else field.vocabulary.digest}
-            for field in self.schema.fields.values()
-        ]
+        fields = [_settings_of(field) for field in self.schema.fields.values()]
         content = {role: list(map(_fingerprint, files)) for role, files in self.files.items()}
         labels = {
             name: asdict(self.table.label_of(name)) | rule.key for name, rule in self.labels.items()
@@ -188,6 +185,20 @@ class RowsOfATable:
 
 
 _SIDES = ("users", "items")
+# What a key calls the scales whose names have other meanings in version 1 of configs.
+_SCALES_IN_KEYS = {"plain_log1p": "log1p", "log1p": "standard log1p"}
+
+
+def _settings_of(field: FieldSchema) -> dict[str, Any]:
+    """What a field says that decides its ids and numbers, and what is learnt for them."""
+    settings = {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
+    settings["vocabulary"] = None if field.vocabulary is None else field.vocabulary.digest
+    settings["scale"] = _SCALES_IN_KEYS.get(field.scale, field.scale)
+    if not settings["clip"]:
+        del settings["clip"]
+    if field.dense_embedding == "piecewise":
+        settings["bins"] = field.bins
+    return settings
 
 
 def declared_table(data: DataConfig) -> TableConfig:

@@ -83,7 +83,8 @@ class FeatureEmbedding(Lookup):
     all others are the very same vectors in both views.
 
     Without groups every field is in every view, as `every_field` says, and every dense field
-    counts in the first-order term with w · x; a group has no such weights.
+    counts in the first-order term, with w · x or, if it is piecewise, with a weight per bin times
+    its encoding; a group has no such weights.
 
     Source: H. Guo et al., "DeepFM", IJCAI 2017, arXiv:1703.04247, Section 2.1 (FM and DNN share
     the embedding vectors).
@@ -118,6 +119,9 @@ class FeatureEmbedding(Lookup):
         ['city.weight', 'city_wide.weight']
     """
 
+    _plain_columns: Tensor
+    _place: Tensor
+
     def __init__(
         self,
         fields: Sequence[IdField | DenseField],
@@ -137,7 +141,8 @@ class FeatureEmbedding(Lookup):
         has_first_order = first_order and bool(shown.wide or weighted)
         keeps_wide = shows_wide or (variational_dropout and has_first_order)
         wide = Request(shown.wide, WIDE, wide_dim, ordered=keeps_wide)
-        super().__init__(fields, [Request(shown.fm), Request(shown.deep), wide], tables=tables)
+        requests = [Request(shown.fm), Request(shown.deep), wide]
+        super().__init__(fields, requests, first_order=bool(weighted), tables=tables)
         self.first_order, self._keeps_wide = has_first_order, keeps_wide
         self.fm_embedding_dim = wide_dim if shows_wide else fm_embedding_dim or 0
         self._field_vectors = shown.field_vectors
@@ -152,13 +157,21 @@ class FeatureEmbedding(Lookup):
         self.total_dim = self.group_total_dim("deep")
         self._set_fields(shown.wide if shows_wide else shown.fm)
         self.projections = NamedWeights(self._projected(shown.fm))
-        self.dense_first_order = None
-        if weighted:
-            self.dense_first_order = nn.Parameter(torch.empty(sum(weighted.values())))
+        self._set_dense_weights(sum(weighted.values()))
         self.dropouts = nn.ModuleDict()
         if variational_dropout:
             self._add_dropouts()
         self.reset_parameters()
+
+    def _set_dense_weights(self, num_columns: int) -> None:
+        """Make first-order weights of so many dense columns, but those that have one per bin."""
+        groups = [group for group in self.encoded_fields() if group.first_order is not None]
+        binned = [column for group in groups for column in group.columns]
+        plain = [column for column in range(num_columns) if column not in binned]
+        self.dense_first_order = nn.Parameter(torch.empty(len(plain))) if plain else None
+        order = torch.tensor([*plain, *binned], dtype=torch.int64)
+        self.register_buffer("_plain_columns", order[: len(plain)], persistent=False)
+        self.register_buffer("_place", order.argsort(), persistent=False)
 
     def _set_fields(self, names: Sequence[str]) -> None:
         """Set what `field_embeddings` shows, and which columns of `flat_embeddings` it lacks."""
@@ -249,15 +262,26 @@ class FeatureEmbedding(Lookup):
         total = vectors.dense.new_zeros(vectors.dense.shape[0], 1)
         for term in sums(vectors, WIDE):
             total = total + term
-        if self.dense_first_order is not None:
-            total = total + (vectors.dense * self.dense_first_order).sum(1, keepdim=True)
+        for term in self._dense_terms(vectors):
+            total = total + term.sum(1, keepdim=True)
         return total
+
+    def _dense_terms(self, vectors: Vectors) -> list[Tensor]:
+        """The first-order terms of dense columns, (B, columns) each: plain ones, then binned."""
+        if self.dense_first_order is None:
+            return vectors.terms
+        numbers = vectors.dense
+        if vectors.terms:
+            numbers = numbers.index_select(1, self._plain_columns)
+        return [numbers * self.dense_first_order, *vectors.terms]
 
     def _wide(self, vectors: Vectors) -> Tensor:
         """The first-order vectors end to end, (B, F_w * w), after their variational dropout."""
         parts = end_to_end(vectors, self._wide_parts, WIDE)
-        if self.dense_first_order is not None:
-            parts.append(vectors.dense * self.dense_first_order)
+        terms = self._dense_terms(vectors)
+        if vectors.terms:
+            terms = [torch.cat(terms, dim=1).index_select(1, self._place)]
+        parts += terms
         return self._masked("wide", torch.cat(parts, dim=1))
 
     def _fields(self, vectors: Vectors, flat: Tensor) -> Tensor | None:

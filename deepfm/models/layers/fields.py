@@ -35,19 +35,39 @@ class IdField(NamedTuple):
 
 
 class DenseField(NamedTuple):
-    """A numeric field: raw (`dim` None), or multiplied with a learned matrix (value_dim, dim).
+    """A numeric field: raw (`dim` None), encoded, or multiplied with a matrix (value_dim, dim).
 
     Attributes:
         name: Name of the field.
         dim: Width of its vector; None: it has none.
         value_dim: How many columns of `dense` it has.
         initializer: Of the matrix, as `initializers.initializer_from` reads it.
+        edges: Of the bins of a piecewise encoding, rising; empty: there is none.
+        frequencies: How many a periodic encoding has; 0: there is none.
+        frequency_scale: Their deviation before training.
     """
 
     name: str
     dim: int | None
     value_dim: int = 1
     initializer: str = "xavier_uniform"
+    edges: tuple[float, ...] = ()
+    frequencies: int = 0
+    frequency_scale: float = 0.1
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether its vector is that of an encoding."""
+        return self.dim is not None and bool(self.edges or self.frequencies)
+
+    @property
+    def shape(self) -> str:
+        """A name of all that fields must agree on to be encoded together."""
+        several = f"_x{self.value_dim}" if self.value_dim > 1 else ""
+        if self.edges:
+            return f"piecewise_{self.dim}{several}"
+        scale = f"{self.frequency_scale:g}".replace(".", "_")
+        return f"periodic_{self.dim}{several}_of_{self.frequencies}_at_{scale}"
 
 
 def first_readers(fields: Iterable[IdField]) -> dict[str, IdField]:

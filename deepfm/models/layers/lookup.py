@@ -16,6 +16,7 @@ from deepfm.errors import ArgumentError
 from deepfm.models.layers.fields import DenseField, IdField
 from deepfm.models.layers.initializers import initializer_from
 from deepfm.models.layers.named_weights import NamedWeights
+from deepfm.models.layers.numbers import EncodedFields, groups_of_one_shape
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import EMBEDDING, Answer, Bag, Ids, Read, Tables
 
@@ -57,11 +58,13 @@ class Vectors(NamedTuple):
         runs: Of fields that stand side by side, (B, fields, d), by suffix and first field.
         sequences: Of sequences that a view wants one by one, by suffix and field.
         dense: The numbers of the dense fields, (B, sum of value_dim).
+        terms: First-order terms of the encoded columns that have some, (B, columns) each.
     """
 
     runs: dict[tuple[str, str], Tensor]
     sequences: dict[tuple[str, str], SequenceVectors]
     dense: Tensor
+    terms: list[Tensor]
 
 
 # A part of a view: fields that are looked up side by side, or columns of raw numbers.
@@ -74,7 +77,8 @@ class Lookup(nn.Module):
     A sparse field gives the row of its id; -1 means no value, the zero vector. A sequence field
     gives the `mean`, `sum` or `max` of its valid rows: positions below the length whose id is
     neither `padding_idx` nor -1; without any, the zero vector. A linear dense field gives its
-    numbers times a learned matrix, a raw one has no vector.
+    numbers times a learned matrix, an encoded one what `EncodedFields` says, a raw one has no
+    vector.
 
     A subclass arranges the vectors in views, and calls `reset_parameters` once it is made.
 
@@ -88,6 +92,7 @@ class Lookup(nn.Module):
             a dense field the columns of `dense` that follow those of the dense field before it,
             the k-th sequence field `sequence_ids[k]`.
         requests: What the views ask for.
+        first_order: Whether dense fields have first-order weights.
         tables: How the tables are stored.
     """
 
@@ -96,6 +101,7 @@ class Lookup(nn.Module):
         fields: Sequence[IdField | DenseField],
         requests: Sequence[Request],
         *,
+        first_order: bool = False,
         tables: Callable[[Sequence[IdField], Sequence[Read]], Tables] = PackedTables,
     ) -> None:
         super().__init__()
@@ -117,23 +123,43 @@ class Lookup(nn.Module):
             _Piece.of(answer, self._sequences, requests) for answer in self.tables.answers
         ]
         shown = {name for request in requests for name in request.fields}
-        linear = [field for field in self._dense if field.dim is not None and field.name in shown]
+        vectors = [field for field in self._dense if field.dim is not None and field.name in shown]
+        linear = [field for field in vectors if not field.is_encoded]
         self._linear = {field.name: field.initializer for field in linear}
         self.dense_vectors = NamedWeights(
             {field.name: (field.value_dim, field.dim) for field in linear if field.dim is not None}
         )
+        self.encoded = nn.ModuleDict()
+        self._encoded_runs: dict[str, list[tuple[str, ...]]] = {}
+        orders = [r.fields for r in requests if r.suffix == EMBEDDING and r.ordered]
+        for shape, fields_of in groups_of_one_shape(vectors).items():
+            places = [range(part.start, part.stop) for part in map(self._columns_of, fields_of)]
+            columns = list(itertools.chain(*places))
+            self.encoded[shape] = EncodedFields(fields_of, columns, first_order=first_order)
+            self._encoded_runs[shape] = _runs([field.name for field in fields_of], orders)
+
+    def _columns_of(self, field: DenseField) -> slice:
+        return self._columns[field.name]
+
+    def encoded_fields(self) -> list[EncodedFields]:
+        """The encoded dense fields that have a vector, in groups of one shape."""
+        return [group for group in self.encoded.values() if isinstance(group, EncodedFields)]
 
     def reset_parameters(self) -> None:
         """Tables and matrices by their own initializer."""
         self.tables.reset_parameters()
         for name, initializer in self._linear.items():
             initializer_from(initializer)(self.dense_vectors[name].detach())
+        for group in self.encoded_fields():
+            group.reset_parameters()
 
     def parts(self, names: Sequence[str], suffix: str = EMBEDDING) -> list[Part]:
         """What stands end to end in a view of these fields: runs, and columns of raw numbers."""
         heads = {
             run[0]: run for piece in self._pieces if piece.suffix == suffix for run in piece.runs
         }
+        if suffix == EMBEDDING:
+            heads |= {run[0]: run for runs in self._encoded_runs.values() for run in runs}
         inside = {name for run in heads.values() for name in run[1:]}
         raw = {field.name for field in self._dense if field.dim is None}
         parts: list[Part] = []
@@ -158,13 +184,20 @@ class Lookup(nn.Module):
         """Vectors of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         self._check_shapes(sparse, dense, sequence_ids)
         ids = self.ids(sparse, sequence_ids, sequence_lengths)
-        found = Vectors({}, {}, dense)
+        found = Vectors({}, {}, dense, [])
         for piece, answer in zip(self._pieces, self.tables.lookup(ids), strict=True):
             piece.cut(answer, ids.bags, found)
         for name in self._linear:
             values, matrix = dense[:, self._columns[name]], self.dense_vectors[name]
             vector = values * matrix if len(matrix) == 1 else values @ matrix  # (B, d)
             found.runs[EMBEDDING, name] = vector.unsqueeze(1)
+        for shape, group in self.encoded.items():
+            of_fields, terms = group(dense)  # (B, F, d)
+            runs = self._encoded_runs[shape]
+            for run, part in zip(runs, of_fields.split([*map(len, runs)], dim=1), strict=True):
+                found.runs[EMBEDDING, run[0]] = part
+            if terms is not None:
+                found.terms.append(terms)
         return found
 
     def ids(

@@ -216,6 +216,16 @@ EVERY_KIND = (
     sequence("list", transform="split(|)", column="text", keep="last"),
     dense("standard", scale="standard", missing="mean", column="number", bad_values="unknown"),
     dense("log", scale="log1p", missing="indicator", column="number", bad_values="unknown"),
+    dense("clipped", scale="log1p", clip=0.05, column="number", bad_values="unknown", default=1),
+    dense(
+        "binned",
+        clip=0.1,
+        column="number",
+        bad_values="unknown",
+        missing="mean",
+        bins=5,
+        dense_embedding="piecewise",
+    ),
     dense("log_missing", scale="none", transform="is_missing()", column="number"),
     sparse("pair", columns=("text", "number"), hash_buckets=50, padding_idx=None),
     sparse("edges", boundaries=(1, 5), column="number", bad_values="unknown", default=3),
@@ -293,7 +303,7 @@ def test_an_empty_batch_is_encoded():
     encoders = Encoders.fit(schema(*EVERY_KIND), table)
     rows = encoders.encode_rows(table.slice(0, 0))
     assert rows.inputs.sparse.shape == (0, 8)
-    assert rows.inputs.dense.shape == (0, 5)
+    assert rows.inputs.dense.shape == (0, 7)
     assert rows.inputs.sequence_ids[0].shape == (0, 3)
 
 
@@ -377,7 +387,9 @@ def test_an_indicator_marks_what_its_field_cannot_read():
     encoders = Encoders.fit(schema(*fields), table)
     found = encoders.encode(table).dense
     assert found[:, 1].tolist() == [0, 1, 1, 1, 1, 0]
-    np.testing.assert_allclose(found[:, 0], np.log1p([0, 1, 1, 1, 1, 2]), rtol=1e-6)
+    logs = np.log1p([0, 2])
+    expected = (np.log1p([0, 1, 1, 1, 1, 2]) - logs.mean()) / logs.std()
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
     assert encoders.encode(pa.table({"g": ["1"]})).dense[:, 1].tolist() == [1]
 
 

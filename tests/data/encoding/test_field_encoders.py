@@ -22,7 +22,8 @@ from deepfm.data.encoding.ids import (
     plain,
     splitmix64,
 )
-from deepfm.data.encoding.numbers import FLOAT32_MAX, MOMENTS_BLOCK, Moments, Scaler
+from deepfm.data.encoding.numbers import FLOAT32_MAX, MOMENTS_BLOCK, Scaler, SeenNumbers
+from deepfm.data.encoding.scales import SCALES
 from deepfm.data.encoding.sequences import pad
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.schema import FeatureType, FieldSchema
@@ -191,6 +192,11 @@ def test_the_older_form_is_read():
     assert encoder.encode(pa.array(["5", "4"])).tolist() == [2, 0]
     scaler = Scaler.from_dict({"low": 2.0, "high": 4.0})
     assert scaler.encode(np.array([3.0])).tolist() == [0.5]
+    stored = {"scale": "log1p", "missing": "mean", "low": 0.0, "high": 4.0, "mean": 3.0}
+    scaler = Scaler.from_dict(stored | {"deviation": 1.0, "default": None})
+    for one in (scaler, through_a_file(scaler)):
+        found = one.encode(np.array([1.0, math.nan]))
+        np.testing.assert_allclose(found, np.log([2, 4]), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -313,12 +319,12 @@ NUMBERS = st.lists(
 )
 
 
-def scaler(numbers, scale, missing="zero", batches=1):
-    field = FieldSchema("f", FeatureType.DENSE, scale=scale, missing=missing)
-    moments = Moments()
-    for part in np.array_split(np.array(numbers), batches):
-        moments.add(part)
-    return Scaler.fitted([field], [moments])
+def scaler(numbers, scale, missing="zero", batches=1, **options):
+    field = FieldSchema("f", FeatureType.DENSE, scale=scale, missing=missing, **options)
+    seen = SeenNumbers(field, 0)
+    for part in np.array_split(np.array(numbers, np.float64), batches):
+        seen.add(part)
+    return Scaler.fitted([field], [seen])
 
 
 def scaled(number, numbers, scale, missing):
@@ -326,32 +332,36 @@ def scaled(number, numbers, scale, missing):
     mean = math.fsum(numbers) / len(numbers)
     if number is None:
         number = mean if missing in ("mean", "indicator") else 0.0
+    if scale == "log1p":
+        number, numbers, scale = math.log1p(number), list(map(math.log1p, numbers)), "standard"
+        mean = math.fsum(numbers) / len(numbers)
     if scale == "min_max":
         low, high = min(numbers), max(numbers)
         number = (number - low) / (high - low) if high > low else 0.0
     if scale == "standard":
         deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / len(numbers))
         number = (number - mean) / deviation if min(numbers) < max(numbers) and deviation else 0.0
-    if scale == "log1p":
+    if scale == "plain_log1p":
         number = math.log1p(number)
     return max(-FLOAT32_MAX, min(FLOAT32_MAX, number))
 
 
 @given(
     st.lists(st.floats(-1e6, 1e6, width=32) | st.just(0.1), min_size=1),
-    st.sampled_from(["none", "min_max", "standard", "log1p"]),
+    st.sampled_from(["none", "min_max", "standard", "log1p", "plain_log1p"]),
     st.sampled_from(["zero", "mean", "indicator"]),
     st.integers(1, 5),
 )
 def test_scaling(numbers, scale, missing, batches):
-    if scale == "log1p":
+    if "log1p" in scale:
         numbers = [abs(number) for number in numbers]
     encoder = scaler(numbers, scale, missing, batches)
     new = [*numbers, None, 3.0]
     expected = np.array([scaled(number, numbers, scale, missing) for number in new])
     values = np.array([math.nan if number is None else number for number in new])
-    spread = max(numbers) - min(numbers)
-    if scale == "standard" and spread < 1e-9 * max(map(abs, numbers)):
+    curved = list(map(math.log1p, numbers)) if scale == "log1p" else numbers
+    spread = max(curved) - min(curved)
+    if scale in ("standard", "log1p") and spread < 1e-9 * max(map(abs, curved)):
         return  # differences below what the mean's last bits can hold
     for one in (encoder, through_a_file(encoder)):
         found = one.encode(values)
@@ -383,8 +393,65 @@ def test_a_constant_becomes_zero_and_nothing_is_clipped():
 
 
 def test_a_field_without_numbers_is_zero():
-    for scale in ("none", "min_max", "standard", "log1p"):
+    for scale in SCALES:
         assert scaler([], scale, "mean").encode(np.array([math.nan])).tolist() == [0.0]
+
+
+def test_log1p_has_mean_0_and_deviation_1_on_the_training_split():
+    numbers = np.random.default_rng(0).lognormal(3, 2, 5000)
+    found = scaler(numbers, "log1p").encode(numbers)
+    assert found.mean() == pytest.approx(0, abs=1e-6)
+    assert found.std() == pytest.approx(1, rel=1e-6)
+
+
+def test_an_absent_number_under_log1p_is_the_mean_of_the_numbers_and_not_of_their_logarithms():
+    encoder = scaler([0.0, 0.0, 0.0, 100.0], "log1p", "mean")
+    logs = np.log1p([0, 0, 0, 100])
+    expected = (np.log1p(25) - logs.mean()) / logs.std()
+    for one in (encoder, through_a_file(encoder)):
+        assert one.encode(np.array([np.nan]))[0] == pytest.approx(expected, rel=1e-6)
+
+
+@given(
+    st.lists(st.integers(-50, 50), min_size=1, max_size=60),
+    st.sampled_from([0.01, 0.1, 0.4]),
+    st.sampled_from(["none", "min_max", "standard", "log1p"]),
+    st.integers(1, 3),
+)
+def test_clipping_equals_loops(numbers, share, scale, batches):
+    """Everything is as if each number had been set to the quantiles beforehand."""
+    numbers = [float(abs(number) if scale == "log1p" else number) for number in numbers]
+    rising = sorted(numbers)
+
+    def quantile(q):  # the smallest number that a share q of the rows does not exceed
+        return next(x for x in rising if sum(y <= x for y in rising) >= q * len(rising) - 1e-9)
+
+    low, high = quantile(share), quantile(1 - share)
+    if low == high:  # nothing would be left, and there are no limits
+        low, high = -math.inf, math.inf
+    clipped = [min(max(number, low), high) for number in numbers]
+    new = [*numbers, 1000.0, 0.5]
+    expected = [scaled(min(max(x, low), high), clipped, scale, "zero") for x in new]
+    encoder = scaler(numbers, scale, batches=batches, clip=share)
+    for one in (encoder, through_a_file(encoder)):
+        np.testing.assert_allclose(one.encode(np.array(new)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_number_that_is_nearly_always_0_is_not_clipped():
+    found = scaler([0.0] * 1000 + [5.0], "none", clip=0.01).encode(np.array([5.0, 70.0]))
+    assert found.tolist() == [5.0, 70.0]
+
+
+@given(st.lists(st.integers(-20, 20), max_size=40), st.integers(1, 8), st.integers(1, 3))
+def test_edges_cut_equal_parts_of_the_scaled_training_rows(numbers, bins, batches):
+    encoder = scaler(numbers, "standard", batches=batches, dense_embedding="piecewise", bins=bins)
+    assert encoder.edges == sorted(set(encoder.edges))
+    assert 2 <= len(encoder.edges) <= bins + 1
+    if len(set(numbers)) > 1:
+        rising = np.sort(encoder.encode(np.array(numbers, np.float64)))
+        places = [max(0, math.ceil(k * len(rising) / bins) - 1) for k in range(bins + 1)]
+        assert encoder.edges == sorted({float(rising[place]) for place in places})
+    assert through_a_file(encoder).edges == encoder.edges
 
 
 # --- sequences ---------------------------------------------------------------------------------

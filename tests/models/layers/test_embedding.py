@@ -38,6 +38,9 @@ def views_of(layer, ids, length):
 
 def test_views_equal_loops(schema):
     layer, inputs = build(schema), random_inputs(schema, 16)
+    with torch.no_grad():
+        for parameter in layer.encoded.parameters():
+            parameter.normal_()
     expected = reference.feature_views(schema, inputs, embedding_weights(layer), 4)
     first_order, field_embeddings, flat_embeddings = layer(*inputs)
     assert first_order.shape == (16, 1)
@@ -50,7 +53,7 @@ def test_views_equal_loops(schema):
 
 def test_dims(schema):
     layer = build(schema)
-    assert layer.num_fields == 10
+    assert layer.num_fields == 14
     assert layer.rest_dim == 2
     assert layer.total_dim == schema.total_embedding_dim + 2
     assert layer.fm_embedding_dim == 4
@@ -77,7 +80,8 @@ def test_state_dict_speaks_of_logical_tables(schema):
 def test_only_other_dims_are_projected_and_equal_dims_are_shared(schema, inputs):
     layer = build(schema)
     assert [key for key in layer.state_dict() if key.startswith("projections.")] == [
-        f"projections.{name}.weight" for name in ["type", "age of user", "tags", "keys", "locks"]
+        f"projections.{name}.weight"
+        for name in ["type", "age of user", "tags", "position", "keys", "locks"]
     ]
     _, field_embeddings, flat_embeddings = layer(*inputs)
     assert torch.equal(field_embeddings[:, 0], flat_embeddings[:, :4])  # user
@@ -323,7 +327,7 @@ def test_l2_scope_is_checked(schema, inputs):
     ("change", "message"),
     [
         ({"sparse": torch.zeros(4, 2).long()}, r"expected sparse ids \(B, 4\), got \(4, 2\)"),
-        ({"dense": torch.zeros(4)}, r"expected dense values \(B, 4\), got \(4,\)"),
+        ({"dense": torch.zeros(4)}, r"expected dense values \(B, 9\), got \(4,\)"),
         ({"sequence_ids": ()}, r"expected ids of 4 sequence fields, got 0"),
     ],
 )
