@@ -13,6 +13,7 @@ from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.files.columns import combined, is_list, is_text
 from deepfm.errors import DataError, Place, nearest
 
+_ROWS_AT_ONCE = 1 << 20
 _NO_GROUP = 0  # a hash is 0 once in 2^64
 
 
@@ -180,6 +181,28 @@ def number_label(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         numbers = numbers.astype(np.float32)
     bad = ~np.isfinite(numbers)  # a number beyond float32 is not finite either
     return np.where(bad, np.float32(0), numbers), bad
+
+
+def mean_and_deviation(label: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
+    """Of numbers that count as much as their rows do in the loss; 1.0 where all are equal.
+
+    Args:
+        label: (N,), which may be mapped from a file; it is read a part at a time.
+        weight: At least 0, (N,); None: all rows alike.
+    """
+
+    def weighted_mean(of: Callable[[np.ndarray], np.ndarray]) -> float:
+        total = mass = 0.0
+        for start in range(0, len(label), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            values = of(np.asarray(label[part], np.float64))
+            own = np.ones(len(values)) if weight is None else np.asarray(weight[part], np.float64)
+            total, mass = total + float(own @ values), mass + float(own.sum())
+        return total / mass if mass else 0.0
+
+    mean = weighted_mean(lambda values: values)
+    deviation = weighted_mean(lambda values: np.square(values - mean)) ** 0.5
+    return mean, deviation or 1.0
 
 
 def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:

@@ -9,11 +9,11 @@ import pyarrow as pa
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.labels import BinaryRule, LabelRule
+from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
 from deepfm.data.options import TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import DatasetSchema
+from deepfm.data.schema import DatasetSchema, LabelScale
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.splits import SPLITS
@@ -72,11 +72,16 @@ def load_data(
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
         store = load_store(data, schema, encoders, base=base, labels=labels)
+        train = store.parts["train"]
+        if encoders is not None:
+            scales = encoders.schema.label_scales
+        else:
+            scales = _label_scales(config, train) | ({} if base is None else _known(config, base))
         return ExperimentData(
-            store.parts["train"],
+            train,
             store.parts["valid"],
             store.parts.get("test"),
-            store.encoders,
+            store.encoders.with_label_scales(scales),
             store.users,
             store.items,
             summary=store.summary,
@@ -170,8 +175,26 @@ def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, La
     }
 
 
+def _label_scales(config: ExperimentConfig, train: TabularDataset) -> dict[str, LabelScale]:
+    """Mean and deviation of each label that is to be standardised, by its training rows."""
+    weight = None if train.weight is None else train.weight.numpy()
+    found = {}
+    for position, (name, label) in enumerate(config.label_rules().items()):
+        if label.standardize:
+            own = train.label if train.label.dim() == 1 else train.label[:, position]
+            found[name] = LabelScale(*mean_and_deviation(own.numpy(), weight))
+    return found
+
+
+def _known(config: ExperimentConfig, base: Encoders) -> dict[str, LabelScale]:
+    """Of a checkpoint that training starts from, whose outputs mean what they meant there."""
+    wanted = {name for name, label in config.label_rules().items() if label.standardize}
+    return {name: scale for name, scale in base.schema.label_scales.items() if name in wanted}
+
+
 def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
-    """The schema with the vocabulary sizes of a fitted one."""
+    """The schema with the vocabulary sizes and label scales of a fitted one."""
+    schema = replace(schema, label_scales=fitted.label_scales)
     return schema.with_fields(
         {
             name: {"vocabulary_size": fitted.fields[name].vocabulary_size}

@@ -84,12 +84,15 @@ class LabelConfig:
         kind: What the loss needs: `binary`, the number of a `class` from 0 on, or any `number`.
         threshold: Numbers from it on are 1.
         positive: This very value is 1, whatever else there is.
+        standardize: Whether the loss sees a number less its mean, over its deviation; both are
+            those of the training rows, and predictions are in the label's own units.
     """
 
     column: str
     kind: str = chosen("binary", LABEL_RULES)
     threshold: float | None = None
     positive: str | None = None
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None and self.positive is not None:
@@ -97,6 +100,11 @@ class LabelConfig:
         if self.kind != "binary" and (self.threshold, self.positive) != (None, None):
             raise ConfigError(
                 f"a {self.kind} has no threshold or positive", key="data.table.labels"
+            )
+        if self.standardize and self.kind != "number":
+            raise ConfigError(
+                f"standardize means nothing for a label of kind {self.kind}",
+                key="data.table.labels",
             )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepfm.data.batch import Batch
-    from deepfm.data.schema import DatasetSchema
+    from deepfm.data.schema import DatasetSchema, LabelScale
 
 V = TypeVar("V")
 ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
@@ -45,6 +45,9 @@ class Task:
         metrics: Reported over whole splits.
         train_metrics: Logged over training batches.
         num_class: 1 where one logit stands for two classes, or for a number.
+        scale: Of a label that is standardised: its losses compare the standardised label with the
+            logit, while whatever is predicted or measured is in the label's own units. None: the
+            logit is in these units.
         section: Dotted key of the section of the config that declares it; empty: it is declared
             by the keys of the short form.
     """
@@ -56,7 +59,12 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     train_metrics: tuple[OverBatches, ...] = ()
     num_class: int = 1
+    scale: "LabelScale | None" = None
     section: str = ""
+
+    def fitted(self, schema: "DatasetSchema") -> "Task":
+        """This task as its data was fitted: with the scale of its label, if that has one."""
+        return replace(self, scale=schema.label_scales.get(self.label))
 
     @property
     def main(self) -> Objective:
@@ -98,12 +106,20 @@ class Task:
         return label[:, schema.label_columns.index(self.label)] if label.dim() == 2 else label
 
     def losses(self, logits: Logits, targets: Targets) -> "dict[str, Tensor]":
-        """Each loss of a batch by its name, ().
+        """Each loss of a batch by its name, (); of a standardised label in its deviations.
 
         Raises:
             ConfigError: The logits' shape is not that of the loss, or its session is no group.
         """
+        if self.scale is not None:
+            targets = targets._replace(label=self.scale.standardized(targets.label))
         return {item.name: item.loss(logits, targets, self.name) for item in self.objectives}
+
+    def restored(self, logits: Logits) -> Logits:
+        """The logits with those of this task in the units of its label."""
+        if self.scale is None:
+            return logits
+        return {**logits, self.name: self.scale.restored(logits[self.name])}
 
     def outputs(self, logits: Logits) -> "dict[str, Tensor]":
         """What the losses call the logits, and what they mean; of a named task `probs_click`.
@@ -112,6 +128,7 @@ class Task:
             ConfigError: The logits' shape is not that of a loss.
         """
         found: dict[str, Tensor] = {}
+        logits = self.restored(logits)
         for item in self.objectives:
             found |= item.outputs(logits, self.name)
         return {self.column(name): value for name, value in found.items()}
@@ -122,7 +139,7 @@ class Task:
         The probability of class 1 of two, however many logits stand for it; the probabilities of
         more classes; the number itself where all losses are of numbers.
         """
-        return self.main.prediction(logits, self.name)
+        return self.main.prediction(self.restored(logits), self.name)
 
     def class_probabilities(self, logits: Logits) -> "Tensor | None":
         """The probability of each class, (B, C), where each has a logit of its own."""
@@ -132,7 +149,7 @@ class Task:
         """What is fitted to the label as a number, (B,); None where nothing is."""
         for item in self.objectives:
             if item.gives_numbers:
-                return item.prediction(logits, self.name)
+                return item.prediction(self.restored(logits), self.name)
         return None
 
     def predicted(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
