@@ -25,12 +25,14 @@ class LabelRule(ABC):
         column: The raw column.
         threshold, positive: What counts as 1, as in `binary_label`.
         num_class: How many classes there are.
+        values: Those of the classes, in the order of their numbers; empty: they are numbers.
     """
 
     column: str
     threshold: float | None = None
     positive: str | None = None
     num_class: int = 1
+    values: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -66,10 +68,12 @@ class BinaryRule(LabelRule):
 
 
 class ClassRule(LabelRule):
-    """The number of a class, from 0 on."""
+    """A class: its number, from 0 on, or one of the values that are declared."""
 
     @property
     def expected(self) -> str:
+        if self.values:
+            return f"one of the declared classes {', '.join(self.values)}"
         return f"a class from 0 to {self.num_class - 1}"
 
     @property
@@ -78,10 +82,10 @@ class ClassRule(LabelRule):
 
     @property
     def key(self) -> dict[str, object]:
-        return {"num_class": self.num_class}
+        return {"num_class": self.num_class} | ({"classes": self.values} if self.values else {})
 
     def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        return class_label(values, self.num_class)
+        return class_label(values, self.num_class, self.values)
 
 
 class NumberRule(LabelRule):
@@ -139,8 +143,7 @@ def binary_label(
         (array([1., 0., 0.], dtype=float32), array([False, False,  True]))
     """
     if positive is not None:
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
+        values = _decoded(values)
         equal = pc.equal(values.cast(pa.string()), positive)
         return np.asarray(equal.fill_null(False)).astype(np.float32), np.asarray(values.is_null())
     numbers = _numbers(values)
@@ -153,10 +156,13 @@ def binary_label(
     return label.astype(np.float32), bad
 
 
-def class_label(values: pa.Array, num_class: int) -> tuple[np.ndarray, np.ndarray]:
+def class_label(
+    values: pa.Array, num_class: int, classes: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of classes, (N,) float32, and which values are bad, (N,) bool; a bad one's is 0.
 
-    Good are the whole numbers 0 … num_class - 1.
+    Good are the whole numbers 0 … num_class - 1; or with `classes` values whose text is one of
+    these (17, 17.0 and "17" are one), whose number is its place among them.
 
     Raises:
         DataError: The values are of a type that is no number.
@@ -164,7 +170,14 @@ def class_label(values: pa.Array, num_class: int) -> tuple[np.ndarray, np.ndarra
     Example:
         >>> class_label(pa.array(["2", "0", "3", "0.5"]), 3)[1]
         array([False, False,  True,  True])
+        >>> class_label(pa.array([3, 1]), 3, ("1", "2", "3"))[0]
+        array([2., 0.], dtype=float32)
     """
+    if classes:
+        texts = as_text(_decoded(values))
+        found = pc.index_in(texts, value_set=pa.array(classes, texts.type))
+        places = pc.fill_null(found, 0).to_numpy(zero_copy_only=False)
+        return places.astype(np.float32), np.asarray(found.is_null())
     numbers = _numbers(values)
     good = (numbers >= 0) & (numbers < num_class) & (numbers == np.floor(numbers))
     return np.where(good, numbers, 0).astype(np.float32), ~good
@@ -252,9 +265,13 @@ def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _numbers(values: pa.Array) -> np.ndarray:
     """As float64, NaN where there is no finite number; blanks around a text do not count."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
+    values = _decoded(values)
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
     numbers: np.ndarray = read_numbers(values).values
     return numbers
+
+
+def _decoded(values: pa.Array) -> pa.Array:
+    """Values in the place of dictionary codes."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

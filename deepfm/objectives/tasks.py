@@ -45,6 +45,7 @@ class Task:
         metrics: Reported over whole splits.
         train_metrics: Logged over training batches.
         num_class: 1 where one logit stands for two classes, or for a number.
+        classes: What the classes are called, in the order of their numbers; empty: by these.
         scale: Of a label that is standardised: its losses compare the standardised label with the
             logit, while whatever is predicted or measured is in the label's own units. None: the
             logit is in these units.
@@ -59,6 +60,7 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     train_metrics: tuple[OverBatches, ...] = ()
     num_class: int = 1
+    classes: tuple[str, ...] = ()
     scale: "LabelScale | None" = None
     section: str = ""
 
@@ -160,11 +162,15 @@ class Task:
     def prediction_columns(self, values: Array) -> dict[str, Array]:
         """`predicted` values as columns (N,): `probability`, `prediction`, or `probability_0`, ….
 
+        Of three classes or more that have names, these stand in the place of their numbers.
+
         Example:
             >>> list(Task(num_class=3).prediction_columns(np.zeros((2, 3))))
             ['probability_0', 'probability_1', 'probability_2']
             >>> list(Task(name="click").prediction_columns(np.zeros(2)))
             ['probability_click']
+            >>> Task(num_class=3, classes=("low", "middle", "high")).prediction_names()
+            ['probability_low', 'probability_middle', 'probability_high']
         """
         columns = values.T if values.ndim == 2 else [values]
         return dict(zip(self.prediction_names(), columns, strict=True))
@@ -172,7 +178,9 @@ class Task:
     def prediction_names(self) -> list[str]:
         """Names of the columns of predictions."""
         stem = self.column("prediction" if self.predicts_numbers else "probability")
-        return [f"{stem}_{k}" for k in range(self.num_class)] if self.num_class > 2 else [stem]
+        if self.num_class <= 2:
+            return [stem]
+        return [f"{stem}_{name}" for name in self.classes or range(self.num_class)]
 
     def column(self, what: str) -> str:
         """What a column or an output of this task is called."""
@@ -217,8 +225,12 @@ class TaskConfig:
     def __post_init__(self) -> None:
         resolve(self, "tasks")
 
-    def task(self, name: str, *, is_only: bool) -> Task:
-        """The task under this name; one that stands alone carries none."""
+    def task(self, name: str, *, is_only: bool, classes: tuple[str, ...] = ()) -> Task:
+        """The task under this name; one that stands alone carries none.
+
+        Args:
+            classes: Those of its label, if they have names.
+        """
         return Task(
             name="" if is_only else name,
             label=self.label,
@@ -226,9 +238,15 @@ class TaskConfig:
             weight=self.weight,
             metrics=self.metrics,
             train_metrics=self.train_metrics,
-            num_class=self.num_class,
+            num_class=classes_of(self.num_class, classes),
+            classes=classes,
             section=f"tasks.{name}",
         )
+
+
+def classes_of(num_class: int, classes: Sequence[str]) -> int:
+    """The number of classes, which need not be said where they have names."""
+    return len(classes) if classes and num_class == 1 else num_class
 
 
 def doubled(logits: Mapping[str, Array]) -> "dict[str, Tensor]":

@@ -132,7 +132,7 @@ def text_options(source: SourceConfig) -> TextOptions:
 def label_rule(label: LabelConfig, *, num_class: int) -> LabelRule:
     """The rule that a declared label stands for."""
     kind = LABEL_RULES[label.kind]
-    return kind(label.column, label.threshold, label.positive, num_class)
+    return kind(label.column, label.threshold, label.positive, num_class, label.classes)
 
 
 class DeclaredTable(NamedTuple):
