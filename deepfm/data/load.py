@@ -10,12 +10,13 @@ from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
-from deepfm.data.options import TableConfig
+from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema, LabelScale
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
+from deepfm.data.sources.tables import id_field
 from deepfm.data.splits import SPLITS
 from deepfm.data.store.prepare import load_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, nearest
@@ -64,7 +65,10 @@ def load_data(
         CheckpointError: The given encoders belong to another schema.
     """
     data, schema = config.data, declared_schema(config)
-    if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
+    if data.split.makes_ranking:
+        _check_ranking(config, schema)
+    like = None if encoders is None else _sized_like(schema, encoders.schema, data)
+    if encoders is not None and encoders.schema != like:
         raise CheckpointError(
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
             f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
@@ -192,12 +196,48 @@ def _known(config: ExperimentConfig, base: Encoders) -> dict[str, LabelScale]:
     return {name: scale for name, scale in base.schema.label_scales.items() if name in wanted}
 
 
-def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
-    """The schema with the vocabulary sizes and label scales of a fitted one."""
+def _check_ranking(config: ExperimentConfig, schema: DatasetSchema) -> None:
+    """Refuse fields by which the candidates of a row could not be told apart.
+
+    Raises:
+        ConfigError: An id is not of its side, a field would keep the id of the row's own item, or
+            no field that the model reads is the item's.
+    """
+    for side in ("user", "item"):
+        if (field := id_field(schema, side)).group != side:
+            raise ConfigError(
+                f"field {field.name} identifies the {side}, but its group is {field.group}",
+                key=f"{side}_field",
+            )
+    item = id_field(schema, "item")
+    for name, field in schema.fields.items():
+        if field.group != "item" and set(field.raw_columns) & set(item.raw_columns):
+            raise ConfigError(
+                f"it reads the column {item.column} beside others, and has no value for another "
+                f"item than the row's own, which split_strategy {config.data.split_strategy} needs",
+                key=f"data.table.fields.{name}",
+            )
+    groups = config.feature.groups
+    read = {name for names in groups.values() for name in names} if groups else set(schema.fields)
+    if not any(field.group == "item" and name in read for name, field in schema.fields.items()):
+        raise ConfigError(
+            "no field of the model changes with the item, so that all items would have one score; "
+            f"name {item.name} in one of them",
+            key="feature.groups",
+        )
+
+
+def _sized_like(schema: DatasetSchema, fitted: DatasetSchema, data: DataConfig) -> DatasetSchema:
+    """The schema with what a fitted one knows beyond the declaration.
+
+    Those are vocabulary sizes and label scales, and where nothing is ranked the semantic groups,
+    which older releases did not derive from ids.
+    """
+    kept = ["vocabulary_size"] + ([] if data.split.makes_ranking else ["group"])
     schema = replace(schema, label_scales=fitted.label_scales)
     return schema.with_fields(
         {
-            name: {"vocabulary_size": fitted.fields[name].vocabulary_size}
+            name: {key: getattr(fitted.fields[name], key) for key in kept}
             for name in schema.fields
             if name in fitted.fields
         }
