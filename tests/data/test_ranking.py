@@ -8,7 +8,7 @@ import pytest
 from deepfm import experiment
 from deepfm.config import config_from_dict
 from deepfm.data.sources import tabular
-from deepfm.errors import ConfigError
+from deepfm.errors import ConfigError, DataError
 
 CLUSTERS, PER_CLUSTER, USERS, EVENTS = 5, 20, 60, 12
 
@@ -102,3 +102,38 @@ def test_what_reads_an_id_is_of_its_side(tmp_path):
 def test_what_cannot_rank_is_refused(tmp_path, fields, changes, message):
     with pytest.raises(ConfigError, match=message):
         experiment.load_data(config_from_dict(ranking(tmp_path, fields, **changes)))
+
+
+def test_a_users_last_row_is_so_by_the_calendar(tmp_path):
+    """By the text, 2024-01-09T23 at -02:00 would come before 2024-01-10T00 in UTC."""
+    times = ["2024-01-09T23:00-02:00", "2024-01-10T00:00Z", "2024-01-08T00:00Z"]
+    raw = ranking(tmp_path)
+    rows = {"user": [7] * 3, "item": [1, 2, 3], "time": times, "click": [1] * 3}
+    pa.csv.write_csv(pa.table(rows), tmp_path / "rows.csv")
+    data = experiment.load_data(config_from_dict(raw))
+    assert (data.train.row.tolist(), data.valid.row.tolist(), data.test.row.tolist()) == (
+        [2], [1], [0]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("time", "31.12.2023", r"row 2, column time: expected a time .*found '31\.12\.2023'"),
+        ("time", None, r"row 2, column time: expected a time .*found nothing"),
+    ],
+)
+def test_a_row_without_a_time_is_no_last_row(tmp_path, column, value, message):
+    raw = ranking(tmp_path)
+    rows = {"user": [7] * 3, "item": [1, 2, 3], "time": ["1", "2", "3"], "click": [1] * 3}
+    rows[column][1] = value
+    pa.csv.write_csv(pa.table(rows), tmp_path / "rows.csv")
+    with pytest.raises(DataError, match=message):
+        experiment.load_data(config_from_dict(raw))
+
+
+@pytest.mark.parametrize("key", ["time_column", "label"])
+def test_a_missing_column_is_named(tmp_path, key):
+    raw = ranking(tmp_path, table={key: "tim"})
+    with pytest.raises(DataError, match=r"no column 'tim'; did you mean 'time'"):
+        experiment.load_data(config_from_dict(raw))
