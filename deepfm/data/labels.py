@@ -8,12 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import as_text, read_numbers
+from deepfm.data.encoding.cells import as_text, read_numbers, where
 from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.files.columns import combined, is_list, is_text
 from deepfm.errors import DataError, Place, nearest
 
 _ROWS_AT_ONCE = 1 << 20
+# Of words that answer a question the one that says yes, however they are written.
+_YES = {
+    form(word): form(yes)
+    for no, yes in (("no", "yes"), ("n", "y"), ("f", "t"))
+    for word in (no, yes)
+    for form in (str.lower, str.upper, str.capitalize)
+}
 _NO_GROUP = 0  # a hash is 0 once in 2^64
 
 
@@ -49,19 +56,37 @@ class LabelRule(ABC):
         """What it depends on beside the column, for the key of a store."""
         return {}
 
+    def remedy(self, value: object) -> str:
+        """How to declare a label that holds such a bad value, as the end of an error."""
+        return ""
+
     @abstractmethod
     def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Labels (N,) float32, and which values are bad, (N,) bool; a bad one's label is 0."""
 
 
 class BinaryRule(LabelRule):
-    """0 or 1."""
+    """0 or 1, or without a rule false or true."""
 
     classes = 2
 
     @property
     def expected(self) -> str:
         return "0 or 1" if self.threshold is None else "a number"
+
+    def remedy(self, value: object) -> str:
+        if value is None or (self.threshold, self.positive) != (None, None):
+            return ""
+        start = f"labels: {{{self.column}: {{column: {self.column}"
+        number = _numbers(pa.array([str(value)]))[0]
+        if np.isfinite(number):
+            threshold = max(number, 0)  # of -1 and 1 the latter is 1
+            return (
+                f"; from which number on it is 1 say {start}, threshold: {threshold:g}}}}}, or "
+                "with kind: number learn the number itself"
+            )
+        positive = _YES.get(str(value), "…")
+        return f'; which text is 1 say {start}, positive: "{positive}"}}}}'
 
     def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         return binary_label(values, threshold=self.threshold, positive=self.positive)
@@ -75,6 +100,14 @@ class ClassRule(LabelRule):
         if self.values:
             return f"one of the declared classes {', '.join(self.values)}"
         return f"a class from 0 to {self.num_class - 1}"
+
+    def remedy(self, value: object) -> str:
+        if value is None or self.values:
+            return ""
+        return (
+            f"; other values than these numbers name labels: {{{self.column}: {{column: "
+            f"{self.column}, kind: class, classes: [first, second]}}}}"
+        )
 
     @property
     def classes(self) -> int:
@@ -107,7 +140,11 @@ LABEL_RULES: dict[str, type[LabelRule]] = {
 
 
 def refuse_bad(
-    column: pa.ChunkedArray, bad: np.ndarray, expected: str, place: Callable[[int], Place]
+    column: pa.ChunkedArray,
+    bad: np.ndarray,
+    expected: str,
+    place: Callable[[int], Place],
+    remedy: Callable[[object], str] = lambda value: "",
 ) -> None:
     """Raise for the first bad value of a column that is no field's.
 
@@ -115,6 +152,7 @@ def refuse_bad(
         column: The raw values, (N,).
         bad: Which of them are bad, (N,) bool.
         place: Where row `index` stands, with the column.
+        remedy: What to do about a bad value, to end the message with.
 
     Raises:
         DataError: There is one.
@@ -123,7 +161,8 @@ def refuse_bad(
         index = int(np.argmax(bad))
         value = column[index].as_py()
         found = "nothing" if value is None else repr(value)
-        raise DataError(f"expected {expected}, found {found}", place=place(index))
+        problem = f"expected {expected}, found {found}{remedy(value)}"
+        raise DataError(problem, place=place(index))
 
 
 def binary_label(
@@ -132,8 +171,8 @@ def binary_label(
     """Labels (N,) float32, and which values are bad, (N,) bool; a bad one's label is 0.
 
     With `positive`, 1 where the value's text is that one. With `threshold`, 1 for numbers from
-    it on. With neither, values are 0 or 1 already. Bad are absent values, and what is no finite
-    number or, without a threshold, any other number.
+    it on. With neither, values are 0 or 1 already, or the texts false or true. Bad are absent
+    values, and what is no finite number or, without a threshold, any other number.
 
     Raises:
         DataError: Numbers are needed, and the values are of a type that is none.
@@ -146,10 +185,15 @@ def binary_label(
         values = _decoded(values)
         equal = pc.equal(values.cast(pa.string()), positive)
         return np.asarray(equal.fill_null(False)).astype(np.float32), np.asarray(values.is_null())
+    values = _decoded(values)
     numbers = _numbers(values)
     if threshold is None:
         label = numbers == 1
         bad = ~label & (numbers != 0)
+        if bad.any() and is_text(values.type):
+            words = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+            is_true = where(pc.equal(words, "true"))
+            label, bad = label | is_true, bad & ~is_true & ~where(pc.equal(words, "false"))
     else:
         label = numbers >= threshold
         bad = np.isnan(numbers)

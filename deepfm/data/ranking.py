@@ -207,7 +207,7 @@ def _read_events(
     )
     _refuse_missing(rows, rule.column, "data.table.label")
     label, bad = rule.read(rows[rule.column].combine_chunks())
-    refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column))
+    refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column), rule.remedy)
     rating = label  # where the label is no threshold on a number, there is nothing more explicit
     if rule.threshold is not None:
         rating = rows[rule.column].cast(pa.float64()).to_numpy()
