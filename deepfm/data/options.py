@@ -60,7 +60,7 @@ class FieldConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Files of one form: CSV, TSV or Parquet by their ending, plain or ending in .gz or .zst.
+    """Files of one form: CSV, TSV or Parquet by their ending, also with .gz or .zst or in a .zip.
 
     Attributes:
         files: Paths, relative to `data.data_dir`; they may be globs.
