@@ -205,6 +205,13 @@ def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None
             "--init-from needs the model that the checkpoint was trained as; changed: "
             + ", ".join(changed)
         )
+    before, after = base.label_rules(), config.label_rules()
+    for name in before.keys() & after.keys():
+        if (was := before[name].standardize) != after[name].standardize:
+            raise ConfigError(
+                f"--init-from needs it as the checkpoint was trained, which is {str(was).lower()}",
+                key=f"data.table.labels.{name}.standardize",
+            )
 
 
 def check_same_fields(base: DatasetSchema, schema: DatasetSchema) -> None:

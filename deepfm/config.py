@@ -36,6 +36,7 @@ from deepfm.models.options import (
     XDeepFMConfig,
 )
 from deepfm.objectives import LOSSES, Objective, Task, TaskConfig, TaskData, metric_names
+from deepfm.objectives.tasks import classes_of
 from deepfm.packaged import find_config
 from deepfm.training.options import (
     OPTIMIZERS,
@@ -238,7 +239,8 @@ class ExperimentConfig:
 
     Attributes:
         model: Name and options of the model.
-        num_class: Logits per row: 1 for two classes or a number, else one for each class.
+        num_class: Logits per row: 1 for two classes or a number, else one for each class; those
+            that the label names need not be counted.
         seed: Of initial weights, order of rows, negatives and dropout.
         device: `auto` (MPS, then CUDA, then CPU), or one of these in small letters.
         output_dir: Where a run is written.
@@ -265,6 +267,13 @@ class ExperimentConfig:
             self._check_tasks()
         elif self.data.table is not None and not self.data.table.label:
             raise ConfigError("a value is needed", key="data.table.label")
+        for task in self.task_list():
+            if task.classes and len(task.classes) != task.num_class:
+                raise ConfigError(
+                    f"the label {task.label} has {len(task.classes)} classes, found "
+                    f"{task.num_class}; leave it out, then they are counted",
+                    key=task.key("num_class"),
+                )
         metric = self.training.metric
         known = metric_names(self.task_list())
         if metric not in known:
@@ -312,17 +321,27 @@ class ExperimentConfig:
         """Return what a model of this experiment is trained to predict, a task or several."""
         if self.tasks:
             is_only = len(self.tasks) == 1
-            return tuple(t.task(name, is_only=is_only) for name, t in self.tasks.items())
+            return tuple(
+                t.task(name, is_only=is_only, classes=self._classes(t.label))
+                for name, t in self.tasks.items()
+            )
         table = self.data.table
+        classes = () if table is None else self._classes(table.label)
         return (
             Task(
                 label="" if table is None else table.label,
                 objectives=self.training.losses,
                 metrics=self.evaluation.metrics,
                 train_metrics=self.training.metrics,
-                num_class=self.num_class,
+                num_class=classes_of(self.num_class, classes),
+                classes=classes,
             ),
         )
+
+    def _classes(self, label: str) -> tuple[str, ...]:
+        """The names of a label's classes, if they have any."""
+        table = self.data.table
+        return () if table is None else table.label_of(label).classes
 
     def label_rules(self) -> dict[str, LabelConfig]:
         """Return what makes each label that a task has, by its name; empty without a table."""

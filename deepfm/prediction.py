@@ -11,12 +11,13 @@ import torch
 from deepfm.checkpoint import load_checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
+from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
-from deepfm.data.files.text import file_ending, is_header
+from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
 from deepfm.data.sources.tables import SideTables
-from deepfm.errors import DataError
+from deepfm.errors import DataError, Place
 from deepfm.evaluation.scoring import score_items, score_tasks
 from deepfm.objectives.tasks import of_only_task, prediction_columns
 
@@ -198,13 +199,16 @@ class Predictor:
 
     def _text_options(self, path: Path) -> TextOptions:
         """How a file is to be read."""
-        table, ending = self._source, file_ending(path)
+        table = self._source
         if table is None or format_of(path).is_typed:
             return {}
         options: TextOptions = {}
-        if ending not in (".csv", ".tsv") or ending in map(file_ending, table.files):
+        ending, trained = file_ending(path), set(map(file_ending, table.files))
+        if ending not in (".csv", ".tsv") or trained & {ending, ARCHIVE}:
             options = {"delimiter": table.delimiter, "encoding": table.encoding}
         if not table.columns:
+            if path.is_file():  # a pipe can be read once
+                self._refuse_no_header(path, first_line(path, options))
             return options
         cells = first_line(path, options)
         if is_header(cells, table.columns):
@@ -213,6 +217,20 @@ class Predictor:
         is_unlabelled = len(cells) == len(unlabelled) < len(table.columns)
         options["columns"] = unlabelled if is_unlabelled else table.columns
         return options
+
+    def _refuse_no_header(self, path: Path, cells: list[str]) -> None:
+        """Refuse a first line that names no column of the model and looks like a row.
+
+        Raises:
+            DataError: It does.
+        """
+        needed = [name for field in self.schema.fields.values() for name in field.raw_columns]
+        if not set(needed) & set(cells) and (hint := without_header(cells)):
+            raise DataError(
+                f"no column {needed[0]!r}{hint} of the table that the model is trained on, or put "
+                "a line with the names above the rows",
+                place=Place(file=str(path), line=1),
+            )
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}

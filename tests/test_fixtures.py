@@ -1,7 +1,9 @@
 """What earlier releases wrote still loads, predicts, and goes on training.
 
 Each folder of `tests/fixtures` holds what one release left (`make.py` says how). Figures agree to
-1e-6, not bit by bit, because bits belong to a processor. `tests/fixtures/<release>/declared/stores`
+1e-6, not bit by bit, because bits belong to a processor; those of a run that goes on training to
+1e-5, because its steps carry the difference on (2.5e-6 was seen between two processors, with the
+code that made the fixture on both). `tests/fixtures/<release>/declared/stores`
 is a store; the other runs prepare theirs anew.
 """
 
@@ -35,14 +37,17 @@ def run(request, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def close(found: object, expected: object) -> bool:
-    """Whether nested numbers agree to 1e-6."""
+def close(found: object, expected: object, tolerance: float = 1e-6) -> bool:
+    """Whether nested numbers agree."""
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[k], expected[k]) for k in found)
+        return found.keys() == expected.keys() and all(
+            close(found[k], expected[k], tolerance) for k in found
+        )
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(close, found, expected))
+        pairs = zip(found, expected, strict=False)
+        return len(found) == len(expected) and all(close(*pair, tolerance) for pair in pairs)
     if isinstance(expected, float):
-        return found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        return found == pytest.approx(expected, rel=tolerance, abs=tolerance)
     return found == expected
 
 
@@ -69,7 +74,7 @@ def test_an_old_run_is_resumed(run):
     for name in ("best_model.pt", "last.pt", "config.yaml"):
         shutil.copy(run / name, run / "run" / name)
     metrics = experiment.train(load_config("experiment.yaml", OVERRIDES), resume=True)
-    assert close(json.loads(json.dumps(metrics)), expected(run)["metrics"])
+    assert close(json.loads(json.dumps(metrics)), expected(run)["metrics"], tolerance=1e-5)
 
 
 def test_an_old_config_reads_the_same_experiment(run):

@@ -8,11 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import as_text, read_numbers
+from deepfm.data.encoding.cells import as_text, read_numbers, where
 from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.files.columns import combined, is_list, is_text
 from deepfm.errors import DataError, Place, nearest
 
+_ROWS_AT_ONCE = 1 << 20
+# Of words that answer a question the one that says yes, however they are written.
+_YES = {
+    form(word): form(yes)
+    for no, yes in (("no", "yes"), ("n", "y"), ("f", "t"))
+    for word in (no, yes)
+    for form in (str.lower, str.upper, str.capitalize)
+}
 _NO_GROUP = 0  # a hash is 0 once in 2^64
 
 
@@ -24,12 +32,14 @@ class LabelRule(ABC):
         column: The raw column.
         threshold, positive: What counts as 1, as in `binary_label`.
         num_class: How many classes there are.
+        values: Those of the classes, in the order of their numbers; empty: they are numbers.
     """
 
     column: str
     threshold: float | None = None
     positive: str | None = None
     num_class: int = 1
+    values: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -46,13 +56,17 @@ class LabelRule(ABC):
         """What it depends on beside the column, for the key of a store."""
         return {}
 
+    def remedy(self, value: object) -> str:
+        """How to declare a label that holds such a bad value, as the end of an error."""
+        return ""
+
     @abstractmethod
     def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Labels (N,) float32, and which values are bad, (N,) bool; a bad one's label is 0."""
 
 
 class BinaryRule(LabelRule):
-    """0 or 1."""
+    """0 or 1, or without a rule false or true."""
 
     classes = 2
 
@@ -60,16 +74,40 @@ class BinaryRule(LabelRule):
     def expected(self) -> str:
         return "0 or 1" if self.threshold is None else "a number"
 
+    def remedy(self, value: object) -> str:
+        if value is None or (self.threshold, self.positive) != (None, None):
+            return ""
+        start = f"labels: {{{self.column}: {{column: {self.column}"
+        number = _numbers(pa.array([str(value)]))[0]
+        if np.isfinite(number):
+            threshold = max(number, 0)  # of -1 and 1 the latter is 1
+            return (
+                f"; from which number on it is 1 say {start}, threshold: {threshold:g}}}}}, or "
+                "with kind: number learn the number itself"
+            )
+        positive = _YES.get(str(value), "…")
+        return f'; which text is 1 say {start}, positive: "{positive}"}}}}'
+
     def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         return binary_label(values, threshold=self.threshold, positive=self.positive)
 
 
 class ClassRule(LabelRule):
-    """The number of a class, from 0 on."""
+    """A class: its number, from 0 on, or one of the values that are declared."""
 
     @property
     def expected(self) -> str:
+        if self.values:
+            return f"one of the declared classes {', '.join(self.values)}"
         return f"a class from 0 to {self.num_class - 1}"
+
+    def remedy(self, value: object) -> str:
+        if value is None or self.values:
+            return ""
+        return (
+            f"; other values than these numbers name labels: {{{self.column}: {{column: "
+            f"{self.column}, kind: class, classes: [first, second]}}}}"
+        )
 
     @property
     def classes(self) -> int:
@@ -77,10 +115,10 @@ class ClassRule(LabelRule):
 
     @property
     def key(self) -> dict[str, object]:
-        return {"num_class": self.num_class}
+        return {"num_class": self.num_class} | ({"classes": self.values} if self.values else {})
 
     def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        return class_label(values, self.num_class)
+        return class_label(values, self.num_class, self.values)
 
 
 class NumberRule(LabelRule):
@@ -102,7 +140,11 @@ LABEL_RULES: dict[str, type[LabelRule]] = {
 
 
 def refuse_bad(
-    column: pa.ChunkedArray, bad: np.ndarray, expected: str, place: Callable[[int], Place]
+    column: pa.ChunkedArray,
+    bad: np.ndarray,
+    expected: str,
+    place: Callable[[int], Place],
+    remedy: Callable[[object], str] = lambda value: "",
 ) -> None:
     """Raise for the first bad value of a column that is no field's.
 
@@ -110,6 +152,7 @@ def refuse_bad(
         column: The raw values, (N,).
         bad: Which of them are bad, (N,) bool.
         place: Where row `index` stands, with the column.
+        remedy: What to do about a bad value, to end the message with.
 
     Raises:
         DataError: There is one.
@@ -118,7 +161,8 @@ def refuse_bad(
         index = int(np.argmax(bad))
         value = column[index].as_py()
         found = "nothing" if value is None else repr(value)
-        raise DataError(f"expected {expected}, found {found}", place=place(index))
+        problem = f"expected {expected}, found {found}{remedy(value)}"
+        raise DataError(problem, place=place(index))
 
 
 def binary_label(
@@ -127,8 +171,8 @@ def binary_label(
     """Labels (N,) float32, and which values are bad, (N,) bool; a bad one's label is 0.
 
     With `positive`, 1 where the value's text is that one. With `threshold`, 1 for numbers from
-    it on. With neither, values are 0 or 1 already. Bad are absent values, and what is no finite
-    number or, without a threshold, any other number.
+    it on. With neither, values are 0 or 1 already, or the texts false or true. Bad are absent
+    values, and what is no finite number or, without a threshold, any other number.
 
     Raises:
         DataError: Numbers are needed, and the values are of a type that is none.
@@ -138,24 +182,31 @@ def binary_label(
         (array([1., 0., 0.], dtype=float32), array([False, False,  True]))
     """
     if positive is not None:
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
+        values = _decoded(values)
         equal = pc.equal(values.cast(pa.string()), positive)
         return np.asarray(equal.fill_null(False)).astype(np.float32), np.asarray(values.is_null())
+    values = _decoded(values)
     numbers = _numbers(values)
     if threshold is None:
         label = numbers == 1
         bad = ~label & (numbers != 0)
+        if bad.any() and is_text(values.type):
+            words = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+            is_true = where(pc.equal(words, "true"))
+            label, bad = label | is_true, bad & ~is_true & ~where(pc.equal(words, "false"))
     else:
         label = numbers >= threshold
         bad = np.isnan(numbers)
     return label.astype(np.float32), bad
 
 
-def class_label(values: pa.Array, num_class: int) -> tuple[np.ndarray, np.ndarray]:
+def class_label(
+    values: pa.Array, num_class: int, classes: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of classes, (N,) float32, and which values are bad, (N,) bool; a bad one's is 0.
 
-    Good are the whole numbers 0 … num_class - 1.
+    Good are the whole numbers 0 … num_class - 1; or with `classes` values whose text is one of
+    these (17, 17.0 and "17" are one), whose number is its place among them.
 
     Raises:
         DataError: The values are of a type that is no number.
@@ -163,7 +214,14 @@ def class_label(values: pa.Array, num_class: int) -> tuple[np.ndarray, np.ndarra
     Example:
         >>> class_label(pa.array(["2", "0", "3", "0.5"]), 3)[1]
         array([False, False,  True,  True])
+        >>> class_label(pa.array([3, 1]), 3, ("1", "2", "3"))[0]
+        array([2., 0.], dtype=float32)
     """
+    if classes:
+        texts = as_text(_decoded(values))
+        found = pc.index_in(texts, value_set=pa.array(classes, texts.type))
+        places = pc.fill_null(found, 0).to_numpy(zero_copy_only=False)
+        return places.astype(np.float32), np.asarray(found.is_null())
     numbers = _numbers(values)
     good = (numbers >= 0) & (numbers < num_class) & (numbers == np.floor(numbers))
     return np.where(good, numbers, 0).astype(np.float32), ~good
@@ -180,6 +238,28 @@ def number_label(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         numbers = numbers.astype(np.float32)
     bad = ~np.isfinite(numbers)  # a number beyond float32 is not finite either
     return np.where(bad, np.float32(0), numbers), bad
+
+
+def mean_and_deviation(label: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
+    """Of numbers that count as much as their rows do in the loss; 1.0 where all are equal.
+
+    Args:
+        label: (N,), which may be mapped from a file; it is read a part at a time.
+        weight: At least 0, (N,); None: all rows alike.
+    """
+
+    def weighted_mean(of: Callable[[np.ndarray], np.ndarray]) -> float:
+        total = mass = 0.0
+        for start in range(0, len(label), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            values = of(np.asarray(label[part], np.float64))
+            own = np.ones(len(values)) if weight is None else np.asarray(weight[part], np.float64)
+            total, mass = total + float(own @ values), mass + float(own.sum())
+        return total / mass if mass else 0.0
+
+    mean = weighted_mean(lambda values: values)
+    deviation = weighted_mean(lambda values: np.square(values - mean)) ** 0.5
+    return mean, deviation or 1.0
 
 
 def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
@@ -229,9 +309,13 @@ def sample_weight(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _numbers(values: pa.Array) -> np.ndarray:
     """As float64, NaN where there is no finite number; blanks around a text do not count."""
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
+    values = _decoded(values)
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
     numbers: np.ndarray = read_numbers(values).values
     return numbers
+
+
+def _decoded(values: pa.Array) -> pa.Array:
+    """Values in the place of dictionary codes."""
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

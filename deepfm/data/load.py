@@ -9,13 +9,14 @@ import pyarrow as pa
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.labels import BinaryRule, LabelRule
-from deepfm.data.options import TableConfig
+from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
+from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import LEARNT, DatasetSchema
+from deepfm.data.schema import LEARNT, DatasetSchema, LabelScale
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
+from deepfm.data.sources.tables import id_field
 from deepfm.data.splits import SPLITS
 from deepfm.data.store.prepare import load_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, nearest
@@ -64,7 +65,10 @@ def load_data(
         CheckpointError: The given encoders belong to another schema.
     """
     data, schema = config.data, declared_schema(config)
-    if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
+    if data.split.makes_ranking:
+        _check_ranking(config, schema)
+    like = None if encoders is None else _sized_like(schema, encoders.schema, data)
+    if encoders is not None and encoders.schema != like:
         raise CheckpointError(
             f"the checkpoint's schema is not that of {data.dataset_name} with these "
             f"feature.embedding_dims (its fields: {', '.join(encoders.schema.fields)})"
@@ -72,11 +76,16 @@ def load_data(
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
         store = load_store(data, schema, encoders, base=base, labels=labels)
+        train = store.parts["train"]
+        if encoders is not None:
+            scales = encoders.schema.label_scales
+        else:
+            scales = _label_scales(config, train) | ({} if base is None else _known(config, base))
         return ExperimentData(
-            store.parts["train"],
+            train,
             store.parts["valid"],
             store.parts.get("test"),
-            store.encoders,
+            store.encoders.with_label_scales(scales),
             store.users,
             store.items,
             summary=store.summary,
@@ -176,11 +185,65 @@ def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, La
     }
 
 
-def _sized_like(schema: DatasetSchema, fitted: DatasetSchema) -> DatasetSchema:
-    """The schema with what the encoders of a fitted one have learnt."""
+def _label_scales(config: ExperimentConfig, train: TabularDataset) -> dict[str, LabelScale]:
+    """Mean and deviation of each label that is to be standardised, by its training rows."""
+    weight = None if train.weight is None else train.weight.numpy()
+    found = {}
+    for position, (name, label) in enumerate(config.label_rules().items()):
+        if label.standardize:
+            own = train.label if train.label.dim() == 1 else train.label[:, position]
+            found[name] = LabelScale(*mean_and_deviation(own.numpy(), weight))
+    return found
+
+
+def _known(config: ExperimentConfig, base: Encoders) -> dict[str, LabelScale]:
+    """Of a checkpoint that training starts from, whose outputs mean what they meant there."""
+    wanted = {name for name, label in config.label_rules().items() if label.standardize}
+    return {name: scale for name, scale in base.schema.label_scales.items() if name in wanted}
+
+
+def _check_ranking(config: ExperimentConfig, schema: DatasetSchema) -> None:
+    """Refuse fields by which the candidates of a row could not be told apart.
+
+    Raises:
+        ConfigError: An id is not of its side, a field would keep the id of the row's own item, or
+            no field that the model reads is the item's.
+    """
+    for side in ("user", "item"):
+        if (field := id_field(schema, side)).group != side:
+            raise ConfigError(
+                f"field {field.name} identifies the {side}, but its group is {field.group}",
+                key=f"{side}_field",
+            )
+    item = id_field(schema, "item")
+    for name, field in schema.fields.items():
+        if field.group != "item" and set(field.raw_columns) & set(item.raw_columns):
+            raise ConfigError(
+                f"it reads the column {item.column} beside others, and has no value for another "
+                f"item than the row's own, which split_strategy {config.data.split_strategy} needs",
+                key=f"data.table.fields.{name}",
+            )
+    groups = config.feature.groups
+    read = {name for names in groups.values() for name in names} if groups else set(schema.fields)
+    if not any(field.group == "item" and name in read for name, field in schema.fields.items()):
+        raise ConfigError(
+            "no field of the model changes with the item, so that all items would have one score; "
+            f"name {item.name} in one of them",
+            key="feature.groups",
+        )
+
+
+def _sized_like(schema: DatasetSchema, fitted: DatasetSchema, data: DataConfig) -> DatasetSchema:
+    """The schema with what a fitted one knows beyond the declaration.
+
+    That is what encoders have learnt, label scales, and where nothing is ranked the semantic
+    groups, which older releases did not derive from ids.
+    """
+    groups = () if data.split.makes_ranking else ("group",)
+    schema = replace(schema, label_scales=fitted.label_scales)
     return schema.with_fields(
         {
-            name: {key: getattr(fitted.fields[name], key) for key in LEARNT}
+            name: {key: getattr(fitted.fields[name], key) for key in (*LEARNT, *groups)}
             for name, field in schema.fields.items()
             if name in fitted.fields
             and field.dense_embedding == fitted.fields[name].dense_embedding

@@ -13,7 +13,7 @@ from deepfm.data.encoding.scales import SCALES
 from deepfm.data.labels import LABEL_RULES
 from deepfm.data.splits import SPLITS, Split
 from deepfm.errors import ConfigError, nearest
-from deepfm.utils.settings import chosen, limited
+from deepfm.utils.settings import chosen, limited, texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class FieldConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Files of one form: CSV, TSV or Parquet by their ending, plain or ending in .gz or .zst.
+    """Files of one form: CSV, TSV or Parquet by their ending, also with .gz or .zst or in a .zip.
 
     Attributes:
         files: Paths, relative to `data.data_dir`; they may be globs.
@@ -86,21 +86,47 @@ class LabelConfig:
     Attributes:
         column: The raw column.
         kind: What the loss needs: `binary`, the number of a `class` from 0 on, or any `number`.
+        classes: The values of a `class` in the order of their numbers; empty: they are these
+            numbers.
         threshold: Numbers from it on are 1.
         positive: This very value is 1, whatever else there is.
+        standardize: Whether the loss sees a number less its mean, over its deviation; both are
+            those of the training rows, and predictions are in the label's own units.
     """
 
     column: str
     kind: str = chosen("binary", LABEL_RULES)
     threshold: float | None = None
-    positive: str | None = None
+    positive: str | None = texts(None)
+    classes: tuple[str, ...] = texts(())
+    standardize: bool = False
 
     def __post_init__(self) -> None:
+        if self.classes:
+            self._check_classes()
         if self.threshold is not None and self.positive is not None:
             raise ConfigError("choose threshold or positive, not both", key="data.table.labels")
         if self.kind != "binary" and (self.threshold, self.positive) != (None, None):
             raise ConfigError(
                 f"a {self.kind} has no threshold or positive", key="data.table.labels"
+            )
+        if self.standardize and self.kind != "number":
+            raise ConfigError(
+                f"standardize means nothing for a label of kind {self.kind}",
+                key="data.table.labels",
+            )
+
+    def _check_classes(self) -> None:
+        """Refuse classes that are none, or that no other label than a class has."""
+        if self.kind != "class":
+            raise ConfigError(
+                f"classes means nothing for a label of kind {self.kind}; set kind: class",
+                key="data.table.labels",
+            )
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ConfigError(
+                f"classes: expected two or more different values, found {list(self.classes)}",
+                key="data.table.labels",
             )
 
 

@@ -10,7 +10,9 @@ import torch
 
 from deepfm.data import Adapter
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.files.columns import combined
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
@@ -203,8 +205,9 @@ def _read_events(
         tables.positions(schema, rows, side).to_numpy(zero_copy_only=False).astype(np.int64)
         for side in ("user", "item")
     )
+    _refuse_missing(rows, rule.column, "data.table.label")
     label, bad = rule.read(rows[rule.column].combine_chunks())
-    refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column))
+    refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column), rule.remedy)
     rating = label  # where the label is no threshold on a number, there is nothing more explicit
     if rule.threshold is not None:
         rating = rows[rule.column].cast(pa.float64()).to_numpy()
@@ -213,7 +216,9 @@ def _read_events(
     split = data.split
     assert issubclass(split, RankingSplit)
     options = SplitOptions(min_interactions=data.min_interactions)
-    time = sortable(rows[schema.time_column].combine_chunks())
+    _refuse_missing(rows, schema.time_column, "data.table.time_column")
+    time, bad = sortable(combined(rows[schema.time_column]))
+    refuse_bad(rows[schema.time_column], bad, A_TIME, _places(schema.time_column))
     return Events(tables, user, item, rating, label, split.divide(user, time, options))
 
 
@@ -221,12 +226,16 @@ def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
     """The sample weight of each row, (N,) float32; None where none is declared."""
     if data.table is None or (column := data.table.sample_weight) is None:
         return None
-    if column not in rows.column_names:
-        hint = nearest(column, rows.column_names)
-        raise DataError(f"data.table.sample_weight: no column {column!r}; {hint}")
+    _refuse_missing(rows, column, "data.table.sample_weight")
     weight, bad = sample_weight(rows[column].combine_chunks())
     refuse_bad(rows[column], bad, WEIGHT_EXPECTED, _places(column))
     return weight
+
+
+def _refuse_missing(rows: pa.Table, column: str, key: str) -> None:
+    """Refuse rows without a column that a key names."""
+    if column not in rows.column_names:
+        raise DataError(f"{key}: no column {column!r}; {nearest(column, rows.column_names)}")
 
 
 def _places(column: str) -> Callable[[int], Place]:

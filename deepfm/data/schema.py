@@ -7,7 +7,7 @@ these two; a field's name is written nowhere else but in an adapter or a config 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,11 @@ from deepfm.data.encoding.transforms import argument_of, transform_class
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.sources.tables import RawTables as RawTables  # an adapter's result
 from deepfm.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    A = TypeVar("A", Tensor, np.ndarray)
 
 
 class FeatureType(StrEnum):
@@ -401,6 +406,26 @@ _OF_A_TABLE = (
 )
 
 
+class LabelScale(NamedTuple):
+    """How a label that is a number is standardised for its loss, by its training rows.
+
+    Example:
+        >>> LabelScale(20.0, 5.0).standardized(np.array([30.0]))
+        array([2.])
+    """
+
+    mean: float
+    deviation: float
+
+    def standardized(self, label: "A") -> "A":
+        """(label - mean) / deviation."""
+        return (label - self.mean) / self.deviation
+
+    def restored(self, output: "A") -> "A":
+        """The inverse: what stands for a standardised label, in the label's own units."""
+        return output * self.deviation + self.mean
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetSchema:
     """The fields of a data set, in the order that every view of them keeps.
@@ -415,6 +440,8 @@ class DatasetSchema:
         group_columns: Raw columns whose values group the rows, in the order of `Batch.group`.
         label_columns: Names of the labels, in the order of the columns of `Batch.label`, where it
             has several; empty for one label.
+        label_scales: Of the labels that are standardised, by name, known once the training rows
+            are read.
     """
 
     fields: Mapping[str, FieldSchema]
@@ -425,6 +452,7 @@ class DatasetSchema:
     item_title_column: str | None = None
     group_columns: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
+    label_scales: Mapping[str, LabelScale] = field(default_factory=dict)
     _by_type: dict[FeatureType, tuple[FieldSchema, ...]] = field(
         init=False, repr=False, compare=False
     )
@@ -483,12 +511,16 @@ class DatasetSchema:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, for a checkpoint; `from_dict` is the inverse."""
         plain = {k: getattr(self, k) for k in self.__dataclass_fields__ if not k.startswith("_")}
-        return plain | {"fields": [_plain_field(f) for f in self.fields.values()]}
+        scales = {name: tuple(scale) for name, scale in self.label_scales.items()}
+        fields = [_plain_field(f) for f in self.fields.values()]
+        return plain | {"fields": fields, "label_scales": scales}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "DatasetSchema":
         fields = {f["name"]: _field_of(f) for f in plain["fields"]}
-        return cls(**{**plain, "fields": fields})
+        scales = plain.get("label_scales", {})  # older checkpoints have none
+        scales = {name: LabelScale(*scale) for name, scale in scales.items()}
+        return cls(**{**plain, "fields": fields, "label_scales": scales})
 
 
 def _plain_field(item: FieldSchema) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import read_numbers, read_times
+from deepfm.data.encoding.cells import A_TIME, read_numbers, read_times, where
 from deepfm.data.files.columns import is_text
 from deepfm.data.order import Permutation, mix
-from deepfm.errors import ConfigError
+from deepfm.errors import ConfigError, DataError
 from deepfm.utils.seeding import derive_seed
 
 SAMPLE = 2**20  # times that are kept to find the cut points of a split by time
@@ -206,7 +206,7 @@ class ByTime(StreamedSplit):
 
     name = "time"
     needs = ("time_column",)
-    expected = "a time"
+    expected = A_TIME
 
     def __init__(self, options: SplitOptions) -> None:
         super().__init__(options)
@@ -285,25 +285,39 @@ def leave_one_out(user: np.ndarray, time: np.ndarray, *, min_interactions: int) 
     )
 
 
-def sortable(values: pa.Array) -> np.ndarray:
-    """Numbers in the order of the values, (N,): texts of numbers as numbers, others by text.
+def sortable(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in the order of the times, (N,), and which values are none, (N,) bool.
+
+    Numbers count as they are, also where all are texts. Other texts are times of ISO 8601, and
+    within a second in the order of the texts.
+
+    Raises:
+        DataError: The values are of a type that has no order.
 
     Example:
-        >>> sortable(pa.array(["10", "9"])), sortable(pa.array(["2024-01-02", "2023-12-31"]))
-        (array([10,  9]), array([2, 1], dtype=uint64))
+        >>> sortable(pa.array(["10", "9"]))[0], sortable(pa.array(["2024-01-02", "2023-12-31"]))[0]
+        (array([10,  9]), array([1, 0]))
     """
     if is_text(values.type):
+        values = pc.if_else(pc.equal(values, ""), None, values)
         for kind in (pa.int64(), pa.float64()):
             try:
-                numbers: np.ndarray = values.cast(kind).to_numpy(zero_copy_only=False)
-                return numbers
+                values = values.cast(kind)
+                break
             except pa.ArrowInvalid:
                 continue
+    bad = where(values.is_null(nan_is_null=True))
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        found: np.ndarray = values.to_numpy(zero_copy_only=False)
-    else:
-        found = pc.rank(values, tiebreaker="dense").to_numpy()
-    return found
+        return pc.fill_null(values, 0).to_numpy(zero_copy_only=False), bad
+    try:
+        rank = pc.rank(values, tiebreaker="dense").to_numpy().astype(np.int64)
+    except pa.ArrowException:
+        raise DataError(f"expected times, found {values.type}") from None
+    if is_text(values.type):
+        seconds, read = read_times(values)
+        rank = np.unique(np.column_stack([seconds, rank]), axis=0, return_inverse=True)[1].ravel()
+        bad = ~read
+    return rank, bad
 
 
 class RandomSplit:
@@ -388,6 +402,8 @@ class Times:
         """
         if self._dates is None:
             known = values.drop_null()
+            if is_text(values.type):
+                known = known.filter(pc.not_equal(known, ""))
             if is_text(values.type) and len(known):
                 self._dates = bool(np.isnan(read_numbers(known.slice(0, 1)).values[0]))
             elif len(known):

@@ -8,6 +8,7 @@ batches are averages over windows of them; a class below `OverBatches` says of w
 Shapes: N rows, T thresholds.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -209,6 +210,16 @@ class MSE(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RMSE(MSE):
+    """Root of the mean squared difference between number and label, in the label's units."""
+
+    name = "rmse"
+
+    def value(self, scored: Scored) -> float:
+        return math.sqrt(super().value(scored))
+
+
+@dataclass(frozen=True, kw_only=True)
 class MulticlassAUC(_MayNotExist):
     """Mean over classes of the AUC of one class against the rest.
 
@@ -324,7 +335,17 @@ class GroupedXAUC(_MayNotExist):
 
 
 METRICS: dict[str, type[Metric]] = by_name(
-    AUC, LogLoss, GAUC, Accuracy, MAE, MSE, MulticlassAUC, NormalizedEntropy, XAUC, GroupedXAUC
+    AUC,
+    LogLoss,
+    GAUC,
+    Accuracy,
+    MAE,
+    MSE,
+    RMSE,
+    MulticlassAUC,
+    NormalizedEntropy,
+    XAUC,
+    GroupedXAUC,
 )
 
 

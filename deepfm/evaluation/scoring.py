@@ -198,7 +198,7 @@ def evaluate(
         DataError: There are no rows, or a label is none that the metrics are defined for.
         DeepFMError: A prediction is NaN.
     """
-    tasks = model.tasks if tasks is None else tasks
+    tasks = _tasks(model, tasks)
     logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
     metrics: dict[str, Any] = {}
     predictions = {}
@@ -214,6 +214,11 @@ def evaluate(
         metrics |= ranking_metrics(counts) | {"ranking_users": len(counts.above)}
         metrics["ranking_99"] = ranking_metrics(counts_99)
     return Evaluation(metrics, predictions, counts, counts_99)
+
+
+def _tasks(model: BaseCTRModel, tasks: Sequence[Task] | None) -> list[Task]:
+    """The given tasks, or the model's own, with the scales of labels that it was fitted with."""
+    return [task.fitted(model.schema) for task in (model.tasks if tasks is None else tasks)]
 
 
 def has_ranking(dataset: TabularDataset) -> bool:
@@ -250,7 +255,7 @@ def evaluate_metric(
         return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
     logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
     metrics: dict[str, float | None] = {}
-    for task in model.tasks if tasks is None else tasks:
+    for task in _tasks(model, tasks):
         task = task.with_metric(metric.removeprefix(task.named("")))
         scored = _scored(task, dataset, logits, batch_size)
         found = _of_task(task, dataset, logits, scored)
@@ -287,7 +292,7 @@ def check_metric(
         return
     rows = len(dataset.label[:max_rows])
     nothing = {task.name: _no_logits(task, rows) for task in model.tasks}
-    for task in model.tasks if tasks is None else tasks:
+    for task in _tasks(model, tasks):
         task = task.with_metric(metric.removeprefix(task.named("")))
         names = [task.named(name) for name in reported_names(task.metrics)]
         for name, watched in zip(names, task.metrics, strict=True):
@@ -348,7 +353,7 @@ def _loss_values(
     count = len(next(iter(logits.values())))
     for start in range(0, count if losses else 0, batch_size):
         rows = slice(start, min(start + batch_size, count))
-        part = doubled({name: values[rows] for name, values in logits.items()})
+        part = task.restored(doubled({name: values[rows] for name, values in logits.items()}))
         targets = task.targets(_labels(dataset, rows), dataset.schema)
         targets = targets._replace(label=targets.label.double())
         for item in losses:

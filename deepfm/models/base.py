@@ -80,7 +80,7 @@ class BaseCTRModel(nn.Module, ABC):
         super().__init__()
         self.schema = schema
         self.config = config
-        self.tasks = tuple(tasks)
+        self.tasks = tuple(task.fitted(schema) for task in tasks)
         if len(tasks) > 1 and not self.several_tasks:
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",

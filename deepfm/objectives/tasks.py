@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepfm.data.batch import Batch
-    from deepfm.data.schema import DatasetSchema
+    from deepfm.data.schema import DatasetSchema, LabelScale
 
 V = TypeVar("V")
 ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
@@ -45,6 +45,10 @@ class Task:
         metrics: Reported over whole splits.
         train_metrics: Logged over training batches.
         num_class: 1 where one logit stands for two classes, or for a number.
+        classes: What the classes are called, in the order of their numbers; empty: by these.
+        scale: Of a label that is standardised: its losses compare the standardised label with the
+            logit, while whatever is predicted or measured is in the label's own units. None: the
+            logit is in these units.
         section: Dotted key of the section of the config that declares it; empty: it is declared
             by the keys of the short form.
     """
@@ -56,7 +60,13 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     train_metrics: tuple[OverBatches, ...] = ()
     num_class: int = 1
+    classes: tuple[str, ...] = ()
+    scale: "LabelScale | None" = None
     section: str = ""
+
+    def fitted(self, schema: "DatasetSchema") -> "Task":
+        """This task as its data was fitted: with the scale of its label, if that has one."""
+        return replace(self, scale=schema.label_scales.get(self.label))
 
     @property
     def main(self) -> Objective:
@@ -98,12 +108,20 @@ class Task:
         return label[:, schema.label_columns.index(self.label)] if label.dim() == 2 else label
 
     def losses(self, logits: Logits, targets: Targets) -> "dict[str, Tensor]":
-        """Each loss of a batch by its name, ().
+        """Each loss of a batch by its name, (); of a standardised label in its deviations.
 
         Raises:
             ConfigError: The logits' shape is not that of the loss, or its session is no group.
         """
+        if self.scale is not None:
+            targets = targets._replace(label=self.scale.standardized(targets.label))
         return {item.name: item.loss(logits, targets, self.name) for item in self.objectives}
+
+    def restored(self, logits: Logits) -> Logits:
+        """The logits with those of this task in the units of its label."""
+        if self.scale is None:
+            return logits
+        return {**logits, self.name: self.scale.restored(logits[self.name])}
 
     def outputs(self, logits: Logits) -> "dict[str, Tensor]":
         """What the losses call the logits, and what they mean; of a named task `probs_click`.
@@ -112,6 +130,7 @@ class Task:
             ConfigError: The logits' shape is not that of a loss.
         """
         found: dict[str, Tensor] = {}
+        logits = self.restored(logits)
         for item in self.objectives:
             found |= item.outputs(logits, self.name)
         return {self.column(name): value for name, value in found.items()}
@@ -122,7 +141,7 @@ class Task:
         The probability of class 1 of two, however many logits stand for it; the probabilities of
         more classes; the number itself where all losses are of numbers.
         """
-        return self.main.prediction(logits, self.name)
+        return self.main.prediction(self.restored(logits), self.name)
 
     def class_probabilities(self, logits: Logits) -> "Tensor | None":
         """The probability of each class, (B, C), where each has a logit of its own."""
@@ -132,7 +151,7 @@ class Task:
         """What is fitted to the label as a number, (B,); None where nothing is."""
         for item in self.objectives:
             if item.gives_numbers:
-                return item.prediction(logits, self.name)
+                return item.prediction(self.restored(logits), self.name)
         return None
 
     def predicted(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -143,11 +162,15 @@ class Task:
     def prediction_columns(self, values: Array) -> dict[str, Array]:
         """`predicted` values as columns (N,): `probability`, `prediction`, or `probability_0`, ….
 
+        Of three classes or more that have names, these stand in the place of their numbers.
+
         Example:
             >>> list(Task(num_class=3).prediction_columns(np.zeros((2, 3))))
             ['probability_0', 'probability_1', 'probability_2']
             >>> list(Task(name="click").prediction_columns(np.zeros(2)))
             ['probability_click']
+            >>> Task(num_class=3, classes=("low", "middle", "high")).prediction_names()
+            ['probability_low', 'probability_middle', 'probability_high']
         """
         columns = values.T if values.ndim == 2 else [values]
         return dict(zip(self.prediction_names(), columns, strict=True))
@@ -155,7 +178,9 @@ class Task:
     def prediction_names(self) -> list[str]:
         """Names of the columns of predictions."""
         stem = self.column("prediction" if self.predicts_numbers else "probability")
-        return [f"{stem}_{k}" for k in range(self.num_class)] if self.num_class > 2 else [stem]
+        if self.num_class <= 2:
+            return [stem]
+        return [f"{stem}_{name}" for name in self.classes or range(self.num_class)]
 
     def column(self, what: str) -> str:
         """What a column or an output of this task is called."""
@@ -200,8 +225,12 @@ class TaskConfig:
     def __post_init__(self) -> None:
         resolve(self, "tasks")
 
-    def task(self, name: str, *, is_only: bool) -> Task:
-        """The task under this name; one that stands alone carries none."""
+    def task(self, name: str, *, is_only: bool, classes: tuple[str, ...] = ()) -> Task:
+        """The task under this name; one that stands alone carries none.
+
+        Args:
+            classes: Those of its label, if they have names.
+        """
         return Task(
             name="" if is_only else name,
             label=self.label,
@@ -209,9 +238,15 @@ class TaskConfig:
             weight=self.weight,
             metrics=self.metrics,
             train_metrics=self.train_metrics,
-            num_class=self.num_class,
+            num_class=classes_of(self.num_class, classes),
+            classes=classes,
             section=f"tasks.{name}",
         )
+
+
+def classes_of(num_class: int, classes: Sequence[str]) -> int:
+    """The number of classes, which need not be said where they have names."""
+    return len(classes) if classes and num_class == 1 else num_class
 
 
 def doubled(logits: Mapping[str, Array]) -> "dict[str, Tensor]":

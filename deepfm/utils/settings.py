@@ -49,6 +49,14 @@ def chosen(default: T, among: Collection[str]) -> T:
     return field(default=default, metadata={"choices": among})
 
 
+def texts(default: T) -> T:
+    """A dataclass field of texts of the data, of which YAML takes some for numbers or bools.
+
+    A number becomes its text; what YAML makes a bool of, such as yes, must stand in quotes.
+    """
+    return field(default=default, metadata={"is_text": True})
+
+
 def renamed(newer: str) -> Any:
     """An `InitVar` that stands for another key now; null: it was not given."""
     return field(default=None, metadata={"renamed": newer})
@@ -221,6 +229,8 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
             problem = f"unknown key {path!r}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))
         else:
+            if "is_text" in known[key].metadata:
+                value = _as_texts(value, path, sources)
             is_named = "named" in known[key].metadata
             values[key] = value if is_named else _build_below(known[key].type, value, path, sources)
             _check_choice(known[key], value, path, sources)
@@ -271,6 +281,16 @@ def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping
     if choices and not fits:
         problem = f"expected one of {', '.join(choices)}, found {value!r}"
         raise _error(sources, path, f"{problem}; {nearest(str(value), choices)}")
+
+
+def _as_texts(value: object, path: str, sources: Mapping[str, str]) -> object:
+    """A number as its text, alone or in a list."""
+    if isinstance(value, list | tuple):
+        return [_as_texts(item, path, sources) for item in value]
+    if isinstance(value, bool):
+        problem = f"expected a text, found {str(value).lower()}, which YAML reads as no text"
+        raise _error(sources, path, f'{problem}; write it as it stands in the data, in "quotes"')
+    return f"{value}" if isinstance(value, int | float) else value
 
 
 def _build_below(kind: object, value: object, path: str, sources: Mapping[str, str]) -> object:

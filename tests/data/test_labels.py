@@ -5,17 +5,23 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepfm.data.labels import (
+    BinaryRule,
+    ClassRule,
+    NumberRule,
     binary_label,
     class_label,
     group_ids,
     number_label,
+    refuse_bad,
     sample_weight,
 )
-from deepfm.errors import DataError
+from deepfm.data.options import LabelConfig
+from deepfm.errors import DataError, Place
 
 CELLS = st.sampled_from(
     [None, "0", "1", "1.0", " 1", "2", "-1", "0.5", "nan", "inf", "-inf", "1e39", "x", "", "1e-3"]
@@ -52,6 +58,50 @@ def test_labels_of_other_types(kind):
     label, bad = binary_label(values)
     assert label.tolist() == [1.0, 0.0, 0.0]
     assert bad.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["true", "false", "True", "FALSE", " true", None], [1, 0, 1, 0, 1, None]),
+        (["true", "0", "1", "yes"], [1, 0, 1, None]),  # each of them says it, or does not
+        (["t", "f", "y", "no", "on"], [None] * 5),
+    ],
+)
+def test_true_and_false_are_what_they_say(cells, expected):
+    for values in (pa.array(cells), pa.array(cells).dictionary_encode()):
+        label, bad = binary_label(values)
+        assert [None if b else x for x, b in zip(label.tolist(), bad, strict=True)] == expected
+    assert binary_label(pa.array(["true"]), threshold=0)[1].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "remedy"),
+    [
+        (BinaryRule("x"), "no", '; which text is 1 say labels: {x: {column: x, positive: "yes"}}'),
+        (BinaryRule("x"), "Y", '; which text is 1 say labels: {x: {column: x, positive: "Y"}}'),
+        (BinaryRule("x"), "a", '; which text is 1 say labels: {x: {column: x, positive: "…"}}'),
+        (BinaryRule("x"), "-1", "; from which number on it is 1 say labels: {x: {column: x, thr"),
+        (BinaryRule("x"), -1, "labels: {x: {column: x, threshold: 0}}, or with kind: number l"),
+        (BinaryRule("x"), 4.5, "labels: {x: {column: x, threshold: 4.5}}"),
+        (BinaryRule("x"), None, ""),
+        (BinaryRule("x", threshold=3), "a", ""),
+        (ClassRule("x", num_class=3), "low", "; other values than these numbers name labels: {x: "),
+        (ClassRule("x", num_class=3), "3", "{column: x, kind: class, classes: [first, second]}}"),
+        (ClassRule("x", num_class=3, values=("a", "b", "c")), "d", ""),
+        (NumberRule("x"), "many", ""),
+    ],
+)
+def test_a_label_that_cannot_be_read_says_what_to_declare(rule, value, remedy):
+    found = rule.remedy(value)
+    assert remedy in found if remedy else not found
+    column = pa.chunked_array([pa.array([value])])
+    with pytest.raises(DataError) as caught:
+        refuse_bad(column, np.array([True]), rule.expected, lambda _: Place(row=1), rule.remedy)
+    assert str(caught.value).endswith(found)
+    if found:  # as it stands, the rule is one that a config can have
+        declared = yaml.safe_load(found[found.index("{") :].rpartition("}}")[0] + "}}")
+        LabelConfig(**declared["x"])
 
 
 @given(st.lists(CELLS.filter(lambda cell: cell != " 1")))

@@ -1,9 +1,11 @@
 """Each split against a plain loop, and the facts of MovieLens-100K."""
 
+import datetime as dt
 import math
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +15,13 @@ from deepfm.data import splits
 from deepfm.data.splits import (
     RandomSplit,
     StratifiedSplit,
+    Times,
     TimeSample,
     TimeSplit,
     leave_one_out,
+    sortable,
 )
+from deepfm.errors import DataError
 from deepfm.experiment import load_data
 from deepfm.utils.seeding import derive_seed
 from tests.data.test_order import plain_mix
@@ -139,3 +144,53 @@ def test_a_sample_of_times_is_all_of_them_or_a_fair_part(monkeypatch):
     np.testing.assert_allclose(
         np.quantile(found, [0.1, 0.5, 0.9]), np.quantile(times, [0.1, 0.5, 0.9]), atol=0.12
     )
+
+
+MOMENTS = [dt.datetime(2023, 12, 31, 23, 59), dt.datetime(2024, 1, 2, 3), dt.datetime(2024, 1, 10)]
+COLUMNS = {
+    "seconds": [int(t.replace(tzinfo=dt.UTC).timestamp()) for t in MOMENTS],
+    "milliseconds": [int(t.replace(tzinfo=dt.UTC).timestamp() * 1000) for t in MOMENTS],
+    "texts of seconds": [str(int(t.replace(tzinfo=dt.UTC).timestamp())) for t in MOMENTS],
+    "fractions": [t.replace(tzinfo=dt.UTC).timestamp() + 0.5 for t in MOMENTS],
+    "timestamps": MOMENTS,
+    "dates": [t.date() for t in MOMENTS],
+    "ISO dates": [t.date().isoformat() for t in MOMENTS],
+    "ISO times": [t.isoformat(" ") for t in MOMENTS],
+    "ISO with offsets": ["2024-01-01T08:59:00+09:00", "2024-01-02T03:00Z", "2024-01-09T23-01:00"],
+    "slashes": [t.strftime("%Y/%m/%d %H:%M") for t in MOMENTS],
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_any_kind_of_times_is_in_order(column):
+    """The same in a split by time and for a user's last row."""
+    order = [1, 2, 0, 1]
+    values = pa.array([COLUMNS[column][k] for k in order] + [None])
+    for found, bad in (Times().read(values), sortable(values)):
+        assert bad.tolist() == [False] * 4 + [True]
+        assert np.unique(found[:4], return_inverse=True)[1].tolist() == order
+
+
+def test_times_within_a_second_are_in_order():
+    texts = pa.array(["2024-01-01 00:00:00.25", "2024-01-01 00:00:00.125"])
+    assert np.argsort(sortable(texts)[0]).tolist() == [1, 0]
+    stamps = pa.array([2**60 + 1, 2**60], pa.timestamp("ns"))
+    assert np.argsort(sortable(stamps)[0]).tolist() == [1, 0]
+    assert np.argsort(sortable(pa.array([2**60 + 1, 2**60, None]))[0][:2]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "values", [["31.12.2023", "01.01.2024"], ["", "2024-01-01"], ["soon", "1"]]
+)
+def test_texts_that_are_no_times_have_no_order(values):
+    assert sortable(pa.array(values))[1].tolist() == [True, values[1] == "01.01.2024"]
+
+
+def test_an_empty_first_time_does_not_make_dates_of_numbers():
+    times, bad = Times().read(pa.array(["", "5", "20231231"]))
+    assert (times[1:].tolist(), bad.tolist()) == ([5, 20231231], [True, False, False])
+
+
+def test_what_cannot_be_a_time_is_refused():
+    with pytest.raises(DataError, match="expected times, found list"):
+        sortable(pa.array([[1], [2]]))

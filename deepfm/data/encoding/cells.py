@@ -9,7 +9,10 @@ import pyarrow.compute as pc
 from deepfm.data.files.columns import is_text
 from deepfm.errors import DataError
 
-LATEST = 10**11  # unix seconds, in the year 5138: larger numbers are milliseconds, not dates
+# Unix seconds, in the year 5138: larger numbers are milliseconds (from 1973 on), beyond a
+# thousand times that microseconds, and again nanoseconds.
+LATEST = 10**11
+A_TIME = "a time (ISO 8601, or a number of unix time)"
 
 
 class Reading(NamedTuple):
@@ -173,14 +176,20 @@ def where(mask: pa.Array) -> np.ndarray:
 
 
 _ISO = (
-    r"^(?P<Y>\d{4})-(?P<m>0[1-9]|1[0-2])-(?P<d>0[1-9]|[12]\d|3[01])"
+    r"^(?P<Y>\d{4})[-/](?P<m>0[1-9]|1[0-2])[-/](?P<d>0[1-9]|[12]\d|3[01])"
     r"(?:[T ](?P<H>[01]\d|2[0-3])(?::(?P<M>[0-5]\d)(?::(?P<S>[0-5]\d)(?:[.,]\d+)?)?)?"
     r" ?(?:Z|(?P<sign>[+-])(?P<oh>[01]\d|2[0-3]):?(?P<om>[0-5]\d)?)?)?$"
 )
 
 
 def read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Unix seconds of times in any form that needs no format, and where one could be read."""
+    """Unix seconds of times in any form that needs no format, and where one could be read.
+
+    Whole numbers are seconds, or finer units by their size; see `LATEST`.
+
+    Raises:
+        DataError: The values are of a type that is no time.
+    """
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         if pa.types.is_date(kind):
@@ -193,14 +202,20 @@ def read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         whole = read_integers(values, pa.int64())
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
         seconds, read = np.zeros(len(values), np.int64), np.zeros(len(values), bool)
-        numbers = read_numbers(values).values
-        numbers = np.where(np.abs(numbers) < LATEST, numbers, np.nan)  # NaN compares false
-        whole = pa.array(np.floor(np.nan_to_num(numbers)).astype(np.int64), mask=np.isnan(numbers))
+        if pa.types.is_integer(kind):
+            whole = values.cast(pa.int64(), safe=False)
+        else:
+            numbers = read_numbers(values).values
+            known = np.abs(numbers) < 2.0**63  # NaN compares false
+            floor = np.floor(np.where(known, numbers, 0)).astype(np.int64)
+            whole = pa.array(floor, mask=~known)
     else:
         raise DataError(f"expected times, found {kind}")
-    unix = pc.fill_null(whole, LATEST).to_numpy(zero_copy_only=False)
-    is_unix = np.abs(unix) < LATEST
-    return np.where(is_unix, unix, seconds), read | is_unix
+    unix = pc.fill_null(whole, 0).to_numpy(zero_copy_only=False)
+    size, is_unix = np.abs(unix), where(whole.is_valid())
+    limits = [size < LATEST * 10**power for power in (0, 3, 6)]
+    units = np.select(limits, [1, 10**3, 10**6], 10**9)
+    return np.where(is_unix, unix // units, seconds), read | is_unix
 
 
 def read_formatted(texts: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarray]:

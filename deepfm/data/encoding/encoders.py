@@ -7,6 +7,7 @@ training split, in a stream, and travel with the model as plain data.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from deepfm.data.encoding.readers import FieldReader, readers_of
 from deepfm.data.encoding.registry import grown
 from deepfm.data.encoding.sequences import kept_elements, pad
 from deepfm.data.files.rows import Rows
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
+from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, LabelScale
 from deepfm.errors import DataError
 
 FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
@@ -175,6 +176,10 @@ class Encoders:
         for name in by_table.keys() & base._by_table.keys():
             by_table[name] = grown(name, by_table[name], base._by_table[name])
         return Encoders(self.schema, by_table)
+
+    def with_label_scales(self, scales: Mapping[str, LabelScale]) -> "Encoders":
+        """These encoders, with a schema that says how labels are standardised."""
+        return Encoders(replace(self.schema, label_scales=dict(scales)), self._by_table)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data and tensors, schema included; `from_dict` is the inverse."""

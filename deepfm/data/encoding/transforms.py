@@ -10,6 +10,7 @@ depends on the rows around it. A transform is one of a declared set and never ev
                         of its own
     hour(format)        hour of day, 0 … 23
     weekday(format)     day of the week, 0 (Monday) … 6 (Sunday)
+    hour_of_week(format)  24 * weekday + hour, 0 … 167
     is_missing          1.0 where no value is there, else 0.0
     log10(t, d)         the decimal logarithm of a number above t, d for others
     zscore(mean, std)   (x - mean) / std
@@ -20,10 +21,11 @@ An expression is made of numbers, x, + - * / ** and the functions abs ceil exp f
 log10 log1p log2 max min pow round (halves to even) sigmoid sqrt tanh, in float64. Where it has no
 finite value, the number is one that cannot be read.
 
-`hour` and `weekday` read a text or a whole number as the format says, with the directives
-%Y %y %m %d %H %M %S %f and %% as `strptime` reads them. Without a format they read Arrow
-timestamps and dates, ISO 8601 texts and whole numbers of unix seconds; a time with an offset is
-taken to UTC, one without is UTC. Where a number or a time is needed, an empty text is no value.
+`hour`, `weekday` and `hour_of_week` read a text or a whole number as the format says, with the
+directives %Y %y %m %d %H %M %S %f and %% as `strptime` reads them. Without a format they read
+Arrow timestamps and dates, ISO 8601 texts and whole numbers of unix time, in seconds or by their
+size in milli-, micro- or nanoseconds; a time with an offset is taken to UTC, one without is UTC.
+Where a number or a time is needed, an empty text is no value.
 """
 
 import re
@@ -36,6 +38,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import (
+    A_TIME,
     Reading,
     as_text,
     read_formatted,
@@ -198,7 +201,7 @@ class TimePart(Transform):
     def __init__(self, argument: str) -> None:
         form = argument.strip()
         self._pattern = _pattern(form, self.needed) if form else None
-        self._expected = f"a time like {form}" if form else "a time (ISO 8601 or unix seconds)"
+        self._expected = f"a time like {form}" if form else A_TIME
 
     @abstractmethod
     def part(self, seconds: np.ndarray) -> np.ndarray:
@@ -234,6 +237,15 @@ class Weekday(TimePart):
     def part(self, seconds: np.ndarray) -> np.ndarray:
         days: np.ndarray = (seconds // 86400 + 3) % 7  # 1970-01-01 was a Thursday
         return days
+
+
+class HourOfWeek(TimePart):
+    name = "hour_of_week"
+    needed = "mdH"
+
+    def part(self, seconds: np.ndarray) -> np.ndarray:
+        hours: np.ndarray = (seconds // 3600 + 3 * 24) % 168
+        return hours
 
 
 def _pattern(form: str, needed: str) -> str:
@@ -352,8 +364,8 @@ def _two_numbers(argument: str, first: str, second: str) -> tuple[float, float]:
 TRANSFORMS: dict[str, type[Transform]] = {
     transform.name: transform
     for transform in (
-        Bucket, Prefix, Split, CriteoLog, Hour, Weekday, IsMissing, Log10, ZScore, MinMax,
-        Expression,
+        Bucket, Prefix, Split, CriteoLog, Hour, Weekday, HourOfWeek, IsMissing, Log10, ZScore,
+        MinMax, Expression,
     )
 }  # fmt: skip
 

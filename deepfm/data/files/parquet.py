@@ -1,15 +1,17 @@
 """Parquet files, read batch by batch."""
 
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet
 
+from deepfm.data.files.packed import ARCHIVE, COMPRESSIONS, DAMAGED, opened
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
-from deepfm.data.files.text import COMPRESSIONS
 from deepfm.errors import DataError, Place
 
 _MAX_ROWS = 1 << 17
@@ -31,14 +33,15 @@ class ParquetFormat:
                 "a Parquet file names its columns itself; remove `columns`", place=place
             )
         try:
-            with path.open("rb"):  # Python's reason if it cannot be opened is the shorter one
-                pass
             # A buffer: otherwise each column of a row group is read whole.
-            with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            with (
+                _seekable(path) as source,
+                pyarrow.parquet.ParquetFile(source, buffer_size=1 << 20) as file,
+            ):
                 names = file.schema_arrow.names
                 refuse_repeated(place, names)
                 yield from _rows(file, path, wanted.of(path, names), block_size)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, *DAMAGED) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"damaged, or no Parquet file: {reason}", place=place) from None
         except OSError as error:
@@ -51,6 +54,19 @@ class ParquetFormat:
     def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
         writer: AbstractContextManager[TableSink] = pyarrow.parquet.ParquetWriter(file, columns)
         return writer
+
+
+@contextmanager
+def _seekable(path: Path) -> Iterator[Path | BinaryIO]:
+    """A file whose end can be read first; one in an archive is unpacked to the disk for it."""
+    with opened(path) as file:  # Python's reason if it cannot be opened is the shorter one
+        if path.suffix != ARCHIVE:
+            yield path
+            return
+        with TemporaryFile() as unpacked:
+            shutil.copyfileobj(file.content, unpacked)
+            unpacked.seek(0)
+            yield unpacked
 
 
 def _rows(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from deepfm.data.files.packed import file_ending
 from deepfm.data.files.parquet import ParquetFormat
 from deepfm.data.files.rows import FileFormat, Rows, TextOptions, WantedColumns
-from deepfm.data.files.text import CsvFormat, TextFormat, file_ending
+from deepfm.data.files.text import CsvFormat, TextFormat
 from deepfm.errors import DataError, Place
 
 BLOCK_SIZE = 16 << 20
@@ -24,7 +25,11 @@ FORMATS: dict[str, FileFormat] = {
 
 
 def format_of(path: str | Path) -> FileFormat:
-    """The format that a file's ending names; any other file is text, with a delimiter."""
+    """The format that a file's ending names; any other file is text, with a delimiter.
+
+    Raises:
+        DataError: The file is an archive that cannot be read, or does not hold one file.
+    """
     return FORMATS.get(file_ending(path)) or TextFormat()
 
 
@@ -52,7 +57,8 @@ def read_rows(
     """The rows of one or more files, in their order, as a stream of tables.
 
     The ending says what a file is: `.csv`, `.tsv`, `.parquet`, any other with a `delimiter`;
-    text may be compressed, `.gz` or `.zst`. Cells may be quoted as in RFC 4180, but not where the
+    text may be compressed, `.gz` or `.zst`; any may stand alone in a `.zip`, and the ending is that
+    of the file in it. Cells may be quoted as in RFC 4180, but not where the
     delimiter is a tab or longer than one byte: a quotation mark is data there. Blank lines are
     skipped, unless there is one column only, where they are nulls. All files must have the same
     columns, in any order; the order and the Parquet types of the first one hold. There is at

@@ -82,8 +82,11 @@ class WantedColumns:
         self._only = only
         self._first: tuple[Path, list[str]] | None = None
 
-    def of(self, path: Path, names: list[str]) -> list[str]:
+    def of(self, path: Path, names: list[str], hint: str = "") -> list[str]:
         """The columns to read from a file with these columns, in the order for all files.
+
+        Args:
+            hint: What an error about a column that is missing ends with.
 
         Raises:
             DataError: A column is missing, or another file of the call has other columns.
@@ -92,12 +95,13 @@ class WantedColumns:
         other, expected = self._first
         place = Place(file=str(path))
         if missing := [name for name in expected if name not in names]:
-            raise DataError(f"no column {missing[0]!r}, which {other} has", place=place)
+            raise DataError(f"no column {missing[0]!r}, which {other} has{hint}", place=place)
         if extra := [name for name in names if name not in expected]:
             raise DataError(f"a column {extra[0]!r}, which {other} does not have", place=place)
         for name in self._only or ():
             if name not in names:
-                raise DataError(f"no column {name!r}; {nearest(name, names)}", place=place)
+                hint = hint or f"; {nearest(name, names)}"
+                raise DataError(f"no column {name!r}{hint}", place=place)
         return expected if self._only is None else list(self._only)
 
 
@@ -141,7 +145,8 @@ class WritableFormat(Protocol):
         ...
 
 
-def refuse_repeated(place: Place, names: Sequence[str]) -> None:
-    """Refuse columns of which two have one name."""
+def refuse_repeated(place: Place, names: Sequence[str], hint: str = "") -> None:
+    """Refuse columns of which two have one name; `hint` ends the error."""
     if repeated := list(dict.fromkeys(name for name in names if names.count(name) > 1)):
-        raise DataError(f"a column name is given twice: {', '.join(repeated)}", place=place)
+        shown = ", ".join(repeated)
+        raise DataError(f"a column name is given twice: {shown}{hint}", place=place)

@@ -17,27 +17,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from deepfm.data.files.columns import combined, is_list
+from deepfm.data.files.packed import DAMAGED, file_ending, opened
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
 from deepfm.errors import DataError, Place
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
 _MAX_ROW = 256 << 20  # a longer row is a quotation mark that never closes, or no text at all
 _NOT_TEXT = (".bz2", ".xz", ".zip", ".7z", ".lz4", ".xlsx", ".feather", ".json", ".jsonl")
 # A number as people write it, in the syntax that Python and Arrow (RE2) share.
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+_SHOWN = 5  # cells in an error
 _BOM = "\ufeff".encode()
-
-
-def file_ending(path: str | Path) -> str:
-    """The ending of a file's name, without that of a compression.
-
-    Example:
-        >>> file_ending("part-0.tsv.gz")
-        '.tsv'
-    """
-    path = Path(path)
-    return path.with_suffix("").suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
@@ -51,6 +41,22 @@ def is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
     """
     repeated = [cell for cell in cells if cell in columns and not re.match(NUMBER, cell)]
     return bool(repeated) or (len(cells) > 1 and list(cells) == list(columns))
+
+
+def looks_like_row(cells: Sequence[str]) -> bool:
+    """Whether a line that should name columns holds what no name is: a number, or nothing."""
+    return any(not cell or re.match(NUMBER, cell) is not None for cell in cells)
+
+
+def without_header(cells: Sequence[str]) -> str:
+    """What an error about names of columns ends with if a file's first line is none of names."""
+    if not looks_like_row(cells):
+        return ""
+    shown = ", ".join(cells[:_SHOWN]) + (", …" if len(cells) > _SHOWN else "")
+    return (
+        f"; its first line ({shown}) looks like a row: if the file has no header, say the names of "
+        "its columns, data.table.columns: [first, second, …]"
+    )
 
 
 def looks_like_header(cells: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
@@ -91,12 +97,13 @@ class TextSyntax(NamedTuple):
         ending = file_ending(path)
         if ending in _NOT_TEXT:
             raise DataError(
-                f"{ending} cannot be read; expected text, .gz, .zst or .parquet",
+                f"{ending} cannot be read; expected text, .gz, .zst, .zip or .parquet",
                 place=Place(file=str(path)),
             )
         if delimiter is None:
             raise DataError(
-                "expected a file that ends in .csv, .tsv or .parquet, or a delimiter",
+                "expected a file that ends in .csv, .tsv or .parquet, or a delimiter "
+                "(data.table.delimiter)",
                 place=Place(file=str(path)),
             )
         if not delimiter or set(delimiter) & set('"\r\n\x1f'):
@@ -289,8 +296,9 @@ class TextFormat:
             if not names:
                 if block.is_blank():
                     continue
-                names, block = _names(block, options.get("columns", ()))
-                read = wanted.of(path, names)
+                declared = options.get("columns", ())
+                names, block = _names(block, declared)
+                read = wanted.of(path, names, "" if declared else without_header(names))
             block = block._replace(width=len(names))
             table = block.parse(names, read)
             odd = len(table) != block.behind - block.first
@@ -341,7 +349,7 @@ def _names(block: TextBlock, columns: Sequence[str]) -> tuple[list[str], TextBlo
     cells, line, rest = block.header()
     place = Place(file=str(block.path), line=line)
     if not columns:
-        refuse_repeated(place, cells)
+        refuse_repeated(place, cells, without_header(cells))
         return cells, rest
     refuse_repeated(Place(file=str(block.path)), columns)
     if is_header(cells, columns):
@@ -401,17 +409,13 @@ def _separated(block: TextBlock) -> TextBlock:
 
 def _utf8(path: Path, encoding: str, size: int) -> Iterator[tuple[bytes, float]]:
     """The text of a file in UTF-8, piece by piece, and how much has been read (0 to 1)."""
-    compression = COMPRESSIONS.get(path.suffix)
     decoder = None
     if encoding not in ("utf-8", "utf-8-sig"):
         decoder = codecs.getincrementaldecoder(encoding)()
     line, at_start = 1, True
     try:
-        with path.open("rb") as raw:
+        with opened(path) as (source, raw):
             total = path.stat().st_size
-            source = raw
-            if compression:
-                source = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
             while True:
                 piece = source.read(max(size, 8) if at_start else size)  # a whole mark, if any
                 last = not piece
@@ -430,7 +434,7 @@ def _utf8(path: Path, encoding: str, size: int) -> Iterator[tuple[bytes, float]]
         raise DataError(
             f"not {encoding}: {error.reason}", place=Place(file=str(path), line=line)
         ) from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, *DAMAGED) as error:
         raise DataError(f"cannot be read: {error}", place=Place(file=str(path))) from None
     except OSError as error:
         reason = error.strerror or f"damaged or cut off: {error}"

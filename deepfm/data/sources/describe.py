@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.files.columns import combined, is_list, is_text
+from deepfm.data.files.packed import DAMAGED, opened
 from deepfm.data.files.read import format_of, read_rows
 from deepfm.data.files.text import NUMBER, looks_like_header
 from deepfm.errors import DataError, Place
@@ -147,11 +148,15 @@ def to_lines(found: Description) -> list[str]:
 def _guess_text(path: Path, encoding: str) -> tuple[str, tuple[str, ...]]:
     """The delimiter, and made-up names if the first line is data and no header."""
     try:
-        with pa.input_stream(str(path), compression="detect") as file:
-            text = file.read(_HEAD_BYTES).decode(encoding, errors="replace").removeprefix("\ufeff")
+        with opened(path) as file:
+            text = (
+                file.content.read(_HEAD_BYTES)
+                .decode(encoding, errors="replace")
+                .removeprefix("\ufeff")
+            )
     except LookupError:
         raise DataError(f"unknown encoding {encoding!r}", place=Place(file=str(path))) from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, *DAMAGED) as error:
         raise DataError(f"cannot be read: {error}", place=Place(file=str(path))) from None
     lines = text.splitlines()
     head = [line for line in (lines[:-1] or lines) if line][:50]  # the last may be cut off

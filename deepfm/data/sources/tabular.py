@@ -5,7 +5,7 @@ ranking task. What the values become is the business of the encoders.
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
         data_dir: The folder that a `vocabulary_file` is relative to, as all files of the table.
 
     Raises:
-        ConfigError: Settings of a field contradict each other.
+        ConfigError: Settings of a field contradict each other, or what it reads.
         DataError: A vocabulary file is missing or malformed.
     """
     fields: dict[str, FieldSchema] = {}
@@ -64,7 +64,7 @@ def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
                 bad_values=field.bad_values,
             )
     return DatasetSchema(
-        fields=fields,
+        fields=_of_their_sides(table, fields),
         label_field=table.trained_label.column,
         user_field=table.user_field,
         item_field=table.item_field,
@@ -72,6 +72,39 @@ def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
         item_title_column=table.item_title_column,
         group_columns=table.group_columns,
     )
+
+
+def _of_their_sides(
+    table: TableConfig, fields: Mapping[str, FieldSchema]
+) -> dict[str, FieldSchema]:
+    """The fields, of which those that read an id alone are of the user or of the item it names.
+
+    Raises:
+        ConfigError: Another group is declared, or both ids are one column.
+    """
+    ids = {"user": table.user_field, "item": table.item_field}
+    columns = {
+        side: set(fields[name].raw_columns)
+        for side, name in ids.items()
+        if name is not None and name in fields
+    }
+    if len(columns) == 2 and columns["user"] == columns["item"]:
+        both = " and ".join(sorted(columns["user"]))
+        raise ConfigError(f"user and item are both read from {both}", key="data.table.item_field")
+    found = dict(fields)
+    for side, read in columns.items():
+        for name, field in fields.items():
+            if set(field.raw_columns) != read:
+                continue
+            declared = table.fields[name].group if name in table.fields else None
+            if declared not in (None, side):
+                raise ConfigError(
+                    f"expected {side}, since it reads {' and '.join(sorted(read))} as the "
+                    f"{side}_field does, found {declared}",
+                    key=f"data.table.fields.{name}.group",
+                )
+            found[name] = replace(field, group=side)
+    return found
 
 
 def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
@@ -132,7 +165,7 @@ def text_options(source: SourceConfig) -> TextOptions:
 def label_rule(label: LabelConfig, *, num_class: int) -> LabelRule:
     """The rule that a declared label stands for."""
     kind = LABEL_RULES[label.kind]
-    return kind(label.column, label.threshold, label.positive, num_class)
+    return kind(label.column, label.threshold, label.positive, num_class, label.classes)
 
 
 class DeclaredTable(NamedTuple):

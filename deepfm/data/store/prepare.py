@@ -66,6 +66,7 @@ _MODEL_ONLY = (
     *LEARNT, "embedding_dim", "combiner", "dense_embedding", "bins", "frequencies",
     "frequency_scale", "init", "trainable",
 )  # fmt: skip
+_OF_A_LABEL = ("column", "kind", "threshold", "positive")  # and what its rule adds
 # What decides how rows are read, beside the fields, the labels and the content of the files.
 _OF_THE_ROWS = (
     "delimiter", "columns", "encoding", "users", "items", "sample_weight", "group_columns",
@@ -149,9 +150,7 @@ class RowsOfATable:
         table = asdict(self.table)
         fields = [_settings_of(field) for field in self.schema.fields.values()]
         content = {role: list(map(_fingerprint, files)) for role, files in self.files.items()}
-        labels = {
-            name: asdict(self.table.label_of(name)) | rule.key for name, rule in self.labels.items()
-        }
+        labels = {name: self._label_key(name, rule) for name, rule in self.labels.items()}
         return _hash(
             [
                 FORMAT_VERSION,
@@ -162,6 +161,11 @@ class RowsOfATable:
                 self.split.settings(self.split.options),
             ]
         )
+
+    def _label_key(self, name: str, rule: LabelRule) -> dict[str, object]:
+        """What a label depends on; a store holds it as it is, standardised later or not."""
+        declared = asdict(self.table.label_of(name))
+        return {key: declared[key] for key in _OF_A_LABEL} | rule.key
 
     def _patterns(self) -> dict[str, tuple[str, ...]]:
         table = self.table

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,14 +157,21 @@ class RowStream:
         bad: dict[str, np.ndarray] = {}
         for rule in self._labels if rules is None else rules:
             label, is_bad = rule.read(rows.table[rule.column].combine_chunks())
-            refuse_unless_dropped(self._table, rows, rule.column, is_bad, rule.expected)
+            refuse_unless_dropped(
+                self._table, rows, rule.column, is_bad, rule.expected, rule.remedy
+            )
             labels.append(label)
             bad[rule.column] = bad.get(rule.column, False) | is_bad
         return (labels[0] if len(labels) == 1 else np.stack(labels, axis=1)), bad
 
 
 def refuse_unless_dropped(
-    table: TableConfig, rows: Rows, column: str, bad: np.ndarray | None, expected: str
+    table: TableConfig,
+    rows: Rows,
+    column: str,
+    bad: np.ndarray | None,
+    expected: str,
+    remedy: Callable[[object], str] = lambda value: "",
 ) -> None:
     """Raise for the first bad value of a column that is no field's, unless its row is dropped.
 
@@ -179,6 +186,7 @@ def refuse_unless_dropped(
             bad,
             expected,
             lambda index: rows.place(index)._replace(column=column),
+            remedy,
         )
 
 
