@@ -145,7 +145,7 @@ class FieldSchema:
     combiner: str = "mean"
     padding_idx: int | None = 0
     dense_embedding: str = "none"
-    bins: int = 32
+    bins: int = 128
     edges: tuple[float, ...] = ()
     frequencies: int = 16
     frequency_scale: float = 0.1

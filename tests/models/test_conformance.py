@@ -16,15 +16,15 @@ from tests.models.conftest import changed, random_inputs, replaced
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
     """
-    _softmax _softmax_backward_data _to_copy _unique2 _unsafe_view add add_ addmm alias amax arange
-    baddbmm bernoulli_
-    binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone cos detach div div_
-    embedding embedding_dense_backward empty empty_like eq expand index index_select leaky_relu
-    leaky_relu_backward lt masked_fill mm mul
-    native_batch_norm native_batch_norm_backward native_layer_norm native_layer_norm_backward ne
-    neg new_zeros ones_like permute pow relu select select_backward sigmoid sin slice
-    slice_backward split_with_sizes squeeze stack sub sum t threshold_backward transpose unbind
-    unsqueeze view
+    _softmax _softmax_backward_data _to_copy _unique2 _unsafe_view add add_ addcmul addmm alias amax
+    arange bernoulli_
+    binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone copy_ cos cumsum
+    detach div div_ embedding embedding_dense_backward empty empty_like eq expand flip index
+    index_select leaky_relu leaky_relu_backward lt masked_fill mm mul native_batch_norm
+    native_batch_norm_backward native_layer_norm native_layer_norm_backward ne neg
+    new_empty_strided new_zeros ones_like permute pow relu searchsorted select select_backward
+    sigmoid sin slice slice_backward split split_with_sizes squeeze stack sub sum t
+    threshold_backward transpose unbind unsqueeze view
     """.split()  # noqa: SIM905
 )
 ON_CPU_ONLY = {"random_", "ge", "mul_", "relu_"}  # of the dropouts, which are torch's own elsewhere

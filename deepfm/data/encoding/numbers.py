@@ -96,7 +96,7 @@ class Scaler(Encoder):
             default=default,
         )
         if field.dense_embedding == "piecewise":
-            scaler.edges = _rising(scaler.encode(seen.quantiles(field.bins)))
+            scaler.edges = _rising(scaler.encode(seen.edges(field.bins)))
         return scaler
 
     def encode(self, values: np.ndarray) -> np.ndarray:
@@ -142,6 +142,18 @@ def _rising(edges: np.ndarray) -> list[float]:
     if len(found) > 1:
         return found
     return [found[0], min(FLOAT32_MAX, found[0] + max(1.0, abs(found[0])))]
+
+
+def _rows_of_a_bin(rows: np.ndarray, count: int) -> float:
+    """What the rows of one of `count` bins come to if no value counts as more than that.
+
+    The m most frequent values fill a bin each, and the other bins share the rows of the others,
+    with the smallest m for which none of these is more than a bin.
+    """
+    falling = np.sort(rows)[::-1][:count]
+    full = np.arange(len(falling))
+    shares = (rows.sum() - (falling.cumsum() - falling)) / (count - full)
+    return float(shares[np.argmax(falling <= shares)])
 
 
 class SeenNumbers:
@@ -195,15 +207,18 @@ class SeenNumbers:
         plain.add(clipped)
         return moments.figures(), plain.figures().mean
 
-    def quantiles(self, count: int) -> np.ndarray:
-        """The smallest and largest number, and those between that cut `count` equal parts."""
-        numbers = self._sampled()
-        if not len(numbers):
-            return numbers
-        edges: np.ndarray = np.quantile(
-            numbers, np.arange(count + 1) / count, method="inverted_cdf"
-        )
-        return edges
+    def edges(self, count: int) -> np.ndarray:
+        """Those of at most `count` bins with about equally many rows, rising: values that occur.
+
+        With no more distinct values than edges, each is one. Otherwise a value counts as the rows
+        of one bin at most, or a number that is nearly always 0 would have all its edges there.
+        """
+        values, rows = np.unique(self._sampled(), return_counts=True)
+        if len(values) <= count + 1:
+            return values
+        weight = np.minimum(rows, _rows_of_a_bin(rows, count)).cumsum()
+        wanted = weight[-1] * np.arange(count + 1) / count * (1 - 1e-12)  # equal up to rounding
+        return values[np.unique(np.searchsorted(weight, wanted))]
 
     def _sampled(self) -> np.ndarray:
         assert self._sample is not None

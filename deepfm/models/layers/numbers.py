@@ -17,15 +17,18 @@ from deepfm.models.layers.initializers import initializer_from
 
 
 class PiecewiseLinear(nn.Module):
-    r"""Where each of C numbers lies among its bins, (B, C) -> (B, C, T).
+    r"""A linear map of where each of C numbers lies among its bins, (B, C) -> (B, C, W).
 
     With the edges b_0 < ... < b_T of a number's bins, component t of its encoding is
 
         clamp((x - b_{t-1}) / (b_t - b_{t-1}), 0, 1):
 
     1 in the bins below that of x, 0 in those above, and between them how far x is through its own.
-    A linear map of it is a continuous function of x, linear in each bin. Numbers with fewer bins
-    than T end in zeros.
+    A linear map of it is a continuous function of x, linear in each bin.
+
+    The encoding is never made: its product with a weight is the sum of the rows of all lower bins,
+    which is the same for every x of a bin, and a part of the bin's own row. So a number costs two
+    rows, however many bins there are.
 
     Source: Y. Gorishniy, I. Rubachev, A. Babenko, "On Embeddings for Numerical Features in Tabular
     Deep Learning", NeurIPS 2022, arXiv:2203.05556, Eq. (1).
@@ -38,16 +41,19 @@ class PiecewiseLinear(nn.Module):
         edges: Of each number, rising, two at least.
 
     Attributes:
-        num_features: T.
+        num_features: T, of the number with the most bins; weights of bins that a number has not
+            stay as they are.
 
     Example:
-        >>> PiecewiseLinear([[0.0, 1.0, 3.0], [0.0, 2.0]])(torch.tensor([[2.0, 1.0]]))
+        >>> encoding = PiecewiseLinear([[0.0, 1.0, 3.0], [0.0, 2.0]])
+        >>> encoding(torch.tensor([[2.0, 1.0]]), torch.eye(2).expand(2, 2, 2))
         tensor([[[1.0000, 0.5000],
                  [0.5000, 0.0000]]])
     """
 
-    lower: Tensor
-    width: Tensor
+    _lower: Tensor
+    _width: Tensor
+    _first_rows: Tensor
 
     def __init__(self, edges: Sequence[Sequence[float]]) -> None:
         super().__init__()
@@ -60,17 +66,27 @@ class PiecewiseLinear(nn.Module):
             if not widths or min(widths) <= 0:
                 raise ArgumentError("edges", f"expected 2 or more that rise, got {list(of_number)}")
             missing = self.num_features - len(widths)
-            lower.append([*rising[:-1], *[limits.max] * missing])  # above every number
+            lower.append([*rising[:-1], *[math.inf] * missing])  # above every number
             width.append([*(max(w, limits.tiny) for w in widths), *[1.0] * missing])
-        self.register_buffer("lower", torch.tensor(lower), persistent=False)
-        self.register_buffer("width", torch.tensor(width), persistent=False)
+        first_rows = torch.arange(len(lower)).unsqueeze(0) * self.num_features
+        self.register_buffer("_lower", torch.tensor(lower), persistent=False)
+        self.register_buffer("_width", torch.tensor(width).flatten(), persistent=False)
+        self.register_buffer("_first_rows", first_rows, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ((x.unsqueeze(-1) - self.lower) / self.width).clamp(0.0, 1.0)
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The encoding of x, (B, C), times the weight of each number, (C, T, W)."""
+        bins = torch.searchsorted(self._lower, x.detach().t().contiguous(), right=True) - 1
+        rows = bins.clamp(min=0).t() + self._first_rows  # (B, C), of all bins end to end
+        lower = self._lower.flatten()[rows]
+        share = ((x - lower) / self._width[rows]).clamp(0.0, 1.0)
+        below = weight.cumsum(1) - weight  # of all lower bins
+        both = torch.cat([below, weight], 2).flatten(0, 1)  # (C * T, 2 W)
+        whole, own = nn.functional.embedding(rows, both).chunk(2, dim=2)
+        return torch.addcmul(whole, share.unsqueeze(2), own)
 
 
 class Periodic(nn.Module):
-    r"""Sines and cosines of each of C numbers, (B, C) -> (B, C, 2K).
+    r"""A linear map of sines and cosines of each of C numbers, (B, C) -> (B, C, W).
 
         [sin(2 pi c_1 x), ..., sin(2 pi c_K x), cos(2 pi c_1 x), ..., cos(2 pi c_K x)]
 
@@ -95,9 +111,11 @@ class Periodic(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.frequency, 0.0, self.scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The encoding of x, (B, C), times the weight of each number, (C, 2K, W)."""
         angle = (2 * math.pi) * x.unsqueeze(-1) * self.frequency  # (B, C, K)
-        return torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
+        encoded = torch.cat([torch.sin(angle), torch.cos(angle)], dim=-1)
+        return torch.bmm(encoded.transpose(0, 1), weight).transpose(0, 1)
 
 
 class EncodedFields(nn.Module):
@@ -156,15 +174,18 @@ class EncodedFields(nn.Module):
 
     def forward(self, dense: Tensor) -> tuple[Tensor, Tensor | None]:
         """Vectors of B rows of dense inputs, and the first-order terms of their columns, (B, C)."""
-        encoded = self.encoding(dense.index_select(1, self._columns))  # (B, C, N)
+        numbers = dense.index_select(1, self._columns)  # (B, C)
+        weight = self.weight.unflatten(1, (self._value_dim, -1)).flatten(0, 1)  # (C, N, D)
         terms = None
         if self.first_order is not None:
-            terms = (encoded * self.first_order).sum(-1)
-        by_field = encoded.unflatten(1, (-1, self._value_dim)).flatten(2)  # (B, F, v * N)
-        vectors = torch.baddbmm(self.bias.unsqueeze(1), by_field.transpose(0, 1), self.weight)
+            weight = torch.cat([weight, self.first_order.unsqueeze(2)], 2)
+        mapped = self.encoding(numbers, weight)
+        if self.first_order is not None:
+            mapped, terms = mapped[..., :-1], mapped[..., -1]
+        vectors: Tensor = mapped.unflatten(1, (-1, self._value_dim)).sum(2) + self.bias
         if isinstance(self.encoding, Periodic):
             vectors = torch.relu(vectors)
-        return vectors.transpose(0, 1), terms
+        return vectors, terms
 
 
 def groups_of_one_shape(fields: Sequence[DenseField]) -> dict[str, list[DenseField]]:

@@ -3,6 +3,7 @@
 import io
 import math
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -443,15 +444,39 @@ def test_a_number_that_is_nearly_always_0_is_not_clipped():
 
 
 @given(st.lists(st.integers(-20, 20), max_size=40), st.integers(1, 8), st.integers(1, 3))
-def test_edges_cut_equal_parts_of_the_scaled_training_rows(numbers, bins, batches):
-    encoder = scaler(numbers, "standard", batches=batches, dense_embedding="piecewise", bins=bins)
-    assert encoder.edges == sorted(set(encoder.edges))
+def test_edges_cut_equal_parts_of_the_training_rows(numbers, bins, batches):
+    """Where a value counts as the rows of one bin at most."""
+    encoder = scaler(numbers, "none", batches=batches, dense_embedding="piecewise", bins=bins)
     assert 2 <= len(encoder.edges) <= bins + 1
-    if len(set(numbers)) > 1:
-        rising = np.sort(encoder.encode(np.array(numbers, np.float64)))
-        places = [max(0, math.ceil(k * len(rising) / bins) - 1) for k in range(bins + 1)]
-        assert encoder.edges == sorted({float(rising[place]) for place in places})
+    values = sorted(set(numbers))
+    if 1 < len(values) <= bins + 1:
+        assert encoder.edges == values
+    elif len(values) > bins + 1:
+        rows = [Fraction(numbers.count(value)) for value in values]
+        rising = sorted(rows)
+        for full in range(bins):  # values that fill a bin by themselves
+            share = sum(rising[: len(rising) - full]) / (bins - full)
+            if rising[-1 - full] <= share:
+                break
+        counted = [min(count, share) for count in rows]
+        expected = set()
+        for k in range(bins + 1):
+            below = Fraction(0)
+            for value, rows in zip(values, counted, strict=True):
+                below += rows
+                if below >= sum(counted) * k / bins:
+                    expected.add(value)
+                    break
+        assert encoder.edges == sorted(expected)
     assert through_a_file(encoder).edges == encoder.edges
+
+
+def test_edges_do_not_all_lie_where_nearly_all_rows_are():
+    gains = [0] * 950 + list(range(1, 51))
+    encoder = scaler(gains, "none", dense_embedding="piecewise", bins=16)
+    assert len(encoder.edges) >= 12
+    assert encoder.edges[0] == 0
+    assert encoder.edges[-1] == 50
 
 
 # --- sequences ---------------------------------------------------------------------------------
