@@ -218,7 +218,8 @@ class SeenNumbers:
             return values
         weight = np.minimum(rows, _rows_of_a_bin(rows, count)).cumsum()
         wanted = weight[-1] * np.arange(count + 1) / count * (1 - 1e-12)  # equal up to rounding
-        return values[np.unique(np.searchsorted(weight, wanted))]
+        edges: np.ndarray = values[np.unique(np.searchsorted(weight, wanted))]
+        return edges
 
     def _sampled(self) -> np.ndarray:
         assert self._sample is not None
