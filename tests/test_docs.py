@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deepfm.config import ExperimentConfig
+from deepfm.config import ExperimentConfig, load_config
+from deepfm.data.sources import tabular
 from deepfm.models import MODELS
+from deepfm.preflight import check_settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -102,3 +104,25 @@ def test_links_lead_somewhere(page):
         reached = page.parent / path if path else page
         assert reached.exists(), target
         assert not anchor or anchor in anchors(reached), target
+
+
+EXAMPLES = [
+    (name, block)
+    for name, text in PAGES.items()
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    if {"dataset_name: tabular", "fields:"} <= set(re.findall(r"dataset_name: \w+|fields:", block))
+]
+
+
+@pytest.mark.parametrize(("name", "block"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_an_example_of_a_whole_table_is_valid_as_it_stands(name, block, tmp_path):
+    path = tmp_path / "example.yaml"
+    path.write_text(block)
+    config = load_config(path)
+    check_settings(config)
+    tabular.schema(config.data.table, tmp_path)
+
+
+def test_there_are_examples():
+    assert sum(name == "losses_and_metrics.md" for name, _ in EXAMPLES) == 3
+    assert "data.md" in dict(EXAMPLES)

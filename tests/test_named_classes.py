@@ -12,6 +12,7 @@ from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.labels import class_label
 from deepfm.errors import ConfigError, DataError
+from deepfm.experiment import load_data
 
 NAMES = ["low", "middle", "very high"]
 
@@ -131,3 +132,15 @@ def test_a_written_config_reads_back_equal(tmp_path):
     config = load_config(path)
     assert config.data.table.labels["grade"].classes == ("1", "2", "3")
     assert config_from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+def test_a_positive_value_that_never_occurs_is_an_error(tmp_path):
+    write_rows(tmp_path / "rows.csv", ["no", "no", "yes"])
+    path = write_config(
+        tmp_path, '{column: grade, positive: "Yes"}', losses="[binary_cross_entropy]"
+    )
+    expected = r"data\.table\.labels\.grade\.positive: no training row has grade 'Yes'"
+    with pytest.raises(ConfigError, match=expected):
+        load_data(load_config(path))
+    path.write_text(path.read_text().replace("Yes", "yes"))
+    assert load_data(load_config(path)).train.label.unique().tolist() == [0, 1]

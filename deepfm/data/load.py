@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from deepfm.config import ExperimentConfig
@@ -80,6 +81,7 @@ def load_data(
         if encoders is not None:
             scales = encoders.schema.label_scales
         else:
+            _refuse_no_positive(config, train)
             scales = _label_scales(config, train) | ({} if base is None else _known(config, base))
         return ExperimentData(
             train,
@@ -185,14 +187,33 @@ def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, La
     }
 
 
+def _own_label(train: TabularDataset, position: int) -> np.ndarray:
+    """One label of several, (N,), which may be mapped from a file."""
+    own = train.label if train.label.dim() == 1 else train.label[:, position]
+    return own.numpy()
+
+
+def _refuse_no_positive(config: ExperimentConfig, train: TabularDataset) -> None:
+    """Refuse a label whose positive value no training row has, perhaps by a misspelling.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for position, (name, label) in enumerate(config.label_rules().items()):
+        if label.positive is not None and not _own_label(train, position).any():
+            raise ConfigError(
+                f"no training row has {label.column} {label.positive!r}",
+                key=f"data.table.labels.{name}.positive",
+            )
+
+
 def _label_scales(config: ExperimentConfig, train: TabularDataset) -> dict[str, LabelScale]:
     """Mean and deviation of each label that is to be standardised, by its training rows."""
     weight = None if train.weight is None else train.weight.numpy()
     found = {}
     for position, (name, label) in enumerate(config.label_rules().items()):
         if label.standardize:
-            own = train.label if train.label.dim() == 1 else train.label[:, position]
-            found[name] = LabelScale(*mean_and_deviation(own.numpy(), weight))
+            found[name] = LabelScale(*mean_and_deviation(_own_label(train, position), weight))
     return found
 
 
