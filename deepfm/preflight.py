@@ -40,7 +40,12 @@ def check_settings(config: ExperimentConfig) -> None:
         for field in schema.fields.values()
         if field.feature_type is not FeatureType.DENSE
     }
-    schema = schema.with_fields(small)
+    edges = {
+        field.name: {"edges": (0.0, 1.0)}
+        for field in schema.dense_fields
+        if field.dense_embedding == "piecewise"
+    }
+    schema = schema.with_fields(small | edges)
     assigned = assign_optimizers(build_model(schema, config), config.training)
     build_schedules(assigned, config.training, maximize=True)
 
@@ -108,6 +113,8 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError("its rows depend on the data", key=f"data.table.fields.{field.name}")
+        if field.dense_embedding == "piecewise":
+            raise ConfigError("its bins depend on the data", key=f"data.table.fields.{field.name}")
     dense, tables, wide = count_parameters(schema, config)
     size = _readable(4 * (dense + tables + wide))  # float32
     return [
