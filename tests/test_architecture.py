@@ -17,8 +17,8 @@ MAY_IMPORT = {
     "easyrec.names": set(),
     "format_versions": {"utils.logging"},
     "config": {
-        "errors", "packaged", "format_versions", "utils.settings", "utils.named", "utils.logging", "objectives",
-        "evaluation.metrics", "models.MODELS", "models.options", "training.options",
+        "errors", "packaged", "format_versions", "utils.settings", "utils.named", "utils.logging",
+        "objectives", "evaluation.metrics", "models.MODELS", "models.options", "training.options",
         "data.options",
     },
     "data.options": {
@@ -66,7 +66,9 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "easyrec.names",
         "training",
     },
-    "checkpoint": {"errors", "config", "format_versions", "utils", "data", "models", "easyrec.names"},
+    "checkpoint": {
+        "errors", "config", "format_versions", "utils", "data", "models", "easyrec.names",
+    },
     "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {

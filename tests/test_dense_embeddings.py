@@ -1,5 +1,7 @@
 """Embeddings of numbers from a file to a prediction: stores, checkpoints, warm starts."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -59,7 +61,8 @@ def test_a_run_predicts_resumes_and_starts_another(tmp_path):
     best = tmp_path / "run" / "best_model.pt"
     checkpoint = load_checkpoint(best)
     edges = checkpoint.encoders.schema.fields["amount"].edges
-    assert len(edges) == 9 and list(edges) == sorted(edges)
+    assert len(edges) == 9
+    assert list(edges) == sorted(edges)
     row = pa.table({"amount": [7.0, None], "when": [0.5, 0.1]})
     model = checkpoint.build_model()
     inputs = checkpoint.encoders.encode(row)
@@ -129,3 +132,28 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
         declared_schema(config_from_dict({"data": data}))
     assert message in str(caught.value)
     assert "data.table.fields.a" in str(caught.value)
+
+
+def test_training_starts_at_the_base_rate_unless_told_otherwise(tmp_path, caplog):
+    """What a run that learns nothing ends with is where it started."""
+    write_rows(tmp_path / "rows.csv")
+    path = write_config(tmp_path)
+
+    def bias(*overrides, **how):
+        asleep = ["training.lr=1e-30", "training.epochs=1", *overrides]
+        experiment.train(load_config(path, asleep), **how)
+        return load_checkpoint(tmp_path / "run" / "last.pt").model["bias"].item()
+
+    label = experiment.load_data(load_config(path)).train.label
+    positives = label.sum().item()
+    expected = math.log(positives / (len(label) - positives))
+    assert bias() == pytest.approx(expected, abs=1e-5)
+    assert f"the output bias starts at {expected:.4f}" in caplog.text
+    assert bias("training.initial_bias=zero", overwrite=True) == pytest.approx(0, abs=1e-5)
+    zero = tmp_path / "run" / "last.pt"
+    kept = tmp_path / "zero.pt"
+    kept.write_bytes(zero.read_bytes())
+    assert bias(overwrite=True, init_from=kept) == pytest.approx(0, abs=1e-5)
+    caplog.clear()
+    bias("training.epochs=2", resume=True)
+    assert "the output bias starts" not in caplog.text
