@@ -134,9 +134,10 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
     assert "data.table.fields.a" in str(caught.value)
 
 
-def test_training_starts_at_the_base_rate_unless_told_otherwise(tmp_path, capsys):
+def test_training_starts_at_the_base_rate_unless_told_otherwise(tmp_path, caplog):
     """What a run that learns nothing ends with is where it started."""
     write_rows(tmp_path / "rows.csv")
+    caplog.set_level("INFO", "deepfm")
     path = write_config(tmp_path)
 
     def bias(*overrides, **how):
@@ -148,12 +149,13 @@ def test_training_starts_at_the_base_rate_unless_told_otherwise(tmp_path, capsys
     positives = label.sum().item()
     expected = math.log(positives / (len(label) - positives))
     assert bias() == pytest.approx(expected, abs=1e-5)
-    assert f"the output bias starts at {expected:.4f}" in capsys.readouterr().out
+    assert f"the output bias starts at {expected:.4f}" in caplog.text
     assert bias("training.initial_bias=zero", overwrite=True) == pytest.approx(0, abs=1e-5)
     zero = tmp_path / "run" / "last.pt"
     kept = tmp_path / "zero.pt"
     kept.write_bytes(zero.read_bytes())
     assert bias(overwrite=True, init_from=kept) == pytest.approx(0, abs=1e-5)
-    capsys.readouterr()
+    caplog.clear()
     bias("training.epochs=2", resume=True)
-    assert "the output bias starts" not in capsys.readouterr().out
+    assert "resumed" in caplog.text
+    assert "the output bias starts" not in caplog.text
