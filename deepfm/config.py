@@ -126,6 +126,8 @@ class TrainingConfig:
         shuffle: Whether rows come in another order in each epoch.
         drop_last: Whether a last batch with fewer rows is left out.
         losses: What is learned; several are added up.
+        initial_bias: Where the output bias starts: at the logit of the `base_rate` of the rows as
+            trained, or at `zero`.
         lr: Learning rate of all optimizers that name none.
         optimizer: Of the dense weights, and of the tables where they have none of their own.
         sparse_optimizer: Of the embedding tables; null: they share `optimizer`.
@@ -157,6 +159,7 @@ class TrainingConfig:
     shuffle: bool = True
     drop_last: bool = False
     losses: tuple[Objective, ...] = one_of(LOSSES, "loss", ("binary_cross_entropy",))
+    initial_bias: Literal["base_rate", "zero"] = "base_rate"
     lr: float = limited(1e-3, above=0)
     optimizer: OptimizerConfig = one_of(OPTIMIZERS, "optimizer", "adam")
     sparse_optimizer: OptimizerConfig | SparseOptimizerConfig | None = one_of(

@@ -28,6 +28,7 @@ from deepfm.models import build_model, parameters_of
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device
+from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
@@ -98,8 +99,11 @@ def train(
         )
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config)
+        start = None
         if base is not None:
             transfer(model, base)
+        elif checkpoint is None and config.training.initial_bias == "base_rate":
+            start = start_at_base_rate(model, data.train)
         run.prepare(config, keep=resume)
         run_log.write_to(run.log)
         saved = checkpoint.training if checkpoint else None
@@ -111,6 +115,9 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
+        if start is not None:
+            values = ", ".join(f"{value:.4f}" for value in start.flatten().tolist())
+            LOGGER.info(f"the output bias starts at {values}: the base rate of the rows as trained")
         if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
             LOGGER.info("feature.groups has no group wide: the first-order term is zero")
 

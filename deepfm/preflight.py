@@ -1,5 +1,7 @@
 """What is known before any data is read: settings that contradict each other, sizes, the device."""
 
+from collections.abc import Mapping
+
 import torch
 
 from deepfm.config import ExperimentConfig
@@ -28,7 +30,7 @@ def check_settings(config: ExperimentConfig) -> None:
     check_losses(tasks, offered)
     check_metrics(tasks, config.training.metric, offered)
     schema = declared_schema(config)
-    small = {
+    small: dict[str, Mapping[str, object]] = {
         field.name: {
             "vocabulary_size": 2,
             "num_buckets": min(field.num_buckets, 2),
@@ -40,7 +42,12 @@ def check_settings(config: ExperimentConfig) -> None:
         for field in schema.fields.values()
         if field.feature_type is not FeatureType.DENSE
     }
-    schema = schema.with_fields(small)
+    edges: dict[str, Mapping[str, object]] = {
+        field.name: {"edges": (0.0, 1.0)}
+        for field in schema.dense_fields
+        if field.dense_embedding == "piecewise"
+    }
+    schema = schema.with_fields(small | edges)
     assigned = assign_optimizers(build_model(schema, config), config.training)
     build_schedules(assigned, config.training, maximize=True)
 
@@ -108,6 +115,8 @@ def describe_size(config: ExperimentConfig) -> list[str]:
     for field in schema.fields.values():
         if field.feature_type is not FeatureType.DENSE and not field.vocabulary_size:
             raise ConfigError("its rows depend on the data", key=f"data.table.fields.{field.name}")
+        if field.dense_embedding == "piecewise":
+            raise ConfigError("its bins depend on the data", key=f"data.table.fields.{field.name}")
     dense, tables, wide = count_parameters(schema, config)
     size = _readable(4 * (dense + tables + wide))  # float32
     return [

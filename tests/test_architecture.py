@@ -17,9 +17,8 @@ MAY_IMPORT = {
     "easyrec.names": set(),
     "format_versions": {"utils.logging"},
     "config": {
-        "errors", "packaged", "format_versions",
-        "utils.settings", "utils.named", "utils.logging", "objectives",
-        "evaluation.metrics", "models.MODELS", "models.options", "training.options",
+        "errors", "packaged", "format_versions", "utils.settings", "utils.named", "utils.logging",
+        "objectives", "evaluation.metrics", "models.MODELS", "models.options", "training.options",
         "data.options",
     },
     "data.options": {

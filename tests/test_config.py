@@ -1,6 +1,7 @@
 """The configuration: defaults, strictness, and errors that say what to do."""
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -306,3 +307,38 @@ def test_what_cannot_be_a_name_is_refused_in_one_line(config_file, text, message
     with pytest.raises(ConfigError) as caught:
         load_config(config_file(text))
     assert message in str(caught.value)
+
+
+VERSION_1 = """
+format_version: 1
+data:
+  dataset_name: tabular
+  split_strategy: random
+  table:
+    files: [a.csv]
+    label: y
+    fields:
+      "[a, b]": {type: dense, scale: log1p}
+      c: {type: dense, scale: standard}
+"""
+
+
+def test_version_1_is_read_as_what_it_meant(config_file, caplog):
+    """Written out, so that a run of it, saved and read again, is the same experiment."""
+    config = load_config(config_file(VERSION_1))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    (line,) = caplog.messages
+    assert re.match(r".*\.yaml:2: format_version 1: defaults of that version hold", line)
+    fields = config.data.table.fields
+    assert [field.scale for field in fields.values()] == ["plain_log1p", "plain_log1p", "standard"]
+    assert config.training.initial_bias == "zero"
+    assert config.format_version == 2
+    caplog.clear()
+    assert config_from_dict(config.to_dict()) == config
+    assert not caplog.messages
+
+    said = load_config(config_file(VERSION_1), ["training.initial_bias=base_rate"])
+    assert said.training.initial_bias == "base_rate"
+    new = load_config(config_file(VERSION_1.replace("format_version: 1", "")))
+    assert new.data.table.fields["a"].scale == "log1p"
+    assert new.training.initial_bias == "base_rate"

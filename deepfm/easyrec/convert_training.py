@@ -68,6 +68,7 @@ def training_of(pipeline: Pipeline, objectives: Objectives) -> Keys:
         "shuffle": data.shuffle,
         "drop_last": data.drop_remainder,
         "losses": objectives.losses,
+        "initial_bias": "zero",
         "metrics": objectives.train_metrics,
     }
     found |= _optimizers(pipeline)

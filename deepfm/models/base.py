@@ -81,6 +81,7 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(task.fitted(schema) for task in tasks)
+        self.output_layers: list[nn.Linear] = []  # whose outputs are added to the bias
         if len(tasks) > 1 and not self.several_tasks:
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
@@ -132,6 +133,15 @@ class BaseCTRModel(nn.Module, ABC):
         return 0
 
     @property
+    def output_bias(self) -> nn.Parameter | None:
+        """The bias that every logit has: the global one, or that of the last output layer."""
+        if self.bias is not None:
+            return self.bias
+        branch = getattr(self, "dnn", None) if self.final is None else self.final
+        last = branch[-1] if isinstance(branch, nn.Sequential) else None
+        return last.bias if isinstance(last, nn.Linear) else None
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
@@ -178,7 +188,13 @@ class BaseCTRModel(nn.Module, ABC):
         bias = bias and not self.config.global_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
         initialize_linears([linear], (self.config.final or self.config.dnn).init)
+        self.output_layers.append(linear)
         return linear
+
+    def first_order_weights(self) -> list[Tensor]:
+        """The weights that add up to a term of the logit, field by field; without a gradient."""
+        adds_up = self.final is None and self.uses_first_order
+        return self.embedding.first_order_weights() if adds_up else []
 
     @property
     def adds_up_over_fields(self) -> bool:

@@ -58,6 +58,7 @@ class Objective(Named):
         gives_numbers: Whether what it predicts is the number itself, and no probability.
         ranks: Whether items can be ordered by its probability.
         group_option: The option that names the group column it reads; empty: it reads none.
+        learns_base_rate: Whether the best constant prediction is the share of each class.
         only_in_training: Whether it reads logits that exist in training only, so that evaluation
             does not report it.
     """
@@ -68,6 +69,7 @@ class Objective(Named):
     gives_numbers: ClassVar[bool] = False
     ranks: ClassVar[bool] = False
     group_option: ClassVar[str] = ""
+    learns_base_rate: ClassVar[bool] = False
     only_in_training: ClassVar[bool] = False
 
     @classmethod

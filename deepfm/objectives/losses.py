@@ -23,6 +23,7 @@ class _OneLogit(Objective):
 
     label_kinds = ("binary",)
     ranks = True
+    learns_base_rate = True
 
     def prediction(self, logits: Logits, task: str = "") -> "Tensor":
         return self.own_logits(logits, task).sigmoid()
@@ -132,6 +133,7 @@ class SoftmaxCrossEntropy(_LogitPerClass):
     """
 
     name = "softmax_cross_entropy"
+    learns_base_rate = True
     label_smoothing: float = limited(0.0, below=1)
 
     def row_losses(self, logits: Logits, targets: Targets, task: str = "") -> "Tensor":

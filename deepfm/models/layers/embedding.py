@@ -208,6 +208,32 @@ class FeatureEmbedding(Lookup):
         for dropout in self.variational_dropouts().values():
             dropout.reset_parameters()
 
+    def first_order_weights(self) -> list[Tensor]:
+        """Return the weights that only the first-order term reads, without a gradient."""
+        if self._field_vectors == "wide":
+            return []
+        found = [
+            self.tables[name]
+            for name, t in self.tables.logical.items()
+            if t.trainable and t.suffix == WIDE
+        ]
+        groups = [group.first_order for group in self.encoded_fields()]
+        dense = [weight for weight in (self.dense_first_order, *groups) if weight is not None]
+        return [weight.detach() for weight in (*found, *dense)]
+
+    def vector_weights(self) -> list[Tensor]:
+        """Return the weights that field vectors are multiples of, without a gradient."""
+        reads_wide = self._field_vectors == "wide"
+        found = [
+            self.tables[name]
+            for name, table in self.tables.logical.items()
+            if table.trainable and (table.suffix != WIDE or reads_wide)
+        ]
+        found += self.dense_vectors.parameters()
+        for group in self.encoded_fields():
+            found += [group.weight, group.bias]
+        return [weight.detach() for weight in found]
+
     def variational_dropouts(self) -> dict[str, VariationalDropout]:
         """Return the variational dropout of each group that has one."""
         found = self.dropouts.items()

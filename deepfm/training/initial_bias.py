@@ -1,0 +1,94 @@
+"""Where training starts: at the base rate of the rows as trained.
+
+The output bias is the base rate's logit, and what is added to it is small. Without that the
+untrained model is worse than a constant by far: first-order weights of few values or numbers, the
+output layer behind batch norm, and the products of field vectors of small vocabularies each spread
+the logits by 1 or more when they begin as Xavier says.
+"""
+
+import torch
+from torch import Tensor
+
+from deepfm.data.batch import Inputs
+from deepfm.data.dataset import TabularDataset
+from deepfm.models.base import BaseCTRModel, evaluation_mode
+
+_BLOCK = 1 << 20  # rows that are counted at once
+SPREAD = 0.1  # of the logits of an untrained model, their deviation at most
+_MEASURED = 1024  # rows that it is measured on
+_OUTPUT_FACTOR = 0.1  # of the output layers' weights, whose inputs batch norm may make large
+_HALVINGS = 20  # at most
+
+
+def start_at_base_rate(model: BaseCTRModel, train: TabularDataset) -> Tensor | None:
+    """Set a model's output bias to the logits of a prediction that knows no features, and make
+    what is added to it small.
+
+    For one logit that is ln(P / N) with the weights P of positives and N of negatives, sampled
+    ones counted; for one logit per class the logarithm of each class's share. Label smoothing and
+    the factors of a focal loss are not accounted for. With them the best constant is another one,
+    and this one is still near it.
+
+    Args:
+        model: Fresh from `build_model`.
+        train: The rows that it will be trained on.
+
+    Returns:
+        The bias, () or (C,); None where it stays zero: there are several tasks or no bias, a loss
+        learns no probabilities of its labels, or a class has no weight.
+    """
+    bias = model.output_bias
+    if bias is None or len(model.tasks) > 1:
+        return None
+    (task,) = model.tasks
+    if not all(loss.learns_base_rate for loss in task.objectives):
+        return None
+    of_class = weight_of_classes(train, task.label_of(train.label, train.schema), task.num_class)
+    if not (of_class > 0).all():
+        return None
+    share = of_class.log() - of_class.sum().log()
+    start = share[1] - share[0] if task.num_class == 1 else share
+    with torch.no_grad():
+        bias.copy_(start.expand_as(bias))
+        with evaluation_mode(model):
+            _quieten(model, train[: min(len(train), _MEASURED)].inputs)
+    return bias.detach()
+
+
+def _quieten(model: BaseCTRModel, inputs: Inputs) -> None:
+    """Make what a model adds to its bias small, so that it does not matter before it has learnt.
+
+    First-order weights that are added to the logit become 0, and output layers a tenth. Where the
+    logits still differ by more than `SPREAD`, field vectors and output layers are halved until
+    they do not.
+    """
+    for weight in model.first_order_weights():
+        weight.zero_()
+    layers = [layer.weight for layer in model.output_layers]
+    for weight in layers:
+        weight.mul_(_OUTPUT_FACTOR)
+    for _ in range(_HALVINGS):
+        logits = model(inputs)
+        if not (logits - logits.mean(0)).square().mean().sqrt() > SPREAD:
+            return
+        for weight in (*layers, *model.embedding.vector_weights()):
+            weight.mul_(0.5)
+
+
+def weight_of_classes(train: TabularDataset, label: Tensor, num_class: int) -> Tensor:
+    """The summed weight of each class in a training epoch, (C,) float64, C = 2 for one logit.
+
+    One pass over labels and weights, which may be mapped from a store.
+
+    Args:
+        label: Of each row, (N,).
+    """
+    found = torch.zeros(max(num_class, 2), dtype=torch.float64)
+    for start in range(0, len(train), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        weight = None if train.weight is None else train.weight[rows].double()
+        classes = label[rows].long()
+        found += torch.bincount(classes, weight, minlength=len(found))
+    if train.negatives is not None:
+        found[0] += train.negatives.count * found[1]  # copies of positive rows, with their weight
+    return found
