@@ -56,18 +56,27 @@ def _download_data(arguments: argparse.Namespace) -> None:
 
 
 def _describe(arguments: argparse.Namespace) -> None:
-    from deepfm.data.sources.describe import describe, to_lines, to_yaml
+    from deepfm.data.sources.describe import Wishes, describe, to_lines, to_yaml
     from deepfm.utils.io import atomic_write_bytes
 
-    found = describe(arguments.data, encoding=arguments.encoding)
-    name = Path(arguments.data).name.split(".")[0]
-    output = Path(arguments.output or f"{name}.yaml")
+    if (arguments.file is None) == (arguments.data is None):
+        raise ConfigError("describe: expected one file of rows, describe FILE")
+    data = arguments.file or arguments.data
+    output = Path(arguments.output or f"{Path(data).name.split('.')[0]}.yaml")
     if output.exists():
         raise ConfigError(f"{output} exists already; --output writes elsewhere")
+    wishes = Wishes(
+        arguments.label, arguments.positive, arguments.user, arguments.item, arguments.time
+    )
+    found = describe(data, valid=arguments.valid, wishes=wishes, encoding=arguments.encoding)
     for line in to_lines(found):
         LOGGER.info(line)
+    for note in found.notes:
+        LOGGER.info(note)
+    for warning in found.warnings:
+        LOGGER.warning(warning)
     atomic_write_bytes(output, to_yaml(found).encode())
-    LOGGER.info(f"{found.rows:,} rows looked at; a first config is in {output}: edit it, then")
+    LOGGER.info(f"{found.rows:,} rows looked at; a first config is in {output}: look at it, then")
     LOGGER.info(f"python -m deepfm train --config {output}")
 
 
@@ -267,7 +276,18 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--data-dir", help="where to put it (default: data/ml-100k)")
 
     added = command("describe", _describe, "guess a config for a file of rows")
-    added.add_argument("--data", required=True, help="rows, .csv, .tsv or .parquet")
+    added.add_argument(
+        "file", nargs="?", help="rows, .csv, .tsv (plain, .gz, .zst or .zip) or .parquet"
+    )
+    added.add_argument("--data", help="the same, by name")
+    added.add_argument("--valid", metavar="FILE", help="validation rows in a file of their own")
+    added.add_argument("--label", metavar="COLUMN", help="what is to be predicted")
+    added.add_argument(
+        "--positive", metavar="VALUE", help="the value of the label that counts as 1"
+    )
+    added.add_argument("--user", metavar="COLUMN", help="whose row it is")
+    added.add_argument("--item", metavar="COLUMN", help="what the row is about")
+    added.add_argument("--time", metavar="COLUMN", help="when it was")
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 

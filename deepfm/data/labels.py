@@ -92,6 +92,23 @@ class BinaryRule(LabelRule):
         return binary_label(values, threshold=self.threshold, positive=self.positive)
 
 
+class PresentRule(BinaryRule):
+    """1 in every row, which must hold a value: rows that are positives by being there."""
+
+    expected = "a value"
+
+    @property
+    def key(self) -> dict[str, object]:
+        return {"present": True}
+
+    def remedy(self, value: object) -> str:
+        return ""
+
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        absent = np.asarray(values.is_null(nan_is_null=True))
+        return (~absent).astype(np.float32), absent
+
+
 class ClassRule(LabelRule):
     """A class: its number, from 0 on, or one of the values that are declared."""
 

@@ -90,6 +90,7 @@ class LabelConfig:
             numbers.
         threshold: Numbers from it on are 1.
         positive: This very value is 1, whatever else there is.
+        present: Every row is 1, of data that has positives only; the column holds some value.
         standardize: Whether the loss sees a number less its mean, over its deviation; both are
             those of the training rows, and predictions are in the label's own units.
     """
@@ -99,6 +100,7 @@ class LabelConfig:
     threshold: float | None = None
     positive: str | None = texts(None)
     classes: tuple[str, ...] = texts(())
+    present: bool = False
     standardize: bool = False
 
     def __post_init__(self) -> None:
@@ -109,6 +111,10 @@ class LabelConfig:
         if self.kind != "binary" and (self.threshold, self.positive) != (None, None):
             raise ConfigError(
                 f"a {self.kind} has no threshold or positive", key="data.table.labels"
+            )
+        if self.present and (self.kind, self.threshold, self.positive) != ("binary", None, None):
+            raise ConfigError(
+                "present makes every row 1, and stands alone", key="data.table.labels"
             )
         if self.standardize and self.kind != "number":
             raise ConfigError(

@@ -200,7 +200,7 @@ class TimePart(Transform):
 
     def __init__(self, argument: str) -> None:
         form = argument.strip()
-        self._pattern = _pattern(form, self.needed) if form else None
+        self._pattern = time_pattern(form, self.needed) if form else None
         self._expected = f"a time like {form}" if form else A_TIME
 
     @abstractmethod
@@ -248,7 +248,7 @@ class HourOfWeek(TimePart):
         return hours
 
 
-def _pattern(form: str, needed: str) -> str:
+def time_pattern(form: str, needed: str = "") -> str:
     """A format of `strptime` as a regular expression with a group per directive."""
     parts, seen = [], []
     for directive, text in re.findall(r"%(.?)|([^%]+)", form, re.DOTALL):

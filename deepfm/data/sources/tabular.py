@@ -18,7 +18,7 @@ from deepfm.data.encoding.transforms import find_transform
 from deepfm.data.encoding.words import read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import TextOptions
-from deepfm.data.labels import LABEL_RULES, LabelRule
+from deepfm.data.labels import LABEL_RULES, LabelRule, PresentRule
 from deepfm.data.options import FieldConfig, LabelConfig, PackageConfig, SourceConfig, TableConfig
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.sources.tables import RawTables, SideTables, id_field
@@ -164,7 +164,7 @@ def text_options(source: SourceConfig) -> TextOptions:
 
 def label_rule(label: LabelConfig, *, num_class: int) -> LabelRule:
     """The rule that a declared label stands for."""
-    kind = LABEL_RULES[label.kind]
+    kind = PresentRule if label.present else LABEL_RULES[label.kind]
     return kind(label.column, label.threshold, label.positive, num_class, label.classes)
 
 

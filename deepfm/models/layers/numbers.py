@@ -54,6 +54,7 @@ class PiecewiseLinear(nn.Module):
     _lower: Tensor
     _width: Tensor
     _first_rows: Tensor
+    _scale: Tensor
 
     def __init__(self, edges: Sequence[Sequence[float]]) -> None:
         super().__init__()
@@ -68,10 +69,12 @@ class PiecewiseLinear(nn.Module):
             missing = self.num_features - len(widths)
             lower.append([*rising[:-1], *[math.inf] * missing])  # above every number
             width.append([*(max(w, limits.tiny) for w in widths), *[1.0] * missing])
+        counts = torch.tensor([float(len(of_number) - 1) for of_number in edges])
         first_rows = torch.arange(len(lower)).unsqueeze(0) * self.num_features
         self.register_buffer("_lower", torch.tensor(lower), persistent=False)
         self.register_buffer("_width", torch.tensor(width).flatten(), persistent=False)
         self.register_buffer("_first_rows", first_rows, persistent=False)
+        self.register_buffer("_scale", counts.rsqrt().view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         """The encoding of x, (B, C), times the weight of each number, (C, T, W)."""
@@ -79,6 +82,7 @@ class PiecewiseLinear(nn.Module):
         rows = bins.clamp(min=0).t() + self._first_rows  # (B, C), of all bins end to end
         lower = self._lower.flatten()[rows]
         share = ((x - lower) / self._width[rows]).clamp(0.0, 1.0)
+        weight = weight * self._scale
         below = weight.cumsum(1) - weight  # of all lower bins
         both = torch.cat([below, weight], 2).flatten(0, 1)  # (C * T, 2 W)
         whole, own = nn.functional.embedding(rows, both).chunk(2, dim=2)

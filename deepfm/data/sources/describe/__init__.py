@@ -1,0 +1,10 @@
+"""A first declaration of a file that nobody has described yet: guesses, with what they rest on.
+
+Everything here is a guess that its user reads and edits, so each is written next to the numbers
+that led to it. What is written trains as it stands.
+"""
+
+from deepfm.data.sources.describe.description import Description, Wishes, describe
+from deepfm.data.sources.describe.text import to_lines, to_yaml
+
+__all__ = ["Description", "Wishes", "describe", "to_lines", "to_yaml"]

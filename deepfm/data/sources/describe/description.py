@@ -1,0 +1,427 @@
+"""From a file to all guesses about it: label, fields, times, split, training."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deepfm.data.files.columns import is_text
+from deepfm.data.sources.describe import rules
+from deepfm.data.sources.describe.columns import (
+    ColumnSummary,
+    Head,
+    codes_of,
+    joined,
+    read_head,
+    summarized,
+    words_of,
+)
+from deepfm.data.sources.describe.evidence import CLEAR, Evidence, Signal, depends_on, evidence_of
+from deepfm.data.sources.describe.labels import LabelGuess, guess_label
+from deepfm.data.sources.describe.times import DAY, TimeColumn, guess_time, time_columns
+from deepfm.errors import ConfigError, nearest
+
+MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is prepared
+ABSENT = "(absent)"  # a value of its own, where an id has none
+_FEW = 10  # whole numbers with at most this many distinct values are taken for categories
+_ID_WORDS = {
+    "id", "ids", "ip", "app", "device", "os", "channel", "zip", "zipcode", "zipcodes", "code",
+    "codes", "user", "item", "uid", "iid", "site", "domain", "campaign", "advertiser", "publisher",
+    "creative", "brand", "category", "cat", "sku", "store", "region", "city", "country", "postcode",
+    "browser", "model", "uuid", "key", "hash",
+}  # fmt: skip
+_BINS = 128  # of a piecewise number, by default
+_LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number something
+_WORDS_OF_A_TEXT = 4  # on average, of values of which most are different: nothing to embed
+_SPLIT_NEEDS = 10  # rows of each class in each split
+
+
+class Wishes(NamedTuple):
+    """What the user of `describe` says himself; None: it is guessed."""
+
+    label: str | None = None
+    positive: str | None = None
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+
+
+class FieldGuess(NamedTuple):
+    """A field of the config.
+
+    Attributes:
+        settings: What stands in its braces.
+        facts: What they rest on.
+        against: Why it is only proposed, in a comment; empty for a good one.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    facts: str
+    against: str = ""
+
+
+class Description(NamedTuple):
+    """What a file holds, and what is guessed of it.
+
+    Attributes:
+        label: None in a ranking task of positives only.
+        settings: The sections of the config below `data`.
+        notes: What was decided, for people.
+        warnings: What they should know before they trust a figure.
+    """
+
+    head: Head
+    valid: Path | None
+    wishes: Wishes
+    summaries: tuple[ColumnSummary, ...]
+    label: LabelGuess | None
+    time: TimeColumn | None
+    split: str
+    split_reason: str
+    fields: tuple[FieldGuess, ...]
+    settings: dict[str, dict[str, Any]]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows that were looked at."""
+        return len(self.head.rows)
+
+
+def describe(
+    path: str | Path,
+    *,
+    valid: str | Path | None = None,
+    wishes: Wishes = Wishes(),  # noqa: B008  immutable
+    max_rows: int = MAX_ROWS,
+    encoding: str = "utf-8",
+) -> Description:
+    """Read the head of a file and guess a config.
+
+    Args:
+        valid: Validation rows in a file of their own.
+
+    Raises:
+        DataError: A file cannot be read, or holds no row.
+        ConfigError: A column that is named is not there, or cannot be what it is named for.
+    """
+    head = read_head(Path(path), max_rows=max_rows, encoding=encoding)
+    table = head.rows
+    if valid is not None:
+        table = joined(
+            head, read_head(Path(valid), max_rows=max_rows, encoding=encoding, like=head)
+        )
+    summaries = tuple(summarized(name, table[name]) for name in table.column_names)
+    by_name = {column.name: column for column in summaries}
+    for option, name in (("--user", wishes.user), ("--item", wishes.item)):
+        if name is not None and name not in by_name:
+            raise ConfigError(f"{option}: no column {name!r}; {nearest(name, by_name)}")
+    sides = {name for name in (wishes.user, wishes.item) if name is not None}
+    rankable = wishes.user is not None and wishes.item is not None
+    others = [column for column in summaries if column.name not in sides]
+    label = None
+    if not (rankable and _has_positives_only(others, wishes)):
+        label = guess_label(others, wishes.label, wishes.positive)
+    found = _Guessing(head, summaries, label, wishes, valid)
+    return found.description()
+
+
+def _has_positives_only(columns: list[ColumnSummary], wishes: Wishes) -> bool:
+    """Whether rows are positives by being there: no column has two answers."""
+    if wishes.label is not None:
+        return any(c.name == wishes.label and c.distinct < 2 for c in columns)
+    if wishes.positive is not None:
+        return False
+    answers = [c for c in columns if c.distinct == 2 and c.kind in ("number", "text")]
+    words = {"label", "click", "clicked", "rating", "ratings", "stars", "target", "purchase"}
+    named = [c for c in columns if set(words_of(c.name)) & words and c.distinct > 1]
+    return not answers and not named
+
+
+class _Guessing:
+    """The guesses about one table, each made from those before it."""
+
+    def __init__(
+        self,
+        head: Head,
+        summaries: tuple[ColumnSummary, ...],
+        label: LabelGuess | None,
+        wishes: Wishes,
+        valid: str | Path | None,
+    ) -> None:
+        self.head, self.summaries, self.label, self.wishes = head, summaries, label, wishes
+        self.valid = None if valid is None else Path(valid)
+        self.is_ranking = label is None
+        rows = len(head.rows)  # those of the validation file come after them
+        self.signal = None
+        if label is not None:
+            values = label.values[:rows]
+            if label.kind == "class":
+                known = values[np.isfinite(values)].astype(int)
+                most = np.bincount(known).argmax() if len(known) else 0
+                values = np.where(np.isfinite(values), values == most, np.nan)
+            self.signal = Signal(values, is_binary=label.kind != "number")
+        self.own = None if label is None or label.column is None else label.column.name
+        self.columns = [column for column in summaries if column.name != self.own]
+        self.times = time_columns(self.columns)
+        self.evidence = {column.name: self._evidence(column) for column in self.columns}
+        safe = [t for t in self.times if not self.evidence[t.column.name].leak]
+        self.time = guess_time(safe, self.columns, wishes.time)
+        self.split, self.split_reason = self._split()
+        share = rules.TRAINED if valid is None else 1.0
+        smallest = (
+            rows if label is None else label._replace(values=label.values[:rows]).smallest_class
+        )
+        scale = head.total / rows * share
+        self.size = rules.TableSize(round(rows * scale), round(smallest * scale))
+        self.step = rules.step_of(self.size)
+
+    def description(self) -> Description:
+        """All of it."""
+        if self.is_ranking:
+            settings = rules.ranking_settings()
+        else:
+            assert self.label is not None
+            settings = rules.settings(self.size, self.label)
+        fields = [field for column in self.columns for field in self._fields(column)]
+        return Description(
+            self.head, self.valid, self.wishes, self.summaries, self.label, self.time, self.split,
+            self.split_reason, tuple(_with_own_names(fields)), settings, tuple(self._notes()),
+            tuple(self._warnings(fields)),
+        )  # fmt: skip
+
+    def _evidence(self, column: ColumnSummary) -> Evidence:
+        if self.signal is None:
+            return Evidence()
+        return evidence_of(column, self.signal)
+
+    def _split(self) -> tuple[str, str]:
+        if self.valid is not None:
+            return "predefined", "the validation rows are given"
+        if self.is_ranking:
+            if self.time is None:
+                raise ConfigError(
+                    "--user and --item with positives only make a ranking task, which holds out "
+                    "each user's last row: --time names a column of times"
+                )
+            return "leave_one_out", "positives only: each user's last row tests"
+        if self.time is None:
+            return "random", "or time, predefined, leave_one_out"
+        if self.time.days <= 1:
+            return "random", f"all rows are of one day of {self.time.column.name}"
+        if lacking := self._lacking_by_time():
+            return "random", lacking
+        return "time", f"{self.time.days:,.0f} days of {self.time.column.name}: old rows train"
+
+    def _lacking_by_time(self) -> str:
+        """Why a split by time would leave nothing to measure by; empty if it would not."""
+        assert self.time is not None
+        assert self.label is not None
+        if self.label.kind == "number" or not self.head.is_whole:
+            return ""
+        seconds, values = self.time.seconds, self.label.values
+        known = np.isfinite(values)
+        cuts = np.quantile(seconds[np.isfinite(seconds)], [0.8, 0.9], method="higher")
+        part = np.searchsorted(cuts, seconds, side="right")
+        for number, name in enumerate(("training", "validation", "test")):
+            of_part = values[known & (part == number)].astype(int)
+            counts = np.bincount(of_part, minlength=2) if len(of_part) else np.zeros(2, int)
+            if self.label.kind == "binary" and counts.min() < _SPLIT_NEEDS:
+                return f"by time the {name} rows would have {counts.min()} of one class"
+        return ""
+
+    def _fields(self, column: ColumnSummary) -> list[FieldGuess]:
+        """The fields that a column gives."""
+        evidence = self.evidence[column.name]
+        facts = f"{column.distinct:,} values, {column.missing:.1%} missing"
+        if column.kind == "number":
+            facts += f", {column.low:g} to {column.high:g}"
+        if column.no_numbers:
+            facts += f", {', '.join(map(repr, column.no_numbers))} for none"
+        if evidence.strength is not None:
+            facts += f", alone {_measure(self.label)} {evidence.strength:.2f}"
+        time = next((t for t in self.times if t.column.name == column.name), None)
+        if time is not None and column.name not in (self.wishes.user, self.wishes.item):
+            return self._time_fields(time, facts, evidence)
+        settings, why = self._settings(column, evidence)
+        if why:
+            facts += f"; {why}"
+        if (group := self._group(column)) is not None:
+            settings["group"] = group
+        against = evidence.leak or self._against(column, settings)
+        if column.name in (self.wishes.user, self.wishes.item):
+            against = ""
+        return [FieldGuess(column.name, settings | {"column": column.name}, facts, against)]
+
+    def _time_fields(self, time: TimeColumn, facts: str, evidence: Evidence) -> list[FieldGuess]:
+        fields = []
+        known = time.seconds[np.isfinite(time.seconds)]
+        trained_days = float(np.ptp(np.sort(known)[: max(1, int(0.8 * len(known)))])) / DAY
+        for name in ("hour", "weekday"):
+            against = evidence.leak
+            if not time.varies(name):
+                against = against or f"the same {name} in all rows"
+            elif name == "weekday" and self.split == "time" and trained_days < 6:
+                against = against or f"the training rows have {trained_days:.1f} days"
+            settings = {"type": "sparse", "transform": time.transform(name)}
+            settings["column"] = time.column.name
+            fields.append(FieldGuess(f"{time.column.name}_{name}", settings, facts, against))
+        return fields
+
+    def _settings(self, column: ColumnSummary, evidence: Evidence) -> tuple[dict[str, Any], str]:
+        """What a field says, and why where that is not plain."""
+        if column.name in (self.wishes.user, self.wishes.item):
+            return self._sparse(column), "an id, as told"
+        if column.kind == "list":
+            found: dict[str, Any] = {"type": "sequence", "max_length": min(column.longest, 50)}
+            if column.separator is not None:
+                found["separator"] = column.separator
+            return found | self._min_count(column), ""
+        if column.kind == "vector":
+            found = {"type": "dense", "value_dim": column.longest, "scale": "standard"}
+            if column.separator is not None:
+                found["separator"] = column.separator
+            return found | self._missing(column), ""
+        if column.kind == "number":
+            is_id, why = self._names_something(column, evidence)
+            return (self._sparse(column) if is_id else self._dense(column)), why
+        return self._sparse(column), ""
+
+    def _sparse(self, column: ColumnSummary) -> dict[str, Any]:
+        absent = {"default": ABSENT} if column.missing else {}
+        return {"type": "sparse"} | self._min_count(column) | absent
+
+    def _min_count(self, column: ColumnSummary) -> dict[str, Any]:
+        if self.is_ranking or column.kind == "list":
+            return {}
+        counts = np.bincount(codes_of(column)[: len(self.head.rows)])
+        once = int((counts == 1).sum())
+        count = rules.min_count(self.step, column.distinct, once, self.size.rows)
+        return {} if count is None else {"min_count": count}
+
+    def _dense(self, column: ColumnSummary) -> dict[str, Any]:
+        settings: dict[str, Any] = {"type": "dense", "scale": _scale(column)}
+        settings["dense_embedding"] = "piecewise"
+        if self.step.bins is not None:
+            settings["bins"] = self.step.bins
+        if column.no_numbers:
+            settings["bad_values"] = "unknown"
+        return settings | self._missing(column)
+
+    def _missing(self, column: ColumnSummary) -> dict[str, Any]:
+        if column.missing:
+            return {"missing": "indicator"}
+        return {} if self.head.is_whole else {"missing": "mean"}
+
+    def _names_something(self, column: ColumnSummary, evidence: Evidence) -> tuple[bool, str]:
+        """Whether whole numbers are names, and what says so."""
+        if not column.is_whole:
+            return False, ""
+        if column.distinct <= _FEW:
+            return True, f"at most {_FEW} values"
+        words = words_of(column.name)
+        if words and words[-1] in _ID_WORDS:
+            return True, f"an id by its name ({words[-1]!r})"
+        per_value = len(column.values) * (1 - column.missing) / column.distinct
+        if column.distinct <= _BINS:
+            return False, ""  # each of its values has an edge of its own
+        if evidence.names_something > CLEAR and per_value >= 5:
+            return True, "an id: single values say more than their order"
+        if evidence.names_something < -CLEAR:
+            return False, "a quantity: its order says more than single values"
+        span = column.high - column.low + 1
+        if per_value >= 2 and column.distinct > max(_LONG_RANGE, span / 2):
+            return True, "an id: nearly all numbers of a long range occur"
+        if per_value >= 2 and column.low > 5 * span:
+            return True, "an id: far from zero"
+        return False, ""
+
+    def _group(self, column: ColumnSummary) -> str | None:
+        """Whose field it is, where users and items are named."""
+        for side, name in (("user", self.wishes.user), ("item", self.wishes.item)):
+            if name is None:
+                continue
+            owner = next(c for c in self.summaries if c.name == name)
+            is_single = column.kind not in ("list", "vector")
+            if column.name == name:
+                return side
+            if is_single and column.distinct > 1 and depends_on(column, codes_of(owner)):
+                return side
+        return None
+
+    def _against(self, column: ColumnSummary, settings: dict[str, Any]) -> str:
+        """Why a column is only proposed; empty for a good one."""
+        present = len(column.values) * (1 - column.missing)
+        if column.distinct < 1:
+            return "it is empty"
+        if column.distinct == 1 and not column.missing:
+            return "a constant says nothing"
+        is_name = column.kind == "text" or (column.kind == "number" and column.is_whole)
+        if is_name and present > 50 and column.distinct > 0.95 * present:
+            own = "a row number?" if column.kind == "number" else "an id or a text?"
+            return f"nearly every row has its own value: {own}"
+        if column.kind == "text" and is_text(column.values.type):
+            lengths = [
+                len(text.split()) for text in column.values.slice(0, 500).to_pylist() if text
+            ]
+            is_long = lengths and np.mean(lengths) >= _WORDS_OF_A_TEXT
+            if is_long and column.distinct > 0.5 * present:
+                return "a text of many words, which is nothing to embed"
+        return ""
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.label is None:
+            notes.append("positives only: a ranking task, with negatives drawn among the items")
+        else:
+            notes.append(f"label {self.own} ({self.label.kind}): {self.label.reason}")
+        notes.append(f"split {self.split}: {self.split_reason}")
+        return notes
+
+    def _warnings(self, fields: list[FieldGuess]) -> list[str]:
+        found = [f"{field.name} left out: {field.against}" for field in fields if field.against]
+        if self.label is not None and self.label.kind != "number":
+            count = self.size.smallest_class
+            if count < rules.FEW_OF_A_CLASS:
+                found.append(
+                    f"only about {count:,} training rows of the rarest class: figures will have "
+                    "wide intervals, and the network is small"
+                )
+        if self.head.columns:
+            found.append("the file has no header: the names of its columns are made up")
+        return found
+
+
+def _measure(label: LabelGuess | None) -> str:
+    return "explains" if label is not None and label.kind == "number" else "AUC"
+
+
+def _scale(column: ColumnSummary) -> str:
+    """`log1p` for numbers above 0 whose large ones are far beyond the usual ones."""
+    assert column.numbers is not None
+    known = column.numbers[~np.isnan(column.numbers)]
+    if column.low < 0 or not len(known):
+        return "standard"
+    middle, high = np.quantile(known, [0.5, 0.99])
+    return "log1p" if high + 1 > 10 * (middle + 1) or column.high > 1000 else "standard"
+
+
+def _with_own_names(fields: list[FieldGuess]) -> list[FieldGuess]:
+    """Fields whose names hold letters, digits and _ alone, each its own."""
+    taken: set[str] = set()
+    found = []
+    for field in fields:
+        name = stem = re.sub(r"\W", "_", field.name) or "_"
+        count = 1
+        while name in taken or (name.endswith("_missing") and name[:-8] in taken):
+            count += 1
+            name = f"{stem}_{count}"
+        taken.add(name)
+        settings = dict(field.settings)
+        if settings["column"] == name:
+            del settings["column"]
+        found.append(field._replace(name=name, settings=settings))
+    return found
