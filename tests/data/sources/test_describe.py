@@ -60,9 +60,15 @@ def test_guesses_types_of_text(tmp_path, name):
     assert table["label"] == "click"
     assert fields["user_id"]["type"] == "sparse"
     assert fields["colour"]["type"] == "sparse"
-    assert fields["price"] == {"type": "dense", "scale": "standard", "missing": "indicator"}
+    assert fields["price"] == {
+        "type": "dense", "scale": "standard", "dense_embedding": "piecewise", "bins": 16,
+        "missing": "indicator",
+    }  # fmt: skip
     assert fields["tags"] == {"type": "sequence", "max_length": 3, "separator": "|"}
-    assert fields["seen_at"] == {"type": "sparse", "transform": "hour()", "column": "seen at"}
+    for name in ("hour", "weekday"):
+        time = {"type": "sparse", "transform": f"{name}()", "column": "seen at"}
+        assert fields[f"seen_at_{name}"] == time
+    assert table["time_column"] == "seen at"
     assert "row_id" not in fields  # only proposed, in a comment
     assert "nothing" not in fields
     assert "columns" not in table
@@ -129,13 +135,6 @@ def test_lines_show_every_column(tmp_path):
     price = next(line for line in lines if line.startswith("price"))
     assert "number" in price
     assert "10.0%" in price
-
-
-def test_a_missing_label_is_said(tmp_path):
-    columns = {key: value for key, value in shop().items() if key != "click"}
-    text = to_yaml(describe(write_csv(tmp_path / "shop.csv", columns)))
-    assert "label: CHANGE_ME # no column of zeros and ones was found" in text
-    yaml.safe_load(text)
 
 
 def test_an_empty_file_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -59,12 +58,15 @@ class ColumnSummary(NamedTuple):
     @property
     def is_present(self) -> np.ndarray:
         """Where the column has a value, (N,) bool."""
+        present: np.ndarray
         if self.numbers is not None:
-            return ~np.isnan(self.numbers)
-        present = self.values.is_valid()
-        if is_text(self.values.type):
-            present = pc.and_(present, pc.fill_null(pc.not_equal(self.values, ""), False))
-        return np.asarray(present)
+            present = ~np.isnan(self.numbers)
+        else:
+            valid = self.values.is_valid()
+            if is_text(self.values.type):
+                valid = pc.and_(valid, pc.fill_null(pc.not_equal(self.values, ""), False))
+            present = np.asarray(valid)
+        return present
 
 
 class Head(NamedTuple):
@@ -316,7 +318,7 @@ def _distinct(values: pa.Array) -> int:
     return int(pc.count_distinct(values, mode="only_valid").as_py())
 
 
-def _examples(known: Sequence[object] | pa.Array) -> tuple[str, ...]:
+def _examples(known: pa.Array) -> tuple[str, ...]:
     head = pc.drop_null(known.slice(0, 1000)).to_pylist()
     different = dict.fromkeys(map(str, head))
     return tuple(islice(different, _EXAMPLES))

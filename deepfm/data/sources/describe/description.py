@@ -20,7 +20,7 @@ from deepfm.data.sources.describe.columns import (
 from deepfm.data.sources.describe.evidence import CLEAR, Evidence, Signal, depends_on, evidence_of
 from deepfm.data.sources.describe.labels import LabelGuess, guess_label
 from deepfm.data.sources.describe.times import DAY, TimeColumn, guess_time, time_columns
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError, DataError, Place, nearest
 
 MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is prepared
 ABSENT = "(absent)"  # a value of its own, where an id has none
@@ -89,6 +89,11 @@ class Description(NamedTuple):
     def rows(self) -> int:
         """Rows that were looked at."""
         return len(self.head.rows)
+
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether these are all rows."""
+        return self.head.is_whole
 
 
 def describe(
@@ -172,9 +177,7 @@ class _Guessing:
         self.time = guess_time(safe, self.columns, wishes.time)
         self.split, self.split_reason = self._split()
         share = rules.TRAINED if valid is None else 1.0
-        smallest = (
-            rows if label is None else label._replace(values=label.values[:rows]).smallest_class
-        )
+        smallest = rows if label is None else label.smallest_class_of(rows)
         scale = head.total / rows * share
         self.size = rules.TableSize(round(rows * scale), round(smallest * scale))
         self.step = rules.step_of(self.size)
@@ -187,6 +190,12 @@ class _Guessing:
             assert self.label is not None
             settings = rules.settings(self.size, self.label)
         fields = [field for column in self.columns for field in self._fields(column)]
+        if all(field.against for field in fields):
+            reasons = "; ".join(f"{field.name}: {field.against}" for field in fields)
+            raise DataError(
+                f"no column is left to predict from ({reasons})",
+                place=Place(file=str(self.head.path)),
+            )
         return Description(
             self.head, self.valid, self.wishes, self.summaries, self.label, self.time, self.split,
             self.split_reason, tuple(_with_own_names(fields)), settings, tuple(self._notes()),
@@ -326,13 +335,14 @@ class _Guessing:
         if words and words[-1] in _ID_WORDS:
             return True, f"an id by its name ({words[-1]!r})"
         per_value = len(column.values) * (1 - column.missing) / column.distinct
-        if column.distinct <= _BINS:
-            return False, ""  # each of its values has an edge of its own
+        span = column.high - column.low + 1
+        if column.distinct <= _BINS:  # each of its values has an edge of its own
+            is_far = column.low > 5 * span
+            return is_far, "an id: far from zero" if is_far else ""
         if evidence.names_something > CLEAR and per_value >= 5:
             return True, "an id: single values say more than their order"
         if evidence.names_something < -CLEAR:
             return False, "a quantity: its order says more than single values"
-        span = column.high - column.low + 1
         if per_value >= 2 and column.distinct > max(_LONG_RANGE, span / 2):
             return True, "an id: nearly all numbers of a long range occur"
         if per_value >= 2 and column.low > 5 * span:

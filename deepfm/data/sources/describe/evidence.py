@@ -48,7 +48,7 @@ class Signal:
         """Whether there are enough rows, of both classes, for a verdict."""
         if not self.is_binary:
             return len(self.label) >= 2 * AT_LEAST
-        return min(self.label.sum(), (1 - self.label).sum()) >= AT_LEAST
+        return bool(min(self.label.sum(), (1 - self.label).sum()) >= AT_LEAST)
 
     def out_of_fold(self, codes: np.ndarray) -> np.ndarray:
         """The smoothed mean label of each row's value, from the other folds, (n,)."""
@@ -64,11 +64,11 @@ class Signal:
 
     def losses(self, means: np.ndarray) -> np.ndarray:
         """How wrong each mean is, (n,): log loss of classes, squared error of numbers."""
-        if not self.is_binary:
-            squares: np.ndarray = np.square(self.label - means)
-            return squares
-        likely = np.where(self.label > 0, means, 1 - means)
-        return -np.log(np.clip(likely, 1e-9, None))
+        found: np.ndarray = np.square(self.label - means)
+        if self.is_binary:
+            likely = np.where(self.label > 0, means, 1 - means)
+            found = -np.log(np.clip(likely, 1e-9, None))
+        return found
 
     def strength(self, means: np.ndarray) -> float:
         """AUC of means for a label of 0 and 1, else the share of its variance they explain."""
@@ -119,12 +119,15 @@ def evidence_of(column: ColumnSummary, signal: Signal) -> Evidence:
 
 
 def depends_on(column: ColumnSummary, codes: np.ndarray) -> bool:
-    """Whether equal ids always have equal values of a column.
+    """Whether ids that come back always have equal values of a column.
 
     Args:
         codes: The id of each row, (N,).
     """
-    values = codes_of(column)
+    comes_back = np.bincount(codes)[codes] > 1
+    if comes_back.sum() < AT_LEAST:
+        return False  # nothing could speak against it
+    codes, values = codes[comes_back], codes_of(column)[comes_back]
     pairs = np.unique(codes * (values.max(initial=0) + 1) + values)
     return len(pairs) == len(np.unique(codes))
 
@@ -145,7 +148,9 @@ def _only_present(column: ColumnSummary, signal: Signal) -> str:
 def _binned(numbers: np.ndarray, count: int) -> np.ndarray:
     """Which of so many bins of equally many rows each number is in; NaN in one of its own."""
     known = numbers[~np.isnan(numbers)]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, count + 1)[1:-1])) if len(known) else []
+    if not len(known):
+        return np.zeros(len(numbers), np.int64)
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, count + 1)[1:-1]))
     bins = np.searchsorted(edges, numbers, side="right")
     return np.where(np.isnan(numbers), len(edges) + 1, bins).astype(np.int64)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.files.columns import is_text
@@ -17,7 +18,7 @@ _LABEL_WORDS = (
     "response", "responded", "outcome", "class", "income", "survived", "recommended",
 )  # fmt: skip
 _RATING_WORDS = ("rating", "ratings", "stars", "score")
-_NUMBER_WORDS = ("price", "value", "amount", "sales", "revenue", "val")
+_NUMBER_WORDS = {"price", "value", "amount", "sales", "revenue", "val", "target"}
 _POSITIVE = {
     "yes", "true", "1", "1.0", "y", "t", "click", "clicked", "buy", "bought", "purchase",
     "purchased", "positive", "pos", "success", "converted", "conversion", "subscribed", "churn",
@@ -54,10 +55,10 @@ class LabelGuess(NamedTuple):
     values: np.ndarray
     reason: str
 
-    @property
-    def smallest_class(self) -> int:
-        """Rows of the rarest class; of a number all rows."""
-        known = self.values[np.isfinite(self.values)]
+    def smallest_class_of(self, rows: int) -> int:
+        """How many of the first rows are of the rarest class; of a number all."""
+        known = self.values[:rows]
+        known = known[np.isfinite(known)]
         if self.kind == "number":
             return len(known)
         return int(np.bincount(known.astype(int), minlength=2).min()) if len(known) else 0
@@ -94,21 +95,12 @@ def _guess_column(columns: Sequence[ColumnSummary]) -> tuple[ColumnSummary, str]
     ratings = [c for c in columns if set(words_of(c.name)) & set(_RATING_WORDS)]
     ratings = [c for c in ratings if c.kind == "number"]
 
-    def both(
-        first: Sequence[ColumnSummary], second: Sequence[ColumnSummary]
-    ) -> list[ColumnSummary]:
-        return [c for c in first if any(c is other for other in second)]
-
     few = [c for c in exact if c.kind in ("number", "text") and 1 < c.distinct <= _FEW_CLASSES]
-    numbers = [
-        c
-        for c in columns
-        if c.kind == "number" and set(words_of(c.name)) & {*_NUMBER_WORDS, "target"}
-    ]
+    numbers = [c for c in columns if c.kind == "number" and set(words_of(c.name)) & _NUMBER_WORDS]
     ways = (
-        (both(exact, zeros_and_ones), "by its name, zeros and ones"),
-        (both(named, zeros_and_ones), "by its name, zeros and ones"),
-        (both(named, two), "by its name, two values"),
+        (_in_both(exact, zeros_and_ones), "by its name, zeros and ones"),
+        (_in_both(named, zeros_and_ones), "by its name, zeros and ones"),
+        (_in_both(named, two), "by its name, two values"),
         (few, "by its name"),
         (zeros_and_ones, "zeros and ones"),
         ([c for c in two if c.kind == "text"][::-1], "two texts, the last such column"),
@@ -120,6 +112,11 @@ def _guess_column(columns: Sequence[ColumnSummary]) -> tuple[ColumnSummary, str]
         if found:
             return found[0], why
     return columns[-1], "the last column"
+
+
+def _in_both(one: Sequence[ColumnSummary], other: Sequence[ColumnSummary]) -> list[ColumnSummary]:
+    names = {column.name for column in other}
+    return [column for column in one if column.name in names]
 
 
 def _label(column: ColumnSummary, positive: str | None, why: str) -> LabelGuess:
@@ -186,8 +183,8 @@ def _positive_of(column: ColumnSummary, texts: Sequence[str]) -> tuple[str, str]
     for one, other, text in ((plain[0], plain[1], texts[1]), (plain[1], plain[0], texts[0])):
         if re.fullmatch(rf"(no|not|non|un|in|dis)[\s_-]*{re.escape(other)}", one):
             return text, f"the other one negates it ({one!r})"
-    words = words_of(column.name)
-    named = [bool(set(words) & set(words_of(text))) for text in texts]
+    own = set(words_of(column.name))
+    named = [bool(own & set(words_of(text))) for text in texts]
     if sum(named) == 1:
         return texts[named.index(True)], "the label is named after it"
     counts = [int(np.sum(_codes(column, (text,)) == 0)) for text in texts]
@@ -199,12 +196,11 @@ def _distinct_texts(column: ColumnSummary) -> list[str]:
     """The different values as texts, in order: numbers by size."""
     texts = pc.unique(as_texts(column.values.drop_null())).to_pylist()
     texts = [text for text in texts if text != "" and text not in column.no_numbers]
-    return (
-        sorted(texts, key=float) if column.kind == "number" and is_numbers(texts) else sorted(texts)
-    )
+    is_number = column.kind == "number" and _are_numbers(texts)
+    return sorted(texts, key=float) if is_number else sorted(texts)
 
 
-def is_numbers(texts: Sequence[str]) -> bool:
+def _are_numbers(texts: Sequence[str]) -> bool:
     """Whether all of some texts are numbers."""
     try:
         return all(np.isfinite(float(text)) for text in texts)
@@ -214,9 +210,6 @@ def is_numbers(texts: Sequence[str]) -> bool:
 
 def _codes(column: ColumnSummary, texts: Sequence[str]) -> np.ndarray:
     """The place of each row's value among some texts, NaN for others, (N,)."""
-    import pyarrow as pa
-
-    values = column.values
-    own = as_texts(values)
+    own = as_texts(column.values)
     places = pc.index_in(own, value_set=pa.array(texts, own.type if is_text(own.type) else None))
     return np.asarray(places.cast(pa.float64()).to_numpy(zero_copy_only=False))

@@ -66,7 +66,7 @@ def batch_size(rows: int) -> int:
         >>> [batch_size(rows) for rows in (800, 40_000, 10_000_000)]
         [64, 256, 4096]
     """
-    return 2 ** min(12, max(6, round(math.log2(max(rows, 1) / 150))))
+    return int(2 ** min(12, max(6, round(math.log2(max(rows, 1) / 150)))))
 
 
 def min_count(step: Step, distinct: int, once: int, rows: int) -> int | None:

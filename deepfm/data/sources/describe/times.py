@@ -109,11 +109,11 @@ def _number(column: ColumnSummary) -> TimeColumn | None:
     numbers, words = column.numbers, set(words_of(column.name))
     if numbers is None or not column.is_whole or column.low <= 0 or column.distinct < 2:
         return None
-    whole = pa.array(
-        np.where(np.isnan(numbers), 0, numbers).astype(np.int64), mask=np.isnan(numbers)
-    )
-    if words & _WORDS and (lengths := {len(f"{n:.0f}") for n in (column.low, column.high)}):
-        for form in _FORMATS.get(lengths.pop(), ()) if len(lengths) == 1 else ():
+    absent = np.isnan(numbers)
+    whole = pa.array(np.where(absent, 0, numbers).astype(np.int64), mask=absent)
+    digits = len(f"{column.low:.0f}")
+    if words & _WORDS and digits == len(f"{column.high:.0f}"):
+        for form in _FORMATS.get(digits, ()):
             seconds, read = read_formatted(as_text(whole), time_pattern(form))
             if read[column.is_present].all():
                 return TimeColumn(column, form, np.where(read, seconds, np.nan))
