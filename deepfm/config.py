@@ -18,6 +18,7 @@ from deepfm.data.options import (
     PackageConfig,
     SourceConfig,
     TableConfig,
+    check_path,
 )
 from deepfm.errors import ConfigError, nearest, shown
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
@@ -262,6 +263,7 @@ class ExperimentConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        check_path(self.output_dir, "output_dir")
         if self.tasks:
             self._check_tasks()
         elif self.data.table is not None and not self.data.table.label:

@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "packaged": {"errors"},
     "easyrec.names": set(),
     "config": {
-        "errors", "packaged", "utils.settings", "utils.yaml_reader", "utils.named", "utils.logging", "objectives",
-        "evaluation.metrics", "models.MODELS", "models.options", "training.options",
+        "errors", "packaged", "utils.settings", "utils.yaml_reader", "utils.named",
+        "utils.logging", "objectives", "evaluation.metrics", "models.MODELS",
+        "models.options", "training.options",
         "data.options",
     },
     "data.options": {

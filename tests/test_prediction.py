@@ -167,7 +167,7 @@ def test_values_never_seen_are_counted(predictor, raw, tmp_path):
     rows = raw.slice(0, 4).set_column(raw.column_names.index("user"), "user", users)
     write(path, rows)
     (part,) = predictor.predict_file(path)
-    assert part.unknown == {"user": 2, "age": 0, "item": 0}
+    assert part.unknown == {"user": 2, "age": 0, "item": 0, "tags": 0}
 
 
 def test_a_file_without_rows_has_no_scores(predictor, tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from deepfm.data.encoding.cells import as_text, read_numbers
 from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.files.columns import combined, is_list, is_text
-from deepfm.errors import DataError, Place, nearest
+from deepfm.errors import DataError, Place, nearest, shown
 
 _NO_GROUP = 0  # a hash is 0 once in 2^64
 
@@ -117,7 +117,7 @@ def refuse_bad(
     if bad.any():
         index = int(np.argmax(bad))
         value = column[index].as_py()
-        found = "nothing" if value is None else repr(value)
+        found = "nothing" if value is None else shown(value)
         raise DataError(f"expected {expected}, found {found}", place=place(index))
 
 
@@ -186,8 +186,8 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
     """Which group each row belongs to by each column, (N, G) int64.
 
     The xxh64 (seed 0) of the value's text, so that the id of a value is the same everywhere; 17,
-    17.0 and "17" are one value. All rows without a value are one group. Of a list the first
-    element counts.
+    17.0 and "17" are one value. All rows without a value, or with an empty text, are one group.
+    Of a list the first element counts.
 
     Raises:
         DataError: A column is missing, or holds neither values nor lists of values.
@@ -202,7 +202,9 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
             values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
             values = pc.list_element(values, 0)
         encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        hashes = hash_texts(as_text(encoded.dictionary), "xxh64")  # 0 where there is none
+        texts = as_text(encoded.dictionary)
+        texts = pc.if_else(pc.equal(texts, ""), None, texts)  # absent, as it is everywhere else
+        hashes = hash_texts(texts, "xxh64")  # 0 where there is none
         hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)
         codes = encoded.indices.fill_null(len(hashes) - 1)
         found[:, index] = hashes[codes.to_numpy(zero_copy_only=False)]

@@ -21,9 +21,9 @@ from deepfm.data.labels import (
 from deepfm.data.options import DataConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.sources.tables import RawTables
+from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import RankingSplit, SplitOptions, Splits, sortable
-from deepfm.errors import ConfigError, DataError, Place, nearest
+from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.seeding import generator
 
@@ -149,6 +149,8 @@ class _EncodedRows:
         known = history
         if data.negative_exclusion == "train":
             known = _interactions(events, events.split.train)
+        if data.num_neg_train:
+            _refuse_full(events, events.user[trained], known, self._encoders.schema)
         sampling = NegativeSampling(
             data.num_neg_train, events.user[trained], known, self._catalogue
         )
@@ -181,6 +183,23 @@ class _EncodedRows:
             row=rows,
             negatives=negatives,
             ranking=ranking,
+        )
+
+
+def _refuse_full(
+    events: Events, user: np.ndarray, known: Interactions, schema: DatasetSchema
+) -> None:
+    """Refuse a user to train on for whom no negative is left, by the id that the data has."""
+    full = np.flatnonzero(known.per_user() >= known.num_items)
+    full = full[np.isin(full, user)]
+    if len(full):
+        column = id_field(schema, "user").column
+        found = events.tables.users[column][int(full[0])].as_py()
+        others = f" and {len(full) - 1:,} others" if len(full) > 1 else ""
+        raise DataError(
+            f"{column} {shown(found)}{others}: no item of all {known.num_items:,} is left that the "
+            "user has not interacted with, so no negative can be drawn; set data.num_neg_train: 0 "
+            "and data.explicit_negatives: true, or leave the user out"
         )
 
 

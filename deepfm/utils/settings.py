@@ -310,8 +310,6 @@ def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> 
         return f"{number} is not finite"
     if isinstance(number, int) and abs(number) >= 2**63:
         return f"expected at most {2**63 - 1}, found {shown(number)}"
-    if isinstance(number, str) and "\0" in number and item.name not in ("delimiter", "separator"):
-        return f"expected a text without the character NUL, found {shown(number)}"
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
         return f"expected {_type_name(item.type)}, found {str(number).lower()}"
     for name, limit in limits.items():

@@ -102,8 +102,8 @@ def test_a_group_is_the_hash_of_its_text():
 
 def test_rows_without_a_value_are_one_group():
     found = ids(pa.array([None, "", "0", None, "a"]))
-    assert found[0] == found[3]
-    assert len(set(found)) == 4
+    assert found[0] == found[1] == found[3]
+    assert len(set(found)) == 3
     assert ids(pa.array([None, None], pa.int64())) == [found[0]] * 2
     assert ids(pa.array([1.5, math.nan], pa.float64()))[1] == found[0]
 

@@ -95,8 +95,10 @@ def test_a_file_that_says_neither_data_nor_model_is_refused(tmp_path, text):
         ({"training": {"optimizer": {"name": "adam", "eps": 10**400}}}, "training.optimizer.eps"),
         ({"seed": 10**22}, "seed: expected at most 9223372036854775807, found 10000"),
         ({"dnn": {"hidden_units": [10**30]}}, "dnn.hidden_units: expected at most 92233"),
-        ({"output_dir": "a\0b"}, "output_dir: expected a text without the character NUL"),
-        ({"data": {"table": TABLE | {"files": "a\0b"}}}, "data.table.files: expected a text with"),
+        ({"output_dir": "a\0b"}, "output_dir: expected a path, found 'a\\x00b'"),
+        ({"output_dir": "x" * 300}, "output_dir: expected a path, found 'xxx"),
+        ({"data": {"data_dir": "a\0b"}}, "data.data_dir: expected a path, found"),
+        ({"data": {"store_dir": "a/" + "x" * 300}}, "data.store_dir: expected a path, found 'a/x"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_shape_or_beyond_all_sizes_names_its_key(changes, message):

@@ -48,7 +48,9 @@ class ParquetFormat:
     def storable(self, table: pa.Table) -> pa.Table:
         return table
 
-    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
+    def sink(
+        self, file: BinaryIO | pa.NativeFile, columns: pa.Schema
+    ) -> AbstractContextManager[TableSink]:
         writer: AbstractContextManager[TableSink] = pyarrow.parquet.ParquetWriter(file, columns)
         return writer
 

@@ -132,11 +132,15 @@ class TableSink(Protocol):
 class WritableFormat(Protocol):
     """A format that tables can be written in, too."""
 
+    is_typed: bool
+
     def storable(self, table: pa.Table) -> pa.Table:
         """The table with columns that the format can hold."""
         ...
 
-    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
+    def sink(
+        self, file: BinaryIO | pa.NativeFile, columns: pa.Schema
+    ) -> AbstractContextManager[TableSink]:
         """Writes storable tables to an open file, which is complete when the block ends."""
         ...
 

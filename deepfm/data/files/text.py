@@ -318,11 +318,12 @@ class TextFormat:
         )
 
 
-class CsvFormat(TextFormat):
-    """Text with commas, which tables are written as, too; lists join with `|` there."""
+class WritableText(TextFormat):
+    """Text with commas or tabs, which tables are written as, too; lists join with `|` there.
 
-    def __init__(self) -> None:
-        super().__init__(",")
+    Cells are quoted as in RFC 4180; with tabs none is, because none would be read so, and a text
+    with a tab, a quotation mark or a line break cannot be written.
+    """
 
     def storable(self, table: pa.Table) -> pa.Table:
         for index, field in enumerate(table.schema):
@@ -331,8 +332,17 @@ class CsvFormat(TextFormat):
                 table = table.set_column(index, field.name, pc.binary_join(lists, "|"))
         return table
 
-    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
-        writer: AbstractContextManager[TableSink] = pyarrow.csv.CSVWriter(file, columns)
+    def sink(
+        self, file: BinaryIO | pa.NativeFile, columns: pa.Schema
+    ) -> AbstractContextManager[TableSink]:
+        options = None
+        if self._delimiter == "\t":
+            options = pyarrow.csv.WriteOptions(
+                delimiter="\t", quoting_style="none", quoting_header="none"
+            )
+        writer: AbstractContextManager[TableSink] = pyarrow.csv.CSVWriter(
+            file, columns, write_options=options
+        )
         return writer
 
 
