@@ -155,7 +155,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
     for name, given in (("--input", source), ("--checkpoint", arguments.checkpoint)):
-        with suppress(OSError):  # one of them is not there
+        with suppress(OSError, ValueError):  # one of them is not there
             if os.path.samefile(given, output):
                 raise ConfigError(f"--output {output} is the file of {name}; name another")
     if os.path.exists(output) and not arguments.overwrite:

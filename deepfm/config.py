@@ -35,7 +35,15 @@ from deepfm.models.options import (
     WideAndDeepConfig,
     XDeepFMConfig,
 )
-from deepfm.objectives import LOSSES, Objective, Task, TaskConfig, TaskData, metric_names
+from deepfm.objectives import (
+    LOSSES,
+    MAX_CLASSES,
+    Objective,
+    Task,
+    TaskConfig,
+    TaskData,
+    metric_names,
+)
 from deepfm.packaged import find_config
 from deepfm.training.options import (
     OPTIMIZERS,
@@ -252,7 +260,7 @@ class ExperimentConfig:
     """
 
     model: ModelConfig = field(default_factory=DeepFMConfig)
-    num_class: int = limited(1, at_least=1)
+    num_class: int = limited(1, at_least=1, at_most=MAX_CLASSES)
     seed: int = limited(42, at_least=0)
     device: str = "auto"
     output_dir: str = "outputs/experiment"

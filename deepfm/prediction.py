@@ -97,6 +97,9 @@ class Predictor:
 
     def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
+        if not isinstance(columns, pa.Table):
+            found = type(columns).__name__
+            raise DataError(f"expected a pyarrow.Table, found {found}; pa.Table.from_… makes one")
         columns = self._tables.complete(self.schema, columns)
         inputs = self.encoders.encode(columns)
         _warn_of_absent(self._absent(columns), len(columns))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from deepfm.data.schema import DatasetSchema
 
 V = TypeVar("V")
+MAX_CLASSES = 100_000  # each has a column of predictions
 LABEL_KINDS = ("binary", "class", "number")
 ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
 
@@ -220,7 +221,7 @@ class TaskConfig:
     weight: float = limited(1.0, above=0)
     metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
     train_metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
-    num_class: int = limited(1, at_least=1)
+    num_class: int = limited(1, at_least=1, at_most=MAX_CLASSES)
 
     def __post_init__(self) -> None:
         resolve(self, "tasks")

@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from deepfm.data.files.columns import combined, is_list
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
-from deepfm.errors import DataError, Place
+from deepfm.errors import DataError, Place, shown
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
@@ -104,8 +104,10 @@ class TextSyntax(NamedTuple):
         try:
             "".encode(encoding)  # refuses codecs that are not of text, too
             encoding = codecs.lookup(encoding).name
-        except LookupError:
-            raise DataError(f"unknown encoding {encoding!r}", place=Place(file=str(path))) from None
+        except (LookupError, ValueError):
+            raise DataError(
+                f"unknown encoding {shown(encoding)}", place=Place(file=str(path))
+            ) from None
         long = delimiter.encode()
         if len(long) > 1:
             return cls(long, b"\x1f", False, encoding)

@@ -1,9 +1,10 @@
 """Tables written to a file whose name says the format."""
 
+import io
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
@@ -12,6 +13,22 @@ from deepfm.data.files.rows import TableSink, WritableFormat
 from deepfm.data.files.text import COMPRESSIONS, file_ending
 from deepfm.errors import DataError, Place, cut
 from deepfm.utils.io import atomic_writer, make_directory
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class _Open(io.RawIOBase):
+    """Writes to a file that stays open when this one is closed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "Buffer") -> int:
+        return self._file.write(data)
 
 
 class TableWriter:
@@ -52,7 +69,9 @@ class TableWriter:
             # Entered after the file, so they are closed before the file takes its name.
             file: BinaryIO | pa.NativeFile = self._file
             if compression := COMPRESSIONS.get(self.path.suffix):
-                file = self._stack.enter_context(pa.CompressedOutputStream(file, compression))
+                file = self._stack.enter_context(
+                    pa.CompressedOutputStream(_Open(self._file), compression)
+                )
             self._sink = self._stack.enter_context(self._format.sink(file, table.schema))
         try:
             self._sink.write_table(table)

@@ -412,5 +412,5 @@ def test_where_no_file_can_be_written(tmp_path):
     for path in (tmp_path / "rows.csv", tmp_path / "file" / "rows.csv"):
         with pytest.raises(DeepFMError, match=r"cannot write "):
             write_all(path, [pa.table({"id": [1]})])
-    with pytest.raises(DataError, match=r"ends in \.csv or \.parquet"):
+    with pytest.raises(DataError, match=r"ends in \.csv, \.tsv, \.parquet"):
         TableWriter(tmp_path / "rows.txt")
