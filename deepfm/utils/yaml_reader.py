@@ -56,6 +56,8 @@ class _Loader(yaml.SafeLoader):
         return found
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            return super().construct_mapping(node, deep)  # which refuses it
         seen = set()
         for place, (key_node, value) in enumerate(node.value):
             is_name = not isinstance(key_node, yaml.MappingNode)

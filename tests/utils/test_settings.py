@@ -143,6 +143,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=300)
 @given(st.text(max_size=60) | st.lists(SNIPPETS, max_size=12).map("".join))
+@example("a: !!set 0")
 @example("a: !!omap [b]")
 @example("a: !!pairs {b}")
 def test_any_text_is_data_or_one_error(text):

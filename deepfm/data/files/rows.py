@@ -97,7 +97,8 @@ class WantedColumns:
             raise DataError(f"a column {extra[0]!r}, which {other} does not have", place=place)
         for name in self._only or ():
             if name not in names:
-                raise DataError(f"no column {name!r}; {nearest(name, names)}", place=place)
+                hint = f"{nearest(name, names)}; `column` of a field may name another"
+                raise DataError(f"no column {name!r}; {hint}", place=place)
         return expected if self._only is None else list(self._only)
 
 
