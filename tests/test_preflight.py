@@ -1,4 +1,4 @@
-"""What is refused before any data is read: sizes that no memory holds, leaks, batches of one row."""
+"""What is refused before any data is read: sizes beyond memory, leaks, batches of one row."""
 
 import pytest
 
