@@ -414,7 +414,7 @@ def test_a_list_of_any_length_has_a_bound_that_names_the_way_out():
     encoders = fit(sequence(separator="|", max_length=0), ["a", "b"])
     with pytest.raises(DataError, match=r"a list of 10,001 elements, .* set max_length") as caught:
         encoders.encode_rows(Rows(pa.table({"f": texts})))
-    assert str(caught.value).startswith("x.csv:2: field f, column f: ")
+    assert str(caught.value).startswith("train.tsv:3: field f, column f: ")
     longest = pa.table({"f": ["|".join(["a"] * LONGEST_LIST)] * 2})
     assert encoders.encode_rows(longest).inputs.sequence_lengths[0].tolist() == [LONGEST_LIST] * 2
     cut = fit(sequence(separator="|", max_length=3), ["a", "b"])
