@@ -67,7 +67,7 @@ MAY_IMPORT = {
         "training",
     },
     "checkpoint": {"errors", "config", "utils", "data", "models", "easyrec.names"},
-    "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
+    "prediction": {"errors", "utils.logging", "data", "objectives", "evaluation", "checkpoint"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import as_text, read_numbers
 from deepfm.data.encoding.hashing import hash_texts
-from deepfm.data.files.columns import combined, is_list, is_text
+from deepfm.data.files.columns import combined, is_list, is_text, named_in_errors
 from deepfm.errors import DataError, Place, nearest, shown
 
 _NO_GROUP = 0  # a hash is 0 once in 2^64
@@ -197,12 +197,13 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
         if column not in table.column_names:
             hint = nearest(column, table.column_names)
             raise DataError(f"data.table.group_columns: no column {column!r}; {hint}")
-        values = combined(table[column])
-        if is_list(values.type):
-            values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
-            values = pc.list_element(values, 0)
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        texts = as_text(encoded.dictionary)
+        with named_in_errors(column):
+            values = combined(table[column])
+            if is_list(values.type):
+                values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null if empty
+                values = pc.list_element(values, 0)
+            encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+            texts = as_text(encoded.dictionary)
         texts = pc.if_else(pc.equal(texts, ""), None, texts)  # absent, as it is everywhere else
         hashes = hash_texts(texts, "xxh64")  # 0 where there is none
         hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)

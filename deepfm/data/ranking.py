@@ -11,6 +11,7 @@ import torch
 from deepfm.data import Adapter
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.files.columns import named_in_errors
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
@@ -222,7 +223,8 @@ def _read_events(
         tables.positions(schema, rows, side).to_numpy(zero_copy_only=False).astype(np.int64)
         for side in ("user", "item")
     )
-    label, bad = rule.read(rows[rule.column].combine_chunks())
+    with named_in_errors(rule.column):
+        label, bad = rule.read(rows[rule.column].combine_chunks())
     refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column))
     rating = label  # where the label is no threshold on a number, there is nothing more explicit
     if rule.threshold is not None:
@@ -232,7 +234,8 @@ def _read_events(
     split = data.split
     assert issubclass(split, RankingSplit)
     options = SplitOptions(min_interactions=data.min_interactions)
-    time = sortable(rows[schema.time_column].combine_chunks())
+    with named_in_errors(schema.time_column):
+        time = sortable(rows[schema.time_column].combine_chunks())
     return Events(tables, user, item, rating, label, split.divide(user, time, options))
 
 
@@ -243,7 +246,8 @@ def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
     if column not in rows.column_names:
         hint = nearest(column, rows.column_names)
         raise DataError(f"data.table.sample_weight: no column {column!r}; {hint}")
-    weight, bad = sample_weight(rows[column].combine_chunks())
+    with named_in_errors(column):
+        weight, bad = sample_weight(rows[column].combine_chunks())
     refuse_bad(rows[column], bad, WEIGHT_EXPECTED, _places(column))
     return weight
 

@@ -211,8 +211,10 @@ def _probe(field: FieldSchema, encoder: Encoder) -> None:
     """
     if encoder.reads == "whole number":
         return  # whose ids are the numbers themselves
+    numbers = np.zeros((2, field.value_dim) if field.value_dim > 1 else 2)
+    numbers[1] = np.nan
     texts = pa.array(["0", None], pa.large_string())
-    encoded = encoder.encode(np.array([0.0, np.nan]) if encoder.reads == "number" else texts)
+    encoded = encoder.encode(numbers if encoder.reads == "number" else texts)
     size = encoder.vocabulary_size
     fits = np.isfinite(encoded) if field.is_dense else (encoded >= -1) & (encoded < size)
     if not isinstance(size, int) or not fits.all():

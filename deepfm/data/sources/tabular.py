@@ -267,8 +267,8 @@ def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> F
             FieldSchema(name, kind, **({"bad_values": bad_values} | given)), padding
         )
     except ConfigError as error:
-        is_below = error.key.startswith(f"{key}.")
-        raise error.at(key=error.key if is_below else key) from None
+        is_placed = error.key == f"{key}.vocabulary_file"
+        raise error.at(key=error.key if is_placed else key) from None
 
 
 def _words(data_dir: Path, file: str, key: str) -> WordIds:
