@@ -8,6 +8,7 @@ reading one never runs code.
 import csv
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
-from deepfm.errors import CheckpointError, ConfigError, DeepFMError
+from deepfm.errors import CheckpointError, ConfigError, DeepFMError, shown
 from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_schema
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
@@ -84,6 +85,7 @@ class Checkpoint:
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
+        self._refuse_misfits()
         model = build_model(self.encoders.schema, self.config)
         try:
             model.load_state_dict(self.model)
@@ -93,6 +95,27 @@ class Checkpoint:
                 f"the weights do not fit the checkpoint's schema: {reason}"
             ) from None
         return model.eval()
+
+    def _refuse_misfits(self) -> None:
+        """Compare shapes before anything is allocated, which a false config may make any size of.
+
+        Raises:
+            CheckpointError: The weights are not those of such a model.
+        """
+        try:
+            with torch.device("meta"):
+                expected = build_model(self.encoders.schema, self.config).state_dict()
+        except (ArithmeticError, RuntimeError, TypeError) as error:  # beyond what torch can count
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the checkpoint's model cannot be built: {reason}") from None
+        for name in expected.keys() | self.model.keys():
+            one, other = (tensors.get(name) for tensors in (expected, self.model))
+            if one is None or other is None or one.shape != other.shape:
+                shapes = ["missing" if t is None else str(tuple(t.shape)) for t in (one, other)]
+                raise CheckpointError(
+                    f"the weights do not fit the checkpoint's schema: {name} is {shapes[1]}, "
+                    f"expected {shapes[0]}"
+                )
 
     def save(self, path: Path) -> None:
         """Write atomically.
@@ -133,14 +156,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     try:
         return _from_content(content)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ConfigError,
-        pa.ArrowException,
-    ) as e:
+    except Exception as e:  # content of another kind fails in a dozen ways, too
         raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
 
 
@@ -180,6 +196,8 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
             raise TypeError("the history counts users and items, and there are none")
         user, item = content["history"].numpy()
         history = Interactions(user, item, num_users=len(users), num_items=len(items))
+    if not isinstance(content["training"], dict | None):
+        raise TypeError("the state of training is no mapping")
     encoders = dict(content["encoders"])
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
     return Checkpoint(
@@ -188,9 +206,31 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         users=users,
         items=items,
         history=history,
-        model=content["model"],
+        model=_checked_weights(content["model"]),
         training=content["training"],
     )
+
+
+def _checked_weights(weights: object) -> dict[str, Tensor]:
+    """Weights by name, all of them finite.
+
+    Raises:
+        TypeError: They are something else.
+        ValueError: One is NaN or infinite.
+    """
+    if not isinstance(weights, dict):
+        raise TypeError(f"expected weights by name, found {shown(weights)}")
+    for name, weight in weights.items():
+        if not isinstance(name, str) or not isinstance(weight, Tensor):
+            raise TypeError(f"expected a weight, found {shown(weight)} as {shown(name)}")
+        if weight.is_floating_point() and not weight.sum().isfinite() and not _is_finite(weight):
+            raise ValueError(f"{name} has a weight that is NaN or infinite")
+    return weights
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Whether all numbers are, which costs memory; the sum of such can be infinite, too."""
+    return bool(weight.isfinite().all())
 
 
 def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None:
@@ -307,7 +347,7 @@ class RunDirectory:
             ConfigError: The directory holds a run and neither flag is given, or the run to be
                 resumed has another config.
         """
-        held = [file for file in self.files if file.exists()]
+        held = [file for file in self.files if os.path.exists(file)]
         if held and not (resume or overwrite):
             raise ConfigError(
                 f"{self.path} holds a run already; --resume continues it, --overwrite replaces "

@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + stop.reason
     except KeyboardInterrupt:
         return 130
+    except MemoryError:
+        LOGGER.error("the memory is full; smaller batches or dims need less")
+        return 1
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -151,6 +154,12 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
+    for name, given in (("--input", source), ("--checkpoint", arguments.checkpoint)):
+        with suppress(OSError, ValueError):  # one of them is not there
+            if os.path.samefile(given, output):
+                raise ConfigError(f"--output {output} is the file of {name}; name another")
+    if os.path.exists(output) and not arguments.overwrite:
+        raise ConfigError(f"{output} exists already; --overwrite replaces it")
     predictor = Predictor(arguments.checkpoint)
     count = 0
     unknown: Counter[str] = Counter()
@@ -317,7 +326,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
     )
-    added.add_argument("--output", required=True, help="rows with predictions, .csv or .parquet")
+    added.add_argument(
+        "--output",
+        required=True,
+        help="rows with predictions, .csv, .tsv (plain, .gz or .zst) or .parquet",
+    )
+    added.add_argument("--overwrite", action="store_true", help="replace that file")
     added.add_argument(
         "--columns", metavar="a,b,c", help="columns of the input to write (default: all)"
     )

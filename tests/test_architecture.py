@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "easyrec.names": set(),
     "format_versions": {"utils.logging"},
     "config": {
-        "errors", "packaged", "format_versions", "utils.settings", "utils.named", "utils.logging",
-        "objectives", "evaluation.metrics", "models.MODELS", "models.options", "training.options",
+        "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
+        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "models.MODELS",
+        "models.options", "training.options",
         "data.options",
     },
     "data.options": {
@@ -69,7 +70,7 @@ MAY_IMPORT = {
     "checkpoint": {
         "errors", "config", "format_versions", "utils", "data", "models", "easyrec.names",
     },
-    "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
+    "prediction": {"errors", "utils.logging", "data", "objectives", "evaluation", "checkpoint"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",

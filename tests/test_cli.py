@@ -115,6 +115,49 @@ def test_predict_writes_the_rows_with_their_probability(trained, capsys, tmp_pat
         assert all(0 < p < 1 for p in table["probability"].to_pylist())
 
 
+@pytest.mark.parametrize("kind", ["same", "link", "hard link", "checkpoint"])
+def test_predict_never_writes_over_what_it_reads(trained, capsys, tmp_path, kind):
+    rows, checkpoint = tmp_path / "rows.csv", tmp_path / "model.csv"
+    rows.write_text("user,item\n1,2\n")
+    (trained / "best_model.pt").rename(checkpoint)
+    output = {"same": rows, "checkpoint": checkpoint}.get(kind, tmp_path / "link.csv")
+    if kind == "link":
+        output.symlink_to(rows)
+    if kind == "hard link":
+        output.hardlink_to(rows)
+    arguments = ["--checkpoint", checkpoint, "--input", rows, "--output", output, "--overwrite"]
+    before = output.read_bytes()
+    code, _, errors = run(capsys, "predict", *arguments)
+    assert (code, output.read_bytes()) == (2, before)
+    assert f"--output {output} is the file of --" in errors
+
+
+def test_predict_replaces_a_file_only_if_asked(trained, capsys, tmp_path):
+    rows, output = tmp_path / "rows.csv", tmp_path / "precious.csv"
+    rows.write_text("user,item\n1,2\n")
+    output.write_text("precious")
+    arguments = ["--checkpoint", trained / "best_model.pt", "--input", rows, "--output", output]
+    code, _, errors = run(capsys, "predict", *arguments)
+    assert (code, output.read_text()) == (2, "precious")
+    assert errors.endswith("precious.csv exists already; --overwrite replaces it\n")
+    assert run(capsys, "predict", *arguments, "--overwrite")[0] == 0
+    assert "probability" in output.read_text()
+
+
+def test_predict_refuses_weights_that_are_no_numbers(trained, capsys, tmp_path):
+    import torch
+
+    content = torch.load(trained / "best_model.pt", weights_only=True)
+    content["model"]["bias"].fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.pt")
+    (tmp_path / "rows.csv").write_text("user,item\n1,2\n")
+    arguments = ["--input", tmp_path / "rows.csv", "--output", tmp_path / "scored.csv"]
+    code, _, errors = run(capsys, "predict", "--checkpoint", tmp_path / "nan.pt", *arguments)
+    assert code == 2
+    assert "bias has a weight that is NaN or infinite" in errors
+    assert not (tmp_path / "scored.csv").exists()
+
+
 def test_predict_streams_a_compressed_file_and_writes_some_columns(trained, capsys, tmp_path):
     rows, output = tmp_path / "rows.tsv.gz", tmp_path / "scores.csv"
     count = 3000

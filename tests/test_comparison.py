@@ -49,7 +49,7 @@ def compare(monkeypatch, tmp_path):
         for name, (changes, runs) in configs.items():
             given[name] = changes, runs
             path = tmp_path / f"{name}.yaml"
-            path.write_text(yaml.safe_dump(changes.get("config", {})))
+            path.write_text(yaml.safe_dump({"model_name": "deepfm"} | changes.get("config", {})))
             paths.append(str(path))
         seeds = min(len(runs) for _, runs in configs.values())
         lines = comparison.compare(paths, seeds=seeds)

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import as_text, read_numbers, where
 from deepfm.data.encoding.hashing import hash_texts
-from deepfm.data.files.columns import combined, is_list, is_text
-from deepfm.errors import DataError, Place, nearest
+from deepfm.data.files.columns import combined, is_list, is_text, named_in_errors
+from deepfm.errors import DataError, Place, nearest, shown
 
 _ROWS_AT_ONCE = 1 << 20
 # Of words that answer a question the one that says yes, however they are written.
@@ -160,7 +160,7 @@ def refuse_bad(
     if bad.any():
         index = int(np.argmax(bad))
         value = column[index].as_py()
-        found = "nothing" if value is None else repr(value)
+        found = "nothing" if value is None else shown(value)
         problem = f"expected {expected}, found {found}{remedy(value)}"
         raise DataError(problem, place=place(index))
 
@@ -266,8 +266,8 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
     """Which group each row belongs to by each column, (N, G) int64.
 
     The xxh64 (seed 0) of the value's text, so that the id of a value is the same everywhere; 17,
-    17.0 and "17" are one value. All rows without a value are one group. Of a list the first
-    element counts.
+    17.0 and "17" are one value. All rows without a value, or with an empty text, are one group.
+    Of a list the first element counts.
 
     Raises:
         DataError: A column is missing, or holds neither values nor lists of values.
@@ -277,12 +277,15 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
         if column not in table.column_names:
             hint = nearest(column, table.column_names)
             raise DataError(f"data.table.group_columns: no column {column!r}; {hint}")
-        values = combined(table[column])
-        if is_list(values.type):
-            values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
-            values = pc.list_element(values, 0)
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        hashes = hash_texts(as_text(encoded.dictionary), "xxh64")  # 0 where there is none
+        with named_in_errors(column):
+            values = combined(table[column])
+            if is_list(values.type):
+                values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null if empty
+                values = pc.list_element(values, 0)
+            encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+            texts = as_text(encoded.dictionary)
+        texts = pc.if_else(pc.equal(texts, ""), None, texts)  # absent, as it is everywhere else
+        hashes = hash_texts(texts, "xxh64")  # 0 where there is none
         hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)
         codes = encoded.indices.fill_null(len(hashes) - 1)
         found[:, index] = hashes[codes.to_numpy(zero_copy_only=False)]

@@ -12,7 +12,7 @@ from deepfm.data import Adapter
 from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
 from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.files.columns import combined
+from deepfm.data.files.columns import combined, named_in_errors
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
@@ -23,9 +23,9 @@ from deepfm.data.labels import (
 from deepfm.data.options import DataConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.sources.tables import RawTables
+from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import RankingSplit, SplitOptions, Splits, sortable
-from deepfm.errors import ConfigError, DataError, Place, nearest
+from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.seeding import generator
 
@@ -151,6 +151,8 @@ class _EncodedRows:
         known = history
         if data.negative_exclusion == "train":
             known = _interactions(events, events.split.train)
+        if data.num_neg_train:
+            _refuse_full(events, events.user[trained], known, self._encoders.schema)
         sampling = NegativeSampling(
             data.num_neg_train, events.user[trained], known, self._catalogue
         )
@@ -186,6 +188,23 @@ class _EncodedRows:
         )
 
 
+def _refuse_full(
+    events: Events, user: np.ndarray, known: Interactions, schema: DatasetSchema
+) -> None:
+    """Refuse a user to train on for whom no negative is left, by the id that the data has."""
+    full = np.flatnonzero(known.per_user() >= known.num_items)
+    full = full[np.isin(full, user)]
+    if len(full):
+        column = id_field(schema, "user").column
+        found = events.tables.users[column][int(full[0])].as_py()
+        others = f" and {len(full) - 1:,} others" if len(full) > 1 else ""
+        raise DataError(
+            f"{column} {shown(found)}{others}: no item of all {known.num_items:,} is left that the "
+            "user has not interacted with, so no negative can be drawn; set data.num_neg_train: 0 "
+            "and data.explicit_negatives: true, or leave the user out"
+        )
+
+
 def _interactions(events: Events, rows: np.ndarray) -> Interactions:
     """The pairs of some rows."""
     return Interactions(
@@ -206,7 +225,8 @@ def _read_events(
         for side in ("user", "item")
     )
     _refuse_missing(rows, rule.column, "data.table.label")
-    label, bad = rule.read(rows[rule.column].combine_chunks())
+    with named_in_errors(rule.column):
+        label, bad = rule.read(rows[rule.column].combine_chunks())
     refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column), rule.remedy)
     rating = label  # where the label is no threshold on a number, there is nothing more explicit
     if rule.threshold is not None:
@@ -217,7 +237,8 @@ def _read_events(
     assert issubclass(split, RankingSplit)
     options = SplitOptions(min_interactions=data.min_interactions)
     _refuse_missing(rows, schema.time_column, "data.table.time_column")
-    time, bad = sortable(combined(rows[schema.time_column]))
+    with named_in_errors(schema.time_column):
+        time, bad = sortable(combined(rows[schema.time_column]))
     refuse_bad(rows[schema.time_column], bad, A_TIME, _places(schema.time_column))
     return Events(tables, user, item, rating, label, split.divide(user, time, options))
 
@@ -227,7 +248,8 @@ def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
     if data.table is None or (column := data.table.sample_weight) is None:
         return None
     _refuse_missing(rows, column, "data.table.sample_weight")
-    weight, bad = sample_weight(rows[column].combine_chunks())
+    with named_in_errors(column):
+        weight, bad = sample_weight(rows[column].combine_chunks())
     refuse_bad(rows[column], bad, WEIGHT_EXPECTED, _places(column))
     return weight
 

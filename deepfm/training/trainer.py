@@ -30,7 +30,7 @@ from deepfm.objectives import is_larger_better
 from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
 from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
-from deepfm.training.steps import TrainingStep
+from deepfm.training.steps import TrainingStep, check_batch_norm
 from deepfm.training.train_metrics import TrainMetrics
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar
@@ -161,6 +161,7 @@ class Trainer:
         Raises:
             ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
                 model, or there is no batch to train on.
+            DataError: A label is none that the losses have a meaning for.
             DeepFMError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
@@ -193,6 +194,10 @@ class _Fit:
     ) -> None:
         self.trainer, self.config = trainer, trainer.config
         self.model, self.train, self.valid = model, train, valid
+        for rows in (train, valid):
+            if isinstance(rows, TabularDataset):  # others have labels that they alone know
+                for task in model.tasks:
+                    task.check_labels(rows.label, rows.schema)
         self.state = state
         evaluation = trainer.evaluation
         self.max_rows = None
@@ -266,6 +271,7 @@ class _Fit:
                     "batch is left",
                     key="training.drop_last",
                 )
+            check_batch_norm(self.model, min(config.batch_size, epoch.num_rows))
             self._run_epoch(epoch)
             self.checkpoint(self._finish_epoch(epoch))
             if stop := self.should_stop():

@@ -11,7 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepfm.config import config_from_dict
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import ConfigError, DeepFMError
+from deepfm.data.schema import DatasetSchema, FieldSchema
+from deepfm.errors import ConfigError, DataError, DeepFMError
 from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
 from deepfm.objectives.losses import weighted_loss
@@ -31,6 +32,51 @@ def make(data, evaluation=None, **training):
     )
     trainer = Trainer(config.training, config.evaluation, seed=5)
     return build_model(data.encoders.schema, config), trainer
+
+
+def arrays(labels):
+    """Rows of one field, encoded."""
+    schema = DatasetSchema(
+        fields={"city": FieldSchema("city", "sparse", vocabulary_size=3)}, label_field="y"
+    )
+    ids = [k % 3 for k in range(len(labels))]
+    return TabularDataset.from_arrays(schema, {"city": ids}, labels)
+
+
+@pytest.mark.parametrize(
+    ("loss", "num_class", "labels", "message"),
+    [
+        ("binary_cross_entropy", 1, [0, 1, 7, 1], "expects 0 or 1, found 7 in row 2"),
+        ("binary_cross_entropy", 1, [0, 1, 1, 0.5], "expects 0 or 1, found 0.5 in row 3"),
+        ("softmax_cross_entropy", 3, [0, 3, 1, 2], "expects a class from 0 to 2, found 3 in row 1"),
+        ("softmax_cross_entropy", 3, [0, -1, 1, 2], "from 0 to 2, found -1 in row 1"),
+    ],
+)
+def test_labels_without_a_meaning_for_the_loss_are_refused(loss, num_class, labels, message):
+    config = config_from_dict(
+        {"num_class": num_class, "training": {"losses": [loss], "epochs": 1, "metric": "logloss"}}
+    )
+    good, bad = arrays([0, 1, 1, 0]), arrays(labels)
+    for train, valid in ((bad, good), (good, bad)):
+        with pytest.raises(DataError, match=message):
+            Trainer(config.training).fit(build_model(good.schema, config), train, valid)
+
+
+def test_a_single_row_cannot_be_trained_on_with_batch_norm():
+    for norm, batch_size, rows in (("batch", 8, 1), ("batch", 1, 4), ("layer", 8, 1)):
+        config = config_from_dict(
+            {
+                "dnn": {"hidden_units": [4], "norm": norm},
+                "training": {"epochs": 1, "batch_size": batch_size, "metric": "logloss"},
+            }
+        )
+        train, valid = arrays([1, 0, 1, 0][:rows]), arrays([0, 1])
+        model = build_model(train.schema, config)
+        if norm == "layer":
+            Trainer(config.training).fit(model, train, valid)
+            continue
+        with pytest.raises(ConfigError, match=r"^training\.batch_size: batch norm cannot train on"):
+            Trainer(config.training).fit(model, train, valid)
 
 
 def same_weights(one, other) -> bool:

@@ -403,7 +403,8 @@ def _quoted(value: object) -> str:
         return str(value)
     if re.fullmatch(r"[A-Za-z_][\w./()-]*", value) and value.lower() not in _YAML_WORDS:
         return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", escaped)
     return f'"{escaped}"'
 
 

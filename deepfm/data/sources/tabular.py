@@ -5,6 +5,7 @@ ranking task. What the values become is the business of the encoders.
 """
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.encoding.transforms import find_transform
-from deepfm.data.encoding.words import read_words
+from deepfm.data.encoding.words import WordIds, read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import TextOptions
 from deepfm.data.labels import LABEL_RULES, LabelRule
@@ -121,7 +122,7 @@ def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
                 "and data.table.valid_files to local paths"
             )
         path = data_dir / pattern
-        matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
+        matches = [path] if os.path.isfile(path) else sorted(map(Path, glob.glob(str(path))))
         if not matches:
             raise MissingDataError(
                 "no such file (from data.table and data.data_dir)", place=Place(file=str(path))
@@ -294,12 +295,20 @@ def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> F
         if "vocabulary_file" in given and "vocabulary" in given:
             raise ConfigError("choose vocabulary or vocabulary_file, not both")
         if (file := given.pop("vocabulary_file", None)) is not None:
-            given["vocabulary"] = read_words(data_dir / file)
+            given["vocabulary"] = _words(data_dir, file, key)
         return _with_padding(
             FieldSchema(name, kind, **({"bad_values": bad_values} | given)), padding
         )
     except ConfigError as error:
-        raise error.at(key=key) from None
+        is_placed = error.key == f"{key}.vocabulary_file"
+        raise error.at(key=error.key if is_placed else key) from None
+
+
+def _words(data_dir: Path, file: str, key: str) -> WordIds:
+    try:
+        return read_words(data_dir, file)
+    except ConfigError as error:
+        raise error.at(key=f"{key}.vocabulary_file") from None
 
 
 def _with_padding(field: FieldSchema, padding: bool | None) -> FieldSchema:
