@@ -1,5 +1,6 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.load import ExperimentData, declared_schema
 from deepfm.errors import ConfigError
+from deepfm.evaluation.base_rate import Verdict
 from deepfm.evaluation.ranking import SHORT_RANKING
 from deepfm.evaluation.scoring import Evaluation, evaluate
 from deepfm.models import build_model, parameters_of
@@ -141,7 +143,7 @@ def train(
             run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
         results = {
-            name: evaluate(model, split, batch_size=config.evaluation.batch_size)
+            name: evaluate(model, split, batch_size=config.evaluation.batch_size, train=data.train)
             for name, split in splits.items()
         }
         metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
@@ -154,7 +156,28 @@ def train(
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
+        for name, result in results.items():
+            _say(name, result.verdicts)
         return metrics
+
+
+def _say(split: str, verdicts: Iterable[Verdict]) -> None:
+    """The figures of a split beside those of the base rate; a warning where they are no better."""
+    for found in verdicts:
+        of_task = f" {found.task}:" if found.task else ""
+        if found.value is None or found.base_rate is None:
+            LOGGER.info(f"{split}:{of_task} {found.why}")
+            continue
+        title = {"logloss": "LogLoss", "rmse": "RMSE"}[found.figure]
+        if found.is_corrected:
+            title += " after the prior correction"
+        constant = "mean" if found.figure == "rmse" else "base rate"
+        line = f"{split}:{of_task} {title} {found.value:.4f}, of the training {constant} alone "
+        line += f"{found.base_rate:.4f}"
+        if found.is_worse:
+            LOGGER.warning(f"{line}: the model is worse than a constant")
+        else:
+            LOGGER.info(line)
 
 
 def _kept(config: ExperimentConfig, state: TrainingState) -> str:
@@ -224,7 +247,8 @@ def evaluate_checkpoint(
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, rows, used.task_list(), batch_size=used.evaluation.batch_size)
+    tasks, batch_size = used.task_list(), used.evaluation.batch_size
+    result = evaluate(model, rows, tasks, batch_size=batch_size, train=data.train)
     return {split: result.metrics}
 
 

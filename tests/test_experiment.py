@@ -166,9 +166,10 @@ def test_the_log_says_what_was_kept_and_that_all_rows_were_scored(tiny_config, c
     run = RunDirectory(load_config(config).output_dir)
     table = pa.parquet.read_table(run.predictions)
     label, probability = (table[name].to_numpy() for name in ("label", "probability"))
-    by_hand = -np.mean(label * np.log(probability) + (1 - label) * np.log(1 - probability))
+    odds = probability / (1 - probability) * np.exp(metrics["test"]["prior_correction"])
+    by_hand = np.mean(np.log1p(odds) - label * np.log(odds))
     assert len(label) > 32
-    assert metrics["test"]["logloss"] == pytest.approx(by_hand, rel=1e-6)
+    assert metrics["test"]["logloss_prior_corrected"] == pytest.approx(by_hand, rel=1e-6)
     kept, last = load_checkpoint(run.best), load_checkpoint(run.last)
     assert all(torch.equal(kept.model[name], last.model[name]) for name in kept.model)
 

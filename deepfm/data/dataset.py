@@ -85,6 +85,27 @@ class NegativeSampling:
     catalogue: Catalogue
 
 
+class Prior(NamedTuple):
+    """Log-odds of a positive row of the training split.
+
+    Attributes:
+        explicit: Among its rows as they are labelled; infinite where all labels are equal.
+        trained: Among the rows of an epoch, sampled negatives included.
+    """
+
+    explicit: float
+    trained: float
+
+    @property
+    def shift(self) -> float:
+        """What the logit of a model of the trained rows lacks to be one of the labelled rows.
+
+        Source: G. King, L. Zeng, "Logistic Regression in Rare Events Data", Political Analysis
+        2001, section 4.1 (prior correction).
+        """
+        return self.explicit - self.trained
+
+
 class RankingTask(NamedTuple):
     """Held-out positives that are ranked among sampled candidates.
 
@@ -94,12 +115,15 @@ class RankingTask(NamedTuple):
             order they were drawn; -1 where a user has fewer.
         num_negatives: How many of the candidates the main protocol uses; there may be more.
         catalogue: The items.
+        prior: Of training with sampled negatives, which held-out rows have none of; None where
+            none are sampled.
     """
 
     rows: np.ndarray
     items: np.ndarray
     num_negatives: int
     catalogue: Catalogue
+    prior: Prior | None = None
 
 
 class TabularDataset(torch.utils.data.Dataset[Batch]):

@@ -9,7 +9,13 @@ import pyarrow as pa
 import torch
 
 from deepfm.data import Adapter
-from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.dataset import (
+    Catalogue,
+    NegativeSampling,
+    Prior,
+    RankingTask,
+    TabularDataset,
+)
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
@@ -100,8 +106,8 @@ def load_ranking(
     rows = _EncodedRows(events, columns, encoders, _weights(data, tables.interactions))
     found = RankingData(
         rows.training(data, history),
-        rows.held_out(split.valid, candidates, data.num_neg_eval),
-        rows.held_out(split.test, candidates, data.num_neg_eval),
+        rows.held_out(split.valid, candidates, data),
+        rows.held_out(split.test, candidates, data),
         encoders,
         events,
         history,
@@ -154,15 +160,30 @@ class _EncodedRows:
         )
         return self._dataset(trained, negatives=sampling)
 
+    def prior(self, data: DataConfig) -> Prior | None:
+        """How often a training row is positive, as labelled and as trained on."""
+        if not data.num_neg_train:
+            return None
+        rows = self._events.split.train
+        positive = self._events.label[rows] > 0
+        weight = np.ones(len(rows)) if self._weight is None else self._weight[rows]
+        positives = weight[positive].sum(dtype=np.float64)
+        negatives = weight[~positive].sum(dtype=np.float64)
+        sampled = data.num_neg_train * positives  # a negative has the weight of its row
+        trained = sampled + (negatives if data.explicit_negatives else 0.0)
+        with np.errstate(divide="ignore"):
+            odds = np.log(positives) - np.log([negatives, trained])
+        return Prior(*odds.tolist())
+
     def held_out(
-        self, rows: np.ndarray, candidates: np.ndarray, num_negatives: int
+        self, rows: np.ndarray, candidates: np.ndarray, data: DataConfig
     ) -> TabularDataset:
         """Some rows, of which each positive one is ranked among its user's candidates."""
         events = self._events
         positive = np.flatnonzero(events.label[rows] > 0)
         ranked = rows[positive]
         items = np.column_stack([events.item[ranked], candidates[events.user[ranked]]])
-        task = RankingTask(positive, items, num_negatives, self._catalogue)
+        task = RankingTask(positive, items, data.num_neg_eval, self._catalogue, self.prior(data))
         return self._dataset(rows, ranking=task)
 
     def _dataset(
