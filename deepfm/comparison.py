@@ -2,7 +2,8 @@
 
 Intervals are 95 % bootstrap intervals over the evaluated users, of values averaged over seeds;
 `±` is the standard deviation over seeds. Data without a test split is compared on its validation
-split, which chose the epochs. Runs are put into one table, and tested against each other, only
+split, which chose the epochs. LogLoss of runs that were trained with sampled negatives is that
+after the prior correction. Runs are put into one table, and tested against each other, only
 if they were evaluated on the same rows and labels, and ranked among the same candidates.
 """
 
@@ -21,11 +22,14 @@ from deepfm.checkpoint import RunDirectory
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
+from deepfm.data.load import ExperimentData
 from deepfm.data.ranking import Events
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
+from deepfm.evaluation.measures import log_odds_of
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
 from deepfm.evaluation.references import REFERENCES, Training
+from deepfm.evaluation.table_references import table_references, title_of
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER
 
@@ -164,8 +168,8 @@ def _result(name: str, first_seed: int, runs: list[RunDirectory]) -> Result:
     predictions = [pyarrow.parquet.read_table(run.predictions) for run in runs]
     row, label = (predictions[0][column].to_numpy() for column in ("row", "label"))
     probability = np.stack([table["probability"].to_numpy() for table in predictions])
-    likely = np.clip(np.where(label > 0, probability, 1.0 - probability), 1e-15, None)
-    per_user = {"LogLoss": -np.log(likely)}
+    logit = log_odds_of(probability) + _prior_correction(runs[0])
+    per_user = {"LogLoss": np.logaddexp(0.0, np.where(label > 0, -logit, logit))}
     if runs[0].ranks.exists():  # otherwise the data has no ranking task
         ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
         for column, suffix in (("HR@10 of 100", "_99"), ("HR@10", "")):
@@ -178,6 +182,13 @@ def _result(name: str, first_seed: int, runs: list[RunDirectory]) -> Result:
     return Result(name, seeds, row, label, probability, per_user)
 
 
+def _prior_correction(run: RunDirectory) -> float:
+    """What is added to the logits of a run that was trained with sampled negatives; else 0."""
+    metrics = json.loads(run.metrics.read_text())
+    split = metrics.get("test", metrics["valid"])
+    return float(split.get("prior_correction") or 0.0)
+
+
 def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarray]:
     def values(metric: Callable[[RankCounts, int], np.ndarray]) -> np.ndarray:
         return np.stack([metric(run, 10) for run in counts])
@@ -186,11 +197,10 @@ def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarr
 
 
 def _references(config: ExperimentConfig) -> list[Result]:
-    """What simple recommenders reach on the same split and candidates."""
-    if not config.task_data().ranks:
-        LOGGER.warning("no references: they rank items, and this data has no ranking task")
-        return []
+    """What simple methods reach on the same split, and among the same candidates."""
     data = experiment.load_data(config)
+    if not config.task_data().ranks:
+        return _table_references(config, data)
     events, test, history = data.events, data.test, data.history
     assert events is not None  # what ranks has all three
     assert test is not None
@@ -207,6 +217,21 @@ def _references(config: ExperimentConfig) -> list[Result]:
     found = []
     for name, reference in REFERENCES.items():
         found.append(_reference_result(name, reference(training), test, events))
+    return found
+
+
+def _table_references(config: ExperimentConfig, data: ExperimentData) -> list[Result]:
+    (task,) = config.task_list()
+    rows = data.valid if data.test is None else data.test
+    label = task.label_of(rows.label, rows.schema).numpy()
+    found = []
+    for name, reference in table_references(
+        data.train, data.valid, data.test, task, seed=config.seed
+    ).items():
+        logit = reference.valid if reference.test is None else reference.test
+        loss = np.logaddexp(0.0, np.where(label > 0, -logit, logit))
+        per_row = {"LogLoss": loss[None]}
+        found.append(Result(title_of(name, task), (), rows.row, label, logit[None], per_row))
     return found
 
 

@@ -26,6 +26,12 @@ from deepfm.errors import ConfigError
 from deepfm.evaluation.base_rate import Verdict
 from deepfm.evaluation.ranking import SHORT_RANKING
 from deepfm.evaluation.scoring import Evaluation, evaluate
+from deepfm.evaluation.table_references import (
+    reference_metrics,
+    reported_of,
+    table_references,
+    title_of,
+)
 from deepfm.models import build_model, parameters_of
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.objectives.tasks import prediction_columns
@@ -192,6 +198,35 @@ def _kept(config: ExperimentConfig, state: TrainingState) -> str:
         best += f"; kept are the last weights, of epoch {state.epoch}"
     limited = config.evaluation.max_batches is not None
     return f"{best}; final evaluation of all rows" if limited else best
+
+
+def baselines(config: ExperimentConfig) -> list[str]:
+    """What simple methods reach on the data of a config, as the lines of a table.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DeepFMError: Data, network or disk failed.
+    """
+    check_settings(config)
+    if config.task_data().ranks:
+        return ["compare --references has what simple methods reach at this ranking task"]
+    data = load_data(config)
+    splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+    lines = []
+    for task in config.task_list():
+        found = table_references(data.train, data.valid, data.test, task, seed=config.seed)
+        cells = [["", *(f"{split} {name}" for split in splits for name in reported_of(task))]]
+        for name, reference in found.items():
+            values = [
+                value
+                for split, rows in splits.items()
+                for value in reference_metrics(task, rows, getattr(reference, split)).values()
+            ]
+            shown = ("-" if value is None else f"{value:.4f}" for value in values)
+            cells.append([title_of(name, task), *shown])
+        lines += [f"{task.name}:"] if task.name else []
+        lines += [f"{first:<22}" + "".join(f"{cell:>16}" for cell in row) for first, *row in cells]
+    return lines
 
 
 def profile_training(config: ExperimentConfig) -> Profile:

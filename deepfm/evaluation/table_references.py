@@ -91,18 +91,32 @@ def table_references(
     return found
 
 
+def title_of(name: str, task: Task) -> str:
+    """What a reference is called in a table."""
+    if kind_of(task) == "number":
+        return {"base_rate": "mean", "linear": "ridge regression"}.get(name, name)
+    return {"base_rate": "base rate", "linear": "logistic regression"}.get(name, name)
+
+
+def reported_of(task: Task) -> tuple[str, ...]:
+    """The metrics that are reported of a reference."""
+    kind = kind_of(task)
+    first = {"binary": ("auc",), "classes": ("accuracy",), "number": ()}[kind]
+    return (*first, figure_of(kind))
+
+
 def reference_metrics(
     task: Task, dataset: TabularDataset, predicted: Numbers
 ) -> dict[str, float | None]:
-    """AUC and LogLoss, of several classes accuracy and LogLoss, or the error of a number."""
+    """The metrics of `reported_of`; None where one does not exist."""
     label = task.label_of(dataset.label, dataset.schema).numpy().astype(np.float64)
     kind = kind_of(task)
-    found: dict[str, float | None] = {}
+    values = [figure(kind, label, predicted)]
     if kind == "binary":
-        found["auc"] = measures.auc(label, predicted)
+        values.insert(0, measures.auc(label, predicted))
     elif kind == "classes":
-        found["accuracy"] = measures.accuracy(label, predicted, threshold=0.5, top_k=1)
-    return found | {figure_of(kind): figure(kind, label, predicted)}
+        values.insert(0, measures.accuracy(label, predicted, threshold=0.5, top_k=1))
+    return dict(zip(reported_of(task), values, strict=True))
 
 
 def base_rate(train: Rows, valid: Rows, kind: str, num_class: int, seed: int) -> Learner:
@@ -185,12 +199,13 @@ def boosting(train: Rows, valid: Rows, kind: str, num_class: int, seed: int) -> 
     )
     trees, best_trees, best_loss = 0, 0, np.inf
     while trees < MOST_TREES and trees - best_trees < PATIENCE:
-        model.set_params(max_iter=trees + _TREES_AT_ONCE)
+        more = min(max(_TREES_AT_ONCE, trees // 2), MOST_TREES - trees)
+        model.set_params(max_iter=trees + more)
         model.fit(known, train.label, sample_weight=train.weight)
         for number, scores in enumerate(_staged(model, held_out, kind, num_class), start=1):
             if number > trees and (loss := _loss(kind, valid.label, scores)) < best_loss:
                 best_trees, best_loss = number, loss
-        trees += _TREES_AT_ONCE
+        trees += more
 
     def predict(rows: Ids, dataset: TabularDataset) -> Numbers:
         staged = _staged(model, columns(dataset, rows), kind, num_class)
