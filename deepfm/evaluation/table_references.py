@@ -142,7 +142,7 @@ def linear(train: Rows, valid: Rows, kind: str, num_class: int, seed: int) -> Le
         elif _is_constant(train.label):
             return base_rate(train, valid, kind, num_class, seed)
         else:
-            model = LogisticRegression(C=1 / penalty, solver="newton-cg", max_iter=50)
+            model = LogisticRegression(C=1 / penalty, solver="newton-cg", max_iter=50, tol=1e-5)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a step more would change no digit that is shown
             model.fit(known, train.label, sample_weight=train.weight)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -725,3 +726,32 @@ def test_a_metric_that_decides_nothing_need_not_exist(tiny_data, decides):
     assert all(entry["train_loss"] > 0 for entry in state.history)
     assert all("  valid auc -  " in line for line in lines)
     assert same_weights(state.best_model, model.state_dict())
+
+
+def test_a_state_prints_as_one_short_line(tiny_data):
+    model, trainer = make(tiny_data, epochs=1)
+    shown = repr(trainer.fit(model, tiny_data.train, tiny_data.valid))
+    assert len(shown) < 200
+    assert "tensor" not in shown
+    assert "epoch=1, step=0, total_steps=" in shown
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(2000, 2), (200, 11)])
+def test_an_epoch_of_a_few_steps_is_warned_of_once(tiny_data, caplog, batch_size, steps):
+    model, trainer = make(tiny_data, epochs=2, batch_size=batch_size)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert len(tiny_data.train.epoch(batch_size, seed=0, epoch=0)) == steps
+    said = [line for line in caplog.messages if "training.batch_size" in line]
+    assert len(said) == (steps < 10)
+    if said:
+        assert said[0].startswith("an epoch has 2 steps: 2,005 rows in batches of 2,000; ")
+        (smaller,) = re.findall(r"training.batch_size: (\d+) makes", said[0])
+        assert len(tiny_data.train.epoch(int(smaller), seed=0, epoch=0)) >= 10
+
+
+def test_a_line_says_which_figure_is_of_which_split(tiny_data):
+    model, trainer = make(tiny_data, epochs=1, log_every_steps=5, evaluate_every_steps=5)
+    lines = []
+    trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines.append)
+    assert all(re.search(r"  (train loss|valid ndcg@10) \d", line) for line in lines)
+    assert re.search(r"  train loss \d\.\d{4}  .*valid ndcg@10 \d\.\d{4}", lines[-1])
