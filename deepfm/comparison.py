@@ -28,7 +28,7 @@ from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.measures import log_odds_of
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
-from deepfm.evaluation.references import REFERENCES, Training
+from deepfm.evaluation.references import REFERENCES
 from deepfm.evaluation.table_references import table_references, title_of
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER
@@ -112,7 +112,7 @@ def compare(
         except (MissingDataError, DownloadError) as error:
             LOGGER.warning(f"{name} is skipped: {error}")
             continue
-        title, result = _title(config, runs[0]), _result(name, config.seed, runs)
+        title, result = _title(config, runs[0]), _result(name, config, runs)
         for other_title, other, results in groups:
             same_task = title == other_title and _protocol(config) == _protocol(other)
             if same_task and _same_rows(results[0], result):
@@ -164,7 +164,7 @@ def _same_rows(one: Result, other: Result) -> bool:
     return np.array_equal(one.row, other.row) and np.array_equal(one.label, other.label)
 
 
-def _result(name: str, first_seed: int, runs: list[RunDirectory]) -> Result:
+def _result(name: str, config: ExperimentConfig, runs: list[RunDirectory]) -> Result:
     predictions = [pyarrow.parquet.read_table(run.predictions) for run in runs]
     row, label = (predictions[0][column].to_numpy() for column in ("row", "label"))
     probability = np.stack([table["probability"].to_numpy() for table in predictions])
@@ -172,13 +172,13 @@ def _result(name: str, first_seed: int, runs: list[RunDirectory]) -> Result:
     per_user = {"LogLoss": np.logaddexp(0.0, np.where(label > 0, -logit, logit))}
     if runs[0].ranks.exists():  # otherwise the data has no ranking task
         ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
-        for column, suffix in (("HR@10 of 100", "_99"), ("HR@10", "")):
+        for column, suffix, _ in _protocols(config.data.num_neg_eval):
             counts = [
                 RankCounts(table[f"above{suffix}"].to_numpy(), table[f"tied{suffix}"].to_numpy())
                 for table in ranks
             ]
             per_user |= _ranking_values(column, counts)
-    seeds = tuple(range(first_seed, first_seed + len(runs)))
+    seeds = tuple(range(config.seed, config.seed + len(runs)))
     return Result(name, seeds, row, label, probability, per_user)
 
 
@@ -187,6 +187,12 @@ def _prior_correction(run: RunDirectory) -> float:
     metrics = json.loads(run.metrics.read_text())
     split = metrics.get("test", metrics["valid"])
     return float(split.get("prior_correction") or 0.0)
+
+
+def _protocols(num_negatives: int) -> list[tuple[str, str, int]]:
+    """Column of the table, ending of columns of `ranks.parquet`, and candidates of each ranking."""
+    both = [("HR@10 of 100", "_99", SHORT_RANKING), ("HR@10", "", num_negatives)]
+    return both[:1] if num_negatives == SHORT_RANKING else both
 
 
 def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarray]:
@@ -201,23 +207,13 @@ def _references(config: ExperimentConfig) -> list[Result]:
     data = experiment.load_data(config)
     if not config.task_data().ranks:
         return _table_references(config, data)
-    events, test, history = data.events, data.test, data.history
-    assert events is not None  # what ranks has all three
-    assert test is not None
-    assert history is not None
-    rows = events.split.train
-    training = Training(
-        events.user[rows],
-        events.item[rows],
-        events.rating[rows].astype(np.float64),
-        events.label[rows] > 0,
-        history.num_users,
-        history.num_items,
-    )
-    found = []
-    for name, reference in REFERENCES.items():
-        found.append(_reference_result(name, reference(training), test, events))
-    return found
+    training = experiment.interactions_of(data)
+    assert data.test is not None  # what ranks has both
+    assert data.events is not None
+    return [
+        _reference_result(name, reference(training), data.test, data.events)
+        for name, reference in REFERENCES.items()
+    ]
 
 
 def _table_references(config: ExperimentConfig, data: ExperimentData) -> list[Result]:
@@ -242,7 +238,7 @@ def _reference_result(
     assert task is not None
     ranked = scores[user[task.rows][:, None], task.items]
     per_user: dict[str, np.ndarray] = {}
-    for column, size in (("HR@10 of 100", SHORT_RANKING), ("HR@10", task.num_negatives)):
+    for column, _, size in _protocols(task.num_negatives):
         part = slice(0, 1 + size)
         counts = rank_counts(ranked[:, part], task.items[:, part] >= 0)
         per_user |= _ranking_values(column, [counts])

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -24,7 +25,8 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.load import ExperimentData, declared_schema
 from deepfm.errors import ConfigError
 from deepfm.evaluation.base_rate import Verdict
-from deepfm.evaluation.ranking import SHORT_RANKING
+from deepfm.evaluation.ranking import SHORT_RANKING, hit_rate, ndcg, rank_counts
+from deepfm.evaluation.references import REFERENCES, Training
 from deepfm.evaluation.scoring import Evaluation, evaluate
 from deepfm.evaluation.table_references import (
     reference_metrics,
@@ -208,10 +210,10 @@ def baselines(config: ExperimentConfig) -> list[str]:
         DeepFMError: Data, network or disk failed.
     """
     check_settings(config)
-    if config.task_data().ranks:
-        return ["compare --references has what simple methods reach at this ranking task"]
     data = load_data(config)
     splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+    if config.task_data().ranks:
+        return _recommenders(data, splits)
     lines = []
     for task in config.task_list():
         found = table_references(data.train, data.valid, data.test, task, seed=config.seed)
@@ -225,8 +227,48 @@ def baselines(config: ExperimentConfig) -> list[str]:
             shown = ("-" if value is None else f"{value:.4f}" for value in values)
             cells.append([title_of(name, task), *shown])
         lines += [f"{task.name}:"] if task.name else []
-        lines += [f"{first:<22}" + "".join(f"{cell:>16}" for cell in row) for first, *row in cells]
+        lines += _aligned(cells)
     return lines
+
+
+def _recommenders(data: ExperimentData, splits: dict[str, TabularDataset]) -> list[str]:
+    """HR@10 and NDCG@10 of simple recommenders, among the candidates of the config."""
+    training, events = interactions_of(data), data.events
+    assert events is not None  # what ranks has them
+    cells = [["", *(f"{split} {name}" for split in splits for name in ("hr@10", "ndcg@10"))]]
+    for name, reference in REFERENCES.items():
+        scores, row = reference(training), [name]
+        for split in splits.values():
+            task = split.ranking
+            assert task is not None
+            items = task.items[:, : 1 + task.num_negatives]
+            user = events.user[split.row[task.rows]]
+            counts = rank_counts(scores[user[:, None], items], items >= 0)
+            for value in (hit_rate(counts, 10), ndcg(counts, 10)):
+                row.append(f"{value.mean():.4f}" if len(value) else "-")
+        cells.append(row)
+    return _aligned(cells)
+
+
+def interactions_of(data: ExperimentData) -> Training:
+    """The training interactions of a ranking task, which its references learn from."""
+    events, history = data.events, data.history
+    assert events is not None  # what ranks has both
+    assert history is not None
+    rows = events.split.train
+    return Training(
+        events.user[rows],
+        events.item[rows],
+        events.rating[rows].astype(np.float64),
+        events.label[rows] > 0,
+        history.num_users,
+        history.num_items,
+    )
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of a table whose first column is of names."""
+    return [f"{first:<22}" + "".join(f"{cell:>16}" for cell in row) for first, *row in cells]
 
 
 def profile_training(config: ExperimentConfig) -> Profile:

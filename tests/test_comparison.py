@@ -167,3 +167,10 @@ def test_log_loss_of_runs_with_sampled_negatives_is_that_after_the_prior_correct
     losses = np.log1p(np.exp(np.where(LABEL > 0, -logit, logit))).mean(axis=1)
     expected = f"{losses.mean():.4f} ± {losses.std(ddof=1):.4f}"
     assert cells(lines, "one")[0][2] == expected
+
+
+def test_with_99_negatives_no_ranking_stands_twice(compare):
+    changes = {"above": [0, 20, 3], "config": {"data": {"num_neg_eval": 99}}}
+    lines = compare(one=(changes, runs_of(1, 2, 0.5)))
+    (header, *_) = cells(lines, "")
+    assert header == ["runs", "AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100"]

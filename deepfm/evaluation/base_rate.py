@@ -17,6 +17,8 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.evaluation.measures import Array, log_loss
 from deepfm.objectives import Task
 
+_ROWS_AT_ONCE = 2**20
+
 
 class Verdict(NamedTuple):
     """The figure of a model beside that of the base rate.
@@ -59,20 +61,28 @@ def figure_of(kind: str) -> str:
 
 def base_rate(task: Task, train: TabularDataset) -> NDArray[np.float64]:
     """The logit, the logits of the classes (C,), or the number that training rows give alone."""
-    label = task.label_of(train.label, train.schema).numpy().astype(np.float64)
-    weight = None if train.weight is None else train.weight.numpy().astype(np.float64)
+    label = task.label_of(train.label, train.schema).numpy()
+    weight = None if train.weight is None else train.weight.numpy()
     return constant_of(kind_of(task), label, weight, task.num_class)
 
 
 def constant_of(
     kind: str, label: Array, weight: Array | None, num_class: int
 ) -> NDArray[np.float64]:
-    """`base_rate` of labels and weights, (N,)."""
+    """`base_rate` of labels and weights, (N,), which need not fit into memory."""
+    counts, total = np.zeros(max(2, num_class)), 0.0
+    for start in range(0, len(label), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        part = label[rows].astype(np.float64)
+        counted = np.ones(len(part)) if weight is None else weight[rows].astype(np.float64)
+        if kind == "number":
+            counts[0] += counted.sum()
+            total += float((part * counted).sum())
+        else:
+            counts += np.bincount(part.astype(np.int64), counted, len(counts))
     if kind == "number":
-        return np.asarray(np.average(label, weights=weight), np.float64)
-    classes = max(2, num_class)
-    counts = np.bincount(label.astype(np.int64), weight, classes).astype(np.float64)
-    half = 0.5 * counts.sum() / max(len(label), 1)  # of an average row
+        return np.asarray(total / counts[0])
+    half = 0.5 * counts.sum() / len(label)  # of an average row
     shares = np.log(np.maximum(counts, half))
     return np.asarray(shares[1] - shares[0]) if kind == "binary" else shares - np.log(counts.sum())
 
