@@ -28,7 +28,8 @@ def rows(label, weight=None):
     return TabularDataset(SCHEMA, empty, torch.tensor(label), weight=weight)
 
 
-def test_the_base_rate_is_that_of_weighted_training_rows():
+def test_the_base_rate_is_that_of_weighted_training_rows(monkeypatch):
+    monkeypatch.setattr("deepfm.evaluation.base_rate._ROWS_AT_ONCE", 3)
     train = rows([1.0, 0.0, 0.0, 1.0], [3.0, 1.0, 2.0, 1.0])
     assert base_rate(Task(), train) == pytest.approx(math.log(4 / 3))
     assert base_rate(NUMBER, train) == pytest.approx(4 / 7)
