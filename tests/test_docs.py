@@ -144,6 +144,7 @@ def test_every_yaml_on_a_page_is_a_config_that_can_run(block, tmp_path, monkeypa
     check_settings(config)
     if shown.get("data", {}).get("table") is None:
         return
+    assert "data_dir" in shown["data"]  # else its files are looked for among those of MovieLens
     changed = config.to_dict()
     changed["training"] |= {"max_steps": 12, "batch_size": 32}
     config = config_from_dict(changed)
