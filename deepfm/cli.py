@@ -72,6 +72,12 @@ def _describe(arguments: argparse.Namespace) -> None:
     atomic_write_bytes(output, to_yaml(found).encode())
     LOGGER.info(f"{found.rows:,} rows looked at; a first config is in {output}: edit it, then")
     LOGGER.info(f"python -m deepfm train --config {output}")
+    if arguments.baseline:
+        from deepfm import experiment
+        from deepfm.config import load_config
+
+        for line in experiment.baselines(load_config(output)):
+            LOGGER.info(line)
 
 
 @contextmanager
@@ -280,6 +286,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 
+    added.add_argument(
+        "--baseline",
+        action="store_true",
+        help="then show what base rate, logistic regression and boosting reach with that config",
+    )
+
     added = command("config", _config_help, "print every key that a model reads, as YAML")
     added.add_argument("--model", help="a model_name")
     added.add_argument(
@@ -341,11 +353,19 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--user", required=True, help="the user's id")
     added.add_argument("--top", type=int, default=10, help="length of the list (default: 10)")
 
-    added = command("compare", _compare, "train several configs and tabulate their test metrics")
+    added = command(
+        "compare",
+        _compare,
+        "train several configs and tabulate their test metrics; runs and table.md go to "
+        "outputs/compare",
+    )
     added.add_argument("configs", nargs="+", help="YAML files")
     added.add_argument("--seeds", type=int, default=1, help="runs per config (default: 1)")
     added.add_argument(
-        "--references", action="store_true", help="add popularity, bias, ItemKNN and EASE rows"
+        "--references",
+        action="store_true",
+        help="add rows of simple methods: base rate, logistic regression and boosting of a table, "
+        "popularity, biases, ItemKNN and EASE of a ranking task",
     )
     add_override(added)
     return parser

@@ -1,8 +1,10 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -22,8 +24,16 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.load import ExperimentData, declared_schema
 from deepfm.errors import ConfigError
-from deepfm.evaluation.ranking import SHORT_RANKING
+from deepfm.evaluation.base_rate import Verdict
+from deepfm.evaluation.ranking import SHORT_RANKING, hit_rate, ndcg, rank_counts
+from deepfm.evaluation.references import REFERENCES, Training
 from deepfm.evaluation.scoring import Evaluation, evaluate
+from deepfm.evaluation.table_references import (
+    reference_metrics,
+    reported_of,
+    table_references,
+    title_of,
+)
 from deepfm.models import build_model, parameters_of
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.objectives.tasks import prediction_columns
@@ -148,7 +158,7 @@ def train(
             run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
         results = {
-            name: evaluate(model, split, batch_size=config.evaluation.batch_size)
+            name: evaluate(model, split, batch_size=config.evaluation.batch_size, train=data.train)
             for name, split in splits.items()
         }
         metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
@@ -161,7 +171,28 @@ def train(
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
+        for name, result in results.items():
+            _say(name, result.verdicts)
         return metrics
+
+
+def _say(split: str, verdicts: Iterable[Verdict]) -> None:
+    """The figures of a split beside those of the base rate; a warning where they are no better."""
+    for found in verdicts:
+        of_task = f" {found.task}:" if found.task else ""
+        if found.value is None or found.base_rate is None:
+            LOGGER.info(f"{split}:{of_task} {found.why}")
+            continue
+        title = {"logloss": "LogLoss", "rmse": "RMSE"}[found.figure]
+        if found.is_corrected:
+            title += " after the prior correction"
+        constant = "mean" if found.figure == "rmse" else "base rate"
+        line = f"{split}:{of_task} {title} {found.value:.4f}, of the training {constant} alone "
+        line += f"{found.base_rate:.4f}"
+        if found.is_worse:
+            LOGGER.warning(f"{line}: the model is worse than a constant")
+        else:
+            LOGGER.info(line)
 
 
 def _kept(config: ExperimentConfig, state: TrainingState) -> str:
@@ -176,6 +207,75 @@ def _kept(config: ExperimentConfig, state: TrainingState) -> str:
         best += f"; kept are the last weights, of epoch {state.epoch}"
     limited = config.evaluation.max_batches is not None
     return f"{best}; final evaluation of all rows" if limited else best
+
+
+def baselines(config: ExperimentConfig) -> list[str]:
+    """What simple methods reach on the data of a config, as the lines of a table.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DeepFMError: Data, network or disk failed.
+    """
+    check_settings(config)
+    data = load_data(config)
+    splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+    if config.task_data().ranks:
+        return _recommenders(data, splits)
+    lines = []
+    for task in config.task_list():
+        found = table_references(data.train, data.valid, data.test, task, seed=config.seed)
+        cells = [["", *(f"{split} {name}" for split in splits for name in reported_of(task))]]
+        for name, reference in found.items():
+            values = [
+                value
+                for split, rows in splits.items()
+                for value in reference_metrics(task, rows, getattr(reference, split)).values()
+            ]
+            shown = ("-" if value is None else f"{value:.4f}" for value in values)
+            cells.append([title_of(name, task), *shown])
+        lines += [f"{task.name}:"] if task.name else []
+        lines += _aligned(cells)
+    return lines
+
+
+def _recommenders(data: ExperimentData, splits: dict[str, TabularDataset]) -> list[str]:
+    """HR@10 and NDCG@10 of simple recommenders, among the candidates of the config."""
+    training, events = interactions_of(data), data.events
+    assert events is not None  # what ranks has them
+    cells = [["", *(f"{split} {name}" for split in splits for name in ("hr@10", "ndcg@10"))]]
+    for name, reference in REFERENCES.items():
+        scores, row = reference(training), [name]
+        for split in splits.values():
+            task = split.ranking
+            assert task is not None
+            items = task.items[:, : 1 + task.num_negatives]
+            user = events.user[split.row[task.rows]]
+            counts = rank_counts(scores[user[:, None], items], items >= 0)
+            for value in (hit_rate(counts, 10), ndcg(counts, 10)):
+                row.append(f"{value.mean():.4f}" if len(value) else "-")
+        cells.append(row)
+    return _aligned(cells)
+
+
+def interactions_of(data: ExperimentData) -> Training:
+    """The training interactions of a ranking task, which its references learn from."""
+    events, history = data.events, data.history
+    assert events is not None  # what ranks has both
+    assert history is not None
+    rows = events.split.train
+    return Training(
+        events.user[rows],
+        events.item[rows],
+        events.rating[rows].astype(np.float64),
+        events.label[rows] > 0,
+        history.num_users,
+        history.num_items,
+    )
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of a table whose first column is of names."""
+    return [f"{first:<22}" + "".join(f"{cell:>16}" for cell in row) for first, *row in cells]
 
 
 def profile_training(config: ExperimentConfig) -> Profile:
@@ -231,7 +331,8 @@ def evaluate_checkpoint(
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, rows, used.task_list(), batch_size=used.evaluation.batch_size)
+    tasks, batch_size = used.task_list(), used.evaluation.batch_size
+    result = evaluate(model, rows, tasks, batch_size=batch_size, train=data.train)
     return {split: result.metrics}
 
 

@@ -59,7 +59,9 @@ MAY_IMPORT = {
         "evaluation.measures", "evaluation.metrics", "evaluation.ranking", "easyrec.names",
         "objectives",
     },
-    "evaluation": {"errors", "utils.named", "data", "models", "objectives", "evaluation"},
+    "evaluation": {
+        "errors", "utils.named", "utils.seeding", "data", "models", "objectives", "evaluation",
+    },
     "training.options": {
         "errors", "utils.named", "utils.settings", "models.layers", "training",
     },

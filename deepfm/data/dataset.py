@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Batch, Inputs, Ragged
+from deepfm.data.labels import class_weights
 from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
@@ -85,6 +86,27 @@ class NegativeSampling:
     catalogue: Catalogue
 
 
+class Prior(NamedTuple):
+    """Log-odds of a positive row of the training split.
+
+    Attributes:
+        explicit: Among its rows as they are labelled; infinite where all labels are equal.
+        trained: Among the rows of an epoch, sampled negatives included.
+    """
+
+    explicit: float
+    trained: float
+
+    @property
+    def shift(self) -> float:
+        """What the logit of a model of the trained rows lacks to be one of the labelled rows.
+
+        Source: G. King, L. Zeng, "Logistic Regression in Rare Events Data", Political Analysis
+        2001, section 4.1 (prior correction).
+        """
+        return self.explicit - self.trained
+
+
 class RankingTask(NamedTuple):
     """Held-out positives that are ranked among sampled candidates.
 
@@ -94,12 +116,15 @@ class RankingTask(NamedTuple):
             order they were drawn; -1 where a user has fewer.
         num_negatives: How many of the candidates the main protocol uses; there may be more.
         catalogue: The items.
+        prior: Of training with sampled negatives, which held-out rows have none of; None where
+            none are sampled.
     """
 
     rows: np.ndarray
     items: np.ndarray
     num_negatives: int
     catalogue: Catalogue
+    prior: Prior | None = None
 
 
 class TabularDataset(torch.utils.data.Dataset[Batch]):
@@ -424,3 +449,16 @@ def _widened(ids: Tensor, like: Tensor) -> Tensor:
     """Padded ids with as many columns as others have, at least."""
     missing = like.shape[1] - ids.shape[1]
     return torch.nn.functional.pad(ids, (0, missing)) if missing > 0 else ids
+
+
+def epoch_weights(train: TabularDataset, label: Tensor, num_class: int) -> np.ndarray:
+    """The summed weight of each class in a training epoch, (C,) float64, of two for one logit.
+
+    Args:
+        label: Of each row, before negatives are sampled, (N,).
+    """
+    weight = None if train.weight is None else train.weight.numpy()
+    found = class_weights(label.numpy(), weight, num_class)
+    if train.negatives is not None:
+        found[0] += train.negatives.count * found[1]  # copies of positive rows, with their weight
+    return found

@@ -262,6 +262,20 @@ def mean_and_deviation(label: np.ndarray, weight: np.ndarray | None) -> tuple[fl
     return mean, deviation or 1.0
 
 
+def class_weights(label: np.ndarray, weight: np.ndarray | None, num_class: int) -> np.ndarray:
+    """The summed weight of each class, (C,) float64, of two for one logit.
+
+    Args:
+        label, weight: As in `mean_and_deviation`.
+    """
+    found = np.zeros(max(2, num_class))
+    for start in range(0, len(label), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        own = None if weight is None else np.asarray(weight[part], np.float64)
+        found += np.bincount(np.asarray(label[part], np.int64), own, len(found))
+    return found
+
+
 def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
     """Which group each row belongs to by each column, (N, G) int64.
 

@@ -9,13 +9,21 @@ import pyarrow as pa
 import torch
 
 from deepfm.data import Adapter
-from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.dataset import (
+    Catalogue,
+    NegativeSampling,
+    Prior,
+    RankingTask,
+    TabularDataset,
+    epoch_weights,
+)
 from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.columns import combined, named_in_errors
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
+    class_weights,
     group_ids,
     refuse_bad,
     sample_weight,
@@ -100,10 +108,12 @@ def load_ranking(
     count = max(data.num_neg_eval, at_least)
     candidates = draw_candidates(count, history, generator(candidate_seed, "candidates"))
     rows = _EncodedRows(events, columns, encoders, _weights(data, tables.interactions))
+    train = rows.training(data, history)
+    prior = rows.prior(train)
     found = RankingData(
-        rows.training(data, history),
-        rows.held_out(split.valid, candidates, data.num_neg_eval),
-        rows.held_out(split.test, candidates, data.num_neg_eval),
+        train,
+        rows.held_out(split.valid, candidates, data.num_neg_eval, prior),
+        rows.held_out(split.test, candidates, data.num_neg_eval, prior),
         encoders,
         events,
         history,
@@ -158,15 +168,31 @@ class _EncodedRows:
         )
         return self._dataset(trained, negatives=sampling)
 
+    def prior(self, train: TabularDataset) -> Prior | None:
+        """How often a training row is positive, as labelled and as trained on."""
+        if train.negatives is None or not train.negatives.count:
+            return None
+        rows = self._events.split.train
+        weight = None if self._weight is None else self._weight[rows]
+        explicit = class_weights(self._events.label[rows] > 0, weight, 2)
+        trained = epoch_weights(train, train.label > 0, 2)
+        with np.errstate(divide="ignore"):
+            odds = [np.log(positives) - np.log(rest) for rest, positives in (explicit, trained)]
+        return Prior(*map(float, odds))
+
     def held_out(
-        self, rows: np.ndarray, candidates: np.ndarray, num_negatives: int
+        self,
+        rows: np.ndarray,
+        candidates: np.ndarray,
+        num_negatives: int,
+        prior: Prior | None,
     ) -> TabularDataset:
         """Some rows, of which each positive one is ranked among its user's candidates."""
         events = self._events
         positive = np.flatnonzero(events.label[rows] > 0)
         ranked = rows[positive]
         items = np.column_stack([events.item[ranked], candidates[events.user[ranked]]])
-        task = RankingTask(positive, items, num_negatives, self._catalogue)
+        task = RankingTask(positive, items, num_negatives, self._catalogue, prior)
         return self._dataset(rows, ranking=task)
 
     def _dataset(

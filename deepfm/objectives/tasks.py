@@ -173,6 +173,10 @@ class Task:
         """The probability of each class, (B, C), where each has a logit of its own."""
         return self.main.class_probabilities(logits, self.name)
 
+    def log_odds(self, logits: Logits) -> "Tensor | None":
+        """The logit of class 1 of two, (B,), however many logits stand for it; else None."""
+        return self.main.log_odds(logits, self.name)
+
     def number(self, logits: Logits) -> "Tensor | None":
         """What is fitted to the label as a number, (B,); None where nothing is."""
         for item in self.objectives:
@@ -180,7 +184,7 @@ class Task:
                 return item.prediction(self.restored(logits), self.name)
         return None
 
-    def predicted(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+    def predicted(self, logits: Mapping[str, Array]) -> NDArray[np.float64]:
         """`prediction` in float64, so that small probabilities keep their digits."""
         found: NDArray[np.float64] = self.prediction(doubled(logits)).numpy()
         return found
