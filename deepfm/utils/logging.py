@@ -1,5 +1,6 @@
 """Log lines for people and files, and a progress bar on a terminal only."""
 
+import contextlib
 import logging
 import logging.handlers
 import sys
@@ -7,6 +8,8 @@ import time
 from pathlib import Path
 
 from tqdm import tqdm
+
+from deepfm.errors import DeepFMError
 
 LOGGER = logging.getLogger("deepfm")
 
@@ -30,6 +33,26 @@ def configure_logging() -> None:
     LOGGER.addHandler(_TerminalHandler())
 
 
+class _LogFile(logging.FileHandler):
+    """A file that is given up, with one warning, when the disk refuses a line."""
+
+    _is_given_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._is_given_up:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._is_given_up = True
+        error = sys.exc_info()[1]
+        reason = error.strerror if isinstance(error, OSError) else error
+        LOGGER.warning(f"{self.baseFilename}: cannot be written: {reason}; it gets no more lines")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # lines that the disk has refused
+            super().close()
+
+
 class RunLog(logging.handlers.MemoryHandler):
     """Keeps the lines of a run until its directory is ready, then writes them to a file there."""
 
@@ -37,8 +60,15 @@ class RunLog(logging.handlers.MemoryHandler):
         super().__init__(capacity=10**6, flushLevel=logging.CRITICAL + 1)
 
     def write_to(self, path: Path) -> None:
-        """Append all lines so far, and every later one as it comes."""
-        file = logging.FileHandler(path, encoding="utf-8")
+        """Append all lines so far, and every later one as it comes.
+
+        Raises:
+            DeepFMError: The file cannot be opened.
+        """
+        try:
+            file = _LogFile(path, encoding="utf-8")
+        except OSError as error:
+            raise DeepFMError(f"{path}: cannot be written: {error.strerror or error}") from None
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.setTarget(file)
         self.flush()
