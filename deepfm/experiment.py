@@ -242,6 +242,9 @@ def evaluate_checkpoint(
         used = config
         check_metrics(used.task_list(), used.training.metric, used.task_data())
     data = load_data(used, checkpoint.encoders)
+    before, now = checkpoint.fingerprint, data.fingerprint
+    if config is None and before and now and (found := before.difference(now)):
+        LOGGER.warning(": ".join(found))
     split = split or ("valid" if data.test is None else "test")
     rows = getattr(data, split)
     if rows is None:

@@ -296,3 +296,25 @@ def test_history_without_times_is_that_of_an_uninterrupted_run(tiny_config):
     path.unlink()
     experiment.train(whole, resume=True)
     assert lines() == expected
+
+
+def test_compare_trains_anew_what_was_trained_on_other_data(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(table().to_dict()))
+    assert main(["compare", "run.yaml"]) == 0
+    before = Path("outputs/compare/table.md").read_text()
+    assert main(["compare", "run.yaml"]) == 0
+    assert "outputs/compare/run-42: finished earlier" in capsys.readouterr().out
+    flip_label(tmp_path / "data" / "rows.csv")
+    assert main(["compare", "run.yaml"]) == 0
+    assert "warning: outputs/compare/run-42 is trained anew: " in capsys.readouterr().err
+    assert Path("outputs/compare/table.md").read_text() != before
+
+
+def test_evaluate_says_that_the_data_has_changed(table, tmp_path, caplog):
+    experiment.train(table())
+    experiment.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
+    assert "rows.csv: its content" not in caplog.text
+    flip_label(tmp_path / "data" / "rows.csv")
+    experiment.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
+    assert caplog.text.count("rows.csv: its content is not what the run began with") == 1

@@ -74,29 +74,33 @@ class Fingerprint:
             ]
         return cls(found)
 
+    def difference(self, now: "Fingerprint") -> tuple[str, str] | None:
+        """The first part that is another one now, and how it differs; None if the data is equal."""
+        for role in dict.fromkeys((*self.parts, *now.parts)):
+            before, after = self.parts.get(role, ()), now.parts.get(role, ())
+            for one, other in zip(before, after, strict=False):
+                if one[1:] != other[1:]:
+                    was = "" if one.name == other.name else f" ({one.name} then)"
+                    return other.name, f"its content is not what the run began with{was}"
+            if len(before) != len(after):
+                more = max(before, after, key=len)[min(len(before), len(after))]
+                return more.name, (
+                    f"the run began with {len(before)} files of {role}, now there are {len(after)}"
+                )
+        return None
+
     def refuse_other(self, now: "Fingerprint") -> None:
         """Refuse data that is not this one.
 
         Raises:
             DataError: Names the first file whose content differs.
         """
-        for role in dict.fromkeys((*self.parts, *now.parts)):
-            before, after = self.parts.get(role, ()), now.parts.get(role, ())
-            for one, other in zip(before, after, strict=False):
-                if one[1:] != other[1:]:
-                    was = "" if one.name == other.name else f" ({one.name} then)"
-                    raise DataError(
-                        f"its content is not what the run began with{was}; --resume needs the same "
-                        "data, --overwrite starts anew",
-                        place=Place(file=other.name),
-                    )
-            if len(before) != len(after):
-                more = max(before, after, key=len)[min(len(before), len(after)) :]
-                raise DataError(
-                    f"the run began with {len(before)} files of {role}, now there are "
-                    f"{len(after)}; --resume needs the same data, --overwrite starts anew",
-                    place=Place(file=more[0].name),
-                )
+        if (found := self.difference(now)) is not None:
+            name, problem = found
+            raise DataError(
+                f"{problem}; --resume needs the same data, --overwrite starts anew",
+                place=Place(file=name),
+            )
 
 
 class FilesRead:
