@@ -154,7 +154,7 @@ def _other_data(run: RunDirectory, config: ExperimentConfig) -> str:
         files = tabular.source_files(config.data)
     except MissingDataError:  # what is finished needs no data
         return ""
-    read = tabular.fingerprint_of(config.data, files, cache=Path(config.data.store_dir))
+    read = tabular.fingerprint_of(config.data, files)
     found = None if before is None else before.difference(read.fingerprint)
     return "" if found is None else ": ".join(found)
 

@@ -70,8 +70,7 @@ def load_data(
     """
     data, read = config.data, None
     if data.table is not None:  # first, because a changed vocabulary is another schema
-        cache = None if data.split.makes_ranking else Path(data.store_dir)
-        read = tabular.fingerprint_of(data, tabular.source_files(data), cache=cache)
+        read = tabular.fingerprint_of(data, tabular.source_files(data))
         if expected is not None:
             read.refuse_unless(expected)
     schema = declared_schema(config)

@@ -151,14 +151,13 @@ def source_files(data: DataConfig) -> dict[str, list[Path]]:
     return {role: find_files(folder, some) for role, some in patterns.items() if some}
 
 
-def fingerprint_of(
-    data: DataConfig, files: Mapping[str, list[Path]], *, cache: Path | None
-) -> FilesRead:
+def fingerprint_of(data: DataConfig, files: Mapping[str, list[Path]]) -> FilesRead:
     """The content of a declared table's files, with that of its vocabulary files.
+
+    Digests are kept beside the stores; data that is held in memory has none, and is small.
 
     Args:
         files: As `source_files` gives them.
-        cache: The folder that keeps digests.
 
     Raises:
         DataError: A file cannot be read.
@@ -169,8 +168,8 @@ def fingerprint_of(
         for name, field in fields.items()
         if field.vocabulary_file is not None
     }
-    kept = None if cache is None else cache / CACHE
-    return FilesRead({**files, **words}, cache=kept, full=data.verify == "full")
+    cache = None if data.split.makes_ranking else Path(data.store_dir) / CACHE
+    return FilesRead({**files, **words}, cache=cache, full=data.verify == "full")
 
 
 def text_options(source: SourceConfig) -> TextOptions:

@@ -111,7 +111,7 @@ class RowsOfATable:
             raise ConfigError(f"{split.name} is not prepared", key="data.split_strategy")
         self.split = split(self._split_options())
         self.split_names = self.split.split_names(self.files)
-        self.read = read or tabular.fingerprint_of(data, self.files, cache=Path(data.store_dir))
+        self.read = read or tabular.fingerprint_of(data, self.files)
         if "valid" not in self.split_names:
             raise ConfigError(
                 "the validation split needs a share above 0", key="data.split_fractions"

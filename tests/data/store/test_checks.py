@@ -97,6 +97,7 @@ def test_prepare_verify_says_what_it_found_and_mends_it(folder, capsys):
     (path,) = (p for p in (folder / "stores").iterdir() if p.is_dir())
     experiment.RunDirectory(used.output_dir).prepare(used, keep=False)
     arguments = ["prepare", "--config", str(folder / "run" / "config.yaml"), "--verify"]
+    capsys.readouterr()
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert "all checksums agree, of 0." in printed.out
