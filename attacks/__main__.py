@@ -23,6 +23,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--short", action="store_true", help="a few seconds each, as in tests")
     arguments = parser.parse_args()
+    if not sys.platform.startswith("linux"):
+        parser.error("Linux only: the calls that fail are preloaded")
     if unknown := set(arguments.attacks) - set(ATTACKS):
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(ATTACKS)}")
     preloaded(arguments.output, sys.argv[1:])

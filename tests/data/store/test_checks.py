@@ -9,9 +9,10 @@ import torch
 from deepfm import experiment
 from deepfm.cli import main
 from deepfm.data.sources import tabular
-from deepfm.data.store import checks, opening
+from deepfm.data.store import checks, opening, prepare
 from deepfm.data.store.checks import BlockChecks, BlockSums, DamagedStore, digest_of
 from deepfm.data.store.prepare import open_store
+from deepfm.errors import DataError
 from tests.data.store.test_store import FIELDS, config, made, rows, write_table
 
 
@@ -89,6 +90,23 @@ def test_zeros_in_a_store_make_it_anew_with_a_warning(folder, caplog):
         assert caplog.text.count("it is made again now") == 1
         assert name in caplog.text
     assert [p for p in (folder / "stores").iterdir() if p.is_dir()] == [path]
+
+
+def test_rows_that_are_written_while_they_are_read_make_no_store(folder, monkeypatch):
+    used, real = config(folder), prepare._build
+
+    def build(*arguments):
+        made = real(*arguments)
+        with (folder / "rows.csv").open("a") as file:
+            file.write((folder / "rows.csv").read_text().splitlines()[-1] + "\n")
+        return made
+
+    monkeypatch.setattr(prepare, "_build", build)
+    with pytest.raises(DataError, match=r"rows\.csv: changed while it was read; start again"):
+        experiment.prepare_data(used)
+    assert not [path for path in (folder / "stores").iterdir() if path.is_dir()]
+    monkeypatch.undo()
+    assert sum(made(used).summary["rows"].values()) > 500
 
 
 def test_prepare_verify_says_what_it_found_and_mends_it(folder, capsys):
