@@ -278,7 +278,7 @@ def test_a_log_that_cannot_be_written_is_one_warning(caplog, capsys):
         LOGGER.warning("one")
         LOGGER.warning("two")
     (line,) = (text for text in caplog.messages if "/dev/full" in text)
-    assert line == "/dev/full: cannot be written: No space left on device; it gets no more lines"
+    assert line == "cannot write /dev/full: No space left on device; its last lines are lost"
     assert "Traceback" not in capsys.readouterr().err
 
 

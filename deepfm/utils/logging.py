@@ -1,6 +1,5 @@
 """Log lines for people and files, and a progress bar on a terminal only."""
 
-import contextlib
 import logging
 import logging.handlers
 import sys
@@ -34,23 +33,33 @@ def configure_logging() -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A file that is given up, with one warning, when the disk refuses a line."""
+    """A file of log lines; one that cannot be written is said once, and stops nothing."""
 
-    _is_given_up = False
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise DeepFMError(f"cannot write {path}: {error.strerror or error}") from None
+        self._has_failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._is_given_up:
+        if not self._has_failed:
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        self._is_given_up = True
-        error = sys.exc_info()[1]
-        reason = error.strerror if isinstance(error, OSError) else error
-        LOGGER.warning(f"{self.baseFilename}: cannot be written: {reason}; it gets no more lines")
+        self._warn(sys.exc_info()[1])
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # lines that the disk has refused
+        try:
             super().close()
+        except OSError as error:  # what was written last did not reach the disk
+            self._warn(error)
+
+    def _warn(self, error: BaseException | None) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            reason = getattr(error, "strerror", None) or error
+            LOGGER.warning(f"cannot write {self.baseFilename}: {reason}; its last lines are lost")
 
 
 class RunLog(logging.handlers.MemoryHandler):
@@ -65,10 +74,7 @@ class RunLog(logging.handlers.MemoryHandler):
         Raises:
             DeepFMError: The file cannot be opened.
         """
-        try:
-            file = _LogFile(path, encoding="utf-8")
-        except OSError as error:
-            raise DeepFMError(f"{path}: cannot be written: {error.strerror or error}") from None
+        file = _LogFile(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.setTarget(file)
         self.flush()
