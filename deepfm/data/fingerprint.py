@@ -10,6 +10,7 @@ because the clock of a file system is coarse. `data.verify: full` trusts no time
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -250,6 +251,8 @@ def _times(path: Path) -> list[int]:
         status = os.stat(path)
     except OSError as error:
         raise _unreadable(path, error) from None
+    if not stat.S_ISREG(status.st_mode):  # a device has no end
+        raise DataError("expected a file", place=Place(file=str(path)))
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 

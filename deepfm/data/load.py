@@ -68,12 +68,11 @@ def load_data(
         DataError: The data is missing, not what its schema says, or not the expected one.
         CheckpointError: The given encoders belong to another schema.
     """
-    data, read = config.data, None
-    if data.table is not None:  # first, because a changed vocabulary is another schema
+    data, schema, read = config.data, declared_schema(config), None
+    if data.table is not None:  # at once, because a changed vocabulary is another schema
         read = tabular.fingerprint_of(data, tabular.source_files(data))
         if expected is not None:
             read.refuse_unless(expected)
-    schema = declared_schema(config)
     if encoders is not None and encoders.schema != _sized_like(schema, encoders.schema):
         raise CheckpointError(
             f"the checkpoint's schema is not that of {data.dataset_name} with these "

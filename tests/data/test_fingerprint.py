@@ -176,3 +176,9 @@ def test_tables_are_compared_by_their_values():
     ):
         with pytest.raises(DataError, match="films: items: its content is not what the run began"):
             before.refuse_other(of_tables("films", table(**change)))
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "."])
+def test_what_is_no_file_is_not_read(tmp_path, path):
+    with pytest.raises(DataError, match="expected a file"):
+        read({"rows": [Path(path)]}, tmp_path)
