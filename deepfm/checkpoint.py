@@ -5,13 +5,14 @@ renamed, so a file under its final name is always whole; it is read with `weight
 reading one never runs code.
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
+from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
@@ -40,10 +42,17 @@ from deepfm.utils.io import (
     table_to_tensor,
     tensor_to_table,
 )
+from deepfm.utils.locks import HeldElsewhere, SoleLock
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
-    "training.checkpoint_every_steps", "output_dir", "device",
+    "training.checkpoint_every_steps", "output_dir", "device", "data.auto_download",
+    "data.store_dir", "data.verify",
+)  # fmt: skip
+# Where files are may change too, if the checkpoint knows their content.
+_PLACES = (
+    "data.data_dir", "data.table.files", "data.table.valid_files", "data.table.test_files",
+    "data.table.users.files", "data.table.items.files",
 )  # fmt: skip
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (
@@ -73,6 +82,7 @@ class Checkpoint:
             without a ranking task.
         model: Weights by name.
         training: A `TrainingState` as plain data; None in `best_model.pt`.
+        fingerprint: What the raw data was, by content; None of an earlier release.
     """
 
     config: ExperimentConfig
@@ -82,6 +92,7 @@ class Checkpoint:
     history: Interactions | None
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
+    fingerprint: Fingerprint | None = None
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
@@ -133,6 +144,7 @@ class Checkpoint:
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
+            "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
         }
         with atomic_writer(path) as file:
             torch.save(content, file)
@@ -198,7 +210,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         history = Interactions(user, item, num_users=len(users), num_items=len(items))
     if not isinstance(content["training"], dict | None):
         raise TypeError("the state of training is no mapping")
-    encoders = dict(content["encoders"])
+    encoders, plain = dict(content["encoders"]), content.get("fingerprint")
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
     return Checkpoint(
         config=config_from_dict(content["config"]),
@@ -208,6 +220,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         history=history,
         model=_checked_weights(content["model"]),
         training=content["training"],
+        fingerprint=None if plain is None else Fingerprint.from_plain(plain),
     )
 
 
@@ -345,24 +358,71 @@ class RunDirectory:
 
         Raises:
             ConfigError: The directory holds a run and neither flag is given, or the run to be
-                resumed has another config.
+                resumed has another config or no `last.pt`.
         """
-        held = [file for file in self.files if os.path.exists(file)]
+        # What a start leaves that failed before it saved anything is no run.
+        kept = [file for file in self.files if file not in self._of_the_start]
+        held = [file for file in kept if os.path.exists(file)]
         if held and not (resume or overwrite):
             raise ConfigError(
                 f"{self.path} holds a run already; --resume continues it, --overwrite replaces "
                 "it, --override output_dir=… (of a pipeline: model_dir=…) writes elsewhere"
             )
-        if not resume or not self.last.exists():
+        if not resume or not held:
             return None
+        if self.last not in held:
+            raise ConfigError(
+                f"{self.path}: --resume needs last.pt, which is missing beside "
+                f"{', '.join(file.name for file in held)}; --overwrite starts anew"
+            )
         checkpoint = load_checkpoint(self.last)
-        changed = changed_keys(checkpoint.config, config, allowed=RESUMABLE_CHANGES)
+        allowed: tuple[str, ...] = RESUMABLE_CHANGES
+        if checkpoint.fingerprint is not None:
+            names = () if config.data.table is None else config.data.table.fields
+            words = (f"data.table.fields.{name}.vocabulary_file" for name in names)
+            allowed = (*allowed, *_PLACES, *words)
+        changed = changed_keys(checkpoint.config, config, allowed=allowed)
         if changed:
             raise ConfigError(
                 f"{self.path}: --resume needs the config that the run began with; changed: "
                 + ", ".join(changed)
             )
         return checkpoint
+
+    @property
+    def _of_the_start(self) -> tuple[Path, ...]:
+        return (self.config, self.log)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within this context no other process trains into the directory, which is made.
+
+        If it was not there and is left empty, it is removed again.
+
+        Raises:
+            ConfigError: Another process trains into it.
+            DeepFMError: The disk refuses.
+        """
+        is_new = not os.path.exists(self.path)
+        self.make()
+        try:
+            lock = SoleLock(self.path / ".lock")
+        except HeldElsewhere as error:
+            raise ConfigError(
+                f"{self.path}: process {error.process or '(unknown)'} trains into it; wait until "
+                "it has ended, or write elsewhere with --override output_dir=…"
+            ) from None
+        except OSError as error:
+            raise DeepFMError(
+                f"{self.path}: cannot be written: {error.strerror or error}"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            if is_new:
+                with contextlib.suppress(OSError):  # it holds something
+                    self.path.rmdir()
 
     def make(self) -> None:
         """Make the directory, if it is not there.

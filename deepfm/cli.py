@@ -121,7 +121,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from deepfm import experiment
 
     with _config(arguments.config, arguments.override) as config:
-        path = experiment.prepare_data(config)
+        path = experiment.prepare_data(config, verify=arguments.verify)
     LOGGER.info(f"the data is in {path}")
 
 
@@ -306,6 +306,9 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("prepare", _prepare, "encode a declared table once, for any number of runs")
     added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
+    added.add_argument(
+        "--verify", action="store_true", help="compare all checksums; what is damaged is made again"
+    )
     add_override(added)
 
     added = command("train", _train, "train a model and evaluate it")

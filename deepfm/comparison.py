@@ -18,12 +18,13 @@ import pyarrow.parquet
 import yaml
 
 from deepfm import experiment
-from deepfm.checkpoint import RunDirectory
+from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
 from deepfm.data.load import ExperimentData
 from deepfm.data.ranking import Events
+from deepfm.data.sources import tabular
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.measures import log_odds_of
@@ -138,11 +139,28 @@ def _run(name: str, config: ExperimentConfig, seed: int) -> RunDirectory:
     config = dataclasses.replace(config, seed=seed, output_dir=str(folder))
     run = RunDirectory(folder)
     equal = run.config.exists() and yaml.safe_load(run.config.read_text()) == config.to_dict()
+    if equal and (found := _other_data(run, config)):
+        LOGGER.warning(f"{folder} is trained anew: {found}")
+        equal = False
     if equal and run.metrics.exists():
         LOGGER.info(f"{folder}: finished earlier")
     else:
         experiment.train(config, resume=equal, overwrite=not equal)
     return run
+
+
+def _other_data(run: RunDirectory, config: ExperimentConfig) -> str:
+    """Which file of a declared table has changed since a run began; empty if none has."""
+    if config.data.table is None or not run.last.exists():
+        return ""
+    before = load_checkpoint(run.last).fingerprint
+    try:
+        files = tabular.source_files(config.data)
+    except MissingDataError:  # what is finished needs no data
+        return ""
+    read = tabular.fingerprint_of(config.data, files)
+    found = None if before is None else before.difference(read.fingerprint)
+    return "" if found is None else ": ".join(found)
 
 
 def _title(config: ExperimentConfig, run: RunDirectory) -> str:

@@ -22,6 +22,7 @@ from deepfm.config import ExperimentConfig
 from deepfm.data import load
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.load import ExperimentData, declared_schema
 from deepfm.errors import ConfigError
 from deepfm.evaluation.base_rate import Verdict
@@ -48,6 +49,7 @@ EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
     "data.store_dir",
+    "data.verify",
     "data.table.files",
     "data.table.valid_files",
     "data.table.test_files",
@@ -58,18 +60,22 @@ EVALUATION_CHANGES = (
 
 
 def load_data(
-    config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
+    config: ExperimentConfig,
+    encoders: Encoders | None = None,
+    *,
+    base: Encoders | None = None,
+    expected: Fingerprint | None = None,
 ) -> ExperimentData:
     """Return what `deepfm.data.load.load_data` does, for evaluation and a warm start too."""
     if base is not None:
         check_same_fields(base.schema, declared_schema(config))
-    return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING)
+    return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING, expected=expected)
 
 
-def prepare_data(config: ExperimentConfig) -> Path:
+def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:
     """As `deepfm.data.load.prepare_data`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())
-    return load.prepare_data(config)
+    return load.prepare_data(config, verify=verify)
 
 
 def train(
@@ -95,17 +101,23 @@ def train(
         Interrupted: A signal arrived; the state is saved.
     """
     run = RunDirectory(config.output_dir)
-    with RunLog() as run_log:
+    with RunLog() as run_log, run.locked():
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
         if base is not None:
             check_same_network(base.config, config)
+        if checkpoint is not None and checkpoint.fingerprint is None:
+            LOGGER.warning(
+                f"{run.last} is of an earlier release and does not know its data: whether that "
+                "has changed is not checked"
+            )
         data = load_data(
             config,
             checkpoint.encoders if checkpoint else None,
             base=base.encoders if base else None,
+            expected=checkpoint.fingerprint if checkpoint else None,
         )
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config)
@@ -133,15 +145,27 @@ def train(
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
-                config, data.encoders, data.users, data.items, data.history, weights, training
+                config,
+                data.encoders,
+                data.users,
+                data.items,
+                data.history,
+                weights,
+                training,
+                data.fingerprint,
             )
 
-        def save(state: TrainingState, is_best: bool) -> None:
+        def save_what_follows(state: TrainingState, is_best: bool) -> None:
             if is_best:
                 bundle(state.best_model).save(run.best)
-            bundle(state.model, dict(vars(state))).save(run.last)
             run.write_history(state.history)
 
+        def save(state: TrainingState, is_best: bool) -> None:
+            bundle(state.model, dict(vars(state))).save(run.last)
+            save_what_follows(state, is_best)
+
+        if checkpoint is not None:  # its process may have been killed before it wrote these
+            save_what_follows(state, bool(state.best_model))
         trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
         with catch_signals() as received:
             state = trainer.fit(
@@ -325,6 +349,9 @@ def evaluate_checkpoint(
         used = config
         check_metrics(used.task_list(), used.training.metric, used.task_data())
     data = load_data(used, checkpoint.encoders)
+    before, now = checkpoint.fingerprint, data.fingerprint
+    if config is None and before and now and (found := before.difference(now)):
+        LOGGER.warning(": ".join(found))
     split = split or ("valid" if data.test is None else "test")
     rows = getattr(data, split)
     if rows is None:

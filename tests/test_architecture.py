@@ -34,8 +34,9 @@ MAY_IMPORT = {
     },
     "data.sources": {
         "errors", "utils", "data.options", "data.schema", "data.labels", "data.download",
-        "data.files", "data.encoding", "data.sources",
+        "data.files", "data.encoding", "data.fingerprint", "data.sources",
     },
+    "data.fingerprint": {"errors", "utils"},
     "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
     "data.sources.find_adapter": {"errors", "data"},
     "data.store": {"errors", "utils", "data"},

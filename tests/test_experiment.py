@@ -353,8 +353,8 @@ def test_weights_that_do_not_fit_leave_the_model_as_it_was(
 def test_data_without_a_test_split_gives_validation_metrics_only(
     tiny_config, monkeypatch, capsys, tmp_path
 ):
-    def without_test(config, encoders=None, *, base=None):
-        return load_data(config, encoders, base=base)._replace(test=None)
+    def without_test(*arguments, **keywords):
+        return load_data(*arguments, **keywords)._replace(test=None)
 
     monkeypatch.setattr(experiment, "load_data", without_test)
     config = load_config(tiny_config(training__epochs=1))

@@ -225,6 +225,8 @@ class DataConfig:
         auto_download: Whether missing data is fetched.
         table: The declared table.
         store_dir: Where declared tables are prepared to.
+        verify: Whether files are read again for their checksums only if size or times `changed`
+            and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
         split_strategy: `leave_one_out`, `predefined` files, or `random` or by `time` in fractions.
         split_fractions: Of train, valid and test.
         split_seed: Of a `random` split.
@@ -242,6 +244,7 @@ class DataConfig:
     auto_download: bool = True
     table: TableConfig | None = None
     store_dir: str = "outputs/stores"
+    verify: Literal["changed", "full"] = "changed"
     split_strategy: str = chosen("leave_one_out", SPLITS)
     split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
     split_seed: int = limited(0, at_least=0)
