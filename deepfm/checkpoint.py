@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -354,7 +355,7 @@ class RunDirectory:
             ConfigError: Another process trains into it.
             DeepFMError: The disk refuses.
         """
-        is_new = not self.path.exists()
+        is_new = not os.path.exists(self.path)  # also of a name that no disk holds
         self.make()
         try:
             lock = SoleLock(self.path / ".lock")
