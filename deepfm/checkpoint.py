@@ -403,7 +403,7 @@ class RunDirectory:
             ConfigError: Another process trains into it.
             DeepFMError: The disk refuses.
         """
-        is_new = not os.path.exists(self.path)
+        is_new = not os.path.exists(self.path)  # also of a name that no disk holds
         self.make()
         try:
             lock = SoleLock(self.path / ".lock")

@@ -318,3 +318,12 @@ def test_evaluate_says_that_the_data_has_changed(table, tmp_path, caplog):
     flip_label(tmp_path / "data" / "rows.csv")
     experiment.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
     assert caplog.text.count("rows.csv: its content is not what the run began with") == 1
+
+
+def test_a_directory_whose_name_no_disk_holds_is_one_line(table, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(table().to_dict()))
+    name = f"output_dir={tmp_path}/{'x' * 200}" + 30 * f"/{'x' * 200}"
+    assert main(["train", "--config", str(tmp_path / "run.yaml"), "--override", name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "cannot be written: File name too long" in line
