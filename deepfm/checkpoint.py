@@ -116,7 +116,7 @@ class Checkpoint:
         try:
             with torch.device("meta"):
                 expected = build_model(self.encoders.schema, self.config).state_dict()
-        except (ArithmeticError, RuntimeError, TypeError) as error:  # beyond what torch can count
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint's model cannot be built: {reason}") from None
         for name in expected.keys() | self.model.keys():

@@ -119,6 +119,10 @@ def _in_scaler(**values):
     return lambda content: content["encoders"]["fitted"]["income"].update(values)
 
 
+def _scale_of_a_label(scale):
+    return lambda content: content["encoders"]["schema"].update(label_scales={"x": scale})
+
+
 def _in_model(**values):
     return lambda content: content["model"].update(values)
 
@@ -141,6 +145,12 @@ def _vocabulary(values):
         (_in_scaler(high=[1]), "damaged: "),
         (_in_scaler(scale=3), "damaged: "),
         (_in_scaler(low=float("nan")), "damaged: ValueError: the encoder of income gives"),
+        (_in_scaler(mean=[3.0, 1.0]), "damaged: "),
+        (_in_scaler(edges=[3.0, 1.0]), "damaged: ValueError: edges are no rising numbers"),
+        (_in_scaler(edges=["a", "b"]), "damaged: "),
+        (_scale_of_a_label(["a", "b"]), "damaged: "),
+        (_scale_of_a_label([float("nan"), 1.0]), "damaged: ValueError: a label's scale is no mean"),
+        (_scale_of_a_label([0.0, -1.0]), "damaged: ValueError: a label's scale is no mean"),
         (_vocabulary([[1], [2]]), "damaged: "),
         (_vocabulary([{"a": 1}]), "damaged: "),
         (_vocabulary(pa.nulls(2)), "damaged: "),
