@@ -7,7 +7,7 @@ READY_BENCHMARK := $(VENV)/.ready-benchmark
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test test-slow install lint types format check build benchmark download-data proto clean
+.PHONY: train test test-slow install lint types format check build benchmark attack download-data proto clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
@@ -57,6 +57,12 @@ benchmark: $(READY_BENCHMARK)
 $(READY_BENCHMARK): $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,bench]"
 	touch $@
+
+# Kills, failing disks, damage, races, changed data, fuzzing; stopped, it goes on where it was.
+# OPTIONS may be `kills faults --kills 20`; python -m attacks --help lists them.
+ATTACK_MINUTES ?= 120
+attack: $(READY)
+	$(BIN)/python -m attacks --minutes $(ATTACK_MINUTES) $(OPTIONS)
 
 download-data: $(READY)
 	$(BIN)/python -m deepfm download-data

@@ -5,12 +5,14 @@ renamed, so a file under its final name is always whole; it is read with `weight
 reading one never runs code.
 """
 
+import contextlib
 import csv
 import io
 import json
+import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,11 @@ from torch import Tensor
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
+from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
-from deepfm.errors import CheckpointError, ConfigError, DeepFMError
+from deepfm.errors import CheckpointError, ConfigError, DeepFMError, shown
 from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_schema
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
@@ -39,10 +42,17 @@ from deepfm.utils.io import (
     table_to_tensor,
     tensor_to_table,
 )
+from deepfm.utils.locks import HeldElsewhere, SoleLock
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
-    "training.checkpoint_every_steps", "output_dir", "device",
+    "training.checkpoint_every_steps", "output_dir", "device", "data.auto_download",
+    "data.store_dir", "data.verify",
+)  # fmt: skip
+# Where files are may change too, if the checkpoint knows their content.
+_PLACES = (
+    "data.data_dir", "data.table.files", "data.table.valid_files", "data.table.test_files",
+    "data.table.users.files", "data.table.items.files",
 )  # fmt: skip
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (
@@ -72,6 +82,7 @@ class Checkpoint:
             without a ranking task.
         model: Weights by name.
         training: A `TrainingState` as plain data; None in `best_model.pt`.
+        fingerprint: What the raw data was, by content; None of an earlier release.
     """
 
     config: ExperimentConfig
@@ -81,9 +92,11 @@ class Checkpoint:
     history: Interactions | None
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
+    fingerprint: Fingerprint | None = None
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
+        self._refuse_misfits()
         model = build_model(self.encoders.schema, self.config)
         try:
             model.load_state_dict(self.model)
@@ -93,6 +106,27 @@ class Checkpoint:
                 f"the weights do not fit the checkpoint's schema: {reason}"
             ) from None
         return model.eval()
+
+    def _refuse_misfits(self) -> None:
+        """Compare shapes before anything is allocated, which a false config may make any size of.
+
+        Raises:
+            CheckpointError: The weights are not those of such a model.
+        """
+        try:
+            with torch.device("meta"):
+                expected = build_model(self.encoders.schema, self.config).state_dict()
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the checkpoint's model cannot be built: {reason}") from None
+        for name in expected.keys() | self.model.keys():
+            one, other = (tensors.get(name) for tensors in (expected, self.model))
+            if one is None or other is None or one.shape != other.shape:
+                shapes = ["missing" if t is None else str(tuple(t.shape)) for t in (one, other)]
+                raise CheckpointError(
+                    f"the weights do not fit the checkpoint's schema: {name} is {shapes[1]}, "
+                    f"expected {shapes[0]}"
+                )
 
     def save(self, path: Path) -> None:
         """Write atomically.
@@ -110,6 +144,7 @@ class Checkpoint:
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),
             "model": self.model,
             "training": self.training,
+            "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
         }
         with atomic_writer(path) as file:
             torch.save(content, file)
@@ -133,14 +168,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     try:
         return _from_content(content)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ConfigError,
-        pa.ArrowException,
-    ) as e:
+    except Exception as e:  # content of another kind fails in a dozen ways, too
         raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
 
 
@@ -180,7 +208,9 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
             raise TypeError("the history counts users and items, and there are none")
         user, item = content["history"].numpy()
         history = Interactions(user, item, num_users=len(users), num_items=len(items))
-    encoders = dict(content["encoders"])
+    if not isinstance(content["training"], dict | None):
+        raise TypeError("the state of training is no mapping")
+    encoders, plain = dict(content["encoders"]), content.get("fingerprint")
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
     return Checkpoint(
         config=config_from_dict(content["config"]),
@@ -188,9 +218,32 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         users=users,
         items=items,
         history=history,
-        model=content["model"],
+        model=_checked_weights(content["model"]),
         training=content["training"],
+        fingerprint=None if plain is None else Fingerprint.from_plain(plain),
     )
+
+
+def _checked_weights(weights: object) -> dict[str, Tensor]:
+    """Weights by name, all of them finite.
+
+    Raises:
+        TypeError: They are something else.
+        ValueError: One is NaN or infinite.
+    """
+    if not isinstance(weights, dict):
+        raise TypeError(f"expected weights by name, found {shown(weights)}")
+    for name, weight in weights.items():
+        if not isinstance(name, str) or not isinstance(weight, Tensor):
+            raise TypeError(f"expected a weight, found {shown(weight)} as {shown(name)}")
+        if weight.is_floating_point() and not weight.sum().isfinite() and not _is_finite(weight):
+            raise ValueError(f"{name} has a weight that is NaN or infinite")
+    return weights
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Whether all numbers are, which costs memory; the sum of such can be infinite, too."""
+    return bool(weight.isfinite().all())
 
 
 def check_same_network(base: ExperimentConfig, config: ExperimentConfig) -> None:
@@ -305,24 +358,71 @@ class RunDirectory:
 
         Raises:
             ConfigError: The directory holds a run and neither flag is given, or the run to be
-                resumed has another config.
+                resumed has another config or no `last.pt`.
         """
-        held = [file for file in self.files if file.exists()]
+        # What a start leaves that failed before it saved anything is no run.
+        kept = [file for file in self.files if file not in self._of_the_start]
+        held = [file for file in kept if os.path.exists(file)]
         if held and not (resume or overwrite):
             raise ConfigError(
                 f"{self.path} holds a run already; --resume continues it, --overwrite replaces "
                 "it, --override output_dir=… (of a pipeline: model_dir=…) writes elsewhere"
             )
-        if not resume or not self.last.exists():
+        if not resume or not held:
             return None
+        if self.last not in held:
+            raise ConfigError(
+                f"{self.path}: --resume needs last.pt, which is missing beside "
+                f"{', '.join(file.name for file in held)}; --overwrite starts anew"
+            )
         checkpoint = load_checkpoint(self.last)
-        changed = changed_keys(checkpoint.config, config, allowed=RESUMABLE_CHANGES)
+        allowed: tuple[str, ...] = RESUMABLE_CHANGES
+        if checkpoint.fingerprint is not None:
+            names = () if config.data.table is None else config.data.table.fields
+            words = (f"data.table.fields.{name}.vocabulary_file" for name in names)
+            allowed = (*allowed, *_PLACES, *words)
+        changed = changed_keys(checkpoint.config, config, allowed=allowed)
         if changed:
             raise ConfigError(
                 f"{self.path}: --resume needs the config that the run began with; changed: "
                 + ", ".join(changed)
             )
         return checkpoint
+
+    @property
+    def _of_the_start(self) -> tuple[Path, ...]:
+        return (self.config, self.log)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within this context no other process trains into the directory, which is made.
+
+        If it was not there and is left empty, it is removed again.
+
+        Raises:
+            ConfigError: Another process trains into it.
+            DeepFMError: The disk refuses.
+        """
+        is_new = not os.path.exists(self.path)  # also of a name that no disk holds
+        self.make()
+        try:
+            lock = SoleLock(self.path / ".lock")
+        except HeldElsewhere as error:
+            raise ConfigError(
+                f"{self.path}: process {error.process or '(unknown)'} trains into it; wait until "
+                "it has ended, or write elsewhere with --override output_dir=…"
+            ) from None
+        except OSError as error:
+            raise DeepFMError(
+                f"{self.path}: cannot be written: {error.strerror or error}"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            if is_new:
+                with contextlib.suppress(OSError):  # it holds something
+                    self.path.rmdir()
 
     def make(self) -> None:
         """Make the directory, if it is not there.

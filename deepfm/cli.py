@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + stop.reason
     except KeyboardInterrupt:
         return 130
+    except MemoryError:
+        LOGGER.error("the memory is full; smaller batches or dims need less")
+        return 1
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -78,6 +81,12 @@ def _describe(arguments: argparse.Namespace) -> None:
     atomic_write_bytes(output, to_yaml(found).encode())
     LOGGER.info(f"{found.rows:,} rows looked at; a first config is in {output}: look at it, then")
     LOGGER.info(f"python -m deepfm train --config {output}")
+    if arguments.baseline:
+        from deepfm import experiment
+        from deepfm.config import load_config
+
+        for line in experiment.baselines(load_config(output)):
+            LOGGER.info(line)
 
 
 @contextmanager
@@ -121,7 +130,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from deepfm import experiment
 
     with _config(arguments.config, arguments.override) as config:
-        path = experiment.prepare_data(config)
+        path = experiment.prepare_data(config, verify=arguments.verify)
     LOGGER.info(f"the data is in {path}")
 
 
@@ -160,6 +169,12 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
+    for name, given in (("--input", source), ("--checkpoint", arguments.checkpoint)):
+        with suppress(OSError, ValueError):  # one of them is not there
+            if os.path.samefile(given, output):
+                raise ConfigError(f"--output {output} is the file of {name}; name another")
+    if os.path.exists(output) and not arguments.overwrite:
+        raise ConfigError(f"{output} exists already; --overwrite replaces it")
     predictor = Predictor(arguments.checkpoint)
     count = 0
     unknown: Counter[str] = Counter()
@@ -291,6 +306,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--encoding", default="utf-8", help="of a text file (default: utf-8)")
     added.add_argument("--output", help="where to write the YAML (default: <file name>.yaml)")
 
+    added.add_argument(
+        "--baseline",
+        action="store_true",
+        help="then show what base rate, logistic regression and boosting reach with that config",
+    )
+
     added = command("config", _config_help, "print every key that a model reads, as YAML")
     added.add_argument("--model", help="a model_name")
     added.add_argument(
@@ -305,6 +326,9 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("prepare", _prepare, "encode a declared table once, for any number of runs")
     added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
+    added.add_argument(
+        "--verify", action="store_true", help="compare all checksums; what is damaged is made again"
+    )
     add_override(added)
 
     added = command("train", _train, "train a model and evaluate it")
@@ -337,7 +361,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
     )
-    added.add_argument("--output", required=True, help="rows with predictions, .csv or .parquet")
+    added.add_argument(
+        "--output",
+        required=True,
+        help="rows with predictions, .csv, .tsv (plain, .gz or .zst) or .parquet",
+    )
+    added.add_argument("--overwrite", action="store_true", help="replace that file")
     added.add_argument(
         "--columns", metavar="a,b,c", help="columns of the input to write (default: all)"
     )
@@ -347,11 +376,19 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--user", required=True, help="the user's id")
     added.add_argument("--top", type=int, default=10, help="length of the list (default: 10)")
 
-    added = command("compare", _compare, "train several configs and tabulate their test metrics")
+    added = command(
+        "compare",
+        _compare,
+        "train several configs and tabulate their test metrics; runs and table.md go to "
+        "outputs/compare",
+    )
     added.add_argument("configs", nargs="+", help="YAML files")
     added.add_argument("--seeds", type=int, default=1, help="runs per config (default: 1)")
     added.add_argument(
-        "--references", action="store_true", help="add popularity, bias, ItemKNN and EASE rows"
+        "--references",
+        action="store_true",
+        help="add rows of simple methods: base rate, logistic regression and boosting of a table, "
+        "popularity, biases, ItemKNN and EASE of a ranking task",
     )
     add_override(added)
     return parser

@@ -2,7 +2,8 @@
 
 Intervals are 95 % bootstrap intervals over the evaluated users, of values averaged over seeds;
 `±` is the standard deviation over seeds. Data without a test split is compared on its validation
-split, which chose the epochs. Runs are put into one table, and tested against each other, only
+split, which chose the epochs. LogLoss of runs that were trained with sampled negatives is that
+after the prior correction. Runs are put into one table, and tested against each other, only
 if they were evaluated on the same rows and labels, and ranked among the same candidates.
 """
 
@@ -17,15 +18,19 @@ import pyarrow.parquet
 import yaml
 
 from deepfm import experiment
-from deepfm.checkpoint import RunDirectory
+from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
+from deepfm.data.load import ExperimentData
 from deepfm.data.ranking import Events
+from deepfm.data.sources import tabular
 from deepfm.errors import ConfigError, MissingDataError
 from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
+from deepfm.evaluation.measures import log_odds_of
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
-from deepfm.evaluation.references import REFERENCES, Training
+from deepfm.evaluation.references import REFERENCES
+from deepfm.evaluation.table_references import table_references, title_of
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER
 
@@ -108,7 +113,7 @@ def compare(
         except (MissingDataError, DownloadError) as error:
             LOGGER.warning(f"{name} is skipped: {error}")
             continue
-        title, result = _title(config, runs[0]), _result(name, config.seed, runs)
+        title, result = _title(config, runs[0]), _result(name, config, runs)
         for other_title, other, results in groups:
             same_task = title == other_title and _protocol(config) == _protocol(other)
             if same_task and _same_rows(results[0], result):
@@ -134,11 +139,28 @@ def _run(name: str, config: ExperimentConfig, seed: int) -> RunDirectory:
     config = dataclasses.replace(config, seed=seed, output_dir=str(folder))
     run = RunDirectory(folder)
     equal = run.config.exists() and yaml.safe_load(run.config.read_text()) == config.to_dict()
+    if equal and (found := _other_data(run, config)):
+        LOGGER.warning(f"{folder} is trained anew: {found}")
+        equal = False
     if equal and run.metrics.exists():
         LOGGER.info(f"{folder}: finished earlier")
     else:
         experiment.train(config, resume=equal, overwrite=not equal)
     return run
+
+
+def _other_data(run: RunDirectory, config: ExperimentConfig) -> str:
+    """Which file of a declared table has changed since a run began; empty if none has."""
+    if config.data.table is None or not run.last.exists():
+        return ""
+    before = load_checkpoint(run.last).fingerprint
+    try:
+        files = tabular.source_files(config.data)
+    except MissingDataError:  # what is finished needs no data
+        return ""
+    read = tabular.fingerprint_of(config.data, files)
+    found = None if before is None else before.difference(read.fingerprint)
+    return "" if found is None else ": ".join(found)
 
 
 def _title(config: ExperimentConfig, run: RunDirectory) -> str:
@@ -160,22 +182,35 @@ def _same_rows(one: Result, other: Result) -> bool:
     return np.array_equal(one.row, other.row) and np.array_equal(one.label, other.label)
 
 
-def _result(name: str, first_seed: int, runs: list[RunDirectory]) -> Result:
+def _result(name: str, config: ExperimentConfig, runs: list[RunDirectory]) -> Result:
     predictions = [pyarrow.parquet.read_table(run.predictions) for run in runs]
     row, label = (predictions[0][column].to_numpy() for column in ("row", "label"))
     probability = np.stack([table["probability"].to_numpy() for table in predictions])
-    likely = np.clip(np.where(label > 0, probability, 1.0 - probability), 1e-15, None)
-    per_user = {"LogLoss": -np.log(likely)}
+    logit = log_odds_of(probability) + _prior_correction(runs[0])
+    per_user = {"LogLoss": np.logaddexp(0.0, np.where(label > 0, -logit, logit))}
     if runs[0].ranks.exists():  # otherwise the data has no ranking task
         ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
-        for column, suffix in (("HR@10 of 100", "_99"), ("HR@10", "")):
+        for column, suffix, _ in _protocols(config.data.num_neg_eval):
             counts = [
                 RankCounts(table[f"above{suffix}"].to_numpy(), table[f"tied{suffix}"].to_numpy())
                 for table in ranks
             ]
             per_user |= _ranking_values(column, counts)
-    seeds = tuple(range(first_seed, first_seed + len(runs)))
+    seeds = tuple(range(config.seed, config.seed + len(runs)))
     return Result(name, seeds, row, label, probability, per_user)
+
+
+def _prior_correction(run: RunDirectory) -> float:
+    """What is added to the logits of a run that was trained with sampled negatives; else 0."""
+    metrics = json.loads(run.metrics.read_text())
+    split = metrics.get("test", metrics["valid"])
+    return float(split.get("prior_correction") or 0.0)
+
+
+def _protocols(num_negatives: int) -> list[tuple[str, str, int]]:
+    """Column of the table, ending of columns of `ranks.parquet`, and candidates of each ranking."""
+    both = [("HR@10 of 100", "_99", SHORT_RANKING), ("HR@10", "", num_negatives)]
+    return both[:1] if num_negatives == SHORT_RANKING else both
 
 
 def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarray]:
@@ -186,27 +221,31 @@ def _ranking_values(column: str, counts: list[RankCounts]) -> dict[str, np.ndarr
 
 
 def _references(config: ExperimentConfig) -> list[Result]:
-    """What simple recommenders reach on the same split and candidates."""
-    if not config.task_data().ranks:
-        LOGGER.warning("no references: they rank items, and this data has no ranking task")
-        return []
+    """What simple methods reach on the same split, and among the same candidates."""
     data = experiment.load_data(config)
-    events, test, history = data.events, data.test, data.history
-    assert events is not None  # what ranks has all three
-    assert test is not None
-    assert history is not None
-    rows = events.split.train
-    training = Training(
-        events.user[rows],
-        events.item[rows],
-        events.rating[rows].astype(np.float64),
-        events.label[rows] > 0,
-        history.num_users,
-        history.num_items,
-    )
+    if not config.task_data().ranks:
+        return _table_references(config, data)
+    training = experiment.interactions_of(data)
+    assert data.test is not None  # what ranks has both
+    assert data.events is not None
+    return [
+        _reference_result(name, reference(training), data.test, data.events)
+        for name, reference in REFERENCES.items()
+    ]
+
+
+def _table_references(config: ExperimentConfig, data: ExperimentData) -> list[Result]:
+    (task,) = config.task_list()
+    rows = data.valid if data.test is None else data.test
+    label = task.label_of(rows.label, rows.schema).numpy()
     found = []
-    for name, reference in REFERENCES.items():
-        found.append(_reference_result(name, reference(training), test, events))
+    for name, reference in table_references(
+        data.train, data.valid, data.test, task, seed=config.seed
+    ).items():
+        logit = reference.valid if reference.test is None else reference.test
+        loss = np.logaddexp(0.0, np.where(label > 0, -logit, logit))
+        per_row = {"LogLoss": loss[None]}
+        found.append(Result(title_of(name, task), (), rows.row, label, logit[None], per_row))
     return found
 
 
@@ -217,7 +256,7 @@ def _reference_result(
     assert task is not None
     ranked = scores[user[task.rows][:, None], task.items]
     per_user: dict[str, np.ndarray] = {}
-    for column, size in (("HR@10 of 100", SHORT_RANKING), ("HR@10", task.num_negatives)):
+    for column, _, size in _protocols(task.num_negatives):
         part = slice(0, 1 + size)
         counts = rank_counts(ranked[:, part], task.items[:, part] >= 0)
         per_user |= _ranking_values(column, [counts])

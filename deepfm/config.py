@@ -18,8 +18,9 @@ from deepfm.data.options import (
     PackageConfig,
     SourceConfig,
     TableConfig,
+    check_path,
 )
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError, nearest, shown
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_config
 from deepfm.models import MODELS
@@ -35,7 +36,15 @@ from deepfm.models.options import (
     WideAndDeepConfig,
     XDeepFMConfig,
 )
-from deepfm.objectives import LOSSES, Objective, Task, TaskConfig, TaskData, metric_names
+from deepfm.objectives import (
+    LOSSES,
+    MAX_CLASSES,
+    Objective,
+    Task,
+    TaskConfig,
+    TaskData,
+    metric_names,
+)
 from deepfm.objectives.tasks import classes_of
 from deepfm.packaged import find_config
 from deepfm.training.options import (
@@ -57,11 +66,11 @@ from deepfm.utils.settings import (
     expand_name,
     expanded,
     limited,
-    parse_yaml,
     plain,
     renamed,
     source_of,
 )
+from deepfm.utils.yaml_reader import parse_yaml, read_text
 
 __all__ = [
     "AttentionConfig",
@@ -255,7 +264,7 @@ class ExperimentConfig:
     """
 
     model: ModelConfig = field(default_factory=DeepFMConfig)
-    num_class: int = limited(1, at_least=1)
+    num_class: int = limited(1, at_least=1, at_most=MAX_CLASSES)
     seed: int = limited(42, at_least=0)
     device: str = "auto"
     output_dir: str = "outputs/experiment"
@@ -266,6 +275,7 @@ class ExperimentConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        check_path(self.output_dir, "output_dir")
         if self.tasks:
             self._check_tasks()
         elif self.data.table is not None and not self.data.table.label:
@@ -386,24 +396,26 @@ class ExperimentConfig:
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Return the config of a YAML file, with overrides of the form `section.key=value`.
 
-    `path` may be the name of a packaged config, such as `deepfm_adult`.
+    `path` may be the name of a packaged config, such as `deepfm_adult`. The file says `data` or
+    `model_name` at least, and is no larger than 1 MiB.
     `output_dir` defaults to `outputs/<file name without its ending>`.
 
     Raises:
         ConfigError: The file is missing or no YAML, or a key, type or value is wrong.
     """
     path = find_config(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config: {error}", source=f"{path}: ") from None
-    raw, lines = parse_yaml(text, str(path))
+    raw, lines = parse_yaml(read_text(path), str(path))
     raw.setdefault("output_dir", f"outputs/{path.stem}")
     sources = {key: f"{path}:{line}: " for key, line in lines.items()}
     _expand(raw, sources)
     for override in overrides:
         apply_override(raw, override, sources)
-    return config_from_dict(raw, sources=sources)
+    config = config_from_dict(raw, sources=sources)
+    if not raw.keys() & {"data", "model_name"}:
+        raise ConfigError(
+            "says neither data nor model_name, one of which a config needs", source=f"{path}: "
+        )
+    return config
 
 
 def config_from_dict(
@@ -440,7 +452,7 @@ def _model(raw: dict[str, Any], sources: Mapping[str, str]) -> ModelConfig:
     name = raw.pop("model_name", DeepFMConfig.name)
     if not isinstance(name, str) or name not in MODELS:
         raise ConfigError(
-            f"unknown model {name!r}; {nearest(str(name), MODELS)}",
+            f"unknown model {shown(name)}; {nearest(str(name), MODELS)}",
             key="model_name",
             source=source_of(sources, "model_name"),
         )
@@ -454,7 +466,7 @@ def _model(raw: dict[str, Any], sources: Mapping[str, str]) -> ModelConfig:
     top = {item.name for item in fields(ExperimentConfig) if item.name != "model"}
     for key in raw:
         if key not in top | own | readers.keys():
-            problem = f"unknown key {key!r}; {nearest(str(key), [*top, *own, *readers])}"
+            problem = f"unknown key {shown(key)}; {nearest(str(key), [*top, *own, *readers])}"
             raise ConfigError(problem, source=source_of(sources, str(key)))
     for key in [key for key in raw if key in readers]:
         other = build(MODELS[readers[key]].options, {key: raw.pop(key)}, "", sources)

@@ -10,8 +10,52 @@ the one who raised makes a copy with `at`; nobody takes a message apart.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple, Self
+
+LONGEST_VALUE = 80  # characters of a value that an error shows
+_LONGEST_WORD = 250  # of what stands without quotation marks, such as a path
+_LONGEST_PROBLEM = 2000
+_QUOTED = re.compile(rf"'[^'\n]{{{LONGEST_VALUE},}}'|\"[^\"\n]{{{LONGEST_VALUE},}}\"")
+_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
+
+
+def cut(text: str, longest: int = LONGEST_VALUE) -> str:
+    """A text as an error shows it: no longer than it helps.
+
+    Example:
+        >>> cut("abcdef", 4), cut("abcd", 4)
+        ('abc…', 'abcd')
+    """
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def shown(value: object) -> str:
+    """The repr of a value as an error shows it.
+
+    Example:
+        >>> shown([1, 2]), len(shown("x" * 1000))
+        ('[1, 2]', 80)
+    """
+    text = repr(value)
+    if len(text) > LONGEST_VALUE and isinstance(value, str):
+        return cut(text[:-1], LONGEST_VALUE - 1) + text[-1]
+    return cut(text)
+
+
+def readable(problem: str) -> str:
+    """What is wrong, without the greater part of very long values in it.
+
+    Example:
+        >>> readable(f"found '{'x' * 1000}'; did you mean 3?")[-22:]
+        "xxx…'; did you mean 3?"
+    """
+    if len(problem) <= LONGEST_VALUE:
+        return problem
+    problem = _QUOTED.sub(lambda found: cut(found[0][:-1]) + found[0][-1], problem)
+    problem = _WORD.sub(lambda found: cut(found[0], _LONGEST_WORD), problem)
+    return cut(problem, _LONGEST_PROBLEM)
 
 
 class DeepFMError(Exception):
@@ -39,11 +83,12 @@ class ConfigError(DeepFMError):
     exit_code = 2
 
     def __init__(self, problem: str, *, key: str = "", source: str = "") -> None:
+        problem = readable(problem)
         super().__init__(problem)
         self.problem, self.key, self.source = problem, key, source
 
     def __str__(self) -> str:
-        key = f"{self.key}: " if self.key else ""
+        key = f"{cut(self.key, 2 * LONGEST_VALUE)}: " if self.key else ""
         return f"{self.source}{key}{self.problem}"
 
     def at(self, *, key: str | None = None, source: str | None = None) -> Self:
@@ -106,6 +151,7 @@ class DataError(DeepFMError):
     exit_code = 2
 
     def __init__(self, problem: str, *, place: Place | None = None) -> None:
+        problem = readable(problem)
         super().__init__(problem)
         self.problem, self.place = problem, Place() if place is None else place
 
@@ -126,6 +172,9 @@ class CheckpointError(DeepFMError):
     """A checkpoint that is missing, damaged, of another schema, or that carries code."""
 
     exit_code = 2
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(readable(problem))
 
 
 class ArgumentError(ValueError):
@@ -170,5 +219,6 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         'known: deepfm, xdeepfm'
     """
     choices = list(choices)
-    close = difflib.get_close_matches(str(name), choices, n=1)
+    # what is compared is cut, because the time grows with the square of its length
+    close = difflib.get_close_matches(str(name)[:LONGEST_VALUE], choices, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(choices)}"

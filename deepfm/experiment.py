@@ -1,8 +1,10 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -20,10 +22,19 @@ from deepfm.config import ExperimentConfig
 from deepfm.data import load
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.load import ExperimentData, declared_schema
 from deepfm.errors import ConfigError
-from deepfm.evaluation.ranking import SHORT_RANKING
+from deepfm.evaluation.base_rate import Verdict
+from deepfm.evaluation.ranking import SHORT_RANKING, hit_rate, ndcg, rank_counts
+from deepfm.evaluation.references import REFERENCES, Training
 from deepfm.evaluation.scoring import Evaluation, evaluate
+from deepfm.evaluation.table_references import (
+    reference_metrics,
+    reported_of,
+    table_references,
+    title_of,
+)
 from deepfm.models import build_model, parameters_of
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.objectives.tasks import prediction_columns
@@ -38,6 +49,7 @@ EVALUATION_CHANGES = (
     "data.data_dir",
     "data.auto_download",
     "data.store_dir",
+    "data.verify",
     "data.table.files",
     "data.table.valid_files",
     "data.table.test_files",
@@ -48,18 +60,22 @@ EVALUATION_CHANGES = (
 
 
 def load_data(
-    config: ExperimentConfig, encoders: Encoders | None = None, *, base: Encoders | None = None
+    config: ExperimentConfig,
+    encoders: Encoders | None = None,
+    *,
+    base: Encoders | None = None,
+    expected: Fingerprint | None = None,
 ) -> ExperimentData:
     """Return what `deepfm.data.load.load_data` does, for evaluation and a warm start too."""
     if base is not None:
         check_same_fields(base.schema, declared_schema(config))
-    return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING)
+    return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING, expected=expected)
 
 
-def prepare_data(config: ExperimentConfig) -> Path:
+def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:
     """As `deepfm.data.load.prepare_data`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())
-    return load.prepare_data(config)
+    return load.prepare_data(config, verify=verify)
 
 
 def train(
@@ -85,17 +101,23 @@ def train(
         Interrupted: A signal arrived; the state is saved.
     """
     run = RunDirectory(config.output_dir)
-    with RunLog() as run_log:
+    with RunLog() as run_log, run.locked():
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
         if base is not None:
             check_same_network(base.config, config)
+        if checkpoint is not None and checkpoint.fingerprint is None:
+            LOGGER.warning(
+                f"{run.last} is of an earlier release and does not know its data: whether that "
+                "has changed is not checked"
+            )
         data = load_data(
             config,
             checkpoint.encoders if checkpoint else None,
             base=base.encoders if base else None,
+            expected=checkpoint.fingerprint if checkpoint else None,
         )
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config)
@@ -123,15 +145,27 @@ def train(
 
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
-                config, data.encoders, data.users, data.items, data.history, weights, training
+                config,
+                data.encoders,
+                data.users,
+                data.items,
+                data.history,
+                weights,
+                training,
+                data.fingerprint,
             )
 
-        def save(state: TrainingState, is_best: bool) -> None:
+        def save_what_follows(state: TrainingState, is_best: bool) -> None:
             if is_best:
                 bundle(state.best_model).save(run.best)
-            bundle(state.model, dict(vars(state))).save(run.last)
             run.write_history(state.history)
 
+        def save(state: TrainingState, is_best: bool) -> None:
+            bundle(state.model, dict(vars(state))).save(run.last)
+            save_what_follows(state, is_best)
+
+        if checkpoint is not None:  # its process may have been killed before it wrote these
+            save_what_follows(state, bool(state.best_model))
         trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
         with catch_signals() as received:
             state = trainer.fit(
@@ -148,7 +182,7 @@ def train(
             run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
         results = {
-            name: evaluate(model, split, batch_size=config.evaluation.batch_size)
+            name: evaluate(model, split, batch_size=config.evaluation.batch_size, train=data.train)
             for name, split in splits.items()
         }
         metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
@@ -161,7 +195,28 @@ def train(
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
+        for name, result in results.items():
+            _say(name, result.verdicts)
         return metrics
+
+
+def _say(split: str, verdicts: Iterable[Verdict]) -> None:
+    """The figures of a split beside those of the base rate; a warning where they are no better."""
+    for found in verdicts:
+        of_task = f" {found.task}:" if found.task else ""
+        if found.value is None or found.base_rate is None:
+            LOGGER.info(f"{split}:{of_task} {found.why}")
+            continue
+        title = {"logloss": "LogLoss", "rmse": "RMSE"}[found.figure]
+        if found.is_corrected:
+            title += " after the prior correction"
+        constant = "mean" if found.figure == "rmse" else "base rate"
+        line = f"{split}:{of_task} {title} {found.value:.4f}, of the training {constant} alone "
+        line += f"{found.base_rate:.4f}"
+        if found.is_worse:
+            LOGGER.warning(f"{line}: the model is worse than a constant")
+        else:
+            LOGGER.info(line)
 
 
 def _kept(config: ExperimentConfig, state: TrainingState) -> str:
@@ -176,6 +231,75 @@ def _kept(config: ExperimentConfig, state: TrainingState) -> str:
         best += f"; kept are the last weights, of epoch {state.epoch}"
     limited = config.evaluation.max_batches is not None
     return f"{best}; final evaluation of all rows" if limited else best
+
+
+def baselines(config: ExperimentConfig) -> list[str]:
+    """What simple methods reach on the data of a config, as the lines of a table.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DeepFMError: Data, network or disk failed.
+    """
+    check_settings(config)
+    data = load_data(config)
+    splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+    if config.task_data().ranks:
+        return _recommenders(data, splits)
+    lines = []
+    for task in config.task_list():
+        found = table_references(data.train, data.valid, data.test, task, seed=config.seed)
+        cells = [["", *(f"{split} {name}" for split in splits for name in reported_of(task))]]
+        for name, reference in found.items():
+            values = [
+                value
+                for split, rows in splits.items()
+                for value in reference_metrics(task, rows, getattr(reference, split)).values()
+            ]
+            shown = ("-" if value is None else f"{value:.4f}" for value in values)
+            cells.append([title_of(name, task), *shown])
+        lines += [f"{task.name}:"] if task.name else []
+        lines += _aligned(cells)
+    return lines
+
+
+def _recommenders(data: ExperimentData, splits: dict[str, TabularDataset]) -> list[str]:
+    """HR@10 and NDCG@10 of simple recommenders, among the candidates of the config."""
+    training, events = interactions_of(data), data.events
+    assert events is not None  # what ranks has them
+    cells = [["", *(f"{split} {name}" for split in splits for name in ("hr@10", "ndcg@10"))]]
+    for name, reference in REFERENCES.items():
+        scores, row = reference(training), [name]
+        for split in splits.values():
+            task = split.ranking
+            assert task is not None
+            items = task.items[:, : 1 + task.num_negatives]
+            user = events.user[split.row[task.rows]]
+            counts = rank_counts(scores[user[:, None], items], items >= 0)
+            for value in (hit_rate(counts, 10), ndcg(counts, 10)):
+                row.append(f"{value.mean():.4f}" if len(value) else "-")
+        cells.append(row)
+    return _aligned(cells)
+
+
+def interactions_of(data: ExperimentData) -> Training:
+    """The training interactions of a ranking task, which its references learn from."""
+    events, history = data.events, data.history
+    assert events is not None  # what ranks has both
+    assert history is not None
+    rows = events.split.train
+    return Training(
+        events.user[rows],
+        events.item[rows],
+        events.rating[rows].astype(np.float64),
+        events.label[rows] > 0,
+        history.num_users,
+        history.num_items,
+    )
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of a table whose first column is of names."""
+    return [f"{first:<22}" + "".join(f"{cell:>16}" for cell in row) for first, *row in cells]
 
 
 def profile_training(config: ExperimentConfig) -> Profile:
@@ -225,13 +349,17 @@ def evaluate_checkpoint(
         used = config
         check_metrics(used.task_list(), used.training.metric, used.task_data())
     data = load_data(used, checkpoint.encoders)
+    before, now = checkpoint.fingerprint, data.fingerprint
+    if config is None and before and now and (found := before.difference(now)):
+        LOGGER.warning(": ".join(found))
     split = split or ("valid" if data.test is None else "test")
     rows = getattr(data, split)
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     device = resolve_device("auto" if config is None else config.device)
     model = checkpoint.build_model().to(device)
-    result = evaluate(model, rows, used.task_list(), batch_size=used.evaluation.batch_size)
+    tasks, batch_size = used.task_list(), used.evaluation.batch_size
+    result = evaluate(model, rows, tasks, batch_size=batch_size, train=data.train)
     return {split: result.metrics}
 
 

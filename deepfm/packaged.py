@@ -4,6 +4,7 @@ The wheel holds a copy of that folder beside this module; in a source tree there
 itself, and no copy that could differ from it.
 """
 
+import os
 from pathlib import Path
 
 from deepfm.errors import ConfigError, nearest
@@ -32,7 +33,7 @@ def find_config(name: str | Path) -> Path:
         True
     """
     path = Path(name)
-    if path.is_file() or path.suffix or path.name != str(name):
+    if path.suffix or path.name != str(name) or os.path.isfile(path):
         return path
     packaged = {file.stem: file for file in sorted(folder().glob("*.yaml"))}
     if path.name not in packaged:

@@ -20,6 +20,7 @@ from deepfm.data.sources.tables import SideTables
 from deepfm.errors import DataError, Place
 from deepfm.evaluation.scoring import score_items, score_tasks
 from deepfm.objectives.tasks import of_only_task, prediction_columns
+from deepfm.utils.logging import LOGGER
 
 
 class Recommendation(NamedTuple):
@@ -39,7 +40,8 @@ class ScoredRows(NamedTuple):
             `probability_0`, … of three classes or more; `prediction`, of a regression; with the
             task's name at the end where there are several. Null for a
             row with a value that its field cannot read, if the field's policy is to drop such rows.
-        unknown: Per field with a vocabulary, how many values training has not seen.
+        unknown: Per field with a vocabulary, how many values training has not seen; of a
+            sequence, how many elements.
         bad: Per column, how many values could not be read.
     """
 
@@ -86,7 +88,8 @@ class Predictor:
         Of three classes or more, the probability of each, (N, C); of a regression the number, (N,).
 
         User and item columns that are missing are looked up by id; an id that training has not
-        seen is served as unknown. Other columns are ignored.
+        seen is served as unknown. Other columns are ignored. A warning names columns that fields
+        do without.
 
         Raises:
             DataError: A column is missing that cannot be looked up, or a value cannot be read.
@@ -95,7 +98,12 @@ class Predictor:
 
     def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
-        inputs = self.encoders.encode(self._tables.complete(self.schema, columns))
+        if not isinstance(columns, pa.Table):
+            found = type(columns).__name__
+            raise DataError(f"expected a pyarrow.Table, found {found}; pa.Table.from_… makes one")
+        columns = self._tables.complete(self.schema, columns)
+        inputs = self.encoders.encode(columns)
+        _warn_of_absent(self._absent(columns), len(columns))
         return self._predicted(inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
@@ -109,10 +117,12 @@ class Predictor:
         Raises:
             DataError: As in `predict`, with file and line.
         """
+        count, absent = 0, list[str]()
         for rows in read_rows([path], **self._text_options(Path(path))):
             try:
                 columns = self._tables.complete(self.schema, rows.table)
-                inputs, kept, bad = self.encoders.encode_rows(rows._replace(table=columns))
+                encoded = self.encoders.encode_rows(rows._replace(table=columns))
+                inputs, kept, bad, elements = encoded
             except DataError as error:
                 if error.place.file:
                     raise
@@ -125,8 +135,10 @@ class Predictor:
                 predictions[name] = pa.array(whole, from_pandas=True)
             if len(kept) < len(columns):
                 columns = columns.take(pa.array(kept))
-            unknown = self._unknown(columns, inputs)
+            count, absent = count + len(rows.table), absent or self._absent(columns)
+            unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
+        _warn_of_absent(absent, count)
 
     def knows_user(self, user: object) -> bool:
         """Return whether the user stands in the user table.
@@ -232,6 +244,11 @@ class Predictor:
                 place=Place(file=str(path), line=1),
             )
 
+    def _absent(self, columns: pa.Table) -> list[str]:
+        """The raw columns that fields do without."""
+        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
+        return [name for name in dict.fromkeys(wanted) if name not in columns.column_names]
+
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
@@ -259,6 +276,15 @@ class _Ranked(NamedTuple):
     history: Interactions
     user_column: str
     item_column: str
+
+
+def _warn_of_absent(columns: list[str], rows: int) -> None:
+    """Say that rows were scored without columns that the model was trained with."""
+    if columns and rows:
+        LOGGER.warning(
+            f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
+            "its field allows"
+        )
 
 
 def _user_row(ranked: _Ranked, user: object) -> pa.Table:

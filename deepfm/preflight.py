@@ -5,15 +5,17 @@ from collections.abc import Mapping
 import torch
 
 from deepfm.config import ExperimentConfig
-from deepfm.data.load import declared_schema
+from deepfm.data.load import declared_schema, label_rules
 from deepfm.data.schema import DatasetSchema, FeatureType
 from deepfm.errors import ConfigError, nearest
 from deepfm.models import build_model, count_parameters
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.schedules import build_schedules
+from deepfm.training.steps import check_batch_norm
 from deepfm.utils.memory import total_memory
 
+_COUNTED_ROWS = 1024  # rows of a batch whose inputs are counted, at most
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
@@ -30,7 +32,20 @@ def check_settings(config: ExperimentConfig) -> None:
     check_losses(tasks, offered)
     check_metrics(tasks, config.training.metric, offered)
     schema = declared_schema(config)
-    small: dict[str, Mapping[str, object]] = {
+    _refuse_leaks(schema, config)
+    edges: dict[str, Mapping[str, object]] = {
+        field.name: {"edges": tuple(map(float, range(field.bins + 1)))}
+        for field in schema.dense_fields
+        if field.dense_embedding == "piecewise"
+    }
+    schema = schema.with_fields(edges)
+    unknown = {
+        field.name: {"vocabulary_size": 2}
+        for field in schema.fields.values()
+        if not field.is_dense and not field.vocabulary_size
+    }
+    check_memory(schema.with_fields(unknown), config)
+    small = {
         field.name: {
             "vocabulary_size": 2,
             "num_buckets": min(field.num_buckets, 2),
@@ -42,35 +57,68 @@ def check_settings(config: ExperimentConfig) -> None:
         for field in schema.fields.values()
         if field.feature_type is not FeatureType.DENSE
     }
-    edges: dict[str, Mapping[str, object]] = {
-        field.name: {"edges": (0.0, 1.0)}
-        for field in schema.dense_fields
-        if field.dense_embedding == "piecewise"
-    }
-    schema = schema.with_fields(small | edges)
-    assigned = assign_optimizers(build_model(schema, config), config.training)
+    model = build_model(schema.with_fields(small), config)
+    check_batch_norm(model, config.training.batch_size)
+    assigned = assign_optimizers(model, config.training)
     build_schedules(assigned, config.training, maximize=True)
 
 
 def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
-    """Refuse a model whose weights and optimizer state are larger than the machine's memory.
+    """Refuse a model that is larger than the machine's memory.
+
+    What is counted: all weights, the state of their optimizers, gradients of the dense ones, and
+    the inputs of some rows: dense values, and padded sequences with their vectors.
 
     Raises:
         ConfigError: Says how much is needed and what would make it less.
     """
-    dense, tables, wide = count_parameters(schema, config)
     training = config.training
+    rows = min(training.batch_size, _COUNTED_ROWS)
+    of_row = sum(
+        field.max_length * (8 + 4 * field.embedding_dim) for field in schema.sequence_fields
+    )
+    of_row += 4 * sum(field.value_dim for field in schema.dense_fields)
+    inputs, memory = rows * of_row, total_memory()
+    try:
+        if memory is not None and inputs > memory:
+            raise MemoryError
+        dense, tables, wide = count_parameters(schema, config)
+    except (ArithmeticError, MemoryError, RuntimeError, TypeError):  # beyond what torch can count
+        raise ConfigError(
+            "the model does not fit into any memory; smaller dims (embedding_dim, hidden_units, "
+            "value_dim, num_class), fewer rows (num_buckets, hash_buckets) or shorter sequences "
+            "(max_length) make it less"
+        ) from None
     of_tables = training.sparse_optimizer or training.optimizer
     weights = 4 * (tables + wide)
-    needed = weights * (1 + of_tables.states) + 4 * dense * (1 + training.optimizer.states)
-    memory = total_memory()
+    needed = weights * (1 + of_tables.states) + 4 * dense * (2 + training.optimizer.states) + inputs
     if memory is not None and needed > memory:
-        of_all, total, there = map(_readable, (weights, needed, memory))
+        parts = (weights, 4 * dense, inputs, needed, memory)
+        of_tables_, of_dense, of_inputs, total, there = map(_readable, parts)
         raise ConfigError(
-            f"the model does not fit into memory: {of_all} of embedding tables and, with the state "
+            f"the model does not fit into memory: {of_tables_} of embedding tables, {of_dense} of "
+            f"dense weights, {of_inputs} of dense values and padded sequences and, with the state "
             f"of {of_tables.name}, {total} in all, on a machine with {there}; fewer rows "
-            "(num_buckets, hash_buckets, min_count) or a smaller embedding_dim make it less"
+            "(num_buckets, hash_buckets, min_count), a smaller embedding_dim, hidden_units, "
+            "value_dim or max_length make it less"
         )
+
+
+def _refuse_leaks(schema: DatasetSchema, config: ExperimentConfig) -> None:
+    """Refuse a field that reads the column of a label which is trained on.
+
+    Raises:
+        ConfigError: Names the field.
+    """
+    rules = label_rules(config, schema).values()
+    labels = {rule.column for rule in rules if rule.tells}
+    for name, field in schema.fields.items():
+        if leaked := labels.intersection(field.raw_columns):
+            raise ConfigError(
+                f"reads {', '.join(leaked)}, of which the label is made: the model would see what "
+                "it is to predict; remove the field",
+                key=f"data.table.fields.{name}",
+            )
 
 
 def _readable(size: float) -> str:

@@ -9,7 +9,7 @@ import torch
 from deepfm.config import load_config
 from deepfm.data.sources import movielens
 from deepfm.experiment import load_data
-from deepfm.utils.io import exclusive_lock
+from deepfm.utils.locks import exclusive_lock
 from tests import tiny
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings

@@ -189,8 +189,10 @@ def normalized_entropy(label, probability, eta):
         return max(math.log(x), -100.0) if x else -100.0
 
     entropy = -sum(log(p if y else 1 - p) for y, p in zip(label, probability, strict=True))
-    share = min(max(sum(label) / len(label), eta), 1 - eta)
-    return entropy / -sum(math.log(share) if y else math.log1p(-share) for y in label)
+    fewer = min(sum(label), len(label) - sum(label))
+    share = max(fewer / len(label), eta)
+    baseline = fewer * math.log(share) + (len(label) - fewer) * math.log1p(-share)
+    return entropy / -baseline
 
 
 # --- models: views of a batch, layers, logits --------------------------------------------------

@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "easyrec.names": set(),
     "format_versions": {"utils.logging"},
     "config": {
-        "errors", "packaged", "format_versions", "utils.settings", "utils.named", "utils.logging",
-        "objectives", "evaluation.metrics", "models.MODELS", "models.options", "training.options",
+        "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
+        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "models.MODELS",
+        "models.options", "training.options",
         "data.options",
     },
     "data.options": {
@@ -33,8 +34,9 @@ MAY_IMPORT = {
     },
     "data.sources": {
         "errors", "utils", "data.options", "data.schema", "data.labels", "data.download",
-        "data.files", "data.encoding", "data.sources",
+        "data.files", "data.encoding", "data.fingerprint", "data.sources",
     },
+    "data.fingerprint": {"errors", "utils"},
     "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
     "data.sources.find_adapter": {"errors", "data"},
     "data.store": {"errors", "utils", "data"},
@@ -58,7 +60,9 @@ MAY_IMPORT = {
         "evaluation.measures", "evaluation.metrics", "evaluation.ranking", "easyrec.names",
         "objectives",
     },
-    "evaluation": {"errors", "utils.named", "data", "models", "objectives", "evaluation"},
+    "evaluation": {
+        "errors", "utils.named", "utils.seeding", "data", "models", "objectives", "evaluation",
+    },
     "training.options": {
         "errors", "utils.named", "utils.settings", "models.layers", "training",
     },
@@ -69,7 +73,7 @@ MAY_IMPORT = {
     "checkpoint": {
         "errors", "config", "format_versions", "utils", "data", "models", "easyrec.names",
     },
-    "prediction": {"errors", "data", "objectives", "evaluation", "checkpoint"},
+    "prediction": {"errors", "utils.logging", "data", "objectives", "evaluation", "checkpoint"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",

@@ -8,6 +8,7 @@ import pickle
 import random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import load_config
 from deepfm.errors import CheckpointError, ConfigError, DataError, DeepFMError
+from deepfm.utils.io import table_to_tensor
 
 
 @pytest.fixture
@@ -111,6 +113,75 @@ def test_other_content_is_refused(run, tmp_path, change, message):
     torch.save(torch.load(run.best, weights_only=True) | change, path)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path)
+
+
+def _in_scaler(**values):
+    return lambda content: content["encoders"]["fitted"]["income"].update(values)
+
+
+def _scale_of_a_label(scale):
+    return lambda content: content["encoders"]["schema"].update(label_scales={"x": scale})
+
+
+def _in_model(**values):
+    return lambda content: content["model"].update(values)
+
+
+def _vocabulary(values):
+    tensor = table_to_tensor(pa.table({"value": values}))
+    return lambda content: content["encoders"]["fitted"]["user"].update(vocabulary=tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(model=None), "expected weights by name, found None"),
+        (lambda content: content.update(model=[1]), r"expected weights by name, found \[1\]"),
+        (lambda content: content.update(training="x"), "the state of training is no mapping"),
+        (_in_model(bias="x"), "expected a weight, found 'x' as 'bias'"),
+        (_in_model(bias=torch.tensor(float("nan"))), "bias has a weight that is NaN or infinite"),
+        (_in_model(bias=torch.tensor(float("inf"))), "bias has a weight that is NaN or infinite"),
+        (_in_scaler(low="x"), "damaged: "),
+        (_in_scaler(high=[1]), "damaged: "),
+        (_in_scaler(scale=3), "damaged: "),
+        (_in_scaler(low=float("nan")), "damaged: ValueError: the encoder of income gives"),
+        (_in_scaler(mean=[3.0, 1.0]), "damaged: "),
+        (_in_scaler(edges=[3.0, 1.0]), "damaged: ValueError: edges are no rising numbers"),
+        (_in_scaler(edges=["a", "b"]), "damaged: "),
+        (_scale_of_a_label(["a", "b"]), "damaged: "),
+        (_scale_of_a_label([float("nan"), 1.0]), "damaged: ValueError: a label's scale is no mean"),
+        (_scale_of_a_label([0.0, -1.0]), "damaged: ValueError: a label's scale is no mean"),
+        (_vocabulary([[1], [2]]), "damaged: "),
+        (_vocabulary([{"a": 1}]), "damaged: "),
+        (_vocabulary(pa.nulls(2)), "damaged: "),
+        (lambda content: content["encoders"].update(fitted=None), "damaged: "),
+    ],
+)
+def test_crafted_content_is_one_line_when_it_is_loaded(run, tmp_path, change, message):
+    path = tmp_path / "crafted.pt"
+    content = torch.load(run.best, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
+def test_weights_whose_sum_alone_is_infinite_are_loaded(run, tmp_path):
+    content = torch.load(run.best, weights_only=True)
+    name = next(name for name, weight in content["model"].items() if weight.numel() > 3)
+    content["model"][name] = torch.full_like(content["model"][name], 3e38)
+    torch.save(content, tmp_path / "large.pt")
+    assert load_checkpoint(tmp_path / "large.pt").model[name].min() > 1e38
+
+
+@pytest.mark.parametrize("units", [[60000, 60000], [10**9, 10**9], [10**18]])
+def test_a_config_of_larger_layers_than_the_weights_allocates_nothing(run, tmp_path, units):
+    content = torch.load(run.best, weights_only=True)
+    content["config"]["dnn"]["hidden_units"] = units
+    torch.save(content, tmp_path / "large.pt")
+    with pytest.raises(CheckpointError, match=r"do not fit the|cannot be built"):
+        load_checkpoint(tmp_path / "large.pt").build_model()
 
 
 def test_data_without_users_items_and_history_is_kept(run, tmp_path):

@@ -56,7 +56,10 @@ def test_metrics_have_the_promised_keys_and_no_times(trained):
     ranking = {f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)}
     assert set(metrics) == {"valid", "test"}
     for split in metrics.values():
-        assert set(split) == {"auc", "logloss", "ranking_users", "ranking_99"} | ranking
+        assert set(split) == {
+            "auc", "logloss_prior_corrected", "base_rate_logloss", "prior_correction",
+            "ranking_users", "ranking_99",
+        } | ranking  # fmt: skip
         assert set(split["ranking_99"]) == ranking
 
 
@@ -72,7 +75,7 @@ def test_the_log_file_holds_the_printed_lines(tiny_config, capsys, tmp_path):
     _, printed, _ = run(capsys, "train", "--config", tiny_config())
     logged = (tmp_path / "run" / "train.log").read_text().splitlines()
     assert [line.split(" ", 3)[3] for line in logged] == printed.splitlines()
-    assert "epoch 1/3  loss " in printed
+    assert "epoch 1/3  train loss " in printed
     assert "ranking_99.ndcg@20" in printed
     assert "\r" not in printed
 
@@ -113,6 +116,49 @@ def test_predict_writes_the_rows_with_their_probability(trained, capsys, tmp_pat
         table = pyarrow.parquet.read_table(output)
         assert table.column_names == ["item", "user", "note", "probability"]
         assert all(0 < p < 1 for p in table["probability"].to_pylist())
+
+
+@pytest.mark.parametrize("kind", ["same", "link", "hard link", "checkpoint"])
+def test_predict_never_writes_over_what_it_reads(trained, capsys, tmp_path, kind):
+    rows, checkpoint = tmp_path / "rows.csv", tmp_path / "model.csv"
+    rows.write_text("user,item\n1,2\n")
+    (trained / "best_model.pt").rename(checkpoint)
+    output = {"same": rows, "checkpoint": checkpoint}.get(kind, tmp_path / "link.csv")
+    if kind == "link":
+        output.symlink_to(rows)
+    if kind == "hard link":
+        output.hardlink_to(rows)
+    arguments = ["--checkpoint", checkpoint, "--input", rows, "--output", output, "--overwrite"]
+    before = output.read_bytes()
+    code, _, errors = run(capsys, "predict", *arguments)
+    assert (code, output.read_bytes()) == (2, before)
+    assert f"--output {output} is the file of --" in errors
+
+
+def test_predict_replaces_a_file_only_if_asked(trained, capsys, tmp_path):
+    rows, output = tmp_path / "rows.csv", tmp_path / "precious.csv"
+    rows.write_text("user,item\n1,2\n")
+    output.write_text("precious")
+    arguments = ["--checkpoint", trained / "best_model.pt", "--input", rows, "--output", output]
+    code, _, errors = run(capsys, "predict", *arguments)
+    assert (code, output.read_text()) == (2, "precious")
+    assert errors.endswith("precious.csv exists already; --overwrite replaces it\n")
+    assert run(capsys, "predict", *arguments, "--overwrite")[0] == 0
+    assert "probability" in output.read_text()
+
+
+def test_predict_refuses_weights_that_are_no_numbers(trained, capsys, tmp_path):
+    import torch
+
+    content = torch.load(trained / "best_model.pt", weights_only=True)
+    content["model"]["bias"].fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.pt")
+    (tmp_path / "rows.csv").write_text("user,item\n1,2\n")
+    arguments = ["--input", tmp_path / "rows.csv", "--output", tmp_path / "scored.csv"]
+    code, _, errors = run(capsys, "predict", "--checkpoint", tmp_path / "nan.pt", *arguments)
+    assert code == 2
+    assert "bias has a weight that is NaN or infinite" in errors
+    assert not (tmp_path / "scored.csv").exists()
 
 
 def test_predict_streams_a_compressed_file_and_writes_some_columns(trained, capsys, tmp_path):
@@ -392,9 +438,75 @@ def test_describe_writes_a_config_that_trains(capsys, tmp_path, monkeypatch):
     code, _, errors = run(capsys, "describe", "--data", "clicks.csv")
     assert code == 2
     assert errors == "error: clicks.yaml exists already; --output writes elsewhere\n"
-    code, printed, errors = run(
-        capsys, "train", "--config", "clicks.yaml", "--override", "training.epochs=2"
-    )
-    assert (code, errors) == (0, "")
+    short = ["--override", "training.epochs=2", "training.batch_size=8"]
+    assert run(capsys, "train", "--config", "clicks.yaml", *short)[0] == 0
     metrics = json.loads((tmp_path / "outputs" / "clicks" / "metrics.json").read_text())
     assert 0 <= metrics["test"]["auc"] <= 1
+
+
+def write_clicks(folder, count=400):
+    """Rows whose label hangs on the colour."""
+    rng = random.Random(0)
+    lines = ["click,colour,price"]
+    for _ in range(count):
+        colour = rng.choice("abc")
+        lines.append(f"{int(rng.random() < {'a': 0.1, 'b': 0.4, 'c': 0.9}[colour])},{colour},"
+                     f"{rng.random():.3f}")  # fmt: skip
+    (folder / "clicks.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_describe_shows_what_simple_methods_reach(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_clicks(tmp_path)
+    code, printed, errors = run(capsys, "describe", "--data", "clicks.csv", "--baseline")
+    assert (code, errors) == (0, "")
+    head, *rows = [line.split() for line in printed.splitlines()[-4:]]
+    assert head == ["valid", "auc", "valid", "logloss", "test", "auc", "test", "logloss"]
+    found = {" ".join(row[:-4]): [float(cell) for cell in row[-4:]] for row in rows}
+    assert list(found) == ["base rate", "logistic regression", "boosting"]
+    assert found["base rate"][2] == 0.5
+    assert found["logistic regression"][2] > 0.7
+    assert found["logistic regression"][3] < found["base rate"][3]
+
+
+def test_compare_puts_simple_methods_beside_a_model_of_a_table(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_clicks(tmp_path)
+    assert run(capsys, "describe", "--data", "clicks.csv")[0] == 0
+    short = ["--override", "training.epochs=1", "training.batch_size=16"]
+    code, printed, _ = run(capsys, "compare", "clicks.yaml", "--references", *short)
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()]
+    found = {row[0]: row[1:] for row in rows if len(row) == 4 and row[0]}
+    assert list(found)[-3:] == ["base rate", "logistic regression", "boosting"]
+    assert found["base rate"][1] == "0.5000"
+    table = pyarrow.parquet.read_table("outputs/compare/clicks-42/predictions.parquet")
+    metrics = json.loads((tmp_path / "outputs/compare/clicks-42/metrics.json").read_text())
+    assert found["base rate"][2] == f"{metrics['test']['base_rate_logloss']:.4f}"
+    assert len(table) > 20
+
+
+def test_a_model_that_is_worse_than_the_base_rate_is_warned_of(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_clicks(tmp_path)
+    assert run(capsys, "describe", "--data", "clicks.csv")[0] == 0
+    arguments = ["train", "--config", "clicks.yaml", "--overwrite", "--override"]
+    good = ["training.batch_size=16", "training.epochs=12", "training.lr=0.02"]
+    _, printed, errors = run(capsys, *arguments, *good)
+    metrics = json.loads((tmp_path / "outputs/clicks/metrics.json").read_text())["test"]
+    assert metrics["logloss"] < metrics["base_rate_logloss"]
+    line = f"test: LogLoss {metrics['logloss']:.4f}, of the training base rate alone "
+    assert line + f"{metrics['base_rate_logloss']:.4f}\n" in printed
+    assert "worse than a constant" not in errors
+    bad = ["training.batch_size=16", "training.epochs=1", "training.lr=3.0"]
+    _, printed, errors = run(capsys, *arguments, *bad, "training.gradient_clip_norm=null")
+    metrics = json.loads((tmp_path / "outputs/clicks/metrics.json").read_text())["test"]
+    assert metrics["logloss"] > metrics["base_rate_logloss"]
+    assert f"warning: test: LogLoss {metrics['logloss']:.4f}, of the training base rate" in errors
+    assert "the model is worse than a constant" in errors
+
+
+def test_compare_says_where_results_go(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "outputs/compare" in capsys.readouterr().out

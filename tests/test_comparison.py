@@ -10,7 +10,6 @@ import yaml
 
 from deepfm import comparison
 from deepfm.checkpoint import RunDirectory
-from deepfm.config import config_from_dict
 
 LABEL = np.array([1, 0, 1, 0, 1, 0, 0, 1], dtype=np.float32)
 
@@ -35,7 +34,8 @@ def compare(monkeypatch, tmp_path):
         table = pa.table({"row": rows, "label": label, "probability": probability})
         run.write_table(run.predictions, table)
         split = changes.get("split", "test")
-        run.write_json(run.metrics, {"valid": {}} | {split: {}})
+        figures = {"prior_correction": changes.get("prior_correction")}
+        run.write_json(run.metrics, {"valid": figures, split: figures})
         if "above" in changes:
             counts = dict.fromkeys(("above", "above_99"), changes["above"])
             counts |= {key: [0] * len(changes["above"]) for key in ("tied", "tied_99")}
@@ -49,7 +49,7 @@ def compare(monkeypatch, tmp_path):
         for name, (changes, runs) in configs.items():
             given[name] = changes, runs
             path = tmp_path / f"{name}.yaml"
-            path.write_text(yaml.safe_dump(changes.get("config", {})))
+            path.write_text(yaml.safe_dump({"model_name": "deepfm"} | changes.get("config", {})))
             paths.append(str(path))
         seeds = min(len(runs) for _, runs in configs.values())
         lines = comparison.compare(paths, seeds=seeds)
@@ -160,8 +160,17 @@ def test_tables_are_named_by_their_folder(compare):
     assert lines[1] == "tabular in clicks, test split"
 
 
-def test_data_without_a_ranking_task_has_no_references(caplog):
-    data = {"dataset_name": "tabular", "split_strategy": "random"}
-    data["table"] = {"files": "a.csv", "label": "click", "fields": {"city": {"type": "sparse"}}}
-    assert comparison._references(config_from_dict({"data": data})) == []
-    assert "no references: they rank items" in caplog.text
+def test_log_loss_of_runs_with_sampled_negatives_is_that_after_the_prior_correction(compare):
+    runs = runs_of(1, 2, 0.5)
+    lines = compare(one=({"prior_correction": 1.5}, runs))
+    logit = np.log(runs / (1 - runs)) + 1.5
+    losses = np.log1p(np.exp(np.where(LABEL > 0, -logit, logit))).mean(axis=1)
+    expected = f"{losses.mean():.4f} ± {losses.std(ddof=1):.4f}"
+    assert cells(lines, "one")[0][2] == expected
+
+
+def test_with_99_negatives_no_ranking_stands_twice(compare):
+    changes = {"above": [0, 20, 3], "config": {"data": {"num_neg_eval": 99}}}
+    lines = compare(one=(changes, runs_of(1, 2, 0.5)))
+    (header, *_) = cells(lines, "")
+    assert header == ["runs", "AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100"]

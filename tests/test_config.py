@@ -22,28 +22,31 @@ from deepfm.utils.settings import expand_name
 
 @pytest.fixture
 def config_file(tmp_path):
-    def write(text: str):
+    def write(text: str, *, complete: bool = False):
+        """`complete` adds a line, without which a file says too little to be a config."""
         path = tmp_path / "my_run.yaml"
-        path.write_text(text)
+        path.write_text(f"{text}\nmodel_name: deepfm\n" if complete else text)
         return path
 
     return write
 
 
-def test_an_empty_file_gives_the_defaults_and_an_output_dir_of_its_name(config_file):
-    config = load_config(config_file(""))
+def test_a_model_name_alone_gives_the_defaults_and_an_output_dir_of_its_name(config_file):
+    config = load_config(config_file("", complete=True))
     assert config == dataclasses.replace(ExperimentConfig(), output_dir="outputs/my_run")
     assert (config.training.lr, config.model.dnn.hidden_units) == (1e-3, (256, 128, 64))
 
 
 def test_scientific_notation_is_a_number(config_file):
-    config = load_config(config_file("training: {lr: 1e-3}\nfeature: {embedding_l2_reg: 2E+0}"))
+    config = load_config(
+        config_file("training: {lr: 1e-3}\nfeature: {embedding_l2_reg: 2E+0}", complete=True)
+    )
     assert config.training.lr == 0.001
     assert config.feature.embedding_l2_reg == 2.0
 
 
 def test_overrides_replace_values_and_reach_into_mappings(config_file):
-    path = config_file("training: {lr: 0.5}")
+    path = config_file("training: {lr: 0.5}", complete=True)
     overrides = ["training.lr=1e-2", "dnn.hidden_units=[4, 2]", "feature.embedding_dims.genres=3"]
     config = load_config(path, overrides)
     assert config.training.lr == 0.01
@@ -189,7 +192,7 @@ def test_ranges_and_lists_of_names_stand_for_each_in_written_order(config_file):
     counts = [changed.data.table.fields[name].min_count for name in ("C09", "C10", "C11")]
     assert counts == [7, 7, None]
     dims = "feature: {embedding_dims: {C1..C3: 4, '[a, b]': 2}, groups: {deep: [C1..C2, a]}}"
-    feature = load_config(config_file(dims)).feature
+    feature = load_config(config_file(dims, complete=True)).feature
     assert feature.embedding_dims == {"C1": 4, "C2": 4, "C3": 4, "a": 2, "b": 2}
     assert feature.groups == {"deep": ("C1", "C2", "a")}
 
@@ -254,21 +257,21 @@ def test_a_range_that_falls_or_changes_its_word_is_a_name():
     ],
 )
 def test_older_keys_say_the_same(config_file, caplog, old, new, warnings):
-    before = load_config(config_file(old))
+    before = load_config(config_file(old, complete=True))
     assert len(warned(caplog)) == warnings
     assert all("is an older name; say" in line for line in warned(caplog))
     caplog.clear()
-    assert before == load_config(config_file(new))
+    assert before == load_config(config_file(new, complete=True))
     assert not warned(caplog)
     assert config_from_dict(before.to_dict()) == before
 
 
 def test_a_section_of_another_model_is_checked_and_ignored_with_a_line(config_file, caplog):
     caplog.set_level("INFO", logger="deepfm")
-    config = load_config(config_file("cin: {layer_sizes: [4]}"))
-    assert config == load_config(config_file(""))
+    config = load_config(path := config_file("cin: {layer_sizes: [4]}", complete=True))
+    assert config == load_config(config_file("", complete=True))
     assert [r.getMessage() for r in caplog.records] == [
-        f"{config_file('cin: {layer_sizes: [4]}')}:1: cin is ignored: deepfm does not read it"
+        f"{path}:1: cin is ignored: deepfm does not read it"
     ]
     with pytest.raises(ConfigError, match=r"my_run\.yaml:1: unknown key 'cin\.layer_size'"):
         load_config(config_file("cin: {layer_size: [4]}"))
@@ -289,7 +292,7 @@ def test_one_dim_for_all_fields_that_name_none(config_file):
     )
     dims = {name: f.embedding_dim for name, f in declared_schema(config).fields.items()}
     assert [dims[name] for name in ("user", "item", "C09", "C11")] == [5, 3, 7, 7]
-    adapter = load_config(config_file(""), ["feature.embedding_dim=6"])
+    adapter = load_config(config_file("", complete=True), ["feature.embedding_dim=6"])
     embedded = [f for f in declared_schema(adapter).fields.values() if f.is_embedded]
     assert {f.embedding_dim for f in embedded} == {6}
 

@@ -14,7 +14,7 @@ from deepfm.config_help import commented_yaml, json_schema, meanings
 from deepfm.errors import ConfigError
 from deepfm.models import MODELS
 from deepfm.models.options import ModelConfig
-from deepfm.utils.settings import parse_yaml
+from deepfm.utils.yaml_reader import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads(json_schema())

@@ -166,9 +166,10 @@ def test_the_log_says_what_was_kept_and_that_all_rows_were_scored(tiny_config, c
     run = RunDirectory(load_config(config).output_dir)
     table = pa.parquet.read_table(run.predictions)
     label, probability = (table[name].to_numpy() for name in ("label", "probability"))
-    by_hand = -np.mean(label * np.log(probability) + (1 - label) * np.log(1 - probability))
+    odds = probability / (1 - probability) * np.exp(metrics["test"]["prior_correction"])
+    by_hand = np.mean(np.log1p(odds) - label * np.log(odds))
     assert len(label) > 32
-    assert metrics["test"]["logloss"] == pytest.approx(by_hand, rel=1e-6)
+    assert metrics["test"]["logloss_prior_corrected"] == pytest.approx(by_hand, rel=1e-6)
     kept, last = load_checkpoint(run.best), load_checkpoint(run.last)
     assert all(torch.equal(kept.model[name], last.model[name]) for name in kept.model)
 
@@ -352,8 +353,8 @@ def test_weights_that_do_not_fit_leave_the_model_as_it_was(
 def test_data_without_a_test_split_gives_validation_metrics_only(
     tiny_config, monkeypatch, capsys, tmp_path
 ):
-    def without_test(config, encoders=None, *, base=None):
-        return load_data(config, encoders, base=base)._replace(test=None)
+    def without_test(*arguments, **keywords):
+        return load_data(*arguments, **keywords)._replace(test=None)
 
     monkeypatch.setattr(experiment, "load_data", without_test)
     config = load_config(tiny_config(training__epochs=1))
@@ -404,3 +405,30 @@ def test_a_missing_wide_group_is_said_once(tiny_config, caplog):
         experiment.train(load_config(path))
     lines = [r.getMessage() for r in caplog.records if "no group wide" in r.getMessage()]
     assert len(lines) == 1
+
+
+def test_the_baselines_of_a_ranking_task_are_recommenders(tiny_config):
+    config = load_config(tiny_config())
+    head, *rows = experiment.baselines(config)
+    assert head.split() == [
+        "valid",
+        "hr@10",
+        "valid",
+        "ndcg@10",
+        "test",
+        "hr@10",
+        "test",
+        "ndcg@10",
+    ]
+    found = {name: list(map(float, values)) for name, *values in map(str.split, rows)}
+    assert list(found) == ["popularity", "user_item_bias", "item_knn", "ease"]
+    data = experiment.load_data(config)
+    task, events = data.test.ranking, data.events
+    liked = events.label[events.split.train] > 0
+    counts = np.bincount(events.item[events.split.train][liked], minlength=60)
+    hits = []
+    for own, *others in task.items[:, :31].tolist():
+        above = sum(counts[k] > counts[own] for k in others if k >= 0)
+        tied = sum(counts[k] == counts[own] for k in others if k >= 0)
+        hits.append(min(max((10 - above) / (tied + 1), 0), 1))
+    assert found["popularity"][2] == pytest.approx(np.mean(hits), abs=6e-5)

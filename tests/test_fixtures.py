@@ -74,7 +74,25 @@ def test_an_old_run_is_resumed(run):
     for name in ("best_model.pt", "last.pt", "config.yaml"):
         shutil.copy(run / name, run / "run" / name)
     metrics = experiment.train(load_config("experiment.yaml", OVERRIDES), resume=True)
-    assert close(json.loads(json.dumps(metrics)), expected(run)["metrics"], tolerance=1e-5)
+    found, then = json.loads(json.dumps(metrics)), expected(run)["metrics"]
+    assert found.keys() == then.keys()
+    for split in ("valid", "test"):
+        if split in then:
+            assert close(*as_then(found[split], then[split]), tolerance=1e-5)
+
+
+def as_then(found: dict, then: dict) -> tuple[dict, dict]:
+    """Without the figures that a release did not have, and those that mean something else today.
+
+    LogLoss was read from probabilities, which near 1 have fewer digits than 1e-6 asks for.
+    """
+    if "prior_correction" in found:
+        then = {name: value for name, value in then.items() if name != "logloss"}
+    found = {name: found[name] for name in then}
+    if "logloss" in then:
+        assert found["logloss"] == pytest.approx(then["logloss"], rel=1e-5)
+        found["logloss"] = then["logloss"]
+    return found, then
 
 
 def test_an_old_config_reads_the_same_experiment(run):

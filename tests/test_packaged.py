@@ -32,7 +32,7 @@ def test_an_unknown_name_is_answered_with_a_near_one():
 
 def test_a_file_comes_before_a_packaged_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "deepfm_adult").write_text("seed: 7\n")
+    (tmp_path / "deepfm_adult").write_text("model_name: deepfm\nseed: 7\n")
     assert load_config("deepfm_adult").seed == 7
 
 

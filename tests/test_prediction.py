@@ -167,7 +167,34 @@ def test_values_never_seen_are_counted(predictor, raw, tmp_path):
     rows = raw.slice(0, 4).set_column(raw.column_names.index("user"), "user", users)
     write(path, rows)
     (part,) = predictor.predict_file(path)
-    assert part.unknown == {"user": 2, "age": 0, "item": 0}
+    assert part.unknown == {"user": 2, "age": 0, "item": 0, "tags": 0}
+
+
+def test_elements_of_lists_that_training_has_not_seen_are_counted(predictor, raw, tmp_path):
+    path = tmp_path / "rows.parquet"
+    tags = pa.array([["a", "new", "newer"], [None, "new"], None, []])
+    write(path, raw.slice(0, 4).set_column(raw.column_names.index("tags"), "tags", tags))
+    (part,) = predictor.predict_file(path)
+    assert part.unknown["tags"] == 3
+
+
+def test_a_column_that_a_field_does_without_is_said_once(declared, raw, tmp_path, caplog):
+    path = tmp_path / "rows.parquet"
+    predictor = declared(bad_values="unknown", files=("x.csv",))
+    write(path, raw.drop_columns(["age", "tags"]))
+    with caplog.at_level("WARNING", logger="deepfm"):
+        assert len(list(predictor.predict_file(path))) >= 1
+        assert len(caplog.messages) == 1
+        predictor.predict(raw.drop_columns(["age", "tags"]).slice(0, 7))
+        predictor.predict(raw)
+    whole, seven = caplog.messages
+    assert whole.startswith(f"no column age, tags: all {len(raw):,} rows are scored as if")
+    assert seven.startswith("no column age, tags: all 7 rows are scored as if")
+
+
+def test_what_is_no_arrow_table_is_refused(predictor):
+    with pytest.raises(DataError, match=r"expected a pyarrow\.Table, found dict"):
+        predictor.predict({"user": [1, "x"]})
 
 
 def test_a_file_without_rows_has_no_scores(predictor, tmp_path):

@@ -95,7 +95,8 @@ def test_the_declared_ids_are_valid_fields(tmp_path):
 
 def test_the_page_of_losses_and_metrics_lists_them_all_and_its_example_fits():
     text = (ROOT / "docs" / "losses_and_metrics.md").read_text()
-    example, several = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    blocks = list(map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)))
+    example, several = blocks[0], blocks[-1]
     check_settings(config_from_dict(example))
     del example["data"]["table"]["label"]  # each task says its own
     tasks = config_from_dict({"data": example["data"]} | several).task_list()

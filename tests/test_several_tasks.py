@@ -521,9 +521,12 @@ def test_two_tasks_from_rows_to_predictions(folder):
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics) == {"valid", "test", "data"}
     assert {name: set(found) for name, found in metrics["test"].items()} == {
-        "click": {"auc", "logloss"},
-        "buy": {"auc", "normalized_entropy", "binary_focal", "binary_cross_entropy"},
-    }
+        "click": {"auc", "logloss", "base_rate_logloss"},
+        "buy": {
+            "auc", "normalized_entropy", "binary_focal", "binary_cross_entropy", "logloss",
+            "base_rate_logloss",
+        },
+    }  # fmt: skip
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history] == [1, 2]
     assert set(history[0]) >= {"click.auc", "buy.auc", "train_buy.accuracy"}
@@ -569,7 +572,9 @@ def test_evaluation_may_ask_a_task_for_other_metrics(folder):
     best = folder / "run" / "best_model.pt"
     changed = load_config(path, ["tasks.click.metrics=[accuracy]", "training.metric=buy.auc"])
     found = evaluate_checkpoint(best, config=changed)
-    assert set(found["test"]["click"]) == {"accuracy", "binary_cross_entropy"}
+    assert set(found["test"]["click"]) == {
+        "accuracy", "binary_cross_entropy", "logloss", "base_rate_logloss",
+    }  # fmt: skip
     other = load_config(path, ["tasks.click.weight=2"])
     with pytest.raises(ConfigError, match=r"it also changes tasks\.click\.weight"):
         evaluate_checkpoint(best, config=other)

@@ -17,6 +17,7 @@ from deepfm.config import config_from_dict
 from deepfm.data.labels import mean_and_deviation
 from deepfm.data.schema import DatasetSchema, FieldSchema, LabelScale
 from deepfm.errors import ConfigError
+from deepfm.evaluation.table_references import reference_metrics, table_references
 from deepfm.objectives import Task
 from deepfm.objectives.losses import L2
 from deepfm.prediction import Predictor
@@ -119,6 +120,26 @@ def test_labels_predictions_and_metrics_are_in_units_of_the_label(tmp_path):
         y = model.outputs(inputs)["y"]
     np.testing.assert_allclose(model.predict(inputs), y, rtol=1e-6)
     np.testing.assert_allclose(y[written["row"].to_numpy()], predicted.astype("f4"), rtol=1e-4)
+
+
+def test_the_base_rate_and_simple_methods_are_in_units_of_the_label(tmp_path):
+    write_rows(tmp_path / "rows.csv")
+    found = train(config(tmp_path))["test"]
+    settings = config_from_dict(config(tmp_path))
+    data = experiment.load_data(settings)
+    label, mean = data.test.label.double(), data.train.label.double().mean()
+    expected = float((label - mean).square().mean().sqrt())
+    assert found["base_rate_rmse"] == pytest.approx(expected)
+    assert found["rmse"] < 0.5 * found["base_rate_rmse"]
+    (task,) = settings.task_list()
+    references = table_references(data.train, data.valid, data.test, task, seed=0)
+    rmse = {
+        name: reference_metrics(task, data.test, reference.test)["rmse"]
+        for name, reference in references.items()
+    }
+    assert rmse["base_rate"] == pytest.approx(expected)
+    assert 15 < rmse["linear"] < 30  # the noise has a deviation of 20
+    assert 15 < rmse["boosting"] < 30
 
 
 def test_sample_weights_count_in_the_mean(tmp_path):

@@ -116,7 +116,7 @@ def write_config(folder: Path, task: dict, model: str = "deepfm") -> Path:
             },
         },
         "dnn": {"hidden_units": [16]},
-        "training": {"epochs": 12, "batch_size": 100, "lr": 0.02} | task["training"],
+        "training": {"epochs": 12, "batch_size": 64, "lr": 0.02} | task["training"],
         "evaluation": {"metrics": task["metrics"], "batch_size": 64},
     }
     path = folder / "task.yaml"
@@ -137,7 +137,8 @@ def test_train_evaluate_predict(name, tmp_path, capsys):
     code, _, errors = run(capsys, "train", "--config", path)
     assert (code, errors) == (0, "")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(metrics["test"]) == task["reported"]
+    figure = "rmse" if "mse" in task["reported"] else "logloss"
+    assert set(metrics["test"]) == task["reported"] | {figure, f"base_rate_{figure}"}
     assert all(isinstance(value, int | float) for value in metrics["test"].values())
     metric, least = task["good"]
     assert metrics["test"][metric] > least
@@ -276,14 +277,15 @@ def test_evaluation_may_ask_for_other_metrics(tmp_path, capsys):
     path.write_text(yaml.safe_dump(other))
     code, output, errors = run(capsys, *arguments)
     assert (code, errors) == (0, "")
-    assert [line.split()[0] for line in output.splitlines()[-2:]] == ["mae", "l2"]
+    shown = [line.split()[0] for line in output.splitlines()[-4:]]
+    assert shown == ["mae", "l2", "rmse", "base_rate_rmse"]
 
 
 def test_a_metric_that_does_not_exist_on_the_validation_rows_is_named(tmp_path, capsys):
     write_rows(tmp_path / "rows.csv", 300)
     task = TASKS["focal"]
     path = write_config(tmp_path, task)
-    constant = "data.table.labels.target.positive=nothing"
+    constant = "data.table.labels.target.threshold=2"
     code, _, errors = run(capsys, "train", "--config", path, "--override", constant)
     assert code == 2
     assert "training.metric: gauc does not exist on the" in errors

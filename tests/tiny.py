@@ -93,7 +93,7 @@ def write_config(folder: Path, name: str = "tiny", **changes: object) -> Path:
         "dnn": {"hidden_units": [8, 4]},
         "cin": {"layer_sizes": [4, 4]},
         "attention": {"attention_dim": 8, "num_heads": 2},
-        "training": {"epochs": 3, "batch_size": 256, "lr": 1e-2, "metric": "ndcg@10"},
+        "training": {"epochs": 3, "batch_size": 128, "lr": 1e-2, "metric": "ndcg@10"},
     }
     for key, value in changes.items():
         *sections, last = key.split("__")

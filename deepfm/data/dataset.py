@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Batch, Inputs, Ragged
+from deepfm.data.labels import class_weights
 from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.errors import DataError
+from deepfm.errors import DataError, shown
 from deepfm.utils.seeding import generator
 
 
@@ -85,6 +86,27 @@ class NegativeSampling:
     catalogue: Catalogue
 
 
+class Prior(NamedTuple):
+    """Log-odds of a positive row of the training split.
+
+    Attributes:
+        explicit: Among its rows as they are labelled; infinite where all labels are equal.
+        trained: Among the rows of an epoch, sampled negatives included.
+    """
+
+    explicit: float
+    trained: float
+
+    @property
+    def shift(self) -> float:
+        """What the logit of a model of the trained rows lacks to be one of the labelled rows.
+
+        Source: G. King, L. Zeng, "Logistic Regression in Rare Events Data", Political Analysis
+        2001, section 4.1 (prior correction).
+        """
+        return self.explicit - self.trained
+
+
 class RankingTask(NamedTuple):
     """Held-out positives that are ranked among sampled candidates.
 
@@ -94,12 +116,15 @@ class RankingTask(NamedTuple):
             order they were drawn; -1 where a user has fewer.
         num_negatives: How many of the candidates the main protocol uses; there may be more.
         catalogue: The items.
+        prior: Of training with sampled negatives, which held-out rows have none of; None where
+            none are sampled.
     """
 
     rows: np.ndarray
     items: np.ndarray
     num_negatives: int
     catalogue: Catalogue
+    prior: Prior | None = None
 
 
 class TabularDataset(torch.utils.data.Dataset[Batch]):
@@ -166,34 +191,37 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
         Args:
             schema: With vocabulary sizes.
             columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
-                `padding_idx`), numbers (N,) or vectors (N, value_dim) for dense ones, and
+                `padding_idx`), finite numbers (N,) or vectors (N, value_dim) for dense ones, and
                 (ids (N, L), lengths (N,)) for sequences.
-            label: 0 or 1, the number of a class, or any number, as the loss needs it, (N,), or
-                (N, T), a column per `label_columns` of the schema.
+            label: 0 or 1, the number of a class, or any finite number, as the loss needs it, (N,),
+                or (N, T), a column per `label_columns` of the schema.
             weight: Of each row in the training loss, (N,).
             group: Whole numbers that tell groups of rows apart, (N, G), a column per
                 `group_columns` of the schema.
 
         Raises:
-            DataError: A field is missing or has another shape, an id lies outside its vocabulary,
+            DataError: A field is missing, has another shape or other rows than the label, an id or
+                length is no whole number or outside its range, a number or label is not finite,
                 or a weight cannot be used.
         """
+        label = _finite(label, "label")
         by_type: dict[FeatureType, list[Tensor]] = {kind: [] for kind in FeatureType}
         sequences: list[tuple[Tensor, Tensor]] = []
         for field in schema.fields.values():
             if field.name not in columns:
                 raise DataError(f"field {field.name}: no array of that name")
-            values = columns[field.name]
+            values, place = columns[field.name], f"field {field.name}"
             kind = field.feature_type
             if kind is FeatureType.SEQUENCE:
-                ids, lengths = (torch.as_tensor(part, dtype=torch.int64) for part in values)
+                ids, lengths = _padded_sequence(values, place)
                 sequences.append((ids, lengths))
             else:
-                dtype = torch.float32 if kind is FeatureType.DENSE else torch.int64
-                ids = torch.as_tensor(values, dtype=dtype)
+                read = _finite if kind is FeatureType.DENSE else _whole
+                ids = read(values, place)
                 by_type[kind].append(_as_columns(ids, field))
+            if len(ids) != len(label):
+                raise DataError(f"{place}: {len(ids)} rows, but {len(label)} labels")
             _check_ids(ids, field)
-        label = torch.as_tensor(label, dtype=torch.float32)
         inputs = Inputs(
             _columns(by_type[FeatureType.SPARSE], len(label), torch.int64),
             _columns(by_type[FeatureType.DENSE], len(label), torch.float32),
@@ -201,7 +229,7 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
             tuple(lengths for _, lengths in sequences),
         )
         weight = None if weight is None else torch.as_tensor(weight)
-        group = None if group is None else torch.as_tensor(group, dtype=torch.int64)
+        group = None if group is None else _whole(group, "group")
         return cls(schema, inputs, label, weight=weight, group=group)
 
     def __len__(self) -> int:
@@ -333,6 +361,59 @@ def _checked_weight(weight: Tensor, row: np.ndarray) -> Tensor:
     return weight
 
 
+def _tensor(values: Any, place: str) -> Tensor:
+    """An array of at least one dimension."""
+    try:
+        found = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{place}: expected an array of numbers: {error}") from None
+    if not found.dim() or found.is_complex():
+        raise DataError(f"{place}: expected an array of numbers, got {shown(values)}")
+    return found
+
+
+def _finite(values: Any, place: str) -> Tensor:
+    """Numbers as float32."""
+    found = _tensor(values, place).float()
+    if not (finite := found.isfinite()).all():
+        row = int(torch.nonzero(~finite)[0, 0])
+        raise DataError(f"{place}: expected finite numbers, found another in row {row}")
+    return found
+
+
+def _whole(values: Any, place: str) -> Tensor:
+    """Whole numbers, of whatever type, as int64."""
+    found = _tensor(values, place)
+    whole = found.long()
+    if found.is_floating_point() and not (same := whole == found).all():
+        row = int(torch.nonzero(~same)[0, 0])
+        raise DataError(
+            f"{place}: expected whole numbers, found {float(found[row].flatten()[0]):g} in row "
+            f"{row}"
+        )
+    return whole
+
+
+def _padded_sequence(values: Any, place: str) -> tuple[Tensor, Tensor]:
+    """The padded ids (N, L) of a sequence field, and its lengths (N,)."""
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        raise DataError(f"{place}: expected (ids (N, L), lengths (N,)), got {shown(type(values))}")
+    ids, lengths = (_whole(part, place) for part in values)
+    if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
+        raise DataError(
+            f"{place}: expected ids (N, L) and lengths (N,), got {tuple(ids.shape)} and "
+            f"{tuple(lengths.shape)}"
+        )
+    outside = (lengths < 0) | (lengths > ids.shape[1])
+    if outside.any():
+        row = int(outside.to(torch.uint8).argmax())
+        raise DataError(
+            f"{place}: expected lengths from 0 to {ids.shape[1]}, found {int(lengths[row])} in "
+            f"row {row}"
+        )
+    return ids, lengths
+
+
 def _check_ids(ids: Tensor, field: FieldSchema) -> None:
     if field.feature_type is FeatureType.DENSE or not ids.numel():
         return
@@ -368,3 +449,16 @@ def _widened(ids: Tensor, like: Tensor) -> Tensor:
     """Padded ids with as many columns as others have, at least."""
     missing = like.shape[1] - ids.shape[1]
     return torch.nn.functional.pad(ids, (0, missing)) if missing > 0 else ids
+
+
+def epoch_weights(train: TabularDataset, label: Tensor, num_class: int) -> np.ndarray:
+    """The summed weight of each class in a training epoch, (C,) float64, of two for one logit.
+
+    Args:
+        label: Of each row, before negatives are sampled, (N,).
+    """
+    weight = None if train.weight is None else train.weight.numpy()
+    found = class_weights(label.numpy(), weight, num_class)
+    if train.negatives is not None:
+        found[0] += train.negatives.count * found[1]  # copies of positive rows, with their weight
+    return found

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,8 @@ import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import as_text, read_numbers, where
 from deepfm.data.encoding.hashing import hash_texts
-from deepfm.data.files.columns import combined, is_list, is_text
-from deepfm.errors import DataError, Place, nearest
+from deepfm.data.files.columns import combined, is_list, is_text, named_in_errors
+from deepfm.errors import DataError, Place, nearest, shown
 
 _ROWS_AT_ONCE = 1 << 20
 # Of words that answer a question the one that says yes, however they are written.
@@ -33,7 +34,10 @@ class LabelRule(ABC):
         threshold, positive: What counts as 1, as in `binary_label`.
         num_class: How many classes there are.
         values: Those of the classes, in the order of their numbers; empty: they are numbers.
+        tells: Whether the column says what the label is, so that no field may read it.
     """
+
+    tells: ClassVar[bool] = True
 
     column: str
     threshold: float | None = None
@@ -96,6 +100,7 @@ class PresentRule(BinaryRule):
     """1 in every row, which must hold a value: rows that are positives by being there."""
 
     expected = "a value"
+    tells = False
 
     @property
     def key(self) -> dict[str, object]:
@@ -177,7 +182,7 @@ def refuse_bad(
     if bad.any():
         index = int(np.argmax(bad))
         value = column[index].as_py()
-        found = "nothing" if value is None else repr(value)
+        found = "nothing" if value is None else shown(value)
         problem = f"expected {expected}, found {found}{remedy(value)}"
         raise DataError(problem, place=place(index))
 
@@ -279,12 +284,26 @@ def mean_and_deviation(label: np.ndarray, weight: np.ndarray | None) -> tuple[fl
     return mean, deviation or 1.0
 
 
+def class_weights(label: np.ndarray, weight: np.ndarray | None, num_class: int) -> np.ndarray:
+    """The summed weight of each class, (C,) float64, of two for one logit.
+
+    Args:
+        label, weight: As in `mean_and_deviation`.
+    """
+    found = np.zeros(max(2, num_class))
+    for start in range(0, len(label), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        own = None if weight is None else np.asarray(weight[part], np.float64)
+        found += np.bincount(np.asarray(label[part], np.int64), own, len(found))
+    return found
+
+
 def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
     """Which group each row belongs to by each column, (N, G) int64.
 
     The xxh64 (seed 0) of the value's text, so that the id of a value is the same everywhere; 17,
-    17.0 and "17" are one value. All rows without a value are one group. Of a list the first
-    element counts.
+    17.0 and "17" are one value. All rows without a value, or with an empty text, are one group.
+    Of a list the first element counts.
 
     Raises:
         DataError: A column is missing, or holds neither values nor lists of values.
@@ -294,12 +313,15 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
         if column not in table.column_names:
             hint = nearest(column, table.column_names)
             raise DataError(f"data.table.group_columns: no column {column!r}; {hint}")
-        values = combined(table[column])
-        if is_list(values.type):
-            values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null where empty
-            values = pc.list_element(values, 0)
-        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-        hashes = hash_texts(as_text(encoded.dictionary), "xxh64")  # 0 where there is none
+        with named_in_errors(column):
+            values = combined(table[column])
+            if is_list(values.type):
+                values = pc.list_slice(values, 0, 1, return_fixed_size_list=True)  # null if empty
+                values = pc.list_element(values, 0)
+            encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+            texts = as_text(encoded.dictionary)
+        texts = pc.if_else(pc.equal(texts, ""), None, texts)  # absent, as it is everywhere else
+        hashes = hash_texts(texts, "xxh64")  # 0 where there is none
         hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)
         codes = encoded.indices.fill_null(len(hashes) - 1)
         found[:, index] = hashes[codes.to_numpy(zero_copy_only=False)]

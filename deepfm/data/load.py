@@ -10,6 +10,7 @@ import pyarrow as pa
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.fingerprint import Fingerprint, of_tables
 from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
 from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.ranking import Events, load_ranking
@@ -32,6 +33,7 @@ class ExperimentData(NamedTuple):
         users, items: Raw side tables; None for data without them.
         events, history: Of a ranking task; None for a store.
         summary: Of a store, for `metrics.json`: rows per split, dropped rows, bad values.
+        fingerprint: What the raw data was, by content.
     """
 
     train: TabularDataset
@@ -43,6 +45,7 @@ class ExperimentData(NamedTuple):
     events: Events | None = None
     history: Interactions | None = None
     summary: dict[str, Any] | None = None
+    fingerprint: Fingerprint | None = None
 
 
 def load_data(
@@ -51,6 +54,7 @@ def load_data(
     *,
     base: Encoders | None = None,
     candidates: int = 0,
+    expected: Fingerprint | None = None,
 ) -> ExperimentData:
     """Read, split, fit on the training split, encode.
 
@@ -59,15 +63,20 @@ def load_data(
         encoders: Already fitted ones, of a checkpoint; they are used as they are.
         base: Of a checkpoint that training starts from; the fitted encoders grow from them.
         candidates: How many are drawn for each held-out row of a ranking task, at least.
+        expected: What the raw data has to be.
 
     Raises:
         ConfigError: The data set is unknown, or settings contradict each other.
-        DataError: The data is missing or not what its schema says.
+        DataError: The data is missing, not what its schema says, or not the expected one.
         CheckpointError: The given encoders belong to another schema.
     """
-    data, schema = config.data, declared_schema(config)
+    data, schema, read = config.data, declared_schema(config), None
     if data.split.makes_ranking:
         _check_ranking(config, schema)
+    if data.table is not None:  # at once, because a changed vocabulary is another schema
+        read = tabular.fingerprint_of(data, tabular.source_files(data))
+        if expected is not None:
+            read.refuse_unless(expected)
     like = None if encoders is None else _sized_like(schema, encoders.schema, data)
     if encoders is not None and encoders.schema != like:
         raise CheckpointError(
@@ -76,7 +85,7 @@ def load_data(
         )
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
-        store = load_store(data, schema, encoders, base=base, labels=labels)
+        store = load_store(data, schema, encoders, base=base, labels=labels, read=read)
         train = store.parts["train"]
         if encoders is not None:
             scales = encoders.schema.label_scales
@@ -91,6 +100,7 @@ def load_data(
             store.users,
             store.items,
             summary=store.summary,
+            fingerprint=store.fingerprint,
         )
     found = load_ranking(
         data,
@@ -102,6 +112,14 @@ def load_data(
         candidate_seed=config.evaluation.candidate_seed,
         at_least=candidates,
     )
+    if read is not None:
+        read.refuse_changed()
+        fingerprint = read.fingerprint
+    else:
+        tables = found.events.tables._asdict()
+        fingerprint = of_tables(data.dataset_name, tables)
+        if expected is not None:
+            expected.refuse_other(fingerprint)
     return ExperimentData(
         found.train,
         found.valid,
@@ -111,11 +129,15 @@ def load_data(
         found.events.tables.items,
         found.events,
         found.history,
+        fingerprint=fingerprint,
     )
 
 
-def prepare_data(config: ExperimentConfig) -> Path:
+def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:
     """Encode a declared table into its store, unless that is there, and return its directory.
+
+    Args:
+        verify: Compare all checksums of a store that is there.
 
     Raises:
         ConfigError: The data is none that is prepared, or settings contradict each other.
@@ -131,7 +153,7 @@ def prepare_data(config: ExperimentConfig) -> Path:
             key="data.split_strategy",
         )
     schema = declared_schema(config)
-    return prepare(data, schema, labels=label_rules(config, schema))
+    return prepare(data, schema, labels=label_rules(config, schema), verify=verify)
 
 
 def declared_schema(config: ExperimentConfig) -> DatasetSchema:

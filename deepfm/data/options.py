@@ -6,14 +6,27 @@ No torch here. A default stands here and nowhere else; the first sentence of eac
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from deepfm.data.encoding.hashing import FUNCTIONS
 from deepfm.data.encoding.scales import SCALES
 from deepfm.data.labels import LABEL_RULES
 from deepfm.data.splits import SPLITS, Split
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError, nearest, shown
 from deepfm.utils.settings import chosen, limited, texts
+
+MAX_BINS = 10_000  # of a piecewise number
+
+
+def check_path(path: str, key: str) -> None:
+    """Refuse a text that no file system takes for a path.
+
+    Raises:
+        ConfigError: It has a NUL in it, or a name of more than 255 bytes.
+    """
+    if "\0" in path or any(len(part.encode()) > 255 for part in Path(path).parts):
+        raise ConfigError(f"expected a path, found {shown(path)}", key=key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +66,7 @@ class FieldConfig:
     clip: float | None = limited(None, at_least=0, below=0.5)
     missing: Literal["error", "zero", "mean", "indicator"] | None = None
     dense_embedding: Literal["none", "linear", "piecewise", "periodic"] | None = None
-    bins: int | None = limited(None, at_least=1)
+    bins: int | None = limited(None, at_least=1, at_most=MAX_BINS)
     frequencies: int | None = limited(None, at_least=1)
     frequency_scale: float | None = limited(None, above=0)
     separator: str | None = None
@@ -218,6 +231,8 @@ class DataConfig:
         auto_download: Whether missing data is fetched.
         table: The declared table.
         store_dir: Where declared tables are prepared to.
+        verify: Whether files are read again for their checksums only if size or times `changed`
+            and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
         split_strategy: `leave_one_out`, `predefined` files, or `random` or by `time` in fractions.
         split_fractions: Of train, valid and test.
         split_seed: Of a `random` split.
@@ -235,6 +250,7 @@ class DataConfig:
     auto_download: bool = True
     table: TableConfig | None = None
     store_dir: str = "outputs/stores"
+    verify: Literal["changed", "full"] = "changed"
     split_strategy: str = chosen("leave_one_out", SPLITS)
     split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
     split_seed: int = limited(0, at_least=0)
@@ -247,6 +263,8 @@ class DataConfig:
     explicit_negatives: bool = False
 
     def __post_init__(self) -> None:
+        for key in ("data_dir", "store_dir"):
+            check_path(getattr(self, key), f"data.{key}")
         parts = self.split_fractions
         if len(parts) != 3 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6) or parts[0] <= 0:
             raise ConfigError(
@@ -283,10 +301,17 @@ class DataConfig:
 
 def _check_split(split: type[Split], table: TableConfig) -> None:
     """Refuse a table that lacks what its split needs, or brings what no split reads."""
-    for key in ("files", "fields", *split.needs):
+    if not table.fields:
+        raise ConfigError("expected at least one field, found none", key="data.table.fields")
+    for key in ("files", *split.needs):
         if not getattr(table, key):
+            why = f", for split_strategy {split.name}" if key in split.needs else ""
+            raise ConfigError(f"a value is needed{why}", key=f"data.table.{key}")
+    for side in ("user", "item"):
+        if getattr(table, f"{side}s") is not None and getattr(table, f"{side}_field") is None:
             raise ConfigError(
-                f"a value is needed, for split_strategy {split.name}", key=f"data.table.{key}"
+                f"data.table.{side}s is looked up by the values of this field; name one",
+                key=f"data.table.{side}_field",
             )
     if not split.has_own_files:
         readers = [name for name, other in SPLITS.items() if other.has_own_files]

@@ -9,13 +9,21 @@ import pyarrow as pa
 import torch
 
 from deepfm.data import Adapter
-from deepfm.data.dataset import Catalogue, NegativeSampling, RankingTask, TabularDataset
+from deepfm.data.dataset import (
+    Catalogue,
+    NegativeSampling,
+    Prior,
+    RankingTask,
+    TabularDataset,
+    epoch_weights,
+)
 from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.files.columns import combined
+from deepfm.data.files.columns import combined, named_in_errors
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
+    class_weights,
     group_ids,
     refuse_bad,
     sample_weight,
@@ -23,9 +31,9 @@ from deepfm.data.labels import (
 from deepfm.data.options import DataConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.sources.tables import RawTables
+from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import RankingSplit, SplitOptions, Splits, sortable
-from deepfm.errors import ConfigError, DataError, Place, nearest
+from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.seeding import generator
 
@@ -100,10 +108,12 @@ def load_ranking(
     count = max(data.num_neg_eval, at_least)
     candidates = draw_candidates(count, history, generator(candidate_seed, "candidates"))
     rows = _EncodedRows(events, columns, encoders, _weights(data, tables.interactions))
+    train = rows.training(data, history)
+    prior = rows.prior(train)
     found = RankingData(
-        rows.training(data, history),
-        rows.held_out(split.valid, candidates, data.num_neg_eval),
-        rows.held_out(split.test, candidates, data.num_neg_eval),
+        train,
+        rows.held_out(split.valid, candidates, data.num_neg_eval, prior),
+        rows.held_out(split.test, candidates, data.num_neg_eval, prior),
         encoders,
         events,
         history,
@@ -151,20 +161,38 @@ class _EncodedRows:
         known = history
         if data.negative_exclusion == "train":
             known = _interactions(events, events.split.train)
+        if data.num_neg_train:
+            _refuse_full(events, events.user[trained], known, self._encoders.schema)
         sampling = NegativeSampling(
             data.num_neg_train, events.user[trained], known, self._catalogue
         )
         return self._dataset(trained, negatives=sampling)
 
+    def prior(self, train: TabularDataset) -> Prior | None:
+        """How often a training row is positive, as labelled and as trained on."""
+        if train.negatives is None or not train.negatives.count:
+            return None
+        rows = self._events.split.train
+        weight = None if self._weight is None else self._weight[rows]
+        explicit = class_weights(self._events.label[rows] > 0, weight, 2)
+        trained = epoch_weights(train, train.label > 0, 2)
+        with np.errstate(divide="ignore"):
+            odds = [np.log(positives) - np.log(rest) for rest, positives in (explicit, trained)]
+        return Prior(*map(float, odds))
+
     def held_out(
-        self, rows: np.ndarray, candidates: np.ndarray, num_negatives: int
+        self,
+        rows: np.ndarray,
+        candidates: np.ndarray,
+        num_negatives: int,
+        prior: Prior | None,
     ) -> TabularDataset:
         """Some rows, of which each positive one is ranked among its user's candidates."""
         events = self._events
         positive = np.flatnonzero(events.label[rows] > 0)
         ranked = rows[positive]
         items = np.column_stack([events.item[ranked], candidates[events.user[ranked]]])
-        task = RankingTask(positive, items, num_negatives, self._catalogue)
+        task = RankingTask(positive, items, num_negatives, self._catalogue, prior)
         return self._dataset(rows, ranking=task)
 
     def _dataset(
@@ -183,6 +211,23 @@ class _EncodedRows:
             row=rows,
             negatives=negatives,
             ranking=ranking,
+        )
+
+
+def _refuse_full(
+    events: Events, user: np.ndarray, known: Interactions, schema: DatasetSchema
+) -> None:
+    """Refuse a user to train on for whom no negative is left, by the id that the data has."""
+    full = np.flatnonzero(known.per_user() >= known.num_items)
+    full = full[np.isin(full, user)]
+    if len(full):
+        column = id_field(schema, "user").column
+        found = events.tables.users[column][int(full[0])].as_py()
+        others = f" and {len(full) - 1:,} others" if len(full) > 1 else ""
+        raise DataError(
+            f"{column} {shown(found)}{others}: no item of all {known.num_items:,} is left that the "
+            "user has not interacted with, so no negative can be drawn; set data.num_neg_train: 0 "
+            "and data.explicit_negatives: true, or leave the user out"
         )
 
 
@@ -206,7 +251,8 @@ def _read_events(
         for side in ("user", "item")
     )
     _refuse_missing(rows, rule.column, "data.table.label")
-    label, bad = rule.read(rows[rule.column].combine_chunks())
+    with named_in_errors(rule.column):
+        label, bad = rule.read(rows[rule.column].combine_chunks())
     refuse_bad(rows[rule.column], bad, rule.expected, _places(rule.column), rule.remedy)
     rating = label  # where the label is no threshold on a number, there is nothing more explicit
     if rule.threshold is not None:
@@ -217,7 +263,8 @@ def _read_events(
     assert issubclass(split, RankingSplit)
     options = SplitOptions(min_interactions=data.min_interactions)
     _refuse_missing(rows, schema.time_column, "data.table.time_column")
-    time, bad = sortable(combined(rows[schema.time_column]))
+    with named_in_errors(schema.time_column):
+        time, bad = sortable(combined(rows[schema.time_column]))
     refuse_bad(rows[schema.time_column], bad, A_TIME, _places(schema.time_column))
     return Events(tables, user, item, rating, label, split.divide(user, time, options))
 
@@ -227,7 +274,8 @@ def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:
     if data.table is None or (column := data.table.sample_weight) is None:
         return None
     _refuse_missing(rows, column, "data.table.sample_weight")
-    weight, bad = sample_weight(rows[column].combine_chunks())
+    with named_in_errors(column):
+        weight, bad = sample_weight(rows[column].combine_chunks())
     refuse_bad(rows[column], bad, WEIGHT_EXPECTED, _places(column))
     return weight
 

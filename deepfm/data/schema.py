@@ -519,7 +519,9 @@ class DatasetSchema:
     def from_dict(cls, plain: Mapping[str, Any]) -> "DatasetSchema":
         fields = {f["name"]: _field_of(f) for f in plain["fields"]}
         scales = plain.get("label_scales", {})  # older checkpoints have none
-        scales = {name: LabelScale(*scale) for name, scale in scales.items()}
+        scales = {name: LabelScale(*map(float, scale)) for name, scale in scales.items()}
+        if not all(np.isfinite(scale).all() and scale.deviation > 0 for scale in scales.values()):
+            raise ValueError("a label's scale is no mean and deviation")
         return cls(**{**plain, "fields": fields, "label_scales": scales})
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import A_TIME, read_numbers, read_times, where
-from deepfm.data.files.columns import is_text
+from deepfm.data.files.columns import is_text, named_in_errors
 from deepfm.data.order import Permutation, mix
 from deepfm.errors import ConfigError, DataError
 from deepfm.utils.seeding import derive_seed
@@ -231,7 +231,8 @@ class ByTime(StreamedSplit):
         return Placed(self._cut.parts(times), bad)
 
     def _read(self, rows: RowsToSplit) -> tuple[np.ndarray, np.ndarray]:
-        return self._times.read(rows.table[self._column].combine_chunks())
+        with named_in_errors(self._column):
+            return self._times.read(rows.table[self._column].combine_chunks())
 
 
 class LeaveOneOut(RankingSplit):

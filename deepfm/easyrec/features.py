@@ -322,8 +322,8 @@ class _Reader:
     def _file_rows(self) -> int:
         """Rows that a vocabulary file needs."""
         try:
-            return read_words(Path(self.config.vocab_file)).rows
-        except DataError as error:
+            return read_words(Path(), self.config.vocab_file).rows
+        except (ConfigError, DataError) as error:
             raise self.error("vocab_file", str(error)) from None
 
 

@@ -22,6 +22,7 @@ from google.protobuf.message import Message
 
 from deepfm.easyrec.pipeline_pb2 import EasyRecConfig
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.yaml_reader import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,7 @@ def read(path: str | Path) -> Pipeline:
         ConfigError: The file cannot be read, is malformed, or has a field that the format lacks.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config: {error}", source=f"{path}: ") from None
+    text = read_text(path)
     if path.suffix == ".json":
         return _from_json(text, str(path))
     return _from_text(text, str(path))
@@ -310,6 +308,8 @@ def _from_json(text: str, file: str) -> Pipeline:
     """JSON with the format's names, or in camelCase; a JSON text is YAML, which knows lines."""
     try:
         raw = json.loads(text)
+    except RecursionError:
+        raise ConfigError("nested too deep", source=f"{file}: ") from None
     except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise ConfigError(getattr(error, "msg", str(error)), source=f"{file}:{line}: ") from None
@@ -318,7 +318,7 @@ def _from_json(text: str, file: str) -> Pipeline:
         raise ConfigError(problem, source=f"{file}:1: ")
     try:
         node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:  # indented by tabs: the lines remain unknown
+    except (yaml.YAMLError, RecursionError):  # such as indented by tabs: the lines remain unknown
         node = None
     message = EasyRecConfig()
     walk = _JsonWalk(file)

@@ -1,6 +1,6 @@
 """What metrics compute, as functions of arrays: of the whole set, in float64, every row alike.
 
-What does not exist, as the AUC where all labels are equal, is None. AUC and log loss are
+What does not exist, as the AUC where all labels are equal, is None. The exact AUC is
 scikit-learn's. What is drawn is drawn with a fixed seed.
 
 Shapes: N rows, C classes, T thresholds.
@@ -16,7 +16,7 @@ from deepfm.errors import DataError, DeepFMError
 Array: TypeAlias = NDArray[Any]  # of labels, scores or numbers
 _MAX_DRAWN = 2**24  # pairs; counting all pairs costs less than drawing more
 _PAIRS_AT_ONCE = 2**22
-_LOG_FLOOR = -100.0
+_MAX_LOGIT = 100.0  # of a probability of exactly 0 or 1
 
 
 def auc(label: Array, score: Array) -> float | None:
@@ -34,19 +34,40 @@ def auc(label: Array, score: Array) -> float | None:
     return float(roc_auc_score(label, score)) if label.min() != label.max() else None
 
 
-def log_loss(label: Array, probability: Array) -> float:
-    """Mean negative logarithm of what was predicted for the label, in nats.
+def log_loss(label: Array, logit: Array) -> float:
+    """Mean negative logarithm of the probability of the label, in nats.
+
+    Of logits, because a probability in float64 is 1 from a logit of 37 on, and the logarithm of
+    what is missing to it minus infinity.
+
+    Args:
+        label: 0 or 1, (N,).
+        logit: Of class 1, (N,).
+    """
+    return float(_row_losses(label, logit).mean())
+
+
+def log_odds_of(probability: Array) -> NDArray[np.float64]:
+    """Logits of probabilities, (N,), kept within 100 of 0.
 
     Raises:
         DeepFMError: A probability is outside [0, 1].
     """
-    from sklearn.metrics import log_loss
-
     low, high = probability.min(), probability.max()
     if low < 0 or high > 1:
         raise DeepFMError(f"expected probabilities in [0, 1], got {low:g} to {high:g}")
+    probability = np.asarray(probability, np.float64)
+    with np.errstate(divide="ignore"):
+        logit = np.log(probability) - np.log1p(-probability)
+    kept: NDArray[np.float64] = np.clip(logit, -_MAX_LOGIT, _MAX_LOGIT)
+    return kept
 
-    return float(log_loss(label, probability, labels=[0, 1]))
+
+def _row_losses(label: Array, logit: Array) -> NDArray[np.float64]:
+    """Negative logarithm of the probability of each label, (N,): ln(1 + e^-z) or ln(1 + e^z)."""
+    logit = np.asarray(logit, np.float64)
+    losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(label == 1, -logit, logit))
+    return losses
 
 
 def threshold_counts(label: Array, probability: Array, thresholds: int) -> NDArray[np.int64]:
@@ -142,20 +163,23 @@ def multiclass_auc(
     return float(np.average(values, weights=weights)) if values else None
 
 
-def normalized_entropy(label: Array, probability: Array, *, eta: float) -> float:
+def normalized_entropy(label: Array, logit: Array, *, eta: float) -> float:
     """Cross-entropy over that of always predicting the share of positives.
 
-    That share is kept within [eta, 1 - eta], a logarithm above -100.
+    That share is kept within [eta, 1 - eta].
+
+    Args:
+        label: 0 or 1, (N,).
+        logit: Of class 1, (N,).
 
     Source: X. He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD
     2014, Eq. (1).
     """
-    with np.errstate(divide="ignore"):
-        right = np.where(label == 1, np.log(probability), np.log1p(-probability))
     positives, rows = int((label == 1).sum()), len(label)
-    share = min(max(positives / rows, eta), 1 - eta)
-    baseline = positives * np.log(share) + (rows - positives) * np.log1p(-share)
-    return float(np.maximum(right, _LOG_FLOOR).sum() / baseline)
+    fewer = min(positives, rows - positives)  # of the two classes, so that both are alike
+    share = max(fewer / rows, eta)
+    baseline = fewer * np.log(share) + (rows - fewer) * np.log1p(-share)
+    return float(-_row_losses(label, logit).sum() / baseline)
 
 
 def concordant_pairs(target: Array, predicted: Array) -> int:

@@ -23,6 +23,8 @@ from deepfm.evaluation.measures import Array
 from deepfm.evaluation.scored import Scored
 from deepfm.utils.named import Named, by_name, reported_names
 
+CORRECTED = "_prior_corrected"  # ends the names of figures after the prior correction
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Named):
@@ -33,9 +35,12 @@ class Metric(Named):
             `probabilities`, of each class; `classes`, of two or more; `numbers`.
         larger_is_better: Its direction.
         group_option: The option that names the group column it reads; empty: it reads none.
+        reads_size: Whether it changes where all logits of class 1 are shifted alike, so that it
+            means nothing on rows with another share of positives than those trained on.
     """
 
     needs: ClassVar[str]
+    reads_size: ClassVar[bool] = False
     larger_is_better: ClassVar[bool] = True
     group_option: ClassVar[str] = ""
 
@@ -95,7 +100,7 @@ class AUC(Metric):
     def value(self, scored: Scored) -> float | None:
         scored.check_binary()
         if not self.thresholds:
-            return measures.auc(scored.label, scored.predicted)
+            return measures.auc(scored.label, scored.order)
         return measures.auc_of_counts(self.counts(scored))
 
     def counts(self, scored: Scored) -> NDArray[np.int64]:
@@ -103,9 +108,7 @@ class AUC(Metric):
         return measures.threshold_counts(scored.label, scored.predicted, self.thresholds)
 
     def why_undefined(self, scored: Scored, name: str) -> str:
-        if len(np.unique(scored.label)) > 1:
-            return ""
-        return "the validation split holds one class only, so its AUC is undefined; choose logloss"
+        return _why_one_class(scored, "AUC")
 
     def check_options(self, key: str, num_class: int) -> None:
         super().check_options(key, num_class)
@@ -119,10 +122,16 @@ class LogLoss(Metric):
     name = "logloss"
     needs = "probability"
     larger_is_better = False
+    reads_size = True
 
-    def value(self, scored: Scored) -> float:
+    def value(self, scored: Scored) -> float | None:
+        """None where all labels are equal: there the best model is the constant of that label."""
         scored.check_binary()
-        return measures.log_loss(scored.label, scored.predicted)
+        logit = scored.logit
+        return measures.log_loss(scored.label, logit) if scored.has_both_classes else None
+
+    def why_undefined(self, scored: Scored, name: str) -> str:
+        return _why_one_class(scored, "LogLoss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +157,7 @@ class GAUC(_MayNotExist):
     def _value_and_groups(self, scored: Scored) -> tuple[float | None, int]:
         scored.check_binary()
         group = scored.group_of(self.group)
-        return measures.grouped_auc(scored.label, scored.predicted, group)
+        return measures.grouped_auc(scored.label, scored.order, group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +171,7 @@ class Accuracy(Metric):
 
     name = "accuracy"
     needs = "probabilities"
+    reads_size = True
     threshold: float = 0.5
     top_k: int = 1
 
@@ -260,11 +270,12 @@ class NormalizedEntropy(Metric):
     name = "normalized_entropy"
     needs = "probability"
     larger_is_better = False
+    reads_size = True
     eta: float = 1e-12
 
     def value(self, scored: Scored) -> float:
         scored.check_binary()
-        return measures.normalized_entropy(scored.label, scored.predicted, eta=self.eta)
+        return measures.normalized_entropy(scored.label, scored.logit, eta=self.eta)
 
     def check_options(self, key: str, num_class: int) -> None:
         super().check_options(key, num_class)
@@ -435,12 +446,18 @@ TRAIN_METRICS: dict[str, type[OverBatches]] = by_name(
 )
 
 
-def metric_values(scored: Scored, metrics: Iterable[Metric]) -> dict[str, float | None]:
+def metric_values(
+    scored: Scored, metrics: Iterable[Metric], *, corrected: Scored | None = None
+) -> dict[str, float | None]:
     """The values of some metrics, by the names they are reported under.
+
+    Args:
+        corrected: The rows after the prior correction, for metrics that read the size of a
+            probability; their names end in `_prior_corrected`.
 
     Raises:
         DataError: There are no rows, or a label is none that the metric is defined for.
-        DeepFMError: A prediction is NaN.
+        DeepFMError: A prediction is NaN, or a logit is not finite.
     """
     if not len(scored.label):
         raise DataError("no rows to evaluate: the split is empty")
@@ -449,11 +466,28 @@ def metric_values(scored: Scored, metrics: Iterable[Metric]) -> dict[str, float 
             f"{nan} of {scored.predicted.size} predicted probabilities are NaN: the model "
             "diverged; try a lower learning rate"
         )
+    if scored.log_odds is not None and (bad := (~np.isfinite(scored.log_odds)).sum()):
+        raise DeepFMError(
+            f"{bad} of {scored.log_odds.size} logits are not finite: the model diverged; try a "
+            "lower learning rate"
+        )
     metrics = list(metrics)
     found: dict[str, float | None] = {}
     for name, metric in zip(reported_names(metrics), metrics, strict=True):
-        found |= metric.reported(scored, name)
+        if corrected is not None and metric.reads_size:
+            found |= metric.reported(corrected, f"{name}{CORRECTED}")
+        else:
+            found |= metric.reported(scored, name)
     return found
+
+
+def _why_one_class(scored: Scored, what: str) -> str:
+    if scored.has_both_classes:
+        return ""
+    return (
+        f"the validation split holds one class only, so its {what} is undefined; choose another "
+        "split, or training.keep: last, which needs no metric"
+    )
 
 
 def undefined(name: str, rows: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfm.errors import DataError
-from deepfm.evaluation.measures import Array, check_rows
+from deepfm.evaluation.measures import Array, check_rows, log_odds_of
 
 
 class Scored(NamedTuple):
@@ -25,6 +25,8 @@ class Scored(NamedTuple):
         num_class: C, 1 where one logit stands for two classes.
         classes: Probabilities of each class, (N, C), where they are more exact than what follows
             from `predicted`.
+        log_odds: The logit of class 1 of two, (N,) float64, which tells rows apart that have one
+            probability in float64; None: what follows from `predicted`.
     """
 
     label: Array
@@ -35,6 +37,28 @@ class Scored(NamedTuple):
     batch_size: int = 16384
     num_class: int = 1
     classes: NDArray[np.float64] | None = None
+    log_odds: NDArray[np.float64] | None = None
+
+    @property
+    def has_both_classes(self) -> bool:
+        """Whether not all labels are equal."""
+        return bool((self.label != self.label[:1]).any())
+
+    @property
+    def order(self) -> NDArray[np.float64]:
+        """What puts rows of two classes in order, (N,)."""
+        return self.predicted if self.log_odds is None else self.log_odds
+
+    @property
+    def logit(self) -> NDArray[np.float64]:
+        """The logit of class 1, (N,).
+
+        Raises:
+            DeepFMError: It has to follow from probabilities, and one is outside [0, 1].
+        """
+        if self.log_odds is not None:
+            return self.log_odds
+        return log_odds_of(self.predicted)
 
     @property
     def numbers(self) -> NDArray[np.float64]:

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from deepfm.data.batch import Batch, Inputs
 from deepfm.data.dataset import Catalogue, RankingTask, TabularDataset
 from deepfm.errors import ConfigError, nearest
-from deepfm.evaluation.metrics import metric_values, undefined
+from deepfm.evaluation.base_rate import Verdict, base_rate, kind_of, verdict
+from deepfm.evaluation.measures import Array
+from deepfm.evaluation.metrics import CORRECTED, metric_values, undefined
 from deepfm.evaluation.ranking import (
     RANKING_METRICS,
     SHORT,
@@ -38,16 +40,19 @@ class Evaluation(NamedTuple):
 
     Attributes:
         metrics: Those of each task and its losses; of several tasks below their names. For data
-            with a ranking task `hr@K`, `ndcg@K`, `ranking_users` and the same under `ranking_99`.
+            with a ranking task `hr@K`, `ndcg@K`, `ranking_users` and the same under `ranking_99`,
+            if that has other candidates.
         predictions: Of each row by task, as in `Task.predicted`, (N,) or (N, C).
         counts: Per ranked user, against all candidates; None without a ranking task.
         counts_99: The same against the first 99.
+        verdicts: Of each task, beside the base rate, where training rows were given.
     """
 
     metrics: dict[str, Any]
     predictions: dict[str, NDArray[np.float64]]
     counts: RankCounts | None
     counts_99: RankCounts | None
+    verdicts: tuple[Verdict, ...] = ()
 
     @property
     def predicted(self) -> NDArray[np.float64]:
@@ -186,10 +191,12 @@ def evaluate(
     *,
     batch_size: int,
     max_rows: int | None = None,
+    train: TabularDataset | None = None,
 ) -> Evaluation:
     """All metrics of the tasks, and their losses; every row counts alike.
 
     Args:
+        train: The training rows, whose base rate is reported beside; None: it is not.
         tasks: With the metrics that are wanted; None: the model's own.
         batch_size: Rows per scoring batch, and of what is defined by batches: JRC and `in_batch`.
         max_rows: Take the first rows only; None: all.
@@ -201,19 +208,55 @@ def evaluate(
     tasks = _tasks(model, tasks)
     logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
     metrics: dict[str, Any] = {}
-    predictions = {}
+    predictions, verdicts = {}, []
     for task in tasks:
         scored = _scored(task, dataset, logits, batch_size)
-        found = _of_task(task, dataset, logits, scored)
+        found: dict[str, Any] = _of_task(task, dataset, logits, scored)
+        if train is not None:
+            verdicts.append(_verdict(task, dataset, logits, scored, train))
+            found |= _beside(verdicts[-1])
         metrics |= {task.name: found} if task.name else found
         predictions[task.name] = scored.predicted
     counts = counts_99 = None
-    if dataset.ranking is not None and has_ranking(dataset):
-        sizes = (dataset.ranking.num_negatives, SHORT_RANKING)
-        counts, counts_99 = _rank(model, dataset, dataset.ranking, batch_size, sizes, max_rows)
-        metrics |= ranking_metrics(counts) | {"ranking_users": len(counts.above)}
-        metrics["ranking_99"] = ranking_metrics(counts_99)
-    return Evaluation(metrics, predictions, counts, counts_99)
+    if dataset.ranking is not None:
+        if (prior := dataset.ranking.prior) is not None:
+            metrics["prior_correction"] = prior.shift if np.isfinite(prior.shift) else None
+        if has_ranking(dataset):
+            sizes = (dataset.ranking.num_negatives, SHORT_RANKING)
+            counts, counts_99 = _rank(model, dataset, dataset.ranking, batch_size, sizes, max_rows)
+            metrics |= ranking_metrics(counts) | {"ranking_users": len(counts.above)}
+            most = dataset.ranking.items.shape[1] - 1
+            if min(sizes[0], most) != min(sizes[1], most):
+                metrics["ranking_99"] = ranking_metrics(counts_99)
+    return Evaluation(metrics, predictions, counts, counts_99, tuple(verdicts))
+
+
+def _verdict(
+    task: Task,
+    dataset: TabularDataset,
+    logits: Mapping[str, Array],
+    scored: Scored,
+    train: TabularDataset,
+) -> Verdict:
+    """The LogLoss of a task, or its error, beside that of the training rows' base rate."""
+    prior = None if dataset.ranking is None else dataset.ranking.prior
+    if prior is None:
+        constant = base_rate(task, train)
+    else:
+        constant = np.asarray(prior.explicit)
+    kind = kind_of(task)
+    if kind == "binary":
+        logit = scored.logit if prior is None else scored.logit + prior.shift
+    else:
+        logit = scored.numbers if kind == "number" else logits[task.name].astype(np.float64)
+    found = verdict(task, scored.label, logit, constant)
+    return found._replace(is_corrected=prior is not None)
+
+
+def _beside(found: Verdict) -> dict[str, float | None]:
+    """What `metrics.json` gets of a verdict: the model's figure and that of the base rate."""
+    name = f"{found.figure}{CORRECTED}" if found.is_corrected else found.figure
+    return {name: found.value, f"base_rate_{found.figure}": found.base_rate}
 
 
 def _tasks(model: BaseCTRModel, tasks: Sequence[Task] | None) -> list[Task]:
@@ -260,13 +303,20 @@ def evaluate_metric(
         scored = _scored(task, dataset, logits, batch_size)
         found = _of_task(task, dataset, logits, scored)
         metrics |= {task.named(name): value for name, value in found.items()}
-    if metric not in metrics:
+    if (reported := reported_as(metric, metrics)) not in metrics:
         problem = f"unknown metric {metric!r}; {nearest(metric, metrics)}"
         raise ConfigError(problem, key="training.metric")
-    if metrics[metric] is None and not may_be_none:
+    if metrics[reported] is None and not may_be_none:
         rows = len(dataset) if max_rows is None else min(max_rows, len(dataset))
         raise ConfigError(undefined(metric, rows), key="training.metric")
     return metrics
+
+
+def reported_as(metric: str, metrics: Mapping[str, object]) -> str:
+    """The name under which a watched metric is reported: after the prior correction its name says
+    so."""
+    corrected = f"{metric}{CORRECTED}"
+    return corrected if corrected in metrics else metric
 
 
 def check_metric(
@@ -300,15 +350,23 @@ def check_metric(
                 scored = _scored(task, dataset, nothing, rows)
                 if problem := watched.why_undefined(scored, name):
                     raise ConfigError(problem, key="training.metric")
+                prior = None if dataset.ranking is None else dataset.ranking.prior
+                if watched.reads_size and prior is not None and not np.isfinite(prior.shift):
+                    raise ConfigError(
+                        f"{name} needs both classes in the training split, whose labels are all "
+                        "equal; choose a ranking metric",
+                        key="training.metric",
+                    )
 
 
 def _scored(
-    task: Task, dataset: TabularDataset, logits: Mapping[str, NDArray[np.float32]], batch_size: int
+    task: Task, dataset: TabularDataset, logits: Mapping[str, Array], batch_size: int
 ) -> Scored:
     """The first rows, whose logits these are, with what they mean for a task."""
     rows = len(next(iter(logits.values())))
     targets = task.targets(_labels(dataset, slice(0, rows)), dataset.schema)
-    value = task.number(doubled(logits))
+    read = doubled(logits)
+    value, log_odds = task.number(read), task.log_odds(read)
     return Scored(
         targets.label.numpy(),
         task.predicted(logits),
@@ -317,6 +375,7 @@ def _scored(
         targets.group_columns,
         batch_size,
         task.num_class,
+        log_odds=None if log_odds is None else log_odds.numpy(),
     )
 
 
@@ -332,20 +391,37 @@ def _labels(dataset: TabularDataset, rows: slice) -> Batch:
 def _of_task(
     task: Task,
     dataset: TabularDataset,
-    logits: Mapping[str, NDArray[np.float32]],
+    logits: Mapping[str, Array],
     scored: Scored,
 ) -> dict[str, float | None]:
-    """Metrics and losses of the first rows, whose logits these are."""
-    metrics = metric_values(scored, task.metrics)
-    losses = [item for item in task.evaluated if item.equal_metric not in metrics]
-    return metrics | _loss_values(task, losses, dataset, logits, scored.batch_size)
+    """Metrics and losses of the first rows, whose logits these are.
+
+    A model that was trained with sampled negatives knows their share of positives and not that of
+    held-out rows. What reads the size of a probability is reported after the prior correction,
+    under a name that says so, and not at all where the correction does not exist.
+    """
+    prior = None if dataset.ranking is None else dataset.ranking.prior
+    if prior is None:
+        metrics = metric_values(scored, task.metrics)
+        losses = [item for item in task.evaluated if item.equal_metric not in metrics]
+        return metrics | _loss_values(task, losses, dataset, logits, scored.batch_size)
+    shift = prior.shift if np.isfinite(prior.shift) else 0.0
+    shifted = {name: values.astype(np.float64) + shift for name, values in logits.items()}
+    corrected = _scored(task, dataset, shifted, scored.batch_size)
+    metrics = metric_values(scored, task.metrics, corrected=corrected)
+    losses = [item for item in task.evaluated if f"{item.equal_metric}{CORRECTED}" not in metrics]
+    values = _loss_values(task, losses, dataset, shifted, scored.batch_size)
+    metrics |= {f"{name}{CORRECTED}": value for name, value in values.items()}
+    if not np.isfinite(prior.shift):
+        metrics |= {name: None for name in metrics if name.endswith(CORRECTED)}
+    return metrics
 
 
 def _loss_values(
     task: Task,
     losses: Sequence[Objective],
     dataset: TabularDataset,
-    logits: Mapping[str, NDArray[np.float32]],
+    logits: Mapping[str, Array],
     batch_size: int,
 ) -> dict[str, float]:
     """Mean of each loss over the rows; of one that is defined by batches, over those."""

@@ -192,7 +192,7 @@ class BaseCTRModel(nn.Module, ABC):
         return linear
 
     def first_order_weights(self) -> list[Tensor]:
-        """The weights that add up to a term of the logit, field by field; without a gradient."""
+        """Return the weights that add up to a term of the logit, field by field; no gradient."""
         adds_up = self.final is None and self.uses_first_order
         return self.embedding.first_order_weights() if adds_up else []
 

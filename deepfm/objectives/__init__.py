@@ -3,10 +3,11 @@
 from deepfm.objectives.base import Logits, Objective, Targets, logits_by_name
 from deepfm.objectives.checks import TaskData, check_losses, check_metrics
 from deepfm.objectives.losses import LOSSES
-from deepfm.objectives.tasks import Task, TaskConfig, is_larger_better, metric_names
+from deepfm.objectives.tasks import MAX_CLASSES, Task, TaskConfig, is_larger_better, metric_names
 
 __all__ = [
     "LOSSES",
+    "MAX_CLASSES",
     "Logits",
     "Objective",
     "Targets",

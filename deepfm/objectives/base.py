@@ -125,6 +125,10 @@ class Objective(Named):
         """The probability of each class, (B, C), where each has a logit of its own."""
         return None
 
+    def log_odds(self, logits: Logits, task: str = "") -> "Tensor | None":
+        """The logit of class 1 of two, (B,), whose sigmoid is `prediction`; None of any other."""
+        return None
+
     @abstractmethod
     def outputs(self, logits: Logits, task: str = "") -> "dict[str, Tensor]":
         """The logits and what they mean, by the names that exported models call them."""

@@ -28,6 +28,9 @@ class _OneLogit(Objective):
     def prediction(self, logits: Logits, task: str = "") -> "Tensor":
         return self.own_logits(logits, task).sigmoid()
 
+    def log_odds(self, logits: Logits, task: str = "") -> "Tensor":
+        return self.own_logits(logits, task)
+
     def outputs(self, logits: Logits, task: str = "") -> "dict[str, Tensor]":
         """`logits` and `probs` = sigmoid, (B,)."""
         own = self.own_logits(logits, task)
@@ -52,6 +55,10 @@ class _LogitPerClass(Objective):
     def prediction(self, logits: Logits, task: str = "") -> "Tensor":
         probabilities = self.class_probabilities(logits, task)
         return probabilities[:, 1] if probabilities.shape[1] == 2 else probabilities
+
+    def log_odds(self, logits: Logits, task: str = "") -> "Tensor | None":
+        own = self.own_logits(logits, task)
+        return own[:, 1] - own[:, 0] if own.shape[1] == 2 else None
 
     def outputs(self, logits: Logits, task: str = "") -> "dict[str, Tensor]":
         """`logits` and `probs` = softmax, (B, C), and of two classes also the probability of class

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfm.errors import DataError
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.ranking import RANKING_METRICS
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from deepfm.data.schema import DatasetSchema, LabelScale
 
 V = TypeVar("V")
+MAX_CLASSES = 100_000  # each has a column of predictions
+LABEL_KINDS = ("binary", "class", "number")
 ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
 
 
@@ -107,6 +110,29 @@ class Task:
         """The labels of this task, (B,), of those of all, (B,) or (B, T) for T labels."""
         return label[:, schema.label_columns.index(self.label)] if label.dim() == 2 else label
 
+    def check_labels(self, label: "Tensor", schema: "DatasetSchema") -> None:
+        """Refuse labels that the losses have no meaning for.
+
+        Raises:
+            DataError: One is not 0 or 1, or no class, as the losses need it.
+        """
+        kinds = set(LABEL_KINDS)
+        for item in self.objectives:
+            kinds &= set(item.label_kinds_of(self.num_class))
+        if "number" in kinds:
+            return
+        label = self.label_of(label, schema)
+        limit = 2 if "binary" in kinds else self.num_class
+        fits = (label >= 0) & (label < limit) & (label == label.floor())
+        if not fits.all():
+            row = int((~fits).nonzero()[0])
+            expected = "0 or 1" if limit == 2 else f"a class from 0 to {limit - 1}"
+            name = f" {self.label}" if self.label else ""
+            raise DataError(
+                f"label{name}: {', '.join(item.name for item in self.objectives)} expects "
+                f"{expected}, found {float(label[row]):g} in row {row}"
+            )
+
     def losses(self, logits: Logits, targets: Targets) -> "dict[str, Tensor]":
         """Each loss of a batch by its name, (); of a standardised label in its deviations.
 
@@ -147,6 +173,10 @@ class Task:
         """The probability of each class, (B, C), where each has a logit of its own."""
         return self.main.class_probabilities(logits, self.name)
 
+    def log_odds(self, logits: Logits) -> "Tensor | None":
+        """The logit of class 1 of two, (B,), however many logits stand for it; else None."""
+        return self.main.log_odds(logits, self.name)
+
     def number(self, logits: Logits) -> "Tensor | None":
         """What is fitted to the label as a number, (B,); None where nothing is."""
         for item in self.objectives:
@@ -154,7 +184,7 @@ class Task:
                 return item.prediction(self.restored(logits), self.name)
         return None
 
-    def predicted(self, logits: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+    def predicted(self, logits: Mapping[str, Array]) -> NDArray[np.float64]:
         """`prediction` in float64, so that small probabilities keep their digits."""
         found: NDArray[np.float64] = self.prediction(doubled(logits)).numpy()
         return found
@@ -220,7 +250,7 @@ class TaskConfig:
     weight: float = limited(1.0, above=0)
     metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
     train_metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
-    num_class: int = limited(1, at_least=1)
+    num_class: int = limited(1, at_least=1, at_most=MAX_CLASSES)
 
     def __post_init__(self) -> None:
         resolve(self, "tasks")

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Inputs
-from deepfm.data.dataset import TabularDataset
+from deepfm.data.dataset import TabularDataset, epoch_weights
 from deepfm.models.base import BaseCTRModel, evaluation_mode
 
-_BLOCK = 1 << 20  # rows that are counted at once
 SPREAD = 0.1  # of the logits of an untrained model, their deviation at most
 _MEASURED = 1024  # rows that it is measured on
 _OUTPUT_FACTOR = 0.1  # of the output layers' weights, whose inputs batch norm may make large
@@ -43,7 +42,8 @@ def start_at_base_rate(model: BaseCTRModel, train: TabularDataset) -> Tensor | N
     (task,) = model.tasks
     if not all(loss.learns_base_rate for loss in task.objectives):
         return None
-    of_class = weight_of_classes(train, task.label_of(train.label, train.schema), task.num_class)
+    label = task.label_of(train.label, train.schema)
+    of_class = torch.from_numpy(epoch_weights(train, label, task.num_class))
     if not (of_class > 0).all():
         return None
     share = of_class.log() - of_class.sum().log()
@@ -73,22 +73,3 @@ def _quieten(model: BaseCTRModel, inputs: Inputs) -> None:
             return
         for weight in (*layers, *model.embedding.vector_weights()):
             weight.mul_(0.5)
-
-
-def weight_of_classes(train: TabularDataset, label: Tensor, num_class: int) -> Tensor:
-    """The summed weight of each class in a training epoch, (C,) float64, C = 2 for one logit.
-
-    One pass over labels and weights, which may be mapped from a store.
-
-    Args:
-        label: Of each row, (N,).
-    """
-    found = torch.zeros(max(num_class, 2), dtype=torch.float64)
-    for start in range(0, len(train), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        weight = None if train.weight is None else train.weight[rows].double()
-        classes = label[rows].long()
-        found += torch.bincount(classes, weight, minlength=len(found))
-    if train.negatives is not None:
-        found[0] += train.negatives.count * found[1]  # copies of positive rows, with their weight
-    return found

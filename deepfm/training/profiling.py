@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -96,6 +97,8 @@ def profile(
     Raises:
         DeepFMError: The trace cannot be written.
     """
+    # Read when the profiler's library starts: else it writes lines of its own to stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     is_cuda = trainer.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
     profiler = torch.profiler.profile(activities=activities)

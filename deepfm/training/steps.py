@@ -11,15 +11,33 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch
+from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import Logits
 from deepfm.training.optimizers import Assigned
 from deepfm.training.schedules import Schedule
 from deepfm.training.sparse_optimizers import SparseOptimizer
+
+
+def check_batch_norm(model: nn.Module, rows: int) -> None:
+    """Refuse batches of one row for a model with batch norm, which compares rows with each other.
+
+    Args:
+        rows: Of a batch.
+
+    Raises:
+        ConfigError: `rows` is 1.
+    """
+    if rows == 1 and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
+        raise ConfigError(
+            "batch norm cannot train on batches of one row, whose deviation is zero; take larger "
+            "ones, or dnn.norm: layer or none",
+            key="training.batch_size",
+        )
 
 
 class MovingAverage:

@@ -24,17 +24,19 @@ from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
-from deepfm.evaluation.scoring import check_metric, evaluate_metric
+from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import is_larger_better
 from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
 from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
-from deepfm.training.steps import TrainingStep
+from deepfm.training.steps import TrainingStep, check_batch_norm
 from deepfm.training.train_metrics import TrainMetrics
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
+
+_FEW_STEPS, _ENOUGH_STEPS = 10, 50  # of an epoch
 
 
 class TrainingEpoch(Protocol):
@@ -60,7 +62,7 @@ class TrainingRows(Protocol):
         """All rows in the order of one training epoch."""
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainingState:
     """Everything that a run needs to go on, as tensors and plain data.
 
@@ -100,6 +102,17 @@ class TrainingState:
     schedulers: list[dict[str, Any]] = field(default_factory=list)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        """Counters and sizes; of what each tensor holds nothing."""
+        best = "none yet"
+        if self.best_value is not None:
+            best = f"{self.best_value:.6g} in epoch {self.best_epoch}"
+        weights = sum(tensor.numel() for tensor in self.model.values())
+        return (
+            f"TrainingState(epoch={self.epoch}, step={self.step}, total_steps={self.total_steps}, "
+            f"best: {best}, {len(self.history)} epochs of history, {weights:,} weights)"
+        )
 
 
 class Trainer:
@@ -161,6 +174,7 @@ class Trainer:
         Raises:
             ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
                 model, or there is no batch to train on.
+            DataError: A label is none that the losses have a meaning for.
             DeepFMError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
@@ -193,6 +207,10 @@ class _Fit:
     ) -> None:
         self.trainer, self.config = trainer, trainer.config
         self.model, self.train, self.valid = model, train, valid
+        for rows in (train, valid):
+            if isinstance(rows, TabularDataset):  # others have labels that they alone know
+                for task in model.tasks:
+                    task.check_labels(rows.label, rows.schema)
         self.state = state
         evaluation = trainer.evaluation
         self.max_rows = None
@@ -266,6 +284,9 @@ class _Fit:
                     "batch is left",
                     key="training.drop_last",
                 )
+            check_batch_norm(self.model, min(config.batch_size, epoch.num_rows))
+            if not state.total_steps:
+                _warn_of_few_steps(len(epoch), epoch.num_rows, config.batch_size)
             self._run_epoch(epoch)
             self.checkpoint(self._finish_epoch(epoch))
             if stop := self.should_stop():
@@ -313,7 +334,7 @@ class _Fit:
                     last = state.step, state.total_steps
                 if save_now or bar.due() or state.step == end:
                     speed = epoch.num_rows * state.step / len(epoch) / state.seconds
-                    bar.show(state.step, f"loss {self._collect():.4f}, {speed:,.0f} rows/s")
+                    bar.show(state.step, f"train loss {self._collect():.4f}, {speed:,.0f} rows/s")
                 if save_now:
                     self.checkpoint(is_best)
                 if stop and updated:
@@ -360,7 +381,7 @@ class _Fit:
         rows = torch.stack([torch.stack(list(losses.values())) for losses in self._recent])
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
         self._recent.clear()
-        line = f"step {self.state.total_steps:,}  loss {means.pop('loss'):.4f}"
+        line = f"step {self.state.total_steps:,}  train loss {means.pop('loss'):.4f}"
         if means:
             line += f" ({', '.join(f'{name} {value:.4f}' for name, value in means.items())})"
         return f"{line}{self._train_metrics()}  lr {self._rates()}"
@@ -405,7 +426,7 @@ class _Fit:
                 max_rows=self.max_rows,
                 may_be_none=not self.decides,
             )
-            value, best = metrics[config.metric], state.best_value
+            value, best = metrics[reported_as(config.metric, metrics)], state.best_value
             is_best = value is not None and (
                 best is None or (value > best if self.maximize else value < best)
             )
@@ -423,12 +444,13 @@ class _Fit:
 
     def _evaluate_within(self) -> bool:
         """An evaluation between two steps; True if the weights that are kept have changed."""
-        state, metric = self.state, self.config.metric
+        state = self.state
         metrics, is_best = self._evaluate(is_end=False)
+        metric = reported_as(self.config.metric, metrics)
         self.model.train()
         state.evaluations.append({"step": state.total_steps} | metrics)
         self.log(
-            f"step {state.total_steps:,}  {metric} {_shown(metrics[metric])}"
+            f"step {state.total_steps:,}  valid {metric} {_shown(metrics[metric])}"
             f"{' (best)' if is_best else ''}  {self._evaluated_rows()}"
         )
         return is_best and self.config.keep == "best"
@@ -443,7 +465,8 @@ class _Fit:
         """Evaluate, record, and move on; True if the weights that are kept have changed."""
         state, config = self.state, self.config
         metrics, is_best = self._evaluate(is_end=True)
-        value = metrics[config.metric]
+        metric = reported_as(config.metric, metrics)
+        value = metrics[metric]
         for schedule in self.step.schedules:
             schedule.end_epoch(value)
         entry: dict[str, Any] = {
@@ -462,8 +485,8 @@ class _Fit:
         limited = "" if self.max_rows is None else f"  {self._evaluated_rows()}"
         rows = epoch.num_rows * state.step / len(epoch)
         self.log(
-            f"epoch {entry['epoch']}/{config.epochs}  loss {entry['train_loss']:.4f}"
-            f"{self._train_metrics()}  {config.metric} {_shown(value)}{of_best}{limited}  "
+            f"epoch {entry['epoch']}/{config.epochs}  train loss {entry['train_loss']:.4f}"
+            f"{self._train_metrics()}  valid {metric} {_shown(value)}{of_best}{limited}  "
             f"lr {self._rates()}  {entry['seconds']:.1f} s, {rows / state.seconds:,.0f} rows/s"
         )
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
@@ -478,6 +501,19 @@ class _Fit:
         if own is None or "tables" not in self.roles:
             return {}
         return {"sparse_lr": self.state.rates[self.roles.index("tables")]}
+
+
+def _warn_of_few_steps(steps: int, rows: int, batch_size: int) -> None:
+    """Say so where an epoch moves the weights a few times only."""
+    if steps < _FEW_STEPS:
+        smaller = max(8, 2 ** int(math.log2(max(rows / _ENOUGH_STEPS, 1))))
+        advice = "there are few rows to learn from"
+        if smaller < batch_size:
+            advice = f"training.batch_size: {smaller} makes {-(-rows // smaller):,}"
+        LOGGER.warning(
+            f"an epoch has {steps} step{'s' * (steps > 1)}: {rows:,} rows in batches of "
+            f"{batch_size:,}; {advice}"
+        )
 
 
 def _shown(value: float | None) -> str:

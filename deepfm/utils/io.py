@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks, checksums, and tables as bytes.
+"""Files that are whole or absent, checksums, and tables as bytes.
 
 A reader never meets half a file, whatever interrupts the writer: the bytes go to a temporary name
 in the same directory, reach the disk, and only then take the final name.
@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -54,30 +54,6 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file through `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(data)
-
-
-@contextlib.contextmanager
-def exclusive_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within this context no other process holds the lock `path`, an empty file that stays.
-
-    A killed process gives the lock back. Where the system has no such locks (Windows), nothing
-    is locked.
-
-    Args:
-        waiting: Called if another process holds the lock.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def make_directory(path: Path, failure: str) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from deepfm.errors import DeepFMError
+
 LOGGER = logging.getLogger("deepfm")
 
 
@@ -30,6 +32,36 @@ def configure_logging() -> None:
     LOGGER.addHandler(_TerminalHandler())
 
 
+class _LogFile(logging.FileHandler):
+    """A file of log lines; one that cannot be written is said once, and stops nothing."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise DeepFMError(f"cannot write {path}: {error.strerror or error}") from None
+        self._has_failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._has_failed:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._warn(sys.exc_info()[1])
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what was written last did not reach the disk
+            self._warn(error)
+
+    def _warn(self, error: BaseException | None) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            reason = getattr(error, "strerror", None) or error
+            LOGGER.warning(f"cannot write {self.baseFilename}: {reason}; its last lines are lost")
+
+
 class RunLog(logging.handlers.MemoryHandler):
     """Keeps the lines of a run until its directory is ready, then writes them to a file there."""
 
@@ -37,8 +69,12 @@ class RunLog(logging.handlers.MemoryHandler):
         super().__init__(capacity=10**6, flushLevel=logging.CRITICAL + 1)
 
     def write_to(self, path: Path) -> None:
-        """Append all lines so far, and every later one as it comes."""
-        file = logging.FileHandler(path, encoding="utf-8")
+        """Append all lines so far, and every later one as it comes.
+
+        Raises:
+            DeepFMError: The file cannot be opened.
+        """
+        file = _LogFile(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.setTarget(file)
         self.flush()

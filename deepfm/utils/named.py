@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from deepfm.errors import ConfigError, nearest
+from deepfm.errors import ConfigError, nearest, shown
 from deepfm.utils.logging import LOGGER
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def named_value(value: object, item: "Field[Any]", key: str) -> object:
         return None
     if not isinstance(value, str | Mapping | Named):
         or_null = " or null" if item.default is None else ""
-        raise ConfigError(f"{_EXPECTED}{or_null}, found {value!r}", key=key)
+        raise ConfigError(f"{_EXPECTED}{or_null}, found {shown(value)}", key=key)
     return named(value, known, key, what)
 
 
@@ -127,7 +127,7 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
     elif isinstance(spec, str):
         given = {"name": spec}
     else:
-        raise ConfigError(f"{_EXPECTED}, found {spec!r}", key=key)
+        raise ConfigError(f"{_EXPECTED}, found {shown(spec)}", key=key)
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in known:
         hint = nearest(str(name), [n for n, item in known.items() if not item.is_old])
@@ -198,12 +198,13 @@ def _check_option(key: str, value: Any, default: object) -> None:
     else:
         fits, expected = _is_number(value) and value >= 0, "a number of at least 0"
     if not fits:
-        raise ConfigError(f"expected {expected}, found {value!r}", key=key)
+        raise ConfigError(f"expected {expected}, found {shown(value)}", key=key)
 
 
 def _is_number(value: object) -> bool:
-    finite = isinstance(value, int | float) and math.isfinite(value)
-    return finite and not isinstance(value, bool)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def reported_names(items: Iterable[Named]) -> list[str]:

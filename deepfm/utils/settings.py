@@ -1,4 +1,4 @@
-"""Nested frozen dataclasses from YAML text and overrides, with errors that name file, line and key.
+"""Nested frozen dataclasses from plain data and overrides, with errors that name line and key.
 
 Nothing here knows what the keys mean. Nothing that is read is ever evaluated or imported.
 """
@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import dacite
 import yaml
 
-from deepfm.errors import ArgumentError, ConfigError, nearest
+from deepfm.errors import ArgumentError, ConfigError, cut, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.named import LIMITS, Named, named_value
+from deepfm.utils.yaml_reader import read_yaml
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ _TYPE_NAMES: dict[object, str] = {
     tuple[str, ...]: "a text or a list of texts",
     dict[str, int]: "a mapping of names to whole numbers",
     dict[str, Any]: "a mapping with a name and options",
+    dict[str, tuple[str, ...]]: "a mapping of names to lists of names",
 }
 
 
@@ -60,38 +62,6 @@ def texts(default: T) -> T:
 def renamed(newer: str) -> Any:
     """An `InitVar` that stands for another key now; null: it was not given."""
     return field(default=None, metadata={"renamed": newer})
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for place, (key_node, value) in enumerate(node.value):
-            key = _key(key_node)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-            if isinstance(key_node, yaml.SequenceNode):
-                text = yaml.ScalarNode("tag:yaml.org,2002:str", key, key_node.start_mark)
-                node.value[place] = (text, value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _key(node: yaml.Node) -> str:
-    """The text of a key; a list of names is `[a, b]`."""
-    if isinstance(node, yaml.SequenceNode):
-        return f"[{', '.join(str(item.value) for item in node.value)}]"
-    return str(node.value)
 
 
 _RANGE = re.compile(r"(.*?)(\d+)\.\.(.*?)(\d+)")
@@ -141,45 +111,17 @@ def expanded(raw: Mapping[Any, Any], key: str, sources: MutableMapping[str, str]
     return found
 
 
-def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """The nested data of a YAML text and the line of each dotted key.
-
-    Args:
-        name: What an error begins with, such as the file's path.
-    """
-    try:
-        raw = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
-        node = yaml.compose(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark else name
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(problem, source=f"{place}: ") from None
-    if raw is None:
-        return {}, {}
-    if not isinstance(raw, dict):
-        problem = f"expected sections with keys, found {type(raw).__name__}"
-        raise ConfigError(problem, source=f"{name}: ")
-    return raw, dict(_key_lines(node, ""))
-
-
-def _key_lines(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield f"{prefix}{_key(key)}", key.start_mark.line + 1
-            yield from _key_lines(value, f"{prefix}{_key(key)}.")
-
-
 def apply_override(raw: dict[str, Any], override: str, sources: MutableMapping[str, str]) -> None:
     """Set one key of nested data, in place, by a text `section.key=value` with a YAML value."""
     key, equals, text = override.partition("=")
-    key, source = key.strip(), f"--override {override}: "
+    key, source = key.strip(), f"--override {cut(override)}: "
     if not equals or not key:
         raise ConfigError("expected section.key=value", source=source)
     try:
-        value = yaml.load(text, _Loader)  # a SafeLoader: builds plain data only
-    except yaml.YAMLError:
-        raise ConfigError(f"{text!r} is no YAML value", source=source) from None
+        value, _ = read_yaml(text)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError(f"{shown(text)} is no YAML value: {reason}", source=source) from None
     for path in _expanded_paths(re.split(r"(?<!\.)\.(?!\.)", key)):
         _set(raw, path, copy.deepcopy(value), sources)
 
@@ -215,7 +157,7 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         sources: Where a dotted key was read.
     """
     if not isinstance(raw, Mapping):
-        raise _error(sources, prefix.rstrip("."), f"expected keys below it, found {raw!r}")
+        raise _error(sources, prefix.rstrip("."), f"expected keys below it, found {shown(raw)}")
     known = {f.name: f for f in _fields(cls)}
     every = _every_field(cls)
     older = {k: f.type.type for k, f in every.items() if isinstance(f.type, InitVar)}
@@ -226,7 +168,7 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         if key in older:
             given[key] = value
         elif key not in known:
-            problem = f"unknown key {path!r}; {nearest(str(key), known)}"
+            problem = f"unknown key {shown(path)}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))
         else:
             if "is_text" in known[key].metadata:
@@ -257,7 +199,7 @@ def _sources_in_errors(prefix: str, sources: Mapping[str, str]) -> Iterator[None
     try:
         yield
     except dacite.WrongTypeError as error:
-        problem = f"expected {_type_name(error.field_type)}, found {error.value!r}"
+        problem = f"expected {_type_name(error.field_type)}, found {shown(error.value)}"
         if choices := _choices(error):
             problem += f"; {nearest(str(error.value), choices)}"
         raise _error(sources, f"{prefix}{error.field_path}", problem) from None
@@ -279,7 +221,7 @@ def _check_choice(item: "Field[Any]", value: object, path: str, sources: Mapping
     choices: Collection[str] = item.metadata.get("choices", ())
     fits = value is None or (isinstance(value, str) and value in choices)
     if choices and not fits:
-        problem = f"expected one of {', '.join(choices)}, found {value!r}"
+        problem = f"expected one of {', '.join(choices)}, found {shown(value)}"
         raise _error(sources, path, f"{problem}; {nearest(str(value), choices)}")
 
 
@@ -300,11 +242,11 @@ def _build_below(kind: object, value: object, path: str, sources: Mapping[str, s
         return value
     if get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise _error(sources, path, f"expected a list, found {value!r}")
+            raise _error(sources, path, f"expected a list, found {shown(value)}")
         return tuple(build(below, item, f"{path}.{k}.", sources) for k, item in enumerate(value))
     if is_mapping:
         if not isinstance(value, Mapping):
-            raise _error(sources, path, f"expected names below it, found {value!r}")
+            raise _error(sources, path, f"expected names below it, found {shown(value)}")
         return {
             str(name): build(below, item, f"{path}.{name}.", sources)
             for name, item in value.items()
@@ -355,7 +297,7 @@ def check_limits(config: object, prefix: str, sources: Mapping[str, str]) -> Non
         for name, part in below:
             check_limits(part, f"{path}.{name}." if name else f"{path}.", sources)
         limits = {name: limit for name, limit in item.metadata.items() if name in LIMITS}
-        if below or (not limits and isinstance(value, dict | tuple)):
+        if below or isinstance(value, Named):
             continue
         numbers = value.values() if isinstance(value, dict) else value
         for number in numbers if isinstance(value, dict | tuple) else [value]:
@@ -386,6 +328,8 @@ def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> 
     """What is wrong with a number of a field; None where nothing is."""
     if isinstance(number, float) and not math.isfinite(number):
         return f"{number} is not finite"
+    if isinstance(number, int) and abs(number) >= 2**63:
+        return f"expected at most {2**63 - 1}, found {shown(number)}"
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
         return f"expected {_type_name(item.type)}, found {str(number).lower()}"
     for name, limit in limits.items():
@@ -412,8 +356,20 @@ def _type_name(kind: object) -> str:
     return _TYPE_NAMES.get(kind, str(kind))
 
 
+class _Misplaced:
+    """A mapping in a list's place, which dacite would not refuse in time."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+
 def _float(value: object) -> object:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**1023:
+        return value
+    return float(value)
 
 
 def _float_or_text(value: object) -> object:
@@ -422,11 +378,13 @@ def _float_or_text(value: object) -> object:
 
 
 def _tuple(value: object) -> object:
+    if isinstance(value, Mapping):
+        return _Misplaced(value)
     return tuple(value) if isinstance(value, list) else value
 
 
 def _floats(value: object) -> object:
-    return tuple(map(_float, value)) if isinstance(value, list) else value
+    return tuple(map(_float, value)) if isinstance(value, list) else _tuple(value)
 
 
 # How a value of YAML becomes one of a field's type; what does not fit is left for dacite to refuse.

@@ -268,6 +268,59 @@ def test_missing_arrays_and_other_lengths_are_refused():
         TabularDataset(data.schema, data.inputs, torch.zeros(2))
 
 
+@pytest.fixture
+def small_schema():
+    fields = (
+        FieldSchema("c", "sparse", vocabulary_size=5),
+        FieldSchema("x", "dense"),
+        FieldSchema("s", "sequence", vocabulary_size=5, max_length=3),
+    )
+    return DatasetSchema(fields={field.name: field for field in fields}, label_field="y")
+
+
+ARRAYS = {"c": [0, 1, 2, 3], "x": [0.5] * 4, "s": ([[1, 2, 0]] * 4, [2, 0, 3, 1])}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"c": [0, 1, 2]}, "field c: 3 rows, but 4 labels"),
+        ({"x": [0.5] * 3}, "field x: 3 rows, but 4 labels"),
+        ({"s": ([[1, 2, 0]] * 3, [1, 1, 1])}, "field s: 3 rows, but 4 labels"),
+        ({"s": ([1, 1, 1, 1], [1, 1, 1, 1])}, r"field s: expected ids \(N, L\) and lengths"),
+        ({"s": ([[1, 2, 0]] * 4, [1, 1, 1])}, r"field s: expected ids \(N, L\) and lengths"),
+        ({"s": np.ones((4, 3), int)}, r"field s: expected \(ids \(N, L\), lengths \(N,\)\)"),
+        ({"s": np.ones((2, 3), int)}, r"field s: expected \(ids \(N, L\), lengths \(N,\)\)"),
+        ({"s": ([[1.5, 2, 0]] * 4, [1, 1, 1, 1])}, "field s: expected whole numbers, found 1.5"),
+        ({"s": ([[1, 2, 0]] * 4, [1, 4, 1, 1])}, "lengths from 0 to 3, found 4 in row 1"),
+        ({"s": ([[1, 2, 0]] * 4, [1, 1, -1, 1])}, "lengths from 0 to 3, found -1 in row 2"),
+        ({"s": ([[1, 2, 0]] * 4, [1, 1, 0.5, 1])}, "expected whole numbers, found 0.5 in row 2"),
+        ({"c": [0, 1.9, 2, 3]}, "field c: expected whole numbers, found 1.9 in row 1"),
+        ({"c": [0, np.nan, 2, 3]}, "field c: expected whole numbers, found nan in row 1"),
+        ({"c": ["a", "b", "c", "d"]}, "field c: expected an array of numbers"),
+        ({"x": [1, 2, np.nan, 4]}, "field x: expected finite numbers, found another in row 2"),
+        ({"x": [1, 2, np.inf, 4]}, "field x: expected finite numbers, found another in row 2"),
+        ({"y": [0, 1, np.nan, 0]}, "label: expected finite numbers, found another in row 2"),
+        ({"y": 1}, "label: expected an array of numbers"),
+    ],
+)
+def test_arrays_that_are_not_as_promised_are_refused(small_schema, changes, message):
+    columns = ARRAYS | changes
+    label = columns.pop("y", [0, 1, 1, 0])
+    with pytest.raises(DataError, match=message):
+        TabularDataset.from_arrays(small_schema, columns, label)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.float64])
+def test_whole_numbers_of_any_type_are_ids(small_schema, dtype):
+    sequence = (np.array(ARRAYS["s"][0], dtype), np.array(ARRAYS["s"][1], dtype))
+    columns = ARRAYS | {"c": np.array(ARRAYS["c"], dtype), "s": sequence}
+    rows = TabularDataset.from_arrays(small_schema, columns, np.array([0, 1, 1, 0], bool))
+    assert rows.inputs.sparse.tolist() == [[0], [1], [2], [3]]
+    assert rows.inputs.sequence_lengths[0].tolist() == [2, 0, 3, 1]
+    assert rows.label.tolist() == [0, 1, 1, 0]
+
+
 def test_clearing_an_item_leaves_the_user(tiny_data):
     catalogue = tiny_data.test.ranking.catalogue
     full = tiny_data.test.inputs.select(slice(0, 5)).map(torch.clone)

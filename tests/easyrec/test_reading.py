@@ -180,3 +180,19 @@ def test_any_text_is_read_or_answered_in_one_line(tmp_path_factory, text):
         found = str(error)
     assert found.startswith(str(path)) or not found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":' * 50_000 + "1" + "}" * 50_000,
+        '{"feature_configs":' + "[" * 50_000 + "]" * 50_000 + "}",
+        '{"model_config":{"deepfm":{"deep":' + '{"x":' * 700 + "1" + "}" * 703,
+    ],
+    ids=["objects", "lists", "below a known field"],
+)
+def test_json_nested_without_end_is_one_error(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.json"):
+        read(path)

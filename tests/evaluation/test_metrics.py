@@ -40,9 +40,9 @@ def test_classification_metrics_equal_their_definitions(case):
     label, (probability,) = case
     result = classification_metrics(label, probability)
     assert result["auc"] == pytest.approx(pairwise_auc(label, probability), abs=1e-12)
-    eps = np.finfo(np.float64).eps
+    # A logit of 100 stands in for the infinite one of a probability of 0 or 1.
     wrong = [1 - p if y else p for y, p in zip(label, probability, strict=True)]
-    expected = -sum(math.log(max(1 - w, eps)) for w in wrong) / len(wrong)
+    expected = sum(-math.log(1 - w) if w < 1 else 100 for w in wrong) / len(wrong)
     assert result["logloss"] == pytest.approx(expected, abs=1e-12)
 
 
@@ -53,10 +53,56 @@ def test_float32_probabilities_are_evaluated_in_float64():
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_single_class_has_a_log_loss_but_no_auc(label):
+def test_a_single_class_has_neither_auc_nor_log_loss(label):
     result = classification_metrics(np.full(3, label), np.full(3, 0.25))
-    assert result["auc"] is None
-    assert result["logloss"] == pytest.approx(-math.log(0.25 if label else 0.75))
+    assert result == {"auc": None, "logloss": None}
+
+
+def of_logits(label, logit, *metrics):
+    """Metrics of rows whose logits are known, from lists."""
+    logit = np.array(logit, np.float64)
+    with np.errstate(over="ignore"):
+        probability = 1 / (1 + np.exp(-logit))
+    scored = Scored(np.array(label), probability, log_odds=logit)
+    return metric_values(scored, metrics)
+
+
+def test_the_log_loss_of_logits_has_no_upper_bound():
+    found = of_logits([0, 1], [1000.0, 0.0], spec("logloss"))["logloss"]
+    assert found == pytest.approx((1000 + math.log(2)) / 2, rel=1e-12)
+    found = of_logits([1, 0], [-800.0, -1e4], spec("logloss"))["logloss"]
+    assert found == pytest.approx(400, rel=1e-12)
+
+
+def test_logits_beyond_those_of_probability_1_still_order_rows():
+    label, logit = [1, 0, 1, 0], [900.0, 800.0, 50.0, 40.0]
+    found = of_logits(label, logit, spec("auc"))
+    assert found["auc"] == pytest.approx(pairwise_auc(label, logit))
+    assert found["auc"] == 0.75
+    group = np.array([[1], [1], [2], [2]])
+    scored = Scored(np.array(label), np.ones(4), None, group, ("g",), log_odds=np.array(logit))
+    assert metric_values(scored, [spec("gauc", group="g")])["gauc"] == 1
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 45.0, 500.0])
+def test_normalized_entropy_treats_both_classes_alike(size):
+    rng = np.random.default_rng(0)
+    label, logit = rng.integers(0, 2, 50), size * rng.normal(size=50)
+    found, turned = (
+        of_logits(y, z, spec("normalized_entropy"))["normalized_entropy"]
+        for y, z in ((label, logit), (1 - label, -logit))
+    )
+    assert found == pytest.approx(turned, rel=1e-13)
+    losses = [math.log1p(math.exp(-s)) if s > -700 else -s for s in logit * (2 * label - 1)]
+    share = label.mean()
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert found == pytest.approx(np.mean(losses) / entropy, rel=1e-12)
+
+
+@pytest.mark.parametrize("logit", [math.inf, -math.inf, math.nan])
+def test_logits_that_are_not_finite_are_an_error(logit):
+    with pytest.raises(DeepFMError, match="diverged"):
+        of_logits([0, 1], [0.0, logit], spec("logloss"))
 
 
 def test_metrics_are_plain_floats():

@@ -30,8 +30,8 @@ class PlainEmbedding(nn.Module):
         self.tables = NamedWeights({name: layer.tables[name].shape for name in names})
         for name in names:
             self.tables[name].data = layer.tables[name].clone()
-        self.dense_vectors, self.projections = layer.dense_vectors, layer.projections
-        self.encoded = layer.encoded
+        self.dense_vectors, self.encoded = layer.dense_vectors, layer.encoded
+        self.projections = layer.projections
 
     def forward(self, sparse, dense, sequence_ids, sequence_lengths):
         vectors, raw, first_order = [], [], 0

@@ -113,3 +113,16 @@ def test_a_model_predicts_what_its_losses_say():
         assert all(output.requires_grad for output in outputs.values())
         name = "y" if losses == "l2" else "probs"
         assert torch.equal(model.predict(rows.inputs), outputs[name])
+
+
+def test_log_odds_are_those_of_class_1_of_two():
+    one = np.array([900.0, -900.0], np.float32)
+    logits = {"": torch.from_numpy(one).double()}
+    assert specs("binary_cross_entropy").log_odds(logits).tolist() == [900.0, -900.0]
+    assert specs("binary_focal").log_odds(logits).tolist() == [900.0, -900.0]
+    assert specs("l2").log_odds(logits) is None
+    two = {"": torch.tensor([[1.0, 3.5], [80.0, -20.0]], dtype=torch.float64)}
+    for name in ("softmax_cross_entropy", "jrc"):
+        assert specs(name, num_class=2).log_odds(two).tolist() == [2.5, -100.0]
+    three = {"": torch.zeros(2, 3)}
+    assert specs("softmax_cross_entropy", num_class=3).log_odds(three) is None

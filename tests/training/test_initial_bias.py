@@ -10,13 +10,12 @@ import torch.nn.functional as F
 
 from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
-from deepfm.data.dataset import Catalogue, NegativeSampling, TabularDataset
+from deepfm.data.dataset import Catalogue, NegativeSampling, TabularDataset, epoch_weights
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.models import MODELS, build_model
-from deepfm.training import initial_bias
-from deepfm.training.initial_bias import start_at_base_rate, weight_of_classes
+from deepfm.training.initial_bias import start_at_base_rate
 
 ROWS = 1000
 
@@ -79,7 +78,7 @@ def test_the_bias_is_the_logit_of_the_weighted_share(monkeypatch):
     labels = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     assert start_of(rows_of(labels)) == pytest.approx(math.log(2 / 5))
     weight = torch.tensor([3.0, 1.0, 0.0, 0.5, 1.0, 0.0, 2.0])
-    monkeypatch.setattr(initial_bias, "_BLOCK", 3)
+    monkeypatch.setattr("deepfm.data.labels._ROWS_AT_ONCE", 3)
     assert start_of(rows_of(labels, weight)) == pytest.approx(math.log(4 / 3.5))
     focal = {"training": {"losses": [{"name": "binary_focal", "gamma": 1}]}}
     assert start_of(rows_of(labels), **focal) == pytest.approx(math.log(2 / 5))
@@ -100,7 +99,7 @@ def test_sampled_negatives_are_counted(explicit):
     batches = list(weighted.epoch(3, seed=0, epoch=0).batches())
     label, weights = (torch.cat([b[k] for b in batches]) for k in (1, 2))
     of_class = [weights[label == k].sum().item() for k in (0, 1)]
-    assert weight_of_classes(weighted, weighted.label, 1).tolist() == pytest.approx(of_class)
+    assert epoch_weights(weighted, weighted.label, 1).tolist() == pytest.approx(of_class)
 
 
 def test_several_classes_start_at_their_shares():

@@ -1,12 +1,15 @@
 """The profile of a training step: what it counts where, and what it leaves alone."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from deepfm.errors import DeepFMError
 from deepfm.training.profiling import PARTS, profile
+from tests.tiny import write_config
 from tests.training.test_trainer import make, same_weights
 
 
@@ -98,3 +101,14 @@ def test_a_failed_run_leaves_a_profiler_that_can_start_again(tiny_data, tmp_path
 def test_a_trace_that_cannot_be_written_is_an_error_of_ours(tiny_data, tmp_path):
     with pytest.raises(DeepFMError, match="cannot write"):
         profiled(tiny_data, tmp_path / "absent" / "trace.json", steps=1)
+
+
+def test_the_profiler_writes_no_lines_of_its_own(tmp_path):
+    """In a process of its own, because torch's library reads its level once."""
+    code = (
+        "import torch; from deepfm.config import load_config; from deepfm import experiment;"
+        "from tests import tiny; tiny.register();"
+        f"experiment.profile_training(load_config({str(write_config(tmp_path))!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

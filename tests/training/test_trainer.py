@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepfm.config import config_from_dict
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import ConfigError, DeepFMError
+from deepfm.data.schema import DatasetSchema, FieldSchema
+from deepfm.errors import ConfigError, DataError, DeepFMError
 from deepfm.evaluation.scoring import evaluate_metric
 from deepfm.models import build_model
 from deepfm.objectives.losses import weighted_loss
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
 from deepfm.utils.seeding import derive_seed
 from tests.models.plain import PlainEmbedding
+
+LOGLOSS = "logloss_prior_corrected"  # of data with sampled negatives
 
 
 def make(data, evaluation=None, **training):
@@ -31,6 +35,51 @@ def make(data, evaluation=None, **training):
     )
     trainer = Trainer(config.training, config.evaluation, seed=5)
     return build_model(data.encoders.schema, config), trainer
+
+
+def arrays(labels):
+    """Rows of one field, encoded."""
+    schema = DatasetSchema(
+        fields={"city": FieldSchema("city", "sparse", vocabulary_size=3)}, label_field="y"
+    )
+    ids = [k % 3 for k in range(len(labels))]
+    return TabularDataset.from_arrays(schema, {"city": ids}, labels)
+
+
+@pytest.mark.parametrize(
+    ("loss", "num_class", "labels", "message"),
+    [
+        ("binary_cross_entropy", 1, [0, 1, 7, 1], "expects 0 or 1, found 7 in row 2"),
+        ("binary_cross_entropy", 1, [0, 1, 1, 0.5], "expects 0 or 1, found 0.5 in row 3"),
+        ("softmax_cross_entropy", 3, [0, 3, 1, 2], "expects a class from 0 to 2, found 3 in row 1"),
+        ("softmax_cross_entropy", 3, [0, -1, 1, 2], "from 0 to 2, found -1 in row 1"),
+    ],
+)
+def test_labels_without_a_meaning_for_the_loss_are_refused(loss, num_class, labels, message):
+    config = config_from_dict(
+        {"num_class": num_class, "training": {"losses": [loss], "epochs": 1, "metric": "logloss"}}
+    )
+    good, bad = arrays([0, 1, 1, 0]), arrays(labels)
+    for train, valid in ((bad, good), (good, bad)):
+        with pytest.raises(DataError, match=message):
+            Trainer(config.training).fit(build_model(good.schema, config), train, valid)
+
+
+def test_a_single_row_cannot_be_trained_on_with_batch_norm():
+    for norm, batch_size, rows in (("batch", 8, 1), ("batch", 1, 4), ("layer", 8, 1)):
+        config = config_from_dict(
+            {
+                "dnn": {"hidden_units": [4], "norm": norm},
+                "training": {"epochs": 1, "batch_size": batch_size, "metric": "logloss"},
+            }
+        )
+        train, valid = arrays([1, 0, 1, 0][:rows]), arrays([0, 1])
+        model = build_model(train.schema, config)
+        if norm == "layer":
+            Trainer(config.training).fit(model, train, valid)
+            continue
+        with pytest.raises(ConfigError, match=r"^training\.batch_size: batch norm cannot train on"):
+            Trainer(config.training).fit(model, train, valid)
 
 
 def same_weights(one, other) -> bool:
@@ -271,7 +320,8 @@ def test_training_stops_when_the_metric_stalls(tiny_data):
 def test_every_kind_of_metric_can_be_watched(tiny_data, metric):
     model, trainer = make(tiny_data, epochs=2, metric=metric)
     state = trainer.fit(model, tiny_data.train, tiny_data.valid)
-    values = [entry[metric] for entry in state.history]
+    reported = LOGLOSS if metric == "logloss" else metric
+    values = [entry[reported] for entry in state.history]
     assert state.best_value == (min(values) if metric == "logloss" else max(values))
 
 
@@ -450,7 +500,7 @@ def test_a_run_ends_after_its_steps_and_the_epoch_counts(tiny_data):
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_the_last_weights_are_kept_where_that_is_asked(tiny_data, ema_decay):
-    settings = {"epochs": 4, "lr": 0.05, "metric": "logloss", "ema_decay": ema_decay}
+    settings = {"epochs": 4, "lr": 0.1, "metric": "logloss", "ema_decay": ema_decay}
     model, trainer = make(tiny_data, keep="last", **settings)
     calls = []
     state = trainer.fit(
@@ -463,8 +513,8 @@ def test_the_last_weights_are_kept_where_that_is_asked(tiny_data, ema_decay):
     assert [is_best for is_best, _ in calls] == [True] * 4
     assert same_weights(model.state_dict(), calls[-1][1].best_model)
     assert same_weights(model.state_dict(), calls[-1][1].model) == (ema_decay is None)
-    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)["logloss"]
-    assert again == state.history[-1]["logloss"]
+    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)[LOGLOSS]
+    assert again == state.history[-1][LOGLOSS]
     best, trainer = make(tiny_data, **settings)
     other = trainer.fit(best, tiny_data.train, tiny_data.valid)
     assert comparable(other.history) == comparable(state.history)
@@ -490,13 +540,13 @@ def test_evaluations_within_an_epoch_are_candidates_for_the_best(tiny_data):
     )
     found = [item for entry in state.history for item in entry["evaluations"]]
     assert [item["step"] for item in found] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
-    ends = [(11 * entry["epoch"], entry["logloss"]) for entry in state.history]
-    values = dict([*((item["step"], item["logloss"]) for item in found), *ends])
+    ends = [(11 * entry["epoch"], entry[LOGLOSS]) for entry in state.history]
+    values = dict([*((item["step"], item[LOGLOSS]) for item in found), *ends])
     assert state.best_value == min(values.values())
     assert values[state.best_step] == state.best_value
     assert state.best_step % 11  # else nothing is seen
     assert state.best_epoch == state.best_step // 11 + 1
-    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)["logloss"]
+    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)[LOGLOSS]
     assert again == state.best_value
     best_so_far = [step for step in sorted(values) if values[step] == min(
         value for other, value in values.items() if other <= step
@@ -508,9 +558,9 @@ def test_evaluations_within_an_epoch_are_candidates_for_the_best(tiny_data):
     assert all(line.endswith(rows) for line in inside)
     assert sum(" (best)" in line for line in lines) == len(best_so_far)
     plain, trainer = make(tiny_data, epochs=4, lr=0.05, metric="logloss")
-    ends = [entry["logloss"] for entry in state.history]
+    ends = [entry[LOGLOSS] for entry in state.history]
     state = trainer.fit(plain, tiny_data.train, tiny_data.valid)
-    assert [entry["logloss"] for entry in state.history] == ends  # training does not notice them
+    assert [entry[LOGLOSS] for entry in state.history] == ends  # training does not notice them
 
 
 def test_evaluations_in_training_may_see_the_first_rows_only(tiny_data):
@@ -624,8 +674,8 @@ def test_the_model_is_validated_and_kept_with_its_average_and_trained_without(ti
     assert "dnn.0.layers.0.1.running_mean" in expected.keys() - averaged
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], msg=name, rtol=1e-4, atol=1e-6)
-    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)["logloss"]
-    assert state.history[-1]["logloss"] == again
+    again = evaluate_metric(model, tiny_data.valid, "logloss", batch_size=1000)[LOGLOSS]
+    assert state.history[-1][LOGLOSS] == again
 
 
 def test_an_epoch_in_file_order_and_of_whole_batches(tiny_data):
@@ -719,6 +769,35 @@ def test_a_metric_that_decides_nothing_need_not_exist(tiny_data, decides):
     state = trainer.fit(model, tiny_data.train, valid, log=lines.append)
     assert state.best_value is None
     assert [entry["auc"] for entry in state.history] == [None] * 3
-    assert all(entry["logloss"] > 0 for entry in state.history)
-    assert all("  auc -  " in line for line in lines)
+    assert all(entry["train_loss"] > 0 for entry in state.history)
+    assert all("  valid auc -  " in line for line in lines)
     assert same_weights(state.best_model, model.state_dict())
+
+
+def test_a_state_prints_as_one_short_line(tiny_data):
+    model, trainer = make(tiny_data, epochs=1)
+    shown = repr(trainer.fit(model, tiny_data.train, tiny_data.valid))
+    assert len(shown) < 200
+    assert "tensor" not in shown
+    assert "epoch=1, step=0, total_steps=" in shown
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(2000, 2), (200, 11)])
+def test_an_epoch_of_a_few_steps_is_warned_of_once(tiny_data, caplog, batch_size, steps):
+    model, trainer = make(tiny_data, epochs=2, batch_size=batch_size)
+    trainer.fit(model, tiny_data.train, tiny_data.valid)
+    assert len(tiny_data.train.epoch(batch_size, seed=0, epoch=0)) == steps
+    said = [line for line in caplog.messages if "training.batch_size" in line]
+    assert len(said) == (steps < 10)
+    if said:
+        assert said[0].startswith("an epoch has 2 steps: 2,005 rows in batches of 2,000; ")
+        (smaller,) = re.findall(r"training.batch_size: (\d+) makes", said[0])
+        assert len(tiny_data.train.epoch(int(smaller), seed=0, epoch=0)) >= 10
+
+
+def test_a_line_says_which_figure_is_of_which_split(tiny_data):
+    model, trainer = make(tiny_data, epochs=1, log_every_steps=5, evaluate_every_steps=5)
+    lines = []
+    trainer.fit(model, tiny_data.train, tiny_data.valid, log=lines.append)
+    assert all(re.search(r"  (train loss|valid ndcg@10) \d", line) for line in lines)
+    assert re.search(r"  train loss \d\.\d{4}  .*valid ndcg@10 \d\.\d{4}", lines[-1])

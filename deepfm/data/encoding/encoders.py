@@ -27,6 +27,7 @@ from deepfm.errors import DataError
 
 FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
 FIT_BYTES = 1 << 28
+LONGEST_LIST = 10_000  # elements of one row, where a field sets no max_length
 _TILE = 2048  # rows
 
 
@@ -39,11 +40,13 @@ class EncodedRows(NamedTuple):
         bad: By raw column how many cells could not be read, under the policies `unknown` and
             `drop`; of a dropped row only the cells it was dropped for. Columns without any are
             left out.
+        unknown: By sequence field how many elements its vocabulary does not have.
     """
 
     inputs: Inputs
     kept: np.ndarray
     bad: dict[str, int]
+    unknown: dict[str, int]
 
 
 class Encoders:
@@ -138,7 +141,7 @@ class Encoders:
         counts += found.bad_cells()
         if kept is None:
             kept = np.arange(inputs.num_rows)
-        return EncodedRows(inputs, kept, dict(counts))
+        return EncodedRows(inputs, kept, dict(counts), found.unknown)
 
     def _encode(self, rows: LocatedRows, group: str | None, found: ReadSoFar) -> Inputs:
         count = rows.table.num_rows
@@ -155,6 +158,9 @@ class Encoders:
                 columns[field.feature_type].append(_Column(encoded, codes))
             else:
                 ids = encoded if codes is None else encoded[codes]
+                if field.encoder.counts_unknown:
+                    found.unknown[name] = _unknown(values, codes, ids, field.absent_id)
+                _refuse_longer(rows, field, row, count)
                 sequences.append(_sequence(field, ids, row, count))
         return Inputs(
             torch.from_numpy(_side_by_side(columns[FeatureType.SPARSE], count, np.int64)),
@@ -193,7 +199,28 @@ class Encoders:
             field.embedding_name: field.encoder.from_dict(stored["fitted"][field.embedding_name])
             for field in schema.fields.values()
         }
+        for field in schema.fields.values():
+            _probe(field, by_table[field.embedding_name])
         return cls(schema, by_table)
+
+
+def _probe(field: FieldSchema, encoder: Encoder) -> None:
+    """Fail where a stored encoder has values of another kind than its own has.
+
+    Raises:
+        ValueError: It gives numbers or ids that no such encoder gives; other errors come from
+            within it.
+    """
+    if encoder.reads == "whole number":
+        return  # whose ids are the numbers themselves
+    numbers = np.zeros((2, field.value_dim) if field.value_dim > 1 else 2)
+    numbers[1] = np.nan
+    texts = pa.array(["0", None], pa.large_string())
+    encoded = encoder.encode(numbers if encoder.reads == "number" else texts)
+    size = encoder.vocabulary_size
+    fits = np.isfinite(encoded) if field.is_dense else (encoded >= -1) & (encoded < size)
+    if not isinstance(size, int) or not fits.all():
+        raise ValueError(f"the encoder of {field.name} gives {encoded.tolist()}")
 
 
 def _large_batches(
@@ -268,6 +295,33 @@ def _kept(
             reader.read(rows, found)
     dropped = [mask for masks in found.bad.values() for mask in masks]
     return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
+
+
+def _unknown(values: pa.Array, codes: np.ndarray | None, ids: np.ndarray, absent: int) -> int:
+    """How many elements have a value, but no id."""
+    if not isinstance(values, pa.Array):
+        return 0
+    there = np.asarray(values.is_valid())
+    return int(((ids == absent) & (there if codes is None else there[codes])).sum())
+
+
+def _refuse_longer(rows: LocatedRows, field: FieldSchema, row: np.ndarray, count: int) -> None:
+    """Refuse a list that would fill the memory: a batch is padded to its longest.
+
+    Raises:
+        DataError: A list that `max_length` does not cut is longer than `LONGEST_LIST`.
+    """
+    if field.max_length or len(row) <= LONGEST_LIST:
+        return
+    lengths = np.bincount(row, minlength=count)
+    index = int(lengths.argmax())
+    if lengths[index] > LONGEST_LIST:
+        place = rows.place(index)._replace(field=field.name, column=", ".join(field.raw_columns))
+        raise DataError(
+            f"a list of {lengths[index]:,} elements, and without max_length at most "
+            f"{LONGEST_LIST:,} are taken; set max_length, which keeps the first or the last ones",
+            place=place,
+        )
 
 
 def _sequence(

@@ -470,7 +470,10 @@ class Quantiles(Encoder):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Quantiles":
-        return cls(np.array(stored["edges"], np.float64))
+        edges = np.array(stored["edges"], np.float64)
+        if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+            raise ValueError("quantile edges are no rising numbers")
+        return cls(edges)
 
 
 class QuantileSample:
@@ -522,6 +525,7 @@ class QuantileSample:
         numbers = joint.numbers()
         if not len(numbers):
             return Quantiles(np.zeros(0))
+        count = min(count, len(numbers))  # as many buckets as numbers: there cannot be more
         places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
         edges = np.unique(numbers[places])
         return Quantiles(edges[edges < numbers[-1]])  # nothing stands above the largest

@@ -113,11 +113,13 @@ class ReadSoFar:
         fields: What each field's reader made of them, by name.
         bad: By column, masks of the rows whose cells could not be read and were excused.
         outside: By column, masks of the rows with a whole number that has no row of the table.
+        unknown: By sequence field, how many elements its vocabulary does not have.
     """
 
     def __init__(self) -> None:
         self.fields: dict[str, FieldValues] = {}
         self.bad: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.unknown: dict[str, int] = {}
         self.outside: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def bad_cells(self, *, with_outside: bool = True) -> Counter[str]:

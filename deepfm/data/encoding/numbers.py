@@ -133,6 +133,12 @@ class Scaler(Encoder):
         found = before | dict(stored)  # an older form has `low` and `high` only
         if found["scale"] == Log1p.name and "filling" not in found:  # it was not standardised then
             found["scale"] = PlainLog1p.name
+        for key in ("low", "high", "mean", "deviation", "filling"):
+            if found.get(key) is not None:
+                found[key] = float(found[key])
+        edges = np.array(found.get("edges") or [0.0, 1.0], np.float64)
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+            raise ValueError("edges are no rising numbers")
         return cls(**found)
 
 

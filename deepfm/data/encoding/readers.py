@@ -25,7 +25,7 @@ from deepfm.data.encoding.scales import SCALES
 from deepfm.data.encoding.transforms import Split, find_transform, transform_class
 from deepfm.data.files.columns import combined, is_list, is_number, is_text, list_lengths
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
-from deepfm.errors import DataError, Place, nearest
+from deepfm.errors import DataError, Place, nearest, shown
 
 T = TypeVar("T")
 
@@ -49,8 +49,11 @@ class FieldReader(ABC):
         names = rows.table.column_names
         for column in self.field.raw_columns:
             if column not in names:
-                hint = nearest(column, names)
-                raise DataError(f"no column {column!r}; {hint}", place=Place(field=self.field.name))
+                raise DataError(
+                    f"no column {column!r}; {nearest(column, names)}; `column` of the field may "
+                    f"name another, {self._remedy} lets rows do without",
+                    place=Place(field=self.field.name),
+                )
 
     def read(self, rows: LocatedRows, found: ReadSoFar) -> FieldValues:
         """The field's values in some rows.
@@ -93,6 +96,11 @@ class FieldReader(ABC):
     @abstractmethod
     def _reading(self, values: pa.Array) -> Reading:
         """As `read_values`."""
+
+    @property
+    @abstractmethod
+    def _remedy(self) -> str:
+        """The setting with which rows may lack the field's columns."""
 
     @abstractmethod
     def _can_do_without_columns(self) -> bool:
@@ -174,9 +182,9 @@ class FieldReader(ABC):
 
     def _refuse(self, cells: Cells, cell: int, expected: str, why: str = "") -> None:
         value = cells.value(cell)
-        shown = "no value" if value is None else repr(value)
+        found = "no value" if value is None else shown(value)
         place = self._place(cells.place(cell))
-        raise DataError(f"expected {expected}, found {shown}{why}", place=place)
+        raise DataError(f"expected {expected}, found {found}{why}", place=place)
 
     def _place(self, place: Place | None = None) -> Place:
         """A place, with the field and its columns."""
@@ -210,6 +218,8 @@ class IdReader(FieldReader):
         if not self.field.columns:
             return columns[0]
         return pa.chunked_array([self.named(cross, columns, self._cut, self.takes_lists)])
+
+    _remedy = "bad_values: unknown"
 
     def _can_do_without_columns(self) -> bool:
         return self.field.bad_values == "unknown"
@@ -338,6 +348,8 @@ class NumberReader(FieldReader):
         super().__init__(field)
         self._above = SCALES[field.scale].above
 
+    _remedy = "missing: mean or zero"
+
     def _can_do_without_columns(self) -> bool:
         return self.field.missing != "error" or self.field.default is not None
 
@@ -411,6 +423,8 @@ class IndicatorReader(FieldReader):
         super().__init__(field)
         self.can_fail = False
         self._source = source
+
+    _remedy = "missing: indicator"
 
     def _can_do_without_columns(self) -> bool:
         return True

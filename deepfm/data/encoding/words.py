@@ -1,5 +1,6 @@
 """Declared vocabularies: which id a word has, from a mapping or from a file."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from deepfm.errors import ConfigError, DataError, MissingDataError, Place
+from deepfm.errors import ConfigError, DataError, MissingDataError, Place, shown
 from deepfm.utils.io import table_to_tensor, tensor_to_table
 
 if TYPE_CHECKING:
@@ -81,24 +82,28 @@ class WordIds:
         return cls(table["word"].combine_chunks(), table["id"].to_numpy())
 
 
-def read_words(path: Path) -> WordIds:
-    """A vocabulary file in UTF-8: one word per line, or on every line a word and its id.
+def read_words(folder: Path, file: str) -> WordIds:
+    """A vocabulary file in UTF-8 below a folder: on each line a word, or a word and its id.
 
     Words have no blanks in them. Without ids, the words have the ids 0, 1, 2 … in the order of
     the lines. Empty lines are skipped.
 
     Raises:
+        ConfigError: The path leads out of the folder.
         MissingDataError: There is no such file.
         DataError: A line has another form than the first one, a word stands twice, or an id is
             none; the message names file and line.
     """
+    path = folder / file
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):  # links may lead on
+        raise ConfigError(f"expected a file below {folder}, found {shown(file)}")
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise MissingDataError(
             "no such file (vocabulary_file)", place=Place(file=str(path))
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no name of a file
         raise DataError(
             f"cannot be read as UTF-8 text: {error}", place=Place(file=str(path))
         ) from None

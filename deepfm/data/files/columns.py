@@ -1,8 +1,26 @@
 """What kind of values a raw column holds, and its values as one array."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from deepfm.errors import DataError, Place
+
+
+@contextmanager
+def named_in_errors(column: str) -> Iterator[None]:
+    """While it lasts, what is refused about values names their column."""
+    try:
+        yield
+    except DataError as error:
+        if error.place.column:
+            raise
+        raise error.at(error.place._replace(column=column)) from None
+    except pa.ArrowException as error:
+        raise DataError(str(error).splitlines()[0], place=Place(column=column)) from None
 
 
 def is_text(kind: pa.DataType) -> bool:

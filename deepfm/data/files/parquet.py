@@ -51,7 +51,9 @@ class ParquetFormat:
     def storable(self, table: pa.Table) -> pa.Table:
         return table
 
-    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
+    def sink(
+        self, file: BinaryIO | pa.NativeFile, columns: pa.Schema
+    ) -> AbstractContextManager[TableSink]:
         writer: AbstractContextManager[TableSink] = pyarrow.parquet.ParquetWriter(file, columns)
         return writer
 
@@ -91,6 +93,10 @@ def _decoded(table: pa.Table) -> pa.Table:
     """Values in the place of dictionary codes; without metadata, in which files may differ."""
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        is_coded = pa.types.is_dictionary(column.type)
-        columns[name] = column.cast(column.type.value_type) if is_coded else column
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+        elif kind == pa.string_view():  # which Arrow has few functions for
+            column = column.cast(pa.large_string())
+        columns[name] = column
     return pa.table(columns)

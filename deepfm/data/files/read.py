@@ -12,14 +12,14 @@ import pyarrow as pa
 from deepfm.data.files.packed import file_ending
 from deepfm.data.files.parquet import ParquetFormat
 from deepfm.data.files.rows import FileFormat, Rows, TextOptions, WantedColumns
-from deepfm.data.files.text import CsvFormat, TextFormat
+from deepfm.data.files.text import TextFormat, WritableText
 from deepfm.errors import DataError, Place
 
 BLOCK_SIZE = 16 << 20
 # By the ending of a file's name, without that of a compression.
 FORMATS: dict[str, FileFormat] = {
-    ".csv": CsvFormat(),
-    ".tsv": TextFormat("\t"),
+    ".csv": WritableText(","),
+    ".tsv": WritableText("\t"),
     ".parquet": ParquetFormat(),
 }
 

@@ -100,8 +100,8 @@ class WantedColumns:
             raise DataError(f"a column {extra[0]!r}, which {other} does not have", place=place)
         for name in self._only or ():
             if name not in names:
-                hint = hint or f"; {nearest(name, names)}"
-                raise DataError(f"no column {name!r}{hint}", place=place)
+                nearby = f"; {nearest(name, names)}; `column` of a field may name another"
+                raise DataError(f"no column {name!r}{hint or nearby}", place=place)
         return expected if self._only is None else list(self._only)
 
 
@@ -136,11 +136,15 @@ class TableSink(Protocol):
 class WritableFormat(Protocol):
     """A format that tables can be written in, too."""
 
+    is_typed: bool
+
     def storable(self, table: pa.Table) -> pa.Table:
         """The table with columns that the format can hold."""
         ...
 
-    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
+    def sink(
+        self, file: BinaryIO | pa.NativeFile, columns: pa.Schema
+    ) -> AbstractContextManager[TableSink]:
         """Writes storable tables to an open file, which is complete when the block ends."""
         ...
 

@@ -19,7 +19,7 @@ import pyarrow.csv
 from deepfm.data.files.columns import combined, is_list
 from deepfm.data.files.packed import DAMAGED, file_ending, opened
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
-from deepfm.errors import DataError, Place
+from deepfm.errors import DataError, Place, shown
 
 _PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
 _MAX_ROW = 256 << 20  # a longer row is a quotation mark that never closes, or no text at all
@@ -111,8 +111,10 @@ class TextSyntax(NamedTuple):
         try:
             "".encode(encoding)  # refuses codecs that are not of text, too
             encoding = codecs.lookup(encoding).name
-        except LookupError:
-            raise DataError(f"unknown encoding {encoding!r}", place=Place(file=str(path))) from None
+        except (LookupError, ValueError):
+            raise DataError(
+                f"unknown encoding {shown(encoding)}", place=Place(file=str(path))
+            ) from None
         long = delimiter.encode()
         if len(long) > 1:
             return cls(long, b"\x1f", False, encoding)
@@ -326,11 +328,12 @@ class TextFormat:
         )
 
 
-class CsvFormat(TextFormat):
-    """Text with commas, which tables are written as, too; lists join with `|` there."""
+class WritableText(TextFormat):
+    """Text with commas or tabs, which tables are written as, too; lists join with `|` there.
 
-    def __init__(self) -> None:
-        super().__init__(",")
+    Cells are quoted as in RFC 4180; with tabs none is, because none would be read so, and a text
+    with a tab, a quotation mark or a line break cannot be written.
+    """
 
     def storable(self, table: pa.Table) -> pa.Table:
         for index, field in enumerate(table.schema):
@@ -339,8 +342,17 @@ class CsvFormat(TextFormat):
                 table = table.set_column(index, field.name, pc.binary_join(lists, "|"))
         return table
 
-    def sink(self, file: BinaryIO, columns: pa.Schema) -> AbstractContextManager[TableSink]:
-        writer: AbstractContextManager[TableSink] = pyarrow.csv.CSVWriter(file, columns)
+    def sink(
+        self, file: BinaryIO | pa.NativeFile, columns: pa.Schema
+    ) -> AbstractContextManager[TableSink]:
+        options = None
+        if self._delimiter == "\t":
+            options = pyarrow.csv.WriteOptions(
+                delimiter="\t", quoting_style="none", quoting_header="none"
+            )
+        writer: AbstractContextManager[TableSink] = pyarrow.csv.CSVWriter(
+            file, columns, write_options=options
+        )
         return writer
 
 

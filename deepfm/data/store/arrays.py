@@ -4,13 +4,14 @@
 """
 
 import contextlib
+import math
 import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, TypedDict
+from typing import BinaryIO, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -19,7 +20,17 @@ from torch import Tensor
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.schema import DatasetSchema
-from deepfm.errors import DataError, Place
+from deepfm.data.store.checks import (
+    BlockChecks,
+    BlockSums,
+    CheckedInputs,
+    checks_of,
+    damaged,
+    digest_of,
+    rows_per_block,
+)
+
+READ_AS_A_WHOLE = ("label", "weight", "group", "row")
 
 
 class RaggedIds(NamedTuple):
@@ -42,10 +53,14 @@ class SplitArrays(NamedTuple):
 
 
 class ArrayShape(TypedDict):
-    """Type and shape of an array, as the manifest holds them."""
+    """Type and shape of an array, and the checksum of its checksums, as the manifest has them.
+
+    A store of format 1 has no checksums.
+    """
 
     dtype: str
     shape: list[int]
+    checksum: NotRequired[str]
 
 
 class ArrayWriter:
@@ -61,6 +76,7 @@ class ArrayWriter:
         self._stack = contextlib.ExitStack()
         self._files: dict[tuple[str, str], BinaryIO] = {}
         self._shapes: dict[str, dict[str, ArrayShape]] = {}  # by split and array
+        self._sums: dict[tuple[str, str], BlockSums] = {}
 
     def write(self, by_split: Mapping[str, SplitArrays]) -> None:
         """Append arrays; of ragged ids it writes where each row's list begins, too."""
@@ -86,6 +102,7 @@ class ArrayWriter:
     def _append(self, split: str, name: str, values: np.ndarray) -> None:
         file = self._file(split, name, values)
         write_array(file, values)
+        self._sums[split, name].update(_bytes(values))
         self._shapes[split][name]["shape"][0] += len(values)
 
     def _file(self, split: str, name: str, values: np.ndarray) -> BinaryIO:
@@ -95,6 +112,9 @@ class ArrayWriter:
             self._files[split, name] = self._stack.enter_context(file)
             empty: ArrayShape = {"dtype": values.dtype.name, "shape": [0, *values.shape[1:]]}
             self._shapes.setdefault(split, {})[name] = empty
+            row = values.itemsize * math.prod(values.shape[1:])
+            block = rows_per_block(values.dtype.name, values.shape) * row
+            self._sums[split, name] = BlockSums(block)
         return self._files[split, name]
 
     def __enter__(self) -> "ArrayWriter":
@@ -108,6 +128,13 @@ class ArrayWriter:
     ) -> None:
         with self._stack:
             if kind is None:
+                for (split, name), sums in self._sums.items():
+                    data = sums.end()
+                    self._shapes[split][name]["checksum"] = digest_of(data)
+                    path = self._folder / split / f"{name}.sums"
+                    sums_file = self._stack.enter_context(path.open("xb"))
+                    sums_file.write(data)
+                    self._files[split, f"{name}.sums"] = sums_file
                 for file in self._files.values():
                     file.flush()
                     os.fsync(file.fileno())
@@ -116,22 +143,39 @@ class ArrayWriter:
 def write_array(file: BinaryIO, values: np.ndarray) -> None:
     """Append the bytes of an array."""
     if values.size:
-        file.write(np.ascontiguousarray(values).data.cast("B"))
+        file.write(_bytes(values))
+
+
+def _bytes(values: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(values).data.cast("B") if values.size else memoryview(b"")
 
 
 def open_split(
-    folder: Path, shapes: Mapping[str, ArrayShape], schema: DatasetSchema
+    folder: Path, shapes: Mapping[str, ArrayShape], schema: DatasetSchema, *, check_all: bool
 ) -> TabularDataset:
     """The split that stands in a folder, mapped into memory.
 
     Args:
         shapes: As `ArrayWriter.shapes` gave them.
         schema: With vocabulary sizes.
+        check_all: Compare all checksums now. Else those of features are compared when rows are
+            first read; labels, weights, groups and row numbers are compared now in any case.
 
     Raises:
-        DataError: A file is missing or has another size.
+        DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
-    arrays = {name: _mapped(folder / f"{name}.bin", **shape) for name, shape in shapes.items()}
+    arrays = {
+        name: _mapped(folder / f"{name}.bin", shape["dtype"], shape["shape"])
+        for name, shape in shapes.items()
+    }
+    later: dict[str, BlockChecks] = {}
+    for name, shape in shapes.items():
+        if "checksum" in shape:
+            checks = BlockChecks(folder / f"{name}.bin", arrays[name], shape["checksum"])
+            if check_all or name in READ_AS_A_WHOLE:
+                checks.check_all()
+            else:
+                later[name] = checks
     tensors = {name: _tensor(array) for name, array in arrays.items() if name != "row"}
     sequences = range(len(schema.sequence_fields))
     inputs = Inputs(
@@ -140,6 +184,9 @@ def open_split(
         tuple(_sequence_ids(tensors, k) for k in sequences),
         tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
     )
+    if later:
+        names = [f"sequence{k}" for k in sequences]
+        inputs = CheckedInputs.of(inputs, checks_of(later, inputs, names))
     return TabularDataset(
         schema,
         inputs,
@@ -159,10 +206,9 @@ def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
     """An array of a store, read where it is used.
 
     Raises:
-        DataError: The file is missing or has another size.
+        DamagedStore: The file is missing or has another size.
     """
     expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    place = Place(file=str(path))
     try:
         found = path.stat().st_size
         if found == expected:
@@ -170,10 +216,8 @@ def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
                 return np.zeros(shape, dtype)
             return np.memmap(path, dtype, "r", shape=tuple(shape))
     except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror}; remove the store", place=place
-        ) from None
-    raise DataError(f"expected {expected:,} bytes, found {found:,}; remove the store", place=place)
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
+    raise damaged(path, f"expected {expected:,} bytes, found {found:,}")
 
 
 def _tensor(array: np.ndarray) -> Tensor:

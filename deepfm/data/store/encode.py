@@ -12,6 +12,7 @@ import torch
 
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.files.columns import named_in_errors
 from deepfm.data.labels import WEIGHT_EXPECTED, group_ids, sample_weight
 from deepfm.data.options import TableConfig
 from deepfm.data.schema import FieldSchema
@@ -52,7 +53,8 @@ class RowEncoding:
         rows, split, bad = batch.rows, batch.split, Counter(batch.bad)
         weight = None
         if (column := self._table.sample_weight) is not None:
-            weight, is_bad = sample_weight(rows.table[column].combine_chunks())
+            with named_in_errors(column):
+                weight, is_bad = sample_weight(rows.table[column].combine_chunks())
             refuse_unless_dropped(self._table, rows, column, is_bad, WEIGHT_EXPECTED)
             if is_bad.any():
                 bad[column] += int(is_bad.sum())

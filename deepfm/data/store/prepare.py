@@ -8,6 +8,7 @@ What it makes is a directory:
     <store_dir>/<folder of the files>-<key>/
         manifest.json                 written last: what the arrays are, and what was counted
         encoders.pt                   as in a checkpoint: tensors and plain data
+        train/sparse.sums             checksums of its blocks; so of each array
         train/sparse.bin              ids, (N, F) int32, int64 where a vocabulary needs it
         train/dense.bin               (N, D) float32
         train/sequence0_ids.bin       (N, L) int32; one of each per sequence field
@@ -21,15 +22,17 @@ What it makes is a directory:
         valid/…, test/…               the same; no test where the split has none
 
 Arrays are row-major and native-endian, without headers. The key is a hash of all that decides what
-stands in them, so a changed file or setting means another directory. It is built under a temporary
-name and renamed, so under its own name it is whole; one without a manifest was damaged from
-outside, and `prepare` makes it again.
+stands in them, the content of the files included, so changed rows or settings mean another
+directory. It is built under a temporary name and renamed, so under its own name it is whole.
+
+Who opens a store checks it: all of it up to 1 GiB, or with `data.verify: full`; beyond that the
+features of a row when its block is first read. A damaged one is made again, with a warning, where
+its files are read anyway.
 """
 
 import contextlib
 import json
 import os
-import pickle
 import secrets
 import shutil
 from collections import Counter
@@ -37,30 +40,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import torch
 import xxhash
 from torch import Tensor
 
-from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.fingerprint import FilesRead
 from deepfm.data.labels import LabelRule
-from deepfm.data.options import DataConfig, TableConfig
+from deepfm.data.options import DataConfig
 from deepfm.data.schema import LEARNT, DatasetSchema, FieldSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import SplitOptions, StreamedSplit
-from deepfm.data.store.arrays import ArrayWriter, open_split
+from deepfm.data.store.arrays import ArrayWriter
+from deepfm.data.store.checks import DamagedStore, digest_of
 from deepfm.data.store.encode import RowEncoding, in_threads, read_ahead
+from deepfm.data.store.manifest import FORMAT_VERSION, hash_plain, read_manifest, write_manifest
+from deepfm.data.store.opening import Store, declared_table, open_store, verify_store
 from deepfm.data.store.stream import PassOverRows, RowStream, training_rows
-from deepfm.errors import ConfigError, DataError, DeepFMError, Place
-from deepfm.utils.io import atomic_write_bytes, atomic_writer, exclusive_lock
+from deepfm.errors import ConfigError, DataError, DeepFMError
+from deepfm.utils.io import atomic_writer
+from deepfm.utils.locks import exclusive_lock
 from deepfm.utils.logging import LOGGER
 
-FORMAT_VERSION = 1
-_FINGERPRINT = 1 << 20  # bytes at the head, in the middle and at the end of a file
 # What a model does with the ids is no part of a store.
 _MODEL_ONLY = (
     *LEARNT, "embedding_dim", "combiner", "dense_embedding", "bins", "frequencies",
@@ -74,25 +79,6 @@ _OF_THE_ROWS = (
 )  # fmt: skip
 
 
-class Store(NamedTuple):
-    """A prepared table.
-
-    Attributes:
-        path: Its directory.
-        encoders: Fitted on its training rows, or given.
-        parts: Its splits by name; a table may have no `test`.
-        users, items: Raw side tables; None where the table declares none.
-        summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column.
-    """
-
-    path: Path
-    encoders: Encoders
-    parts: dict[str, TabularDataset]
-    users: pa.Table | None
-    items: pa.Table | None
-    summary: dict[str, Any]
-
-
 class RowsOfATable:
     """What a declared table says about its rows, before any is read.
 
@@ -100,10 +86,12 @@ class RowsOfATable:
         data: Its `table`, with a `split_strategy` that streams.
         schema: Of the table.
         labels: The rule of each trained label, by name; the table's own label by default.
+        read: The content of its files, if it is known.
 
     Attributes:
         table, schema, labels: As given.
         files: By what they hold: a split's name or `rows`, `users`, `items`.
+        read: The content of these files, and of vocabulary files.
         split: How rows are divided.
     """
 
@@ -112,24 +100,20 @@ class RowsOfATable:
         data: DataConfig,
         schema: DatasetSchema,
         labels: Mapping[str, LabelRule] | None = None,
+        read: FilesRead | None = None,
     ) -> None:
         self.table, self.schema = declared_table(data), schema
         self.labels = labels or {
             self.table.label: tabular.label_rule(self.table.trained_label, num_class=1)
         }
         self._data = data
-        folder = Path(data.data_dir)
-        tabular.fetch(self.table.package, folder, data.auto_download)
-        self.files = {
-            role: tabular.find_files(folder, patterns)
-            for role, patterns in self._patterns().items()
-            if patterns
-        }
+        self.files = tabular.source_files(data)
         split = data.split
         if not issubclass(split, StreamedSplit):
             raise ConfigError(f"{split.name} is not prepared", key="data.split_strategy")
         self.split = split(self._split_options())
         self.split_names = self.split.split_names(self.files)
+        self.read = read or tabular.fingerprint_of(data, self.files)
         if "valid" not in self.split_names:
             raise ConfigError(
                 "the validation split needs a share above 0", key="data.split_fractions"
@@ -142,16 +126,16 @@ class RowsOfATable:
 
     def stream(self) -> RowStream:
         """The rows, each with its split and labels."""
-        files = {role: files for role, files in self.files.items() if role not in _SIDES}
+        files = {role: files for role, files in self.files.items() if role not in tabular.SIDES}
         return RowStream(self.table, self.schema, files, self.sides, self.labels, self.split)
 
     def key(self) -> str:
         """A hash of everything that decides what a store holds, but for encoders from outside."""
         table = asdict(self.table)
         fields = [_settings_of(field) for field in self.schema.fields.values()]
-        content = {role: list(map(_fingerprint, files)) for role, files in self.files.items()}
+        content = self.read.fingerprint.content(self.files)
         labels = {name: self._label_key(name, rule) for name, rule in self.labels.items()}
-        return _hash(
+        return hash_plain(
             [
                 FORMAT_VERSION,
                 content,
@@ -167,16 +151,6 @@ class RowsOfATable:
         declared = asdict(self.table.label_of(name))
         return {key: declared[key] for key in _OF_A_LABEL} | rule.key
 
-    def _patterns(self) -> dict[str, tuple[str, ...]]:
-        table = self.table
-        found = {"rows": table.files}
-        if self._data.split.has_own_files:
-            found = {"train": table.files, "valid": table.valid_files, "test": table.test_files}
-        for side, source in zip(_SIDES, (table.users, table.items), strict=True):
-            if source is not None:
-                found[side] = source.files
-        return found
-
     def _split_options(self) -> SplitOptions:
         data = self._data
         return SplitOptions(
@@ -188,32 +162,13 @@ class RowsOfATable:
         )
 
 
-_SIDES = ("users", "items")
-# What a key calls the scales whose names have other meanings in version 1 of configs.
-_SCALES_IN_KEYS = {"plain_log1p": "log1p", "log1p": "standard log1p"}
-
-
 def _settings_of(field: FieldSchema) -> dict[str, Any]:
     """What a field says that decides its ids and numbers, and what is learnt for them."""
     settings = {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
     settings["vocabulary"] = None if field.vocabulary is None else field.vocabulary.digest
-    settings["scale"] = _SCALES_IN_KEYS.get(field.scale, field.scale)
-    if not settings["clip"]:
-        del settings["clip"]
     if field.dense_embedding == "piecewise":
         settings["bins"] = field.bins
     return settings
-
-
-def declared_table(data: DataConfig) -> TableConfig:
-    """The table of a config that has one.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    if data.table is None:
-        raise ConfigError("no table is declared", key="data.table")
-    return data.table
 
 
 def load_store(
@@ -223,11 +178,23 @@ def load_store(
     *,
     base: Encoders | None = None,
     labels: Mapping[str, LabelRule] | None = None,
+    read: FilesRead | None = None,
 ) -> Store:
-    """The store of a table, which is made unless it is there; arguments and errors of `prepare`."""
-    rows = RowsOfATable(data, schema, labels)
+    """The store of a table, which is made unless it is there; arguments and errors of `prepare`.
+
+    A damaged store is made again, with a warning.
+
+    Args:
+        read: The content of the table's files, if it is known.
+    """
+    rows = RowsOfATable(data, schema, labels, read)
     path = _prepared(rows, Path(data.store_dir), encoders, base)
-    return open_store(path, data, schema, sides=rows.sides)
+    try:
+        found = open_store(path, data, schema, sides=rows.sides)
+    except DamagedStore as error:
+        _prepared(rows, Path(data.store_dir), encoders, base, instead_of=(path, error))
+        found = open_store(path, data, schema, sides=rows.sides)
+    return found._replace(fingerprint=rows.read.fingerprint)
 
 
 def prepare(
@@ -237,6 +204,7 @@ def prepare(
     *,
     base: Encoders | None = None,
     labels: Mapping[str, LabelRule] | None = None,
+    verify: bool = False,
 ) -> Path:
     """The directory of a table's store, which is made unless it is there.
 
@@ -248,29 +216,48 @@ def prepare(
         encoders: Those of a checkpoint, used as they are; without them new ones are fitted.
         base: Those of another checkpoint, from which the fitted ones grow.
         labels: The rule of each trained label, by name; the table's own label by default.
+        verify: Compare all checksums of a store that is there; a damaged one is made again, with
+            a warning.
 
     Raises:
         DataError: A file is missing or malformed, a value is bad and its policy is `error`, or a
             split is left without a row.
         DeepFMError: The disk refuses; what was written is removed.
     """
-    return _prepared(RowsOfATable(data, schema, labels), Path(data.store_dir), encoders, base)
+    rows = RowsOfATable(data, schema, labels)
+    path = _prepared(rows, Path(data.store_dir), encoders, base)
+    if verify:
+        try:
+            size = verify_store(path, schema)
+        except DamagedStore as error:
+            _prepared(rows, Path(data.store_dir), encoders, base, instead_of=(path, error))
+            size = verify_store(path, schema)
+        LOGGER.info(f"all checksums agree, of {size / 2**20:,.1f} MiB")
+    return path
 
 
 def _prepared(
-    rows: RowsOfATable, store_dir: Path, encoders: Encoders | None, base: Encoders | None
+    rows: RowsOfATable,
+    store_dir: Path,
+    encoders: Encoders | None,
+    base: Encoders | None,
+    instead_of: tuple[Path, DamagedStore] | None = None,
 ) -> Path:
+    """The store's directory; `instead_of` a damaged one, which is removed, with what is wrong."""
     key = source = rows.key()
     path = None
     if encoders is not None:
         path = _encoded_with(store_dir, source, digest := _digest(encoders))
-        key = _hash([source, "encoded with", digest])
+        key = hash_plain([source, "encoded with", digest])
     elif base is not None:
-        key = _hash([source, "grown from", _digest(base)])
+        key = hash_plain([source, "grown from", _digest(base)])
     if path is None:
         name = next(iter(rows.files.values()))[0].resolve().parent.name or "table"
         path = store_dir / f"{name}-{key}"
-    if (path / "manifest.json").exists():
+    if instead_of is not None:
+        path, error = instead_of
+        LOGGER.warning(f"{error.place}: {error.problem}; it is made again now")
+    elif (path / "manifest.json").exists():
         LOGGER.info(f"data prepared earlier, in {path}")
         return path
     failure = f"cannot write the store {path}"
@@ -279,15 +266,16 @@ def _prepared(
         path.parent.mkdir(parents=True, exist_ok=True)
         waiting = partial(LOGGER.info, f"another process prepares {path}: waiting for it")
         with exclusive_lock(path.with_name(f".{path.name}.lock"), waiting):
-            if (path / "manifest.json").exists():  # another process has made it meanwhile
-                return path
+            if _is_whole(path, rows.schema, check=instead_of is not None):
+                return path  # another process has made it meanwhile
             _remove_remains(path)
             scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             try:
                 scratch.mkdir()
                 with _malloc():
                     made = _build(scratch, rows, encoders, base)
-                _write_manifest(scratch, made | {"source": source})
+                rows.read.refuse_changed()
+                write_manifest(scratch, made | {"source": source})
                 os.replace(scratch, path)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -296,10 +284,24 @@ def _prepared(
     return path
 
 
+def _is_whole(path: Path, schema: DatasetSchema, *, check: bool) -> bool:
+    """Whether there is a store; with `check` its checksums are compared, too."""
+    if not (path / "manifest.json").exists():
+        return False
+    if check:
+        try:
+            verify_store(path, schema)
+        except DamagedStore:
+            return False
+    return True
+
+
 def _remove_remains(path: Path) -> None:
     """Remove a store that is not whole, and what killed processes left of it."""
     if path.exists():
-        LOGGER.warning(f"{path} is half-written (no manifest.json): it is made again")
+        if not (path / "manifest.json").exists():
+            LOGGER.warning(f"{path} is half-written (no manifest.json): it is made again")
+        (path / "manifest.json").unlink(missing_ok=True)  # first, so that what is left is not used
         shutil.rmtree(path)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         shutil.rmtree(left)
@@ -319,36 +321,6 @@ def _malloc() -> Iterator[None]:
         yield
     finally:
         pa.set_memory_pool(before)
-
-
-def open_store(
-    path: Path, data: DataConfig, schema: DatasetSchema, *, sides: SideTables | None = None
-) -> Store:
-    """Map a store into memory; nothing of it is read but its encoders.
-
-    Args:
-        schema: That of the table, from which models are built.
-        sides: The tables of users and items, if they have been read.
-
-    Raises:
-        DataError: There is no store, it is half-written, or a file has another size.
-    """
-    manifest = _manifest(path)
-    try:
-        plain = torch.load(path / "encoders.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise DataError(
-            f"encoders.pt cannot be read: {error}; remove the store", place=Place(file=str(path))
-        ) from None
-    encoders = Encoders.from_dict(plain | {"schema": schema.to_dict()})
-    parts = {
-        split: open_split(path / split, arrays, encoders.schema)
-        for split, arrays in manifest["arrays"].items()
-    }
-    if sides is None:
-        sides = tabular.side_tables(declared_table(data), schema, Path(data.data_dir))
-    summary = {key: manifest[key] for key in ("rows", "dropped", "bad_values")}
-    return Store(path, encoders, parts, sides.users, sides.items, summary)
 
 
 def _build(
@@ -381,6 +353,7 @@ def _build(
         LOGGER.warning(f"bad values by column: {columns}")
     return {
         "encoders": _digest(encoders),
+        "encoders_checksum": digest_of((scratch / "encoders.pt").read_bytes()),
         "files": {role: list(map(str, paths)) for role, paths in table.files.items()},
         "rows": rows,
         "dropped": dropped,
@@ -397,31 +370,6 @@ def _fitted(schema: DatasetSchema, stream: RowStream, base: Encoders | None) -> 
     else:
         encoders = Encoders.fit(schema, ())
     return encoders if base is None else encoders.grown_from(base)
-
-
-def _hash(plain: object) -> str:
-    """16 hexadecimal digits."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(plain, sort_keys=True).encode())
-
-
-def _fingerprint(path: Path) -> list[object]:
-    """Name, size, time of the last change, and a hash of head, middle and end of a file.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    hashed = xxhash.xxh3_64()
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            for start in (0, status.st_size // 2, status.st_size - _FINGERPRINT):
-                file.seek(max(start, 0))
-                hashed.update(file.read(_FINGERPRINT))
-    except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror or error}", place=Place(file=str(path))
-        ) from None
-    return [path.name, status.st_size, status.st_mtime_ns, hashed.hexdigest()]
 
 
 def _digest(encoders: Encoders) -> str:
@@ -446,30 +394,7 @@ def _encoded_with(store_dir: Path, source: str, digest: str) -> Path | None:
     """A store of the same rows with the same encoders, however those came about."""
     for path in store_dir.glob("*/manifest.json"):
         with contextlib.suppress(DataError):
-            manifest = _manifest(path.parent)
+            manifest = read_manifest(path.parent)
             if (manifest["source"], manifest["encoders"]) == (source, digest):
                 return path.parent
     return None
-
-
-def _write_manifest(path: Path, content: dict[str, Any]) -> None:
-    manifest = {"format": "deepfm store", "format_version": FORMAT_VERSION} | content
-    atomic_write_bytes(path / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_bytes())
-    except FileNotFoundError:
-        state = "is half-written (no manifest.json)" if path.exists() else "is not there"
-        raise DataError(f"the store {path} {state}; `prepare` makes it") from None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot be read: {error}; remove it", place=Place(file=f"{path}/manifest.json")
-        ) from None
-    if manifest.get("format") != "deepfm store" or manifest["format_version"] != FORMAT_VERSION:
-        raise DataError(
-            "no store of this release; remove it, and `prepare` makes it",
-            place=Place(file=str(path)),
-        )
-    return manifest

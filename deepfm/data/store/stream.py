@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from deepfm.data.files.columns import named_in_errors
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import Rows
 from deepfm.data.labels import LabelRule, refuse_bad
@@ -156,7 +157,8 @@ class RowStream:
         labels: list[np.ndarray] = []
         bad: dict[str, np.ndarray] = {}
         for rule in self._labels if rules is None else rules:
-            label, is_bad = rule.read(rows.table[rule.column].combine_chunks())
+            with named_in_errors(rule.column):
+                label, is_bad = rule.read(rows.table[rule.column].combine_chunks())
             refuse_unless_dropped(
                 self._table, rows, rule.column, is_bad, rule.expected, rule.remedy
             )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepfm.data.encoding import encoders as module
-from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.encoders import LONGEST_LIST, Encoders
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, DataError, Place
 from tests import tiny
@@ -419,6 +419,34 @@ def test_an_absent_column_counts_as_missing_where_there_is_a_policy():
     for field in (dense(), sparse(), sparse(bad_values="drop"), sequence(transform="split(|)")):
         with pytest.raises(DataError, match="field f: no column 'f'; did you mean 'ff'"):
             fit(field, ["1", "2"]).encode(other)
+
+
+def test_a_list_of_any_length_has_a_bound_that_names_the_way_out():
+    texts = ["a|b", "|".join(["a"] * (LONGEST_LIST + 1)), None]
+    encoders = fit(sequence(separator="|", max_length=0), ["a", "b"])
+    with pytest.raises(DataError, match=r"a list of 10,001 elements, .* set max_length") as caught:
+        encoders.encode_rows(Rows(pa.table({"f": texts})))
+    assert str(caught.value).startswith("train.tsv:3: field f, column f: ")
+    longest = pa.table({"f": ["|".join(["a"] * LONGEST_LIST)] * 2})
+    assert encoders.encode_rows(longest).inputs.sequence_lengths[0].tolist() == [LONGEST_LIST] * 2
+    cut = fit(sequence(separator="|", max_length=3), ["a", "b"])
+    found = cut.encode_rows(pa.table({"f": texts})).inputs.sequence_lengths[0]
+    assert found.tolist() == [2, 3, 0]
+
+
+def test_unknown_elements_are_counted():
+    for max_length in (0, 1):
+        encoders = fit(sequence(separator="|", max_length=max_length), ["a|b"])
+        table = pa.table({"f": ["a|x|y", "z", None, "", "b"]})
+        assert encoders.encode_rows(table).unknown == {"f": 3}
+
+
+def test_as_many_quantiles_as_anybody_likes_are_those_that_the_numbers_have():
+    numbers = [1.0, 2.0, 2.0, 5.0, 9.0]
+    ids = [fit(sparse(quantiles=n), numbers).encode(pa.table({"f": numbers})).sparse.tolist()
+           for n in (5, 6, 100, 10**18)]  # fmt: skip
+    assert ids[0] == [[1], [2], [2], [3], [4]]
+    assert all(one == ids[0] for one in ids)
 
 
 def test_errors_name_field_and_column():

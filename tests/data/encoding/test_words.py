@@ -10,7 +10,7 @@ from deepfm.errors import ConfigError, DataError, MissingDataError
 
 def found_in(path, content):
     path.write_text(content, encoding="utf-8")
-    words = read_words(path)
+    words = read_words(path.parent, path.name)
     return dict(zip(words.words.to_pylist(), words.ids.tolist(), strict=True))
 
 
@@ -45,10 +45,22 @@ def test_malformed_files(tmp_path, content, message):
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(MissingDataError, match=r"words\.txt: no such file"):
-        read_words(tmp_path / "words.txt")
+        read_words(tmp_path, "words.txt")
     (tmp_path / "words.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
-        read_words(tmp_path / "words.txt")
+        read_words(tmp_path, "words.txt")
+
+
+@pytest.mark.parametrize("file", ["/etc/passwd", "../words.txt", "a/../../words.txt"])
+def test_a_path_that_leads_out_of_the_folder_is_refused_unread(tmp_path, file):
+    (tmp_path / "words.txt").write_text("secret word and more\n")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ConfigError, match=r"expected a file below .*data, found '") as caught:
+        read_words(tmp_path / "data", file)
+    assert "secret" not in str(caught.value)
+    (tmp_path / "data" / "words.txt").write_text("a\n")
+    inside = ("words.txt", "./words.txt", str(tmp_path / "data" / "words.txt"))
+    assert {read_words(tmp_path / "data", file).rows for file in inside} == {1}
 
 
 @pytest.mark.parametrize(

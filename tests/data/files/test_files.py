@@ -223,7 +223,10 @@ def test_a_long_delimiter_takes_the_place_of_a_character_that_is_refused(write):
         ({"columns": ["x", "y", "z"]}, "rows.csv:1: 3 columns are declared, 2 are in this line"),
         ({"columns": ["a", "b"]}, "rows.csv:1: a header line, but the columns are declared"),
         ({"columns": ["b", "c"]}, "rows.csv:1: a header line, but the columns are declared"),
-        ({"only": ["colour"]}, "no column 'colour'; known: a, b"),
+        (
+            {"only": ["colour"]},
+            "no column 'colour'; known: a, b; `column` of a field may name another",
+        ),
     ],
 )
 def test_a_form_that_does_not_fit_is_named(write, form, message):
@@ -412,5 +415,5 @@ def test_where_no_file_can_be_written(tmp_path):
     for path in (tmp_path / "rows.csv", tmp_path / "file" / "rows.csv"):
         with pytest.raises(DeepFMError, match=r"cannot write "):
             write_all(path, [pa.table({"id": [1]})])
-    with pytest.raises(DataError, match=r"ends in \.csv or \.parquet"):
+    with pytest.raises(DataError, match=r"ends in \.csv, \.tsv, \.parquet"):
         TableWriter(tmp_path / "rows.txt")

@@ -51,8 +51,30 @@ def test_a_new_format_is_read_written_and_described(arrow, tmp_path):
 
 
 def test_a_format_that_is_only_read_cannot_be_written(tmp_path):
-    with pytest.raises(DataError, match=r"expected a file that ends in \.csv or \.parquet"):
-        TableWriter(tmp_path / "rows.tsv")
+    for name in ("rows.txt", "rows.parquet.gz"):
+        with pytest.raises(DataError, match=r"expected a file that ends in \.csv, \.tsv, \.parq"):
+            TableWriter(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", ["tsv", "csv.gz", "tsv.gz", "csv.zst", "tsv.zst"])
+def test_what_is_written_as_text_is_read_again(tmp_path, ending):
+    path = tmp_path / f"rows.{ending}"
+    with TableWriter(path) as writer:
+        for _ in range(3):
+            writer.write(TABLE)
+    (rows,) = read_rows([path])
+    assert rows.table.to_pydict() == {"city": ["Oslo", "Rome"] * 3, "id": ["1", "2"] * 3}
+
+
+def test_a_text_that_no_tsv_can_hold_is_refused_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("old")
+    with (
+        pytest.raises(DataError, match=r"rows\.tsv"),
+        TableWriter(path) as writer,
+    ):
+        writer.write(pa.table({"city": ["a\tb"]}))
+    assert path.read_text() == "old"
 
 
 @pytest.fixture

@@ -168,3 +168,13 @@ def test_guesses_vectors(tmp_path):
     path = write_csv(tmp_path / "a.csv", {"click": label, "place": texts})
     assert declared(path)["fields"]["place"] == expected | {"separator": "|"}
     assert "vector" in "\n".join(to_lines(describe(path)))
+
+
+def test_control_characters_in_names_and_cells_give_yaml_that_can_be_read(tmp_path):
+    path = tmp_path / "odd.csv"
+    rows = "".join(f"u{k % 9},\0{k % 3},{k % 2}\n" for k in range(40))
+    path.write_text(f"us\0er,a\x07b,click\n{rows}")
+    raw = yaml.safe_load(to_yaml(describe(path)))
+    columns = [field.get("column", name) for name, field in raw["data"]["table"]["fields"].items()]
+    assert columns == ["us\0er", "a\x07b"]
+    config_from_dict(raw)

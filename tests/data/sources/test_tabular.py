@@ -173,6 +173,17 @@ def ratings(tmp_path, *, with_tables: bool) -> dict:
     }
 
 
+def test_a_user_for_whom_no_negative_is_left_is_named_by_id(tmp_path):
+    raw = ratings(tmp_path, with_tables=False)
+    rows = [(f"u{u}", f"m{m}", 5) for u in range(5) for m in range(4)]
+    rows += [("greedy", f"m{m}", 5) for m in range(8)]
+    text = "".join(f"{u}::{m}::{s}::{t}\n" for t, (u, m, s) in enumerate(rows))
+    (tmp_path / "ratings.dat").write_text(text)
+    raw["data"] |= {"num_neg_eval": 2, "negative_exclusion": "all"}
+    with pytest.raises(DataError, match=r"^user 'greedy': no item of all 8 is left"):
+        experiment.train(config_from_dict(raw))
+
+
 @pytest.mark.parametrize("with_tables", [True, False])
 def test_a_ranking_experiment_without_python(tmp_path, with_tables):
     raw = ratings(tmp_path, with_tables=with_tables)
@@ -351,6 +362,14 @@ def test_a_long_number_as_default_keeps_its_digits(tmp_path):
         fields = {"a": {"type": "sparse", "hash_buckets": 9, "default": default}}
         schema = tabular.schema(config(tmp_path, {"fields": fields}).data.table)
         assert schema.fields["a"].default_elements == [str(default)]
+
+
+def test_a_vocabulary_file_beyond_the_data_is_refused(tmp_path):
+    fields = {"a": {"type": "sparse", "vocabulary_file": "../../etc/passwd"}}
+    with pytest.raises(
+        ConfigError, match=r"^data\.table\.fields\.a\.vocabulary_file: expected a f"
+    ):
+        tabular.schema(config(tmp_path, {"fields": fields}).data.table, tmp_path)
 
 
 def test_a_missing_vocabulary_file(tmp_path):

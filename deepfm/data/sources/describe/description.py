@@ -184,12 +184,12 @@ class _Guessing:
 
     def description(self) -> Description:
         """All of it."""
+        fields = [field for column in self.columns for field in self._fields(column)]
         if self.is_ranking:
             settings = rules.ranking_settings()
         else:
             assert self.label is not None
-            settings = rules.settings(self.size, self.label)
-        fields = [field for column in self.columns for field in self._fields(column)]
+            settings = rules.settings(self.size._replace(values=self._values(fields)), self.label)
         if all(field.against for field in fields):
             reasons = "; ".join(f"{field.name}: {field.against}" for field in fields)
             raise DataError(
@@ -201,6 +201,11 @@ class _Guessing:
             self.split_reason, tuple(_with_own_names(fields)), settings, tuple(self._notes()),
             tuple(self._warnings(fields)),
         )  # fmt: skip
+
+    def _values(self, fields: list[FieldGuess]) -> int:
+        """How many values all ids of the fields have."""
+        ids = {field.settings["column"] for field in fields if field.settings["type"] != "dense"}
+        return sum(column.distinct for column in self.columns if column.name in ids)
 
     def _evidence(self, column: ColumnSummary) -> Evidence:
         if self.signal is None:

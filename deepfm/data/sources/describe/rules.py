@@ -12,6 +12,8 @@ from deepfm.data.sources.describe.labels import LabelGuess
 TRAINED = 0.8  # share of rows where the split is drawn
 ROWS_PER_POSITIVE = 20  # by which few rows of a class count
 FEW_OF_A_CLASS = 500  # that are said
+# Up to here all rows of all tables are updated in each step, and kept small by L2 over all of them.
+DENSE_ROWS, DENSE_VALUES = 1_000_000, 300_000
 
 
 class TableSize(NamedTuple):
@@ -20,10 +22,12 @@ class TableSize(NamedTuple):
     Attributes:
         rows: Training rows.
         smallest_class: Those of the rarest class; all of a number.
+        values: Different values of all ids.
     """
 
     rows: int
     smallest_class: int
+    values: int = 0
 
     @property
     def learnable(self) -> int:
@@ -44,13 +48,14 @@ class Step(NamedTuple):
     lr: float
     epochs: int
     bins: int | None  # of piecewise numbers; None: the default
+    table_l2: float  # of all table rows in every step
 
 
 STEPS = (
-    Step(5_000, 4, (64, 32), 0.5, "none", "normal(0.001)", 4, 1e-3, 30, 16),
-    Step(30_000, 8, (128, 64), 0.3, "batch", "normal(0.01)", 3, 1e-3, 30, None),
-    Step(1_000_000, 16, (256, 128, 64), 0.2, "batch", "normal(0.01)", 2, 1e-3, 20, None),
-    Step(math.inf, 16, (400, 400, 400), 0.2, "batch", "normal(0.01)", 10, 1e-3, 5, None),
+    Step(5_000, 4, (64, 32), 0.5, "none", "normal(0.001)", 4, 1e-3, 30, 16, 1e-2),
+    Step(30_000, 8, (128, 64), 0.3, "batch", "normal(0.01)", 3, 1e-3, 30, None, 3e-2),
+    Step(1_000_000, 16, (256, 128, 64), 0.3, "batch", "normal(0.01)", 2, 1e-3, 20, None, 3e-2),
+    Step(math.inf, 16, (400, 400, 400), 0.2, "batch", "normal(0.01)", 10, 1e-3, 5, None, 0.0),
 )
 
 
@@ -106,14 +111,17 @@ def settings(size: TableSize, label: LabelGuess) -> dict[str, dict[str, Any]]:
     elif label.kind == "class":
         training |= {"losses": ["softmax_cross_entropy"]}
         evaluation = {"metrics": ["accuracy", "logloss"]}
-    if size.rows > 500_000:
+    feature: dict[str, Any] = {
+        "embedding_dim": step.embedding_dim,
+        "fm_embedding_dim": step.embedding_dim,
+        "init": step.init,
+    }
+    if size.rows > DENSE_ROWS or size.values > DENSE_VALUES:
         training["sparse_optimizer"] = "lazy_adam"
+    elif size.values:
+        feature |= {"embedding_l2_reg": step.table_l2, "embedding_l2_scope": "table"}
     sections = {
-        "feature": {
-            "embedding_dim": step.embedding_dim,
-            "fm_embedding_dim": step.embedding_dim,
-            "init": step.init,
-        },
+        "feature": feature,
         "dnn": network,
         "training": training,
     }

@@ -1,0 +1,215 @@
+"""Checksums of a store's arrays, by blocks of rows, and the reader that compares them.
+
+A block holds as many rows as fit into 64 KiB, about as much as a system reads ahead where rows are
+picked from a mapped file, so that comparing a block costs no reading. The checksums of `x.bin` are
+in `x.sums`, eight bytes each, and the manifest has the checksum of that.
+"""
+
+from array import array
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from deepfm.data.batch import Inputs, Ragged
+from deepfm.errors import DataError, Place
+
+BLOCK = 1 << 16  # bytes
+
+
+class DamagedStore(DataError):
+    """A store that has been changed from outside, or by its disk."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; `deepfm prepare --verify` makes the store again"
+
+
+def damaged(path: Path, problem: str) -> DamagedStore:
+    """The error that says what is wrong with a file of a store, and what to do."""
+    return DamagedStore(problem, place=Place(file=str(path)))
+
+
+def rows_per_block(dtype: str, shape: Sequence[int]) -> int:
+    """How many rows of an array, (N, …), are in a block."""
+    return max(1, BLOCK // max(1, np.dtype(dtype).itemsize * prod(shape[1:])))
+
+
+def digest_of(data: bytes) -> str:
+    """The checksum of a whole file."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+class BlockSums:
+    """Checksums of what is written, block by block.
+
+    Args:
+        size: Bytes of a block.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self._filled = size, 0
+        self._hash = xxhash.xxh3_64()
+        self._sums = array("Q")
+
+    def update(self, data: memoryview) -> None:
+        while len(data):
+            part = data[: self._size - self._filled]
+            self._hash.update(part)
+            self._filled += len(part)
+            if self._filled == self._size:
+                self._end_block()
+            data = data[len(part) :]
+
+    def end(self) -> bytes:
+        """All checksums, little-endian."""
+        if self._filled:
+            self._end_block()
+        return np.array(self._sums, "<u8").tobytes()
+
+    def _end_block(self) -> None:
+        self._sums.append(self._hash.intdigest())
+        self._hash.reset()
+        self._filled = 0
+
+
+class BlockChecks:
+    """Which blocks of a mapped array have been compared with their checksums.
+
+    Args:
+        path: Of the array; its checksums are beside it.
+        values: The array, (N, …).
+        checksum: Of the checksums.
+
+    Raises:
+        DamagedStore: The checksums cannot be read, or are not those of the manifest.
+    """
+
+    def __init__(self, path: Path, values: np.ndarray, checksum: str) -> None:
+        self._path, self._values = path, values
+        self.rows = rows_per_block(values.dtype.name, values.shape)
+        sums = path.with_suffix(".sums")
+        try:
+            data = sums.read_bytes()
+        except OSError as error:
+            raise damaged(sums, f"cannot be read: {error.strerror or error}") from None
+        blocks = -(-len(values) // self.rows) if values.size else 0
+        if digest_of(data) != checksum or len(data) != 8 * blocks:
+            raise damaged(sums, "damaged (another checksum than in manifest.json)")
+        self._sums = np.frombuffer(data, "<u8")
+        self._is_open = np.ones(blocks, bool)  # not compared yet
+        self._left = blocks
+
+    def check_all(self) -> None:
+        """Read the file once, without mapping it.
+
+        Raises:
+            DamagedStore: A block differs.
+        """
+        size = self.rows * self._values.itemsize * prod(self._values.shape[1:])
+        with self._path.open("rb") as file:
+            for block in range(len(self._sums)):
+                self._compare(block, file.read(size))
+        self._is_open[:] = False
+        self._left = 0
+
+    def check_rows(self, rows: np.ndarray | slice) -> None:
+        """Compare the blocks of some rows, unless that has been done.
+
+        Raises:
+            DamagedStore: A block differs.
+        """
+        if not self._left:
+            return
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self._values))
+            blocks = np.arange(start // self.rows, -(-stop // self.rows))
+        else:
+            blocks = rows // self.rows
+        for block in np.unique(blocks[self._is_open[blocks]]).tolist():
+            start = block * self.rows
+            data = np.ascontiguousarray(self._values[start : start + self.rows])
+            self._compare(block, data.data)
+            self._is_open[block] = False
+            self._left -= 1
+
+    def check_ranges(self, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """As `check_rows`, of the rows `start` to `start + length - 1` each."""
+        if not self._left:
+            return
+        there = lengths > 0
+        first = starts[there]
+        last = first + lengths[there] - 1
+        self.check_rows(np.concatenate([first, last]))
+        for start, end in zip(first, last, strict=True):
+            if end - start > self.rows:  # there are blocks between those of its ends
+                self.check_rows(slice(int(start), int(end) + 1))
+
+    def _compare(self, block: int, data: bytes | memoryview) -> None:
+        if xxhash.xxh3_64_intdigest(data) != int(self._sums[block]):
+            start = block * self.rows
+            end = min(start + self.rows, len(self._values))
+            raise damaged(
+                self._path, f"damaged (rows {start:,} to {end - 1:,} have another checksum)"
+            )
+
+
+class CheckedInputs(Inputs):
+    """Inputs whose blocks are compared with their checksums before rows of them are given.
+
+    Attributes:
+        checks: Called with row numbers, (B,), or a slice.
+    """
+
+    checks: Callable[[np.ndarray | slice], None]
+
+    @classmethod
+    def of(cls, inputs: Inputs, checks: Callable[[np.ndarray | slice], None]) -> "CheckedInputs":
+        found = cls(*inputs)
+        found.checks = checks
+        return found
+
+    def select(self, rows: Tensor | slice | int) -> Inputs:
+        """Return the given rows.
+
+        Raises:
+            DamagedStore: A block that they stand in differs from its checksum.
+        """
+        if isinstance(rows, slice):
+            self.checks(rows)
+        else:
+            numbers = np.atleast_1d(np.asarray(rows))
+            if numbers.dtype == bool:
+                numbers = np.flatnonzero(numbers)
+            self.checks(numbers % max(self.num_rows, 1))
+        return Inputs(*self).select(rows)
+
+
+def checks_of(
+    checks: dict[str, BlockChecks], inputs: Inputs, names: Sequence[str]
+) -> Callable[[np.ndarray | slice], None]:
+    """What `CheckedInputs` calls.
+
+    Args:
+        checks: By array; those of ragged ids are in elements.
+        names: Of the sequence fields, in order.
+    """
+    ragged: dict[str, Any] = {
+        f"{name}_ids": ids
+        for name, ids in zip(names, inputs.sequence_ids, strict=True)
+        if isinstance(ids, Ragged)
+    }
+    by_row = [check for name, check in checks.items() if name not in ragged]
+
+    def check(rows: np.ndarray | slice) -> None:
+        for array_ in by_row:
+            array_.check_rows(rows)
+        chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+        for name, ids in ragged.items():
+            checks[name].check_ranges(ids.starts[chosen].numpy(), ids.lengths[chosen].numpy())
+
+    return check

@@ -1,0 +1,134 @@
+"""Opening a store: its arrays are mapped into memory, and compared with their checksums."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from deepfm.data.dataset import TabularDataset
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.fingerprint import Fingerprint
+from deepfm.data.options import DataConfig, TableConfig
+from deepfm.data.schema import DatasetSchema
+from deepfm.data.sources import tabular
+from deepfm.data.sources.tables import SideTables
+from deepfm.data.store.arrays import open_split
+from deepfm.data.store.checks import damaged, digest_of
+from deepfm.data.store.manifest import read_manifest
+from deepfm.errors import ConfigError
+from deepfm.utils.logging import LOGGER
+
+CHECKED_AT_ONCE = 1 << 30  # bytes of arrays, which take about a second
+
+
+class Store(NamedTuple):
+    """A prepared table.
+
+    Attributes:
+        path: Its directory.
+        encoders: Fitted on its training rows, or given.
+        parts: Its splits by name; a table may have no `test`.
+        users, items: Raw side tables; None where the table declares none.
+        fingerprint: Of the files it was made from; None if only the store was opened.
+        summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column.
+    """
+
+    path: Path
+    encoders: Encoders
+    parts: dict[str, TabularDataset]
+    users: pa.Table | None
+    items: pa.Table | None
+    summary: dict[str, Any]
+    fingerprint: Fingerprint | None = None
+
+
+def declared_table(data: DataConfig) -> TableConfig:
+    """The table of a config that has one.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if data.table is None:
+        raise ConfigError("no table is declared", key="data.table")
+    return data.table
+
+
+def open_store(
+    path: Path, data: DataConfig, schema: DatasetSchema, *, sides: SideTables | None = None
+) -> Store:
+    """Map a store into memory and check it: all of it, or of a large one all but its features.
+
+    Args:
+        schema: That of the table, from which models are built.
+        sides: The tables of users and items, if they have been read.
+
+    Raises:
+        DataError: There is no store.
+        DamagedStore: It is half-written, or a file is missing or not what was written.
+    """
+    manifest = read_manifest(path)
+    if manifest["format_version"] == 1:
+        LOGGER.warning(
+            f"{path} is a store of an earlier release, without checksums: only sizes are checked; "
+            "remove it, and `prepare` makes a new one"
+        )
+    is_small = _size(manifest) <= CHECKED_AT_ONCE
+    encoders, parts = _opened(path, manifest, schema, check_all=is_small or data.verify == "full")
+    if sides is None:
+        sides = tabular.side_tables(declared_table(data), schema, Path(data.data_dir))
+    summary = {key: manifest[key] for key in ("rows", "dropped", "bad_values")}
+    return Store(path, encoders, parts, sides.users, sides.items, summary)
+
+
+def verify_store(path: Path, schema: DatasetSchema) -> int:
+    """Compare all checksums of a store, and return how many bytes its arrays have.
+
+    Raises:
+        DataError: There is no store.
+        DamagedStore: It is half-written, or a file is missing or not what was written.
+    """
+    manifest = read_manifest(path)
+    _opened(path, manifest, schema, check_all=True)
+    return _size(manifest)
+
+
+def _opened(
+    path: Path, manifest: dict[str, Any], schema: DatasetSchema, *, check_all: bool
+) -> tuple[Encoders, dict[str, TabularDataset]]:
+    try:
+        encoders = _read_encoders(path / "encoders.pt", manifest.get("encoders_checksum"), schema)
+        parts = {
+            split: open_split(path / split, arrays, encoders.schema, check_all=check_all)
+            for split, arrays in manifest["arrays"].items()
+        }
+    except (LookupError, TypeError, AttributeError) as error:  # only of a store of format 1
+        raise damaged(path, f"damaged: {type(error).__name__}: {error}") from None
+    return encoders, parts
+
+
+def _read_encoders(path: Path, checksum: str | None, schema: DatasetSchema) -> Encoders:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror or error}") from None
+    if checksum is not None and digest_of(data) != checksum:
+        raise damaged(path, "damaged (another checksum than in manifest.json)")
+    try:
+        plain = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return Encoders.from_dict(plain | {"schema": schema.to_dict()})
+    except Exception as error:  # damaged bytes fail in a dozen ways; with a checksum they do not
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise damaged(path, f"cannot be read: {reason}") from None
+
+
+def _size(manifest: dict[str, Any]) -> int:
+    """Bytes of all arrays."""
+    return sum(
+        math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
+        for arrays in manifest["arrays"].values()
+        for array in arrays.values()
+    )
