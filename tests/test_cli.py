@@ -432,12 +432,16 @@ def test_describe_writes_a_config_that_trains(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [f"{k % 2},{'abc'[k % 3]},{k / 7}" for k in range(200)]
     (tmp_path / "clicks.csv").write_text("click,colour,price\n" + "\n".join(rows) + "\n")
-    code, printed, errors = run(capsys, "describe", "--data", "clicks.csv")
-    assert (code, errors) == (0, "")
+    code, printed, errors = run(capsys, "describe", "clicks.csv")
+    assert code == 0
+    assert errors.startswith("warning: only about 80 training rows of the rarest class: ")
     assert "colour" in printed
     code, _, errors = run(capsys, "describe", "--data", "clicks.csv")
     assert code == 2
     assert errors == "error: clicks.yaml exists already; --output writes elsewhere\n"
+    for arguments in ((), ("clicks.csv", "--data", "clicks.csv")):
+        code, _, errors = run(capsys, "describe", *arguments)
+        assert (code, errors) == (2, "error: describe: expected one file of rows, describe FILE\n")
     short = ["--override", "training.epochs=2", "training.batch_size=8"]
     assert run(capsys, "train", "--config", "clicks.yaml", *short)[0] == 0
     metrics = json.loads((tmp_path / "outputs" / "clicks" / "metrics.json").read_text())
@@ -458,8 +462,8 @@ def write_clicks(folder, count=400):
 def test_describe_shows_what_simple_methods_reach(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_clicks(tmp_path)
-    code, printed, errors = run(capsys, "describe", "--data", "clicks.csv", "--baseline")
-    assert (code, errors) == (0, "")
+    code, printed, _ = run(capsys, "describe", "--data", "clicks.csv", "--baseline")
+    assert code == 0
     head, *rows = [line.split() for line in printed.splitlines()[-4:]]
     assert head == ["valid", "auc", "valid", "logloss", "test", "auc", "test", "logloss"]
     found = {" ".join(row[:-4]): [float(cell) for cell in row[-4:]] for row in rows}

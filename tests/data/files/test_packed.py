@@ -163,7 +163,7 @@ def config(folder: Path, **table) -> Path:
 def test_archives_are_described_trained_on_and_predicted(tmp_path, capsys):
     archive(tmp_path / "train.zip", {"rows.csv": clicks()})
     describe = ("describe", "--data", tmp_path / "train.zip", "--output", tmp_path / "d.yaml")
-    assert run(capsys, *describe) == (0, "")
+    assert run(capsys, *describe)[0] == 0
     assert "files: train.zip" in (tmp_path / "d.yaml").read_text()
     assert run(capsys, "train", "--config", config(tmp_path))[0] == 0
     best = tmp_path / "run" / "best_model.pt"

@@ -13,7 +13,7 @@ from deepfm.errors import ConfigError, nearest
 
 DAY = 86_400
 _WORDS = {
-    "time", "timestamp", "ts", "date", "day", "hour", "datetime", "created", "at", "when", "seen",
+    "time", "ts", "date", "day", "hour", "datetime", "created", "at", "when", "seen",
 }  # fmt: skip
 # How whole numbers may write a time, by their digits.
 _FORMATS = {
@@ -54,6 +54,12 @@ class TimeColumn(NamedTuple):
         return len(np.unique(parts)) > 1
 
 
+def _is_named(column: ColumnSummary) -> bool:
+    """Whether its name calls a column one of times."""
+    words = words_of(column.name)
+    return bool(_WORDS.intersection(words)) or any("time" in word for word in words)
+
+
 def time_columns(columns: Sequence[ColumnSummary]) -> list[TimeColumn]:
     """The columns that hold times, those in the way of dates first."""
     found = [t for c in columns if c.kind == "date" and (t := _date(c)) is not None]
@@ -85,7 +91,7 @@ def guess_time(times: Sequence[TimeColumn], columns: Sequence[ColumnSummary], na
             "missing)"
         )
     complete = [time for time in times if not time.column.missing]
-    named = [time for time in complete if set(words_of(time.column.name)) & _WORDS]
+    named = [time for time in complete if _is_named(time.column)]
     return next(iter(named or complete), None)
 
 
@@ -106,13 +112,13 @@ def _date(column: ColumnSummary) -> TimeColumn | None:
 
 def _number(column: ColumnSummary) -> TimeColumn | None:
     """Whole numbers that are unix times, or that write a date digit by digit."""
-    numbers, words = column.numbers, set(words_of(column.name))
+    numbers = column.numbers
     if numbers is None or not column.is_whole or column.low <= 0 or column.distinct < 2:
         return None
     absent = np.isnan(numbers)
     whole = pa.array(np.where(absent, 0, numbers).astype(np.int64), mask=absent)
     digits = len(f"{column.low:.0f}")
-    if words & _WORDS and digits == len(f"{column.high:.0f}"):
+    if _is_named(column) and digits == len(f"{column.high:.0f}"):
         for form in _FORMATS.get(digits, ()):
             seconds, read = read_formatted(as_text(whole), time_pattern(form))
             if read[column.is_present].all():
@@ -120,6 +126,6 @@ def _number(column: ColumnSummary) -> TimeColumn | None:
     seconds, read = read_times(whole)
     known = seconds[read]
     is_unix = len(known) and known.min() > _EARLIEST and known.max() < _LATEST
-    if is_unix and (words & _WORDS or _looks_recent(known)):
+    if is_unix and (_is_named(column) or _looks_recent(known)):
         return TimeColumn(column, "", np.where(read, seconds, np.nan))
     return None
