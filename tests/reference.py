@@ -248,7 +248,8 @@ def dense_columns(schema):
 
 
 def piecewise_linear(x, edges):
-    """How full each bin is that a number passes on its way up from the first edge to x."""
+    """How full each bin is that a number passes on its way up from the first edge to x, over
+    the root of the number of bins."""
     encoding = []
     for low, high in itertools.pairwise(edges):
         if x >= high:
@@ -257,7 +258,7 @@ def piecewise_linear(x, edges):
             encoding.append(0.0)
         else:
             encoding.append((x - low) / (high - low))
-    return np.array(encoding)
+    return np.array(encoding) / np.sqrt(len(encoding))
 
 
 def periodic(x, frequencies):

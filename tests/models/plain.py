@@ -79,7 +79,7 @@ class PlainEmbedding(nn.Module):
         if field.edges:
             low, high = torch.tensor(field.edges[:-1]), torch.tensor(field.edges[1:])
             encoded = ((numbers.unsqueeze(2) - low) / (high - low)).clamp(0, 1)
-            encoded = F.pad(encoded, (0, width - len(low)))
+            encoded = F.pad(encoded / math.sqrt(len(low)), (0, width - len(low)))
             if group.first_order is not None:
                 term = (encoded * group.first_order[own]).sum((1, 2)).unsqueeze(1)
         else:

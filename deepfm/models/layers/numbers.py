@@ -21,10 +21,10 @@ class PiecewiseLinear(nn.Module):
 
     With the edges b_0 < ... < b_T of a number's bins, component t of its encoding is
 
-        clamp((x - b_{t-1}) / (b_t - b_{t-1}), 0, 1):
+        clamp((x - b_{t-1}) / (b_t - b_{t-1}), 0, 1) / sqrt(T):
 
-    1 in the bins below that of x, 0 in those above, and between them how far x is through its own.
-    A linear map of it is a continuous function of x, linear in each bin.
+    full in the bins below that of x, 0 in those above, and in its own how far x is through it. A
+    linear map of it is a continuous function of x, linear in each bin.
 
     The encoding is never made: its product with a weight is the sum of the rows of all lower bins,
     which is the same for every x of a bin, and a part of the bin's own row. So a number costs two
@@ -32,6 +32,10 @@ class PiecewiseLinear(nn.Module):
 
     Source: Y. Gorishniy, I. Rubachev, A. Babenko, "On Embeddings for Numerical Features in Tabular
     Deep Learning", NeurIPS 2022, arXiv:2203.05556, Eq. (1).
+
+    NOTE[DIFF]: The components are divided by the root of the number's own T. A step of Adam moves
+    every weight of the lower bins alike, so that without it a step would move the vector T times
+    as far as that of an id, and many numbers together diverge.
 
     NOTE[DIFF]: The paper goes on linearly beyond the outer edges. Here a number beyond them is
     encoded like the edge, because an outer bin can be so narrow that a number a little beyond it
@@ -47,7 +51,7 @@ class PiecewiseLinear(nn.Module):
     Example:
         >>> encoding = PiecewiseLinear([[0.0, 1.0, 3.0], [0.0, 2.0]])
         >>> encoding(torch.tensor([[2.0, 1.0]]), torch.eye(2).expand(2, 2, 2))
-        tensor([[[1.0000, 0.5000],
+        tensor([[[0.7071, 0.3536],
                  [0.5000, 0.0000]]])
     """
 
