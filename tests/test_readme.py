@@ -135,16 +135,17 @@ def test_the_model_that_it_adds_can_be_trained(tiny_data, monkeypatch):
     assert state.epoch == 1
 
 
-def test_an_own_csv_takes_five_lines(tmp_path, monkeypatch, capsys):
-    """The lines as they stand, but for the editor, on clicks that follow from two columns."""
-    (lines,) = re.findall(r"own CSV in five lines\n\n```bash\n(.*?)```", README, re.DOTALL)
-    assert lines.count("\n") == 5
+def test_an_own_csv_takes_four_lines(tmp_path, monkeypatch, capsys):
+    """The lines as they stand, on clicks that follow from two columns."""
+    (lines,) = re.findall(r"own CSV in four lines\n\n```bash\n(.*?)```", README, re.DOTALL)
+    assert lines.count("\n") == 4
     monkeypatch.chdir(tmp_path)
     rows = [f"{'abc'[k % 3]},{k % 7},{int(k % 3 == 0 or k % 7 > 4)}" for k in range(400)]
-    (tmp_path / "clicks.csv").write_text("colour,size,click\n" + "\n".join(rows) + "\n")
+    for name in ("clicks.csv", "new.csv"):
+        (tmp_path / name).write_text("colour,size,click\n" + "\n".join(rows) + "\n")
     for line in lines.splitlines():
-        if command := re.fullmatch(r"python -m deepfm (.+)", line):
-            assert main(shlex.split(command[1])) == 0, capsys.readouterr().err
+        command = re.fullmatch(r"python -m deepfm (.+)", line)
+        assert main(shlex.split(command[1])) == 0, capsys.readouterr().err
     header, *scores = (tmp_path / "scores.csv").read_text().splitlines()
     assert header.replace('"', "") == "colour,size,click,probability"
     assert len(scores) == 400
