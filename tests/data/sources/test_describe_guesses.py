@@ -151,6 +151,21 @@ def test_texts_that_stand_for_no_number_do_not_make_a_text_of_a_number(tmp_path)
     assert (field["bad_values"], field["missing"]) == ("unknown", "indicator")
 
 
+def test_every_field_and_every_indicator_has_a_name_of_its_own(tmp_path):
+    gaps = [None if k % 5 == 0 else k / 7 for k in range(400)]
+    columns = {"click": clicks(rows=400), "x_missing": gaps, "x": gaps, "x!": gaps, "x?": gaps}
+    fields = declared(described(tmp_path, columns))["table"]["fields"]
+    assert [field.get("column", name) for name, field in fields.items()] == list(columns)[1:]
+    assert len(fields) == 4
+
+
+def test_what_only_puts_rows_in_order_is_no_field(tmp_path):
+    columns = {"click": clicks(), "step": np.arange(ROWS) // 4, "x": clicks(0.4)}
+    found = described(tmp_path, columns, wishes=Wishes(time="step"))
+    assert declared(found)["table"]["time_column"] == "step"
+    assert against(found) == {"step": "it puts the rows in order"}
+
+
 def test_an_absent_id_is_a_value_of_its_own(tmp_path):
     words = [None if k % 4 == 0 else "ab"[k % 2] for k in range(400)]
     table = declared(described(tmp_path, {"click": clicks(rows=400), "x": words}))["table"]

@@ -370,6 +370,8 @@ class _Guessing:
     def _against(self, column: ColumnSummary, settings: dict[str, Any]) -> str:
         """Why a column is only proposed; empty for a good one."""
         present = len(column.values) * (1 - column.missing)
+        if self.time is not None and column.name == self.time.column.name:
+            return "it puts the rows in order"
         if column.distinct < 1:
             return "it is empty"
         if column.distinct == 1 and not column.missing:
@@ -431,10 +433,11 @@ def _with_own_names(fields: list[FieldGuess]) -> list[FieldGuess]:
     for field in fields:
         name = stem = re.sub(r"\W", "_", field.name) or "_"
         count = 1
-        while name in taken or (name.endswith("_missing") and name[:-8] in taken):
+        indicator = "_missing" if field.settings.get("missing") == "indicator" else ""
+        while {name, f"{name}{indicator}"} & taken:
             count += 1
             name = f"{stem}_{count}"
-        taken.add(name)
+        taken |= {name, f"{name}{indicator}"}
         settings = dict(field.settings)
         if settings["column"] == name:
             del settings["column"]

@@ -17,7 +17,7 @@ BINS = 32  # that stand for a smooth function of a number
 FINE_BINS = 256  # that would show a leak in a number
 LEAK = 0.99  # AUC above which a column alone knows the label
 AT_LEAST = 50  # rows of each class, or rows that are present, for a verdict about leaks
-CLEAR = 3.0  # standard errors by which one explanation must be better than another
+CLEAR = 2.0  # standard errors by which one explanation must be better than another
 
 
 class Signal:

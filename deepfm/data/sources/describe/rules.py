@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step(5_000, 4, (64, 32), 0.5, "none", "normal(0.001)", 4, 2e-3, 30, 16),
+    Step(10_000, 4, (64, 32), 0.5, "none", "normal(0.001)", 4, 2e-3, 30, 16),
     Step(30_000, 8, (128, 64), 0.3, "batch", "normal(0.01)", 3, 1e-3, 30, None),
     Step(1_000_000, 16, (256, 128, 64), 0.3, "batch", "normal(0.01)", 2, 1e-3, 20, None),
     Step(math.inf, 16, (400, 400, 400), 0.2, "batch", "normal(0.01)", 10, 1e-3, 5, None),
