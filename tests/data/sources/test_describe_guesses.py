@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfm.config import config_from_dict, load_config
+from deepfm.config import load_config
 from deepfm.data.sources.describe import Description, Wishes, describe, rules, to_yaml
 from deepfm.data.sources.describe.evidence import FOLDS, SMOOTHING, Signal
 from deepfm.errors import ConfigError, DataError
@@ -91,10 +91,11 @@ def test_numbers_and_classes_get_their_kind_loss_and_metric(tmp_path):
     assert raw["training"]["losses"] == ["l2"]
     assert raw["training"]["metric"] == "rmse"
     kinds = rng.choice(["low", "mid", "high"], 500).tolist()
-    raw = yaml.safe_load(to_yaml(described(tmp_path, {"x": x, "class": kinds})))
-    assert raw["data"]["table"]["labels"]["target"]["classes"] == ["high", "low", "mid"]
-    assert raw["training"]["losses"] == ["softmax_cross_entropy"]
-    config_from_dict(raw)
+    found = described(tmp_path, {"x": x, "class": kinds})
+    assert declared(found)["table"]["labels"]["target"]["classes"] == ["high", "low", "mid"]
+    assert found.settings["training"]["losses"] == ["softmax_cross_entropy"]
+    low = declared(described(tmp_path, {"x": x, "rating": rng.integers(1, 4, 500)}))
+    assert low["table"]["labels"]["target"] == {"column": "rating", "threshold": 3}
     stars = rng.integers(1, 6, 500)
     data = declared(described(tmp_path, {"x": x, "rating": stars}))
     assert data["table"]["labels"]["target"] == {"column": "rating", "threshold": 4}
@@ -164,6 +165,19 @@ def test_what_only_puts_rows_in_order_is_no_field(tmp_path):
     found = described(tmp_path, columns, wishes=Wishes(time="step"))
     assert declared(found)["table"]["time_column"] == "step"
     assert against(found) == {"step": "it puts the rows in order"}
+
+
+def test_amounts_that_are_all_different_are_no_row_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    numbers = rng.permutation(400)
+    columns = {
+        "click": clicks(rows=400), "population": rng.integers(10**6, size=400),
+        "row": numbers, "since": np.cumsum(rng.integers(1, 10**4, 400)),
+        "order_id": rng.integers(10**9, size=400), "weight": rng.random(400),
+    }  # fmt: skip
+    found = described(tmp_path, columns)
+    assert set(against(found)) == {"row", "since", "order_id"}
+    assert declared(found)["table"]["fields"]["population"]["type"] == "dense"
 
 
 def test_an_absent_id_is_a_value_of_its_own(tmp_path):
@@ -290,6 +304,9 @@ def test_positives_only_make_a_ranking_task_with_groups(tmp_path):
     assert groups["who"] == groups["town"] == "user"
     assert groups["what"] == groups["genre"] == "item"
     assert groups["place"] is None
+    alone = events() | {"who": np.arange(ROWS)}
+    with pytest.raises(ConfigError, match="--user: no who has 3 rows"):
+        described(tmp_path, alone, wishes=wishes)
     timeless = {name: values for name, values in events().items() if name != "at"}
     with pytest.raises(ConfigError, match="--time names a column of times"):
         described(tmp_path, timeless, wishes=wishes)
@@ -337,6 +354,9 @@ def test_few_positives_are_said_and_make_a_small_network(tmp_path):
     found = described(tmp_path, {"click": label, "x": rng.random(20_000)})
     assert "48 training rows of the rarest class" in "\n".join(found.warnings)
     assert found.settings["dnn"]["hidden_units"] == [64, 32]
+    label[20:] = 0
+    data = declared(described(tmp_path, {"click": label, "x": rng.random(20_000)}))
+    assert data["split_fractions"] == [0.6, 0.2, 0.2]
 
 
 @given(st.integers(100, 10**9), st.floats(0.001, 0.5))
@@ -346,3 +366,46 @@ def test_an_epoch_of_a_table_has_enough_steps(rows, share):
     assert size.learnable <= step.up_to
     assert step.epochs * rows / batch >= min(100, step.epochs * rows / 64)
     assert 64 <= batch <= 4096
+
+
+# --- any table ---------------------------------------------------------------------------------
+
+NAMES = ("id", "user", "x", "label", "time", "hour", "price", "a b", "rating", "x_missing", "é")
+
+
+def any_column(rng: np.random.Generator, rows: int) -> list:
+    """A column of some kind, sometimes with gaps."""
+    kinds = (
+        rng.integers(2, size=rows).tolist(),
+        rng.integers(rng.integers(1, 2000), size=rows).tolist(),
+        rng.normal(size=rows).tolist(),
+        rng.lognormal(3, 2, rows).tolist(),
+        rng.choice(["a", "b", "yes", "no", "é,x", 'q"t', "on\ttab"], rows).tolist(),
+        [f"2024-0{1 + k % 9}-{1 + k % 28:02d}" for k in rng.integers(200, size=rows)],
+        ["|".join(rng.choice(list("abcdef"), rng.integers(1, 4))) for _ in range(rows)],
+        ["same"] * rows,
+        list(range(rows)),
+        (10**9 + rng.integers(10**7, size=rows)).tolist(),
+        rng.choice(["1", "2", "NA", "3.5"], rows).tolist(),
+        rng.choice([True, False], rows).tolist(),
+        [f"w{k} some more words {k}" for k in range(rows)],
+        [[float(v) for v in rng.random(3)] for _ in range(rows)],
+    )
+    column = kinds[rng.integers(len(kinds))]
+    if rng.random() < 0.3:
+        column = [None if rng.random() < 0.1 else value for value in column]
+    return column
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_table_gives_settings_that_can_be_trained_or_one_line(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    rows = int(rng.integers(30, 400))
+    names = rng.choice(NAMES, rng.integers(2, 8), replace=False).tolist()
+    columns = {name: any_column(rng, rows) for name in names}
+    try:
+        assert declared(described(tmp_path, columns))["table"]["fields"]
+    except (ConfigError, DataError) as error:
+        message = str(error)
+        assert "label" in message or "no column is left to predict from" in message
+        assert "\n" not in message

@@ -34,6 +34,7 @@ _ID_WORDS = {
 _BINS = 128  # of a piecewise number, by default
 _LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number something
 _WORDS_OF_A_TEXT = 4  # on average, of values of which most are different: nothing to embed
+_ROWS_OF_A_USER = 3  # of which one trains, one validates, one tests
 _SPLIT_NEEDS = 10  # rows of each class in each split
 
 
@@ -89,6 +90,11 @@ class Description(NamedTuple):
     def rows(self) -> int:
         """Rows that were looked at."""
         return len(self.head.rows)
+
+    @property
+    def smallest_class(self) -> int:
+        """Rows of the rarest class; of a number all."""
+        return self.rows if self.label is None else self.label.smallest_class_of(self.rows)
 
     @property
     def is_whole_file(self) -> bool:
@@ -220,6 +226,12 @@ class _Guessing:
                 raise ConfigError(
                     "--user and --item with positives only make a ranking task, which holds out "
                     "each user's last row: --time names a column of times"
+                )
+            user = next(column for column in self.summaries if column.name == self.wishes.user)
+            if np.bincount(codes_of(user)).max() < _ROWS_OF_A_USER:
+                raise ConfigError(
+                    f"--user: no {user.name} has {_ROWS_OF_A_USER} rows, two of which could be "
+                    "held out"
                 )
             return "leave_one_out", "positives only: each user's last row tests"
         if self.time is None:
@@ -376,7 +388,7 @@ class _Guessing:
             return "it is empty"
         if column.distinct == 1 and not column.missing:
             return "a constant says nothing"
-        is_name = column.kind == "text" or (column.kind == "number" and column.is_whole)
+        is_name = column.kind == "text" or _may_number_rows(column)
         if is_name and present > 50 and column.distinct > 0.95 * present:
             own = "a row number?" if column.kind == "number" else "an id or a text?"
             return f"nearly every row has its own value: {own}"
@@ -410,6 +422,17 @@ class _Guessing:
         if self.head.columns:
             found.append("the file has no header: the names of its columns are made up")
         return found
+
+
+def _may_number_rows(column: ColumnSummary) -> bool:
+    """Whether whole numbers, if nearly all are different, are no amounts: by their name, because
+    they fill their range, or because they rise from row to row."""
+    if column.numbers is None or not column.is_whole:
+        return False
+    words = words_of(column.name)
+    known = column.numbers[~np.isnan(column.numbers)]
+    fills = column.distinct > (column.high - column.low + 1) / 3
+    return bool(words and words[-1] in _ID_WORDS) or fills or bool((np.diff(known) > 0).all())
 
 
 def _measure(label: LabelGuess | None) -> str:

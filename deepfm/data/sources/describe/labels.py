@@ -87,7 +87,8 @@ def guess_label(
 
 
 def _guess_column(columns: Sequence[ColumnSummary]) -> tuple[ColumnSummary, str]:
-    two = [c for c in columns if c.distinct == 2 and c.kind in ("number", "text")]
+    columns = [c for c in columns if c.distinct > 1 and c.kind in ("number", "text")]
+    two = [c for c in columns if c.distinct == 2]
     two = [c for c in two if not c.missing] or two
     zeros_and_ones = [c for c in two if c.kind == "number" and (c.low, c.high) == (0, 1)]
     named = [c for c in columns if set(words_of(c.name)) & set(_LABEL_WORDS)]
@@ -95,7 +96,7 @@ def _guess_column(columns: Sequence[ColumnSummary]) -> tuple[ColumnSummary, str]
     ratings = [c for c in columns if set(words_of(c.name)) & set(_RATING_WORDS)]
     ratings = [c for c in ratings if c.kind == "number"]
 
-    few = [c for c in exact if c.kind in ("number", "text") and 1 < c.distinct <= _FEW_CLASSES]
+    few = [c for c in exact if c.distinct <= _FEW_CLASSES]
     numbers = [c for c in columns if c.kind == "number" and set(words_of(c.name)) & _NUMBER_WORDS]
     ways = (
         (_in_both(exact, zeros_and_ones), "by its name, zeros and ones"),
@@ -106,12 +107,18 @@ def _guess_column(columns: Sequence[ColumnSummary]) -> tuple[ColumnSummary, str]
         ([c for c in two if c.kind == "text"][::-1], "two texts, the last such column"),
         (ratings, "by its name"),
         (numbers[::-1], "by its name"),
-        ([c for c in columns if c.kind in ("number", "text")][::-1], "the last column"),
+        (
+            [c for c in columns if c.kind == "number" or c.distinct <= _FEW_CLASSES][::-1],
+            "the last",
+        ),
     )
     for found, why in ways:
         if found:
             return found[0], why
-    return columns[-1], "the last column"
+    raise ConfigError(
+        "no column may be the label: a number, or a text of few values; --label names one, --user "
+        "and --item make a ranking task of positives only"
+    )
 
 
 def _in_both(one: Sequence[ColumnSummary], other: Sequence[ColumnSummary]) -> list[ColumnSummary]:
@@ -125,6 +132,8 @@ def _label(column: ColumnSummary, positive: str | None, why: str) -> LabelGuess:
     rating = set(words_of(column.name)) & set(_RATING_WORDS)
     if rating and column.kind == "number" and column.distinct <= 11 and column.high <= 10:
         limit = 4.0 if column.high <= 5 else 8.0
+        if column.low >= limit or column.high < limit:
+            limit = column.high  # all would be of one class
         return _above(column, limit, f"{why}; from {limit:g} on")
     if column.kind == "number" and not (column.is_whole and column.distinct <= _FEW_NUMBERS):
         assert column.numbers is not None

@@ -124,8 +124,8 @@ def settings(size: TableSize, label: LabelGuess) -> dict[str, dict[str, Any]]:
         training |= {"losses": ["l2"], "metric": "rmse", "lr": 2 * step.lr}
         evaluation = {"metrics": ["rmse", "mae"]}
     elif label.kind == "class":
-        training |= {"losses": ["softmax_cross_entropy"]}
-        evaluation = {"metrics": ["accuracy", "logloss"]}
+        training |= {"losses": ["softmax_cross_entropy"], "metric": "softmax_cross_entropy"}
+        evaluation = {"metrics": ["accuracy", "multiclass_auc"]}
     feature: dict[str, Any] = {
         "embedding_dim": step.embedding_dim,
         "fm_embedding_dim": step.embedding_dim,

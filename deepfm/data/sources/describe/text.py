@@ -8,6 +8,7 @@ from typing import Any
 from deepfm.data.sources.describe.description import Description
 from deepfm.data.sources.describe.labels import LabelGuess
 
+_FEW = 50  # rows of the rarest class of which a tenth would measure nothing
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
@@ -24,7 +25,10 @@ def to_yaml(found: Description) -> str:
         f"  split_strategy: {found.split} # {found.split_reason}",
     ]
     if found.split in ("random", "time"):
-        lines.append("  split_fractions: [0.8, 0.1, 0.1]")
+        parts, reason = "[0.8, 0.1, 0.1]", ""
+        if found.split == "random" and found.smallest_class < _FEW:
+            parts, reason = "[0.6, 0.2, 0.2]", f" # of {found.smallest_class} rows of a class"
+        lines.append(f"  split_fractions: {parts}{reason}")
     if found.split == "random" and found.label is not None and found.label.kind != "number":
         lines.append("  stratify: true")
     lines += ["  table:", f"    files: {quoted(head.path.name)}"]
