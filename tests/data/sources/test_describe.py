@@ -161,7 +161,10 @@ def test_guesses_vectors(tmp_path):
     columns = {"click": label, "place": vectors, "seen": ids}
     pa.parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     fields = declared(tmp_path / "a.parquet")["fields"]
-    expected = {"type": "dense", "value_dim": 3, "scale": "standard", "missing": "indicator"}
+    expected = {
+        "type": "dense", "value_dim": 3, "scale": "standard", "dense_embedding": "linear",
+        "missing": "indicator",
+    }  # fmt: skip
     assert fields["place"] == expected
     assert fields["seen"]["type"] == "sequence"
     texts = [None if row is None else "|".join(map(str, row)) for row in vectors]

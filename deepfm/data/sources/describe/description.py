@@ -308,6 +308,7 @@ class _Guessing:
             return found | self._min_count(column), ""
         if column.kind == "vector":
             found = {"type": "dense", "value_dim": column.longest, "scale": "standard"}
+            found["dense_embedding"] = "linear"
             if column.separator is not None:
                 found["separator"] = column.separator
             return found | self._missing(column), ""
