@@ -1,12 +1,10 @@
 """From a file to all guesses about it: label, fields, times, split, training."""
 
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepfm.data.files.columns import is_text
 from deepfm.data.sources.describe import rules
 from deepfm.data.sources.describe.columns import (
     ColumnSummary,
@@ -17,23 +15,20 @@ from deepfm.data.sources.describe.columns import (
     summarized,
     words_of,
 )
-from deepfm.data.sources.describe.evidence import CLEAR, Evidence, Signal, depends_on, evidence_of
+from deepfm.data.sources.describe.evidence import Evidence, Signal, depends_on, evidence_of
+from deepfm.data.sources.describe.fields import (
+    ABSENT,
+    FieldGuess,
+    names_something,
+    scale_of,
+    speaks_against,
+    with_own_names,
+)
 from deepfm.data.sources.describe.labels import LabelGuess, guess_label
 from deepfm.data.sources.describe.times import DAY, TimeColumn, guess_time, time_columns
 from deepfm.errors import ConfigError, DataError, Place, nearest
 
 MAX_ROWS = 1_000_000  # enough to guess from; the whole file is read when it is prepared
-ABSENT = "(absent)"  # a value of its own, where an id has none
-_FEW = 10  # whole numbers with at most this many distinct values are taken for categories
-_ID_WORDS = {
-    "id", "ids", "ip", "app", "device", "os", "channel", "zip", "zipcode", "zipcodes", "code",
-    "codes", "user", "item", "uid", "iid", "site", "domain", "campaign", "advertiser", "publisher",
-    "creative", "brand", "category", "cat", "sku", "store", "region", "city", "country", "postcode",
-    "browser", "model", "uuid", "key", "hash",
-}  # fmt: skip
-_BINS = 128  # of a piecewise number, by default
-_LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number something
-_WORDS_OF_A_TEXT = 4  # on average, of values of which most are different: nothing to embed
 _ROWS_OF_A_USER = 3  # of which one trains, one validates, one tests
 _SPLIT_NEEDS = 10  # rows of each class in each split
 
@@ -46,21 +41,6 @@ class Wishes(NamedTuple):
     user: str | None = None
     item: str | None = None
     time: str | None = None
-
-
-class FieldGuess(NamedTuple):
-    """A field of the config.
-
-    Attributes:
-        settings: What stands in its braces.
-        facts: What they rest on.
-        against: Why it is only proposed, in a comment; empty for a good one.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    facts: str
-    against: str = ""
 
 
 class Description(NamedTuple):
@@ -204,13 +184,19 @@ class _Guessing:
             )
         return Description(
             self.head, self.valid, self.wishes, self.summaries, self.label, self.time, self.split,
-            self.split_reason, tuple(_with_own_names(fields)), settings, tuple(self._notes()),
+            self.split_reason, tuple(with_own_names(fields)), settings, tuple(self._notes()),
             tuple(self._warnings(fields)),
         )  # fmt: skip
 
     def _values(self, fields: list[FieldGuess]) -> int:
         """How many values all ids of the fields have."""
-        ids = {field.settings["column"] for field in fields if field.settings["type"] != "dense"}
+        ids = {
+            field.settings["column"]
+            for field in fields
+            if field.settings["type"] != "dense"
+            and "transform" not in field.settings
+            and not field.against
+        }
         return sum(column.distinct for column in self.columns if column.name in ids)
 
     def _evidence(self, column: ColumnSummary) -> Evidence:
@@ -277,7 +263,7 @@ class _Guessing:
             facts += f"; {why}"
         if (group := self._group(column)) is not None:
             settings["group"] = group
-        against = evidence.leak or self._against(column, settings)
+        against = evidence.leak or self._against(column)
         if column.name in (self.wishes.user, self.wishes.item):
             against = ""
         return [FieldGuess(column.name, settings | {"column": column.name}, facts, against)]
@@ -313,7 +299,7 @@ class _Guessing:
                 found["separator"] = column.separator
             return found | self._missing(column), ""
         if column.kind == "number":
-            is_id, why = self._names_something(column, evidence)
+            is_id, why = names_something(column, evidence)
             return (self._sparse(column) if is_id else self._dense(column)), why
         return self._sparse(column), ""
 
@@ -330,7 +316,9 @@ class _Guessing:
         return {} if count is None else {"min_count": count}
 
     def _dense(self, column: ColumnSummary) -> dict[str, Any]:
-        settings: dict[str, Any] = {"type": "dense", "scale": _scale(column)}
+        # Numbers below 0 may follow where not all were seen, and have no logarithm.
+        scale = scale_of(column) if self.head.is_whole else "standard"
+        settings: dict[str, Any] = {"type": "dense", "scale": scale}
         settings["dense_embedding"] = "piecewise"
         if self.step.bins is not None:
             settings["bins"] = self.step.bins
@@ -342,30 +330,6 @@ class _Guessing:
         if column.missing:
             return {"missing": "indicator"}
         return {} if self.head.is_whole else {"missing": "mean"}
-
-    def _names_something(self, column: ColumnSummary, evidence: Evidence) -> tuple[bool, str]:
-        """Whether whole numbers are names, and what says so."""
-        if not column.is_whole:
-            return False, ""
-        if column.distinct <= _FEW:
-            return True, f"at most {_FEW} values"
-        words = words_of(column.name)
-        if words and words[-1] in _ID_WORDS:
-            return True, f"an id by its name ({words[-1]!r})"
-        per_value = len(column.values) * (1 - column.missing) / column.distinct
-        span = column.high - column.low + 1
-        if column.distinct <= _BINS:  # each of its values has an edge of its own
-            is_far = column.low > 5 * span
-            return is_far, "an id: far from zero" if is_far else ""
-        if evidence.names_something > CLEAR and per_value >= 5:
-            return True, "an id: single values say more than their order"
-        if evidence.names_something < -CLEAR:
-            return False, "a quantity: its order says more than single values"
-        if per_value >= 2 and column.distinct > max(_LONG_RANGE, span / 2):
-            return True, "an id: nearly all numbers of a long range occur"
-        if per_value >= 2 and column.low > 5 * span:
-            return True, "an id: far from zero"
-        return False, ""
 
     def _group(self, column: ColumnSummary) -> str | None:
         """Whose field it is, where users and items are named."""
@@ -380,27 +344,11 @@ class _Guessing:
                 return side
         return None
 
-    def _against(self, column: ColumnSummary, settings: dict[str, Any]) -> str:
+    def _against(self, column: ColumnSummary) -> str:
         """Why a column is only proposed; empty for a good one."""
-        present = len(column.values) * (1 - column.missing)
         if self.time is not None and column.name == self.time.column.name:
             return "it puts the rows in order"
-        if column.distinct < 1:
-            return "it is empty"
-        if column.distinct == 1 and not column.missing:
-            return "a constant says nothing"
-        is_name = column.kind == "text" or _may_number_rows(column)
-        if is_name and present > 50 and column.distinct > 0.95 * present:
-            own = "a row number?" if column.kind == "number" else "an id or a text?"
-            return f"nearly every row has its own value: {own}"
-        if column.kind == "text" and is_text(column.values.type):
-            lengths = [
-                len(text.split()) for text in column.values.slice(0, 500).to_pylist() if text
-            ]
-            is_long = lengths and np.mean(lengths) >= _WORDS_OF_A_TEXT
-            if is_long and column.distinct > 0.5 * present:
-                return "a text of many words, which is nothing to embed"
-        return ""
+        return speaks_against(column)
 
     def _notes(self) -> list[str]:
         notes = []
@@ -425,45 +373,5 @@ class _Guessing:
         return found
 
 
-def _may_number_rows(column: ColumnSummary) -> bool:
-    """Whether whole numbers, if nearly all are different, are no amounts: by their name, because
-    they fill their range, or because they rise from row to row."""
-    if column.numbers is None or not column.is_whole:
-        return False
-    words = words_of(column.name)
-    known = column.numbers[~np.isnan(column.numbers)]
-    fills = column.distinct > (column.high - column.low + 1) / 3
-    return bool(words and words[-1] in _ID_WORDS) or fills or bool((np.diff(known) > 0).all())
-
-
 def _measure(label: LabelGuess | None) -> str:
     return "explains" if label is not None and label.kind == "number" else "AUC"
-
-
-def _scale(column: ColumnSummary) -> str:
-    """`log1p` for numbers above 0 whose large ones are far beyond the usual ones."""
-    assert column.numbers is not None
-    known = column.numbers[~np.isnan(column.numbers)]
-    if column.low < 0 or not len(known):
-        return "standard"
-    middle, high = np.quantile(known, [0.5, 0.99])
-    return "log1p" if high + 1 > 10 * (middle + 1) or column.high > 1000 else "standard"
-
-
-def _with_own_names(fields: list[FieldGuess]) -> list[FieldGuess]:
-    """Fields whose names hold letters, digits and _ alone, each its own."""
-    taken: set[str] = set()
-    found = []
-    for field in fields:
-        name = stem = re.sub(r"\W", "_", field.name) or "_"
-        count = 1
-        indicator = "_missing" if field.settings.get("missing") == "indicator" else ""
-        while {name, f"{name}{indicator}"} & taken:
-            count += 1
-            name = f"{stem}_{count}"
-        taken |= {name, f"{name}{indicator}"}
-        settings = dict(field.settings)
-        if settings["column"] == name:
-            del settings["column"]
-        found.append(field._replace(name=name, settings=settings))
-    return found
