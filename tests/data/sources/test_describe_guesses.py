@@ -320,6 +320,9 @@ def test_both_classes_make_a_table_with_groups(tmp_path):
     assert data["table"]["label"] == "click"
     with pytest.raises(ConfigError, match=r"--user: no column 'whom'; did you mean 'who'"):
         described(tmp_path, columns, wishes=Wishes(user="whom"))
+    lists = columns | {"what": [[1, k % 3] for k in range(ROWS)]}
+    with pytest.raises(ConfigError, match="--item: what holds several values in a row, and is no"):
+        described(tmp_path, lists, wishes=Wishes(item="what"))
 
 
 # --- files, and settings by size ---------------------------------------------------------------

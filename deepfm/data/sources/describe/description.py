@@ -110,6 +110,8 @@ def describe(
     for option, name in (("--user", wishes.user), ("--item", wishes.item)):
         if name is not None and name not in by_name:
             raise ConfigError(f"{option}: no column {name!r}; {nearest(name, by_name)}")
+        if name is not None and by_name[name].kind in ("list", "vector"):
+            raise ConfigError(f"{option}: {name} holds several values in a row, and is no id")
     sides = {name for name in (wishes.user, wishes.item) if name is not None}
     rankable = wishes.user is not None and wishes.item is not None
     others = [column for column in summaries if column.name not in sides]
@@ -155,6 +157,13 @@ class _Guessing:
                 most = np.bincount(known).argmax() if len(known) else 0
                 values = np.where(np.isfinite(values), values == most, np.nan)
             self.signal = Signal(values, is_binary=label.kind != "number")
+        sides = {"user": wishes.user, "item": wishes.item}
+        self.owners = {  # the id of each row, by side
+            side: codes_of(column)
+            for side, name in sides.items()
+            for column in summaries
+            if column.name == name
+        }
         self.own = None if label is None or label.column is None else label.column.name
         self.columns = [column for column in summaries if column.name != self.own]
         self.times = time_columns(self.columns)
@@ -213,11 +222,10 @@ class _Guessing:
                     "--user and --item with positives only make a ranking task, which holds out "
                     "each user's last row: --time names a column of times"
                 )
-            user = next(column for column in self.summaries if column.name == self.wishes.user)
-            if np.bincount(codes_of(user)).max() < _ROWS_OF_A_USER:
+            if np.bincount(self.owners["user"]).max() < _ROWS_OF_A_USER:
                 raise ConfigError(
-                    f"--user: no {user.name} has {_ROWS_OF_A_USER} rows, two of which could be "
-                    "held out"
+                    f"--user: no {self.wishes.user} has {_ROWS_OF_A_USER} rows, two of which could "
+                    "be held out"
                 )
             return "leave_one_out", "positives only: each user's last row tests"
         if self.time is None:
@@ -291,7 +299,7 @@ class _Guessing:
             found: dict[str, Any] = {"type": "sequence", "max_length": min(column.longest, 50)}
             if column.separator is not None:
                 found["separator"] = column.separator
-            return found | self._min_count(column), ""
+            return found, ""
         if column.kind == "vector":
             found = {"type": "dense", "value_dim": column.longest, "scale": "standard"}
             found["dense_embedding"] = "linear"
@@ -308,11 +316,11 @@ class _Guessing:
         return {"type": "sparse"} | self._min_count(column) | absent
 
     def _min_count(self, column: ColumnSummary) -> dict[str, Any]:
-        if self.is_ranking or column.kind == "list":
+        if self.is_ranking:
             return {}
         counts = np.bincount(codes_of(column)[: len(self.head.rows)])
         once = int((counts == 1).sum())
-        count = rules.min_count(self.step, column.distinct, once, self.size.rows)
+        count = rules.min_count(self.step, column.distinct, once)
         return {} if count is None else {"min_count": count}
 
     def _dense(self, column: ColumnSummary) -> dict[str, Any]:
@@ -333,14 +341,12 @@ class _Guessing:
 
     def _group(self, column: ColumnSummary) -> str | None:
         """Whose field it is, where users and items are named."""
-        for side, name in (("user", self.wishes.user), ("item", self.wishes.item)):
-            if name is None:
-                continue
-            owner = next(c for c in self.summaries if c.name == name)
-            is_single = column.kind not in ("list", "vector")
-            if column.name == name:
+        names = {"user": self.wishes.user, "item": self.wishes.item}
+        may_depend = column.kind not in ("list", "vector") and column.distinct > 1
+        for side, codes in self.owners.items():
+            if column.name == names[side]:
                 return side
-            if is_single and column.distinct > 1 and depends_on(column, codes_of(owner)):
+            if may_depend and depends_on(column, codes):
                 return side
         return None
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deepfm.data.files.columns import is_text
+from deepfm.data.schema import FieldSchema
 from deepfm.data.sources.describe.columns import ColumnSummary, words_of
 from deepfm.data.sources.describe.evidence import CLEAR, Evidence
 
@@ -17,7 +18,7 @@ _ID_WORDS = {
     "creative", "brand", "category", "cat", "sku", "store", "region", "city", "country", "postcode",
     "browser", "model", "uuid", "key", "hash",
 }  # fmt: skip
-_BINS = 128  # of a piecewise number, by default
+_BINS = FieldSchema.bins  # of a piecewise number, by default
 _LONG_RANGE = 150  # more whole numbers without gaps are no ages: they number something
 _WORDS_OF_A_TEXT = 4  # on average, of values of which most are different: nothing to embed
 

@@ -74,7 +74,7 @@ def batch_size(rows: int) -> int:
     return int(2 ** min(12, max(6, round(math.log2(max(rows, 1) / 150)))))
 
 
-def min_count(step: Step, distinct: int, once: int, rows: int) -> int | None:
+def min_count(step: Step, distinct: int, once: int) -> int | None:
     """How often a value of an id must occur in training; None: once, as always.
 
     Args:
