@@ -227,8 +227,11 @@ def _recommend(arguments: argparse.Namespace) -> None:
     if not predictor.knows_user(arguments.user):
         LOGGER.warning(f"user {arguments.user} is unknown and served as a new user")
     found = predictor.recommend(arguments.user, top=arguments.top)
-    for rank, (item, title, probability) in enumerate(found, start=1):
-        LOGGER.info(f"{rank:>4}  {probability:.4f}  {item:>8}  {title or ''}".rstrip())
+    if found and found[0].probability is None:
+        LOGGER.info("rank   score      item")  # instead of a probability
+    for rank, (item, title, probability, score) in enumerate(found, start=1):
+        shown = score if probability is None else probability
+        LOGGER.info(f"{rank:>4}  {shown:.4f}  {item:>8}  {title or ''}".rstrip())
 
 
 def _compare(arguments: argparse.Namespace) -> None:

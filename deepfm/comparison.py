@@ -185,9 +185,12 @@ def _same_rows(one: Result, other: Result) -> bool:
 def _result(name: str, config: ExperimentConfig, runs: list[RunDirectory]) -> Result:
     predictions = [pyarrow.parquet.read_table(run.predictions) for run in runs]
     row, label = (predictions[0][column].to_numpy() for column in ("row", "label"))
-    probability = np.stack([table["probability"].to_numpy() for table in predictions])
-    logit = log_odds_of(probability) + _prior_correction(runs[0])
-    per_user = {"LogLoss": np.logaddexp(0.0, np.where(label > 0, -logit, logit))}
+    (column,) = config.task_list()[0].prediction_names()
+    predicted = np.stack([table[column].to_numpy() for table in predictions])
+    per_user = {}
+    if not config.task_list()[0].by_pairs:  # whose scores have no LogLoss
+        logit = log_odds_of(predicted) + _prior_correction(runs[0])
+        per_user["LogLoss"] = np.logaddexp(0.0, np.where(label > 0, -logit, logit))
     if runs[0].ranks.exists():  # otherwise the data has no ranking task
         ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
         for column, suffix, _ in _protocols(config.data.num_neg_eval):
@@ -197,7 +200,7 @@ def _result(name: str, config: ExperimentConfig, runs: list[RunDirectory]) -> Re
             ]
             per_user |= _ranking_values(column, counts)
     seeds = tuple(range(config.seed, config.seed + len(runs)))
-    return Result(name, seeds, row, label, probability, per_user)
+    return Result(name, seeds, row, label, predicted, per_user)
 
 
 def _prior_correction(run: RunDirectory) -> float:

@@ -370,6 +370,9 @@ class ExperimentConfig:
             () if table is None else table.group_columns,
             split,
             ranks=self.data.split.makes_ranking,
+            explicit_negatives=self.data.explicit_negatives,
+            draws_negatives=self.data.num_neg_train > 0 or self.data.negatives_from == "in_batch",
+            negatives_for_pairs=self.data.key_for_pairs,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,11 +24,18 @@ from deepfm.utils.logging import LOGGER
 
 
 class Recommendation(NamedTuple):
-    """One recommended item, with its title (None where the data has no titles)."""
+    """One recommended item.
+
+    Attributes:
+        title: None where the data has no titles.
+        probability: Of the positive class; None of a model whose losses only put items in order.
+        score: The logit.
+    """
 
     item: object
     title: str | None
-    probability: float
+    probability: float | None
+    score: float
 
 
 class ScoredRows(NamedTuple):
@@ -37,9 +44,10 @@ class ScoredRows(NamedTuple):
     Attributes:
         rows: As they were read.
         predictions: By column, (N,) float64: `probability`, of the positive class;
-            `probability_0`, … of three classes or more; `prediction`, of a regression; with the
-            task's name at the end where there are several. Null for a
-            row with a value that its field cannot read, if the field's policy is to drop such rows.
+            `probability_0`, … of three classes or more; `prediction`, of a regression; `score`,
+            of losses that only put items in order; with the task's name at the end where there
+            are several. Null for a row with a value that its field cannot read, if the field's
+            policy is to drop such rows.
         unknown: Per field with a vocabulary, how many values training has not seen; of a
             sequence, how many elements.
         bad: Per column, how many values could not be read.
@@ -85,7 +93,8 @@ class Predictor:
     def predict(self, columns: pa.Table) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.
 
-        Of three classes or more, the probability of each, (N, C); of a regression the number, (N,).
+        Of three classes or more, the probability of each, (N, C); of a regression the number, (N,);
+        of losses that only put items in order the logit, (N,).
 
         User and item columns that are missing are looked up by id; an id that training has not
         seen is served as unknown. Other columns are ignored. A warning names columns that fields
@@ -149,7 +158,7 @@ class Predictor:
         return self._position(self._ranked(), user) is not None
 
     def recommend(self, user: object, *, top: int = 10) -> list[Recommendation]:
-        """Return the items with the highest probability, without those the user has a history with.
+        """Return the items with the highest logits, without those the user has a history with.
 
         An unknown user is served as a new one: unknown features and no history.
 
@@ -177,13 +186,15 @@ class Predictor:
         )[0]
         best = np.argsort(-logits, kind="stable")[:top]
         titles = self.schema.item_title_column
-        found = ranked.items.take(items[best])
+        found, task = ranked.items.take(items[best]), self.tasks[0]
+        predicted = task.predicted({"": logits[best]}).tolist()
         return [
-            Recommendation(item, title, float(probability))
-            for item, title, probability in zip(
+            Recommendation(item, title, probability, float(score))
+            for item, title, probability, score in zip(
                 found[ranked.item_column].to_pylist(),
                 found[titles].to_pylist() if titles else [None] * len(best),
-                self.tasks[0].predicted({"": logits[best]}),
+                [None] * len(best) if task.by_pairs else predicted,
+                logits[best],
                 strict=True,
             )
         ]

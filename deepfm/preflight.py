@@ -9,6 +9,7 @@ from deepfm.data.load import declared_schema, label_rules
 from deepfm.data.schema import DatasetSchema, FeatureType
 from deepfm.errors import ConfigError, nearest
 from deepfm.models import build_model, count_parameters
+from deepfm.models.training_pairs import refuse_batch_norm
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.schedules import build_schedules
@@ -59,6 +60,8 @@ def check_settings(config: ExperimentConfig) -> None:
     }
     model = build_model(schema.with_fields(small), config)
     check_batch_norm(model, config.training.batch_size)
+    if any(task.by_pairs for task in tasks):
+        refuse_batch_norm(model)
     assigned = assign_optimizers(model, config.training)
     build_schedules(assigned, config.training, maximize=True)
 

@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "models.layers": {"errors", "models.layers"},
     "models.options": {"errors", "utils.named", "utils.settings"},
     "models": {
-        "errors", "utils", "data.schema", "data.batch", "objectives", "easyrec.names", "models",
+        "errors", "utils", "data.schema", "data.batch", "data.item_columns", "objectives",
+        "easyrec.names", "models",
     },
     # Losses and metrics are what a config names, so they stand below it.
     "evaluation.measures": {"errors"},

@@ -117,6 +117,30 @@ class Inputs(NamedTuple):
         )
 
 
+class Pairs(NamedTuple):
+    """The items that the positive row of a user is compared with, D distinct ones in all.
+
+    Attributes:
+        items: The item fields of those, D rows, and no other fields.
+        own: The place of each row's own item among them, (B,).
+        negatives: The places of sampled items: (N,) for all rows, or (B, N).
+        allowed: Which of them count as negatives of a row, (B, N) bool.
+        log_q: Logarithm of the share of each item among those drawn, (D,) float32; None: all are
+            drawn alike.
+    """
+
+    items: Inputs
+    own: Tensor
+    negatives: Tensor
+    allowed: Tensor
+    log_q: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Pairs":
+        own, negatives, allowed = (t.to(device) for t in (self.own, self.negatives, self.allowed))
+        log_q = None if self.log_q is None else self.log_q.to(device)
+        return Pairs(self.items.to(device), own, negatives, allowed, log_q)
+
+
 class Batch(NamedTuple):
     """Inputs with their labels.
 
@@ -127,15 +151,18 @@ class Batch(NamedTuple):
         weight: How much each row counts in the training loss; None: all rows alike.
         group: Which group each row belongs to, (B, G) int64, a column per group column of the
             schema; None without any.
+        pairs: What each row's item is compared with; None where rows stand for themselves.
     """
 
     inputs: Inputs
     label: Tensor
     weight: Tensor | None = None
     group: Tensor | None = None
+    pairs: Pairs | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         weight, group = (
             None if tensor is None else tensor.to(device) for tensor in (self.weight, self.group)
         )
-        return Batch(self.inputs.to(device), self.label.to(device), weight, group)
+        pairs = None if self.pairs is None else self.pairs.to(device)
+        return Batch(self.inputs.to(device), self.label.to(device), weight, group, pairs)

@@ -1,6 +1,6 @@
 """Encoded rows as whole arrays: batches, epochs with fresh negatives, the ranking task."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepfm.data.batch import Batch, Inputs, Ragged
+from deepfm.data.batch import Batch, Inputs, Pairs, Ragged
+from deepfm.data.item_columns import ItemColumns
 from deepfm.data.labels import class_weights
+from deepfm.data.negatives import PairSampling
 from deepfm.data.order import Order
 from deepfm.data.sampling import Interactions, draw_negatives
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
@@ -33,16 +35,8 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def of(cls, schema: DatasetSchema, inputs: Inputs) -> "Catalogue":
-        def positions(fields: Iterable[FieldSchema]) -> list[int]:
-            return [k for k, field in enumerate(fields) if field.group == "item"]
-
-        by_column = [field for field in schema.dense_fields for _ in range(field.value_dim)]
-        return cls(
-            inputs,
-            torch.tensor(positions(schema.sparse_fields), dtype=torch.int64),
-            torch.tensor(positions(by_column), dtype=torch.int64),
-            tuple(positions(schema.sequence_fields)),
-        )
+        columns = ItemColumns.of(schema)
+        return cls(inputs, columns.sparse, columns.dense, columns.sequences)
 
     def overwrite(self, inputs: Inputs, rows: Tensor, items: Tensor) -> None:
         """Overwrite, in place, the item features of some rows with those of the given items."""
@@ -78,12 +72,20 @@ class NegativeSampling:
         user: User position of each row, (N,).
         excluded: Pairs that are never drawn.
         catalogue: The items to draw from.
+        pairs: How positive rows get items that they are compared with, where a loss does that: an
+            epoch has no sampled copies then, whatever `count` is; None: no loss does.
     """
 
     count: int
     user: np.ndarray
     excluded: Interactions
     catalogue: Catalogue
+    pairs: PairSampling | None = None
+
+    @property
+    def copies(self) -> int:
+        """Sampled copies per positive row in an epoch."""
+        return 0 if self.pairs is not None else self.count
 
 
 class Prior(NamedTuple):
@@ -258,7 +260,9 @@ class Epoch:
     """The batches of one training epoch, a pure function of (data set, seed, epoch).
 
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
-    one and whose label is 0; a copy keeps the weight and the groups of its row. A last batch of
+    one and whose label is 0; a copy keeps the weight and the groups of its row. Where a loss
+    compares a positive with its negatives there are no copies, and each batch has its `pairs`,
+    which are drawn as it is made. A last batch of
     one row, which batch normalisation cannot train on, joins the batch before. Without negatives
     the order is a `deepfm.data.order.Order`, which never holds more than a window of it; with
     them it is held as a whole. Without `shuffle` the rows come in the order of the data set, each
@@ -288,7 +292,8 @@ class Epoch:
         self._rows: np.ndarray | None = None  # without negatives, `_order` numbers the rows
         self._items: Tensor | None = None
         self._order: Order | None = None  # None and no `_rows`: the rows as they stand
-        if dataset.negatives is None or not dataset.negatives.count:
+        self._seed, self._epoch = seed, epoch
+        if dataset.negatives is None or not dataset.negatives.copies:
             self.num_rows = len(dataset)
             if shuffle:
                 self._order = Order(self.num_rows, seed, epoch)
@@ -328,13 +333,22 @@ class Epoch:
         for number in range(first, len(self)):
             start = number * self._batch_size
             end = self.num_rows if number == len(self) - 1 else start + self._batch_size
-            batch = self._dataset[self._rows_at(start, end)]
+            rows = self._rows_at(start, end)
+            batch = self._dataset[rows]
             if (negatives := self._dataset.negatives) is not None and self._items is not None:
                 items = self._items[start:end]
                 sampled = torch.nonzero(items >= 0).squeeze(1)
                 negatives.catalogue.overwrite(batch.inputs, sampled, items[sampled])
                 batch.label[sampled] = 0.0
-            yield batch
+            yield batch._replace(pairs=self._pairs(rows.numpy(), number))
+
+    def _pairs(self, rows: np.ndarray, step: int) -> Pairs | None:
+        """What the rows of a batch are compared with; None where no loss does that."""
+        negatives = self._dataset.negatives
+        if negatives is None or negatives.pairs is None:
+            return None
+        rng = generator(self._seed, "negatives", self._epoch, step)
+        return negatives.pairs.pairs(rows, negatives.user[rows], rng)
 
     def _rows_at(self, start: int, end: int) -> Tensor:
         """The rows at the places `start` to `end` - 1, (end - start,)."""
@@ -460,5 +474,5 @@ def epoch_weights(train: TabularDataset, label: Tensor, num_class: int) -> np.nd
     weight = None if train.weight is None else train.weight.numpy()
     found = class_weights(label.numpy(), weight, num_class)
     if train.negatives is not None:
-        found[0] += train.negatives.count * found[1]  # copies of positive rows, with their weight
+        found[0] += train.negatives.copies * found[1]  # copies of positive rows, with their weight
     return found

@@ -112,6 +112,7 @@ def load_data(
         base=base,
         candidate_seed=config.evaluation.candidate_seed,
         at_least=candidates,
+        by_pairs=any(task.by_pairs for task in config.task_list()),
     )
     if read is not None:
         read.refuse_changed()

@@ -268,7 +268,12 @@ class DataConfig:
         stratify: Whether a `random` split keeps the share of each label.
         min_interactions: Users with fewer rows are trained on only, in `leave_one_out`.
         label_threshold: Ratings from it on are positives, in MovieLens.
-        num_neg_train: Negatives that are drawn per positive, in `leave_one_out`.
+        num_neg_train: Negatives that are drawn per positive, or with `negatives_shared` per batch,
+            in `leave_one_out`.
+        negatives_shared: Whether all rows of a batch share its negatives, for losses that compare
+            a positive with its negatives.
+        negatives_from: For such losses, whether negatives are drawn `uniform`ly, by `popularity`
+            among the training positives, or are the other positives of a batch (`in_batch`).
         num_neg_eval: Items that each held-out positive is ranked among.
         negative_exclusion: Which of a user's items are never drawn: those of `train`, or `all`.
         explicit_negatives: Whether rows with the label 0 are trained on too, in `leave_one_out`.
@@ -288,6 +293,8 @@ class DataConfig:
     min_interactions: int = limited(3, at_least=3)
     label_threshold: float = 4.0
     num_neg_train: int = limited(4, at_least=0)
+    negatives_shared: bool = False
+    negatives_from: Literal["uniform", "popularity", "in_batch"] = "uniform"
     num_neg_eval: int = limited(999, at_least=1)
     negative_exclusion: Literal["train", "all"] = "train"
     explicit_negatives: bool = False
@@ -329,6 +336,13 @@ class DataConfig:
             return None if self.history is None else ("data.history", self.history)
         history = self.table.history
         return None if history is None else ("data.table.history", history)
+
+    @property
+    def key_for_pairs(self) -> str:
+        """The key that says more about negatives than their number; empty where none does."""
+        if self.negatives_from != "uniform":
+            return "data.negatives_from"
+        return "data.negatives_shared" if self.negatives_shared else ""
 
     @property
     def split(self) -> type[Split]:

@@ -29,6 +29,7 @@ from deepfm.data.labels import (
     refuse_bad,
     sample_weight,
 )
+from deepfm.data.negatives import PairSampling
 from deepfm.data.options import DataConfig, HistoryConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
@@ -89,6 +90,7 @@ def load_ranking(
     base: Encoders | None = None,
     candidate_seed: int,
     at_least: int,
+    by_pairs: bool = False,
 ) -> RankingData:
     """Read, split, fit on the training split, encode, and draw the candidates.
 
@@ -100,12 +102,13 @@ def load_ranking(
         base: Those of another checkpoint, from which the fitted ones grow.
         candidate_seed: Of the candidates.
         at_least: Candidates to draw per user, beside `data.num_neg_eval`.
+        by_pairs: Whether a loss compares each positive with its negatives.
 
     Raises:
         ConfigError: Training would see no negative.
         DataError: The data is missing or not what its schema says, or holds nothing to train on.
     """
-    if not data.num_neg_train and not data.explicit_negatives:
+    if not (data.num_neg_train or data.explicit_negatives or by_pairs):
         raise ConfigError(
             "data.num_neg_train is 0 and data.explicit_negatives false: training would see no "
             "negative; change one of them"
@@ -122,7 +125,7 @@ def load_ranking(
     weight = _weights(data, tables.interactions)
     described = data.built_history
     rows = _EncodedRows(events, columns, encoders, weight, described and described[1])
-    train = rows.training(data, history)
+    train = rows.training(data, history, by_pairs=by_pairs)
     prior = rows.prior(train)
     found = RankingData(
         train,
@@ -134,10 +137,21 @@ def load_ranking(
     )
     LOGGER.info(
         f"{data.dataset_name}: {len(events.user):,} interactions, {len(tables.users):,} users, "
-        f"{len(tables.items):,} items; rows: {len(found.train):,} train (+ {data.num_neg_train} "
-        f"sampled negatives per positive), {len(split.valid):,} valid, {len(split.test):,} test"
+        f"{len(tables.items):,} items; rows: {len(found.train):,} train ({_negatives(data, train)}"
+        f"), {len(split.valid):,} valid, {len(split.test):,} test"
     )
     return found
+
+
+def _negatives(data: DataConfig, train: TabularDataset) -> str:
+    """Which negatives positive rows get in training, for the log."""
+    if train.negatives is None or train.negatives.pairs is None:
+        return f"+ {data.num_neg_train} sampled negatives per positive"
+    if data.negatives_from == "in_batch":
+        return "each compared with the items of its batch"
+    how = " by popularity" if data.negatives_from == "popularity" else ""
+    of_whom = " that its batch shares" if data.negatives_shared else ""
+    return f"each compared with {data.num_neg_train:,} items{how}{of_whom}"
 
 
 class _EncodedRows:
@@ -162,8 +176,13 @@ class _EncodedRows:
             self._histories = _histories(events, history, item_ids(encoders.schema, items))
             _say(self._histories, events, history)
 
-    def training(self, data: DataConfig, history: Interactions) -> TabularDataset:
+    def training(
+        self, data: DataConfig, history: Interactions, *, by_pairs: bool
+    ) -> TabularDataset:
         """The rows to train on, each positive one with sampled negatives.
+
+        Args:
+            by_pairs: Whether it is compared with these; else they are rows beside it.
 
         Raises:
             DataError: There is no positive row.
@@ -180,16 +199,33 @@ class _EncodedRows:
         known = history
         if data.negative_exclusion == "train":
             known = _interactions(events, events.split.train)
-        if data.num_neg_train:
+        if data.num_neg_train and data.negatives_from != "in_batch":
             _refuse_full(events, events.user[trained], known, self._encoders.schema)
         sampling = NegativeSampling(
-            data.num_neg_train, events.user[trained], known, self._catalogue
+            data.num_neg_train,
+            events.user[trained],
+            known,
+            self._catalogue,
+            self._pairs(data, trained, known) if by_pairs else None,
         )
         return self._dataset(trained, negatives=sampling)
 
+    def _pairs(self, data: DataConfig, trained: np.ndarray, known: Interactions) -> PairSampling:
+        """How the rows that are trained on, all of them positive, get items to be compared with."""
+        item = self._events.item[trained]
+        return PairSampling(
+            count=data.num_neg_train,
+            source=data.negatives_from,
+            shared=data.negatives_shared,
+            item=item,
+            counts=np.bincount(item, minlength=known.num_items),
+            excluded=known,
+            items=self._catalogue.inputs,
+        )
+
     def prior(self, train: TabularDataset) -> Prior | None:
         """How often a training row is positive, as labelled and as trained on."""
-        if train.negatives is None or not train.negatives.count:
+        if train.negatives is None or not train.negatives.copies:
             return None
         rows = self._events.split.train
         weight = None if self._weight is None else self._weight[rows]

@@ -40,6 +40,16 @@ class Interactions:
         is_there = self._keys[np.minimum(found, len(self._keys) - 1)] == keys
         return np.asarray(is_there)
 
+    def grid(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Whether each of B users has a pair with each of N items, (B, N) bool."""
+        if self._bitmap is None:
+            shape = (len(user), len(item))
+            users, items = np.broadcast_to(user[:, None], shape), np.broadcast_to(item, shape)
+            return self.contains(users.ravel(), items.ravel()).reshape(shape)
+        by_user = self._bitmap.reshape(self.num_users, self.num_items)
+        found: np.ndarray = by_user[user].take(item, axis=1)
+        return found
+
     def per_user(self) -> np.ndarray:
         """Number of items of each user, (num_users,)."""
         return np.bincount(self._keys // self.num_items, minlength=self.num_users)

@@ -99,6 +99,18 @@ def figure(kind: str, label: Array, logit: Array) -> float | None:
     return float((top + np.log(np.exp(logit - top[:, None]).sum(axis=1)) - own).mean())
 
 
+# Why nothing that is trained by pairs is compared with the base rate.
+NO_PROBABILITY = (
+    "the losses only put items in order, so predictions are scores and no probabilities: there is "
+    "no LogLoss, and nothing else that reads the size of a probability"
+)
+
+
+def no_verdict(task: Task, why: str) -> Verdict:
+    """What stands in the place of a figure that says nothing."""
+    return Verdict(task.name, figure_of(kind_of(task)), None, None, why)
+
+
 def verdict(task: Task, label: Array, logit: Array, constant: NDArray[np.float64]) -> Verdict:
     """A model and the base rate on the same rows.
 
@@ -111,8 +123,8 @@ def verdict(task: Task, label: Array, logit: Array, constant: NDArray[np.float64
     name = figure_of(kind)
     if kind != "number" and (label == label[0]).all():
         why = f"all {len(label):,} labels are {label[0]:g}: there is no AUC and no LogLoss"
-        return Verdict(task.name, name, None, None, why)
+        return no_verdict(task, why)
     if not np.isfinite(constant).all():
         why = "all labels of the training split are equal: LogLoss has no prior to be corrected by"
-        return Verdict(task.name, name, None, None, why)
+        return no_verdict(task, why)
     return Verdict(task.name, name, figure(kind, label, logit), figure(kind, label, constant[None]))

@@ -447,13 +447,19 @@ TRAIN_METRICS: dict[str, type[OverBatches]] = by_name(
 
 
 def metric_values(
-    scored: Scored, metrics: Iterable[Metric], *, corrected: Scored | None = None
+    scored: Scored,
+    metrics: Iterable[Metric],
+    *,
+    corrected: Scored | None = None,
+    only_order: bool = False,
 ) -> dict[str, float | None]:
     """The values of some metrics, by the names they are reported under.
 
     Args:
         corrected: The rows after the prior correction, for metrics that read the size of a
             probability; their names end in `_prior_corrected`.
+        only_order: Whether predictions are scores that only put rows in order, so that these
+            metrics are None.
 
     Raises:
         DataError: There are no rows, or a label is none that the metric is defined for.
@@ -463,7 +469,7 @@ def metric_values(
         raise DataError("no rows to evaluate: the split is empty")
     if nan := np.isnan(scored.predicted).sum():
         raise DeepFMError(
-            f"{nan} of {scored.predicted.size} predicted probabilities are NaN: the model "
+            f"{nan} of {scored.predicted.size} predictions are NaN: the model "
             "diverged; try a lower learning rate"
         )
     if scored.log_odds is not None and (bad := (~np.isfinite(scored.log_odds)).sum()):
@@ -474,7 +480,9 @@ def metric_values(
     metrics = list(metrics)
     found: dict[str, float | None] = {}
     for name, metric in zip(reported_names(metrics), metrics, strict=True):
-        if corrected is not None and metric.reads_size:
+        if only_order and metric.reads_size:
+            found[name] = None
+        elif corrected is not None and metric.reads_size:
             found |= metric.reported(corrected, f"{name}{CORRECTED}")
         else:
             found |= metric.reported(scored, name)

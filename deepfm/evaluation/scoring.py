@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from deepfm.data.batch import Batch, Inputs
 from deepfm.data.dataset import Catalogue, RankingTask, TabularDataset
 from deepfm.errors import ConfigError, nearest
-from deepfm.evaluation.base_rate import Verdict, base_rate, kind_of, verdict
+from deepfm.evaluation.base_rate import (
+    NO_PROBABILITY,
+    Verdict,
+    base_rate,
+    kind_of,
+    no_verdict,
+    verdict,
+)
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.metrics import CORRECTED, metric_values, undefined
 from deepfm.evaluation.ranking import (
@@ -244,6 +251,8 @@ def _verdict(
         constant = base_rate(task, train)
     else:
         constant = np.asarray(prior.explicit)
+    if task.by_pairs:
+        return no_verdict(task, NO_PROBABILITY)
     kind = kind_of(task)
     if kind == "binary":
         logit = scored.logit if prior is None else scored.logit + prior.shift
@@ -398,8 +407,11 @@ def _of_task(
 
     A model that was trained with sampled negatives knows their share of positives and not that of
     held-out rows. What reads the size of a probability is reported after the prior correction,
-    under a name that says so, and not at all where the correction does not exist.
+    under a name that says so, and not at all where the correction does not exist or nothing but an
+    order was learned.
     """
+    if task.by_pairs:
+        return metric_values(scored, task.metrics, only_order=True)
     prior = None if dataset.ranking is None else dataset.ranking.prior
     if prior is None:
         metrics = metric_values(scored, task.metrics)

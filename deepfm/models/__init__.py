@@ -11,6 +11,7 @@ from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
     DeepFMConfig,
+    FactorizationMachineConfig,
     ModelConfig,
     WideAndDeepConfig,
     XDeepFMConfig,
@@ -47,6 +48,7 @@ MODELS: dict[str, Entry] = {
         AttentionDeepFMConfig, "deepfm.models.attention_deepfm:AttentionDeepFM"
     ),
     "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
+    "fm": Entry(FactorizationMachineConfig, "deepfm.models.fm:FM"),
 }
 
 

@@ -20,7 +20,7 @@ from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.features import build_embedding
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.options import called
-from deepfm.models.options import DNNConfig, ModelConfig
+from deepfm.models.options import DNNConfig, ModelConfig, NetworkConfig
 from deepfm.objectives import Logits, Task, logits_by_name
 from deepfm.objectives.tasks import of_only_task
 
@@ -29,24 +29,27 @@ class PairBranches(NamedTuple):
     """Says of a model that its logit is bias + first order + second order + DNN(flat embeddings).
 
     Attributes:
-        dnn: A network and its output layer.
+        dnn: A network and its output layer; None: there is none, and the logit of a pair is a dot
+            product.
         second_order: Whether the factorization machine's sum over all pairs of fields is there.
     """
 
-    dnn: nn.Sequential
+    dnn: nn.Sequential | None
     second_order: bool
 
     @property
     def network(self) -> MLP:
-        """The network without its output layer."""
+        """The network, which there is, without its output layer."""
+        assert self.dnn is not None
         network = self.dnn[0]
         assert isinstance(network, MLP)
         return network
 
     @property
     def hidden_width(self) -> int:
-        """Width of the network's first layer, whose sums are kept for users and items."""
-        return self.network.hidden_units[0]
+        """Width of the network's first layer, whose sums are kept for users and items; 0 without
+        one."""
+        return self.network.hidden_units[0] if self.dnn is not None else 0
 
 
 class BaseCTRModel(nn.Module, ABC):
@@ -93,16 +96,29 @@ class BaseCTRModel(nn.Module, ABC):
             model_name=config.name,
             first_order=self.uses_first_order,
             field_group=self.field_group if self.uses_field_embeddings else None,
+            flat_embeddings=self.has_network,
             required=self.required_groups,
         )
         shape = (self.num_class,) if self.num_class > 1 else ()
-        self.bias = nn.Parameter(torch.zeros(shape)) if config.global_bias else None
+        self.bias = nn.Parameter(torch.zeros(shape)) if self.has_global_bias else None
         self._build_components()
         self.final = None
-        if config.final is not None:
-            width = self.uses_first_order + self.interaction_dim + config.dnn.hidden_units[-1]
-            network = _network(width, config.final, "final")
+        if self.has_network and (final := self.networks.final) is not None:
+            deep_width = self.networks.dnn.hidden_units[-1]
+            width = self.uses_first_order + self.interaction_dim + deep_width
+            network = _network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
+
+    @property
+    def networks(self) -> NetworkConfig:
+        """What the config says about the networks of a model that has some."""
+        assert isinstance(self.config, NetworkConfig)
+        return self.config
+
+    @property
+    def has_global_bias(self) -> bool:
+        """Whether one bias is added to the logits, and no output layer has one of its own."""
+        return not self.has_network or self.networks.global_bias
 
     @property
     def num_class(self) -> int:
@@ -115,6 +131,11 @@ class BaseCTRModel(nn.Module, ABC):
 
     @property
     def uses_field_embeddings(self) -> bool:
+        return True
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a network reads the flat embeddings, and the config says what `networks` are."""
         return True
 
     @property
@@ -157,37 +178,39 @@ class BaseCTRModel(nn.Module, ABC):
         """Logits (B,) or (B, C) from the views (B, 1), (B, F, D) and (B, total), without the
         global bias."""
 
-    def _fuse(self, first_order: Tensor, interactions: Tensor | None, deep: Tensor) -> Tensor:
+    def _fuse(
+        self, first_order: Tensor, interactions: Tensor | None, deep: Tensor | None
+    ) -> Tensor:
         """Logits, (B,) for one class and (B, C) for more.
 
         Args:
             first_order: (B, 1).
             interactions: (B, interaction_dim); None: the model has none. In a sum of logits they
                 count with their sum.
-            deep: What the module of `_dnn_branch` gave.
+            deep: What the module of `_dnn_branch` gave; None: the model has none.
         """
         if self.final is not None:
             parts = [first_order] if self.uses_first_order else []  # zero without a group wide
-            parts += [] if interactions is None else [interactions]
-            fused: Tensor = self.final(torch.cat([*parts, deep], dim=1))
+            parts += [part for part in (interactions, deep) if part is not None]
+            fused: Tensor = self.final(torch.cat(parts, dim=1))
             return fused.squeeze(1)
-        logits = first_order + deep  # (B, C)
+        logits = first_order if deep is None else first_order + deep  # (B, C)
         if interactions is not None:
             logits = logits + interactions.sum(1, keepdim=True)
         return logits.squeeze(1)  # which leaves (B, C) alone unless C is 1
 
     def _dnn_branch(self, in_features: int) -> nn.Sequential:
         """The deep branch, (B, in_features) -> logits (B, C), or its hidden units for `final`."""
-        network = _network(in_features, self.config.dnn, "dnn")
-        if self.config.final is not None:
+        network = _network(in_features, self.networks.dnn, "dnn")
+        if self.networks.final is not None:
             return nn.Sequential(network)
         return nn.Sequential(network, self._output_linear(network.output_dim))
 
     def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
         """The map from a branch's output to logits; without a bias where there is a global one."""
-        bias = bias and not self.config.global_bias
+        bias = bias and not self.has_global_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
-        initialize_linears([linear], (self.config.final or self.config.dnn).init)
+        initialize_linears([linear], (self.networks.final or self.networks.dnn).init)
         self.output_layers.append(linear)
         return linear
 
@@ -199,8 +222,8 @@ class BaseCTRModel(nn.Module, ABC):
     @property
     def adds_up_over_fields(self) -> bool:
         """Whether nothing in the config keeps the logit from being what `PairBranches` says."""
-        config, feature = self.config, self.config.feature
-        plain = config.final is None and self.num_class == 1 and config.global_bias
+        feature = self.config.feature
+        plain = self.final is None and self.num_class == 1 and self.has_global_bias
         return plain and not feature.groups and feature.variational_dropout is None
 
     def pair_branches(self) -> PairBranches | None:

@@ -30,6 +30,7 @@ def build_embedding(
     first_order: bool,
     field_group: str | None,
     required: Sequence[str],
+    flat_embeddings: bool = True,
 ) -> FeatureEmbedding:
     """The embedding layer for the views that a model reads.
 
@@ -43,6 +44,7 @@ def build_embedding(
         field_group: The group whose vectors its `field_embeddings` are, `fm` or `wide`; None: it
             does not read that view.
         required: Groups that it cannot do without, if there are groups at all.
+        flat_embeddings: Whether it reads these.
 
     Raises:
         ConfigError: Names the key or the field.
@@ -62,6 +64,7 @@ def build_embedding(
         fields,
         fm_embedding_dim=dim,
         first_order=first_order,
+        flat_embeddings=flat_embeddings,
         groups=groups,
         wide_dim=feature.wide_embedding_dim,
         variational_dropout=feature.variational_dropout is not None,
@@ -84,7 +87,7 @@ def _groups_of_views(
 ) -> Groups:
     """The groups that the views show: where `fm` is not among them, it falls back on `deep`."""
     projects = feature.unequal_dims == "project"
-    wide, deep = named.get("wide", ()), named["deep"]
+    wide, deep = named.get("wide", ()), named.get("deep", ())
     if field_group != "fm":
         return Groups(wide, (), deep, field_vectors=field_group or "fm")
     if "fm" not in named:

@@ -146,6 +146,16 @@ class ModelConfig(Named):
 
     Attributes:
         feature: The embedding layer.
+    """
+
+    feature: FeatureConfig = field(default_factory=FeatureConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(ModelConfig):
+    """What every model with a deep branch reads.
+
+    Attributes:
         dnn: The deep branch.
         final: A network over the outputs of all branches, in the place of the sum of their
             logits; null: there is none.
@@ -154,13 +164,19 @@ class ModelConfig(Named):
     """
 
     global_bias: bool = True
-    feature: FeatureConfig = field(default_factory=FeatureConfig)
     dnn: DNNConfig = field(default_factory=DNNConfig)
     final: DNNConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFMConfig(ModelConfig):
+class FactorizationMachineConfig(ModelConfig):
+    """Options of FM: those of the embedding layer."""
+
+    name = "fm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFMConfig(NetworkConfig):
     """Options of DeepFM.
 
     Attributes:
@@ -172,7 +188,7 @@ class DeepFMConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class XDeepFMConfig(ModelConfig):
+class XDeepFMConfig(NetworkConfig):
     """Options of xDeepFM.
 
     Attributes:
@@ -186,7 +202,7 @@ class XDeepFMConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionDeepFMConfig(ModelConfig):
+class AttentionDeepFMConfig(NetworkConfig):
     """Options of AttentionDeepFM.
 
     Attributes:
@@ -200,7 +216,7 @@ class AttentionDeepFMConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WideAndDeepConfig(ModelConfig):
-    """Options of Wide & Deep: those that every model has."""
+class WideAndDeepConfig(NetworkConfig):
+    """Options of Wide & Deep: those that every model with a deep branch has."""
 
     name = "wide_and_deep"

@@ -30,6 +30,51 @@ class Halves(NamedTuple):
         return Halves(self.hidden[rows], self.factors[rows])
 
 
+class Terms(NamedTuple):
+    """What adds up over the fields of B rows.
+
+    Attributes:
+        flat: Flat embeddings, (B, total).
+        linear: First order, (B, 1).
+        total, squares: The sum (B, D) and the sum of squares (B, 1) of the field vectors, D = 0
+            without second order.
+    """
+
+    flat: Tensor
+    linear: Tensor
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, model: BaseCTRModel, inputs: Inputs, *, second_order: bool) -> "Terms":
+        first_order, fields, flat = model.embedding(*inputs)
+        if not second_order:
+            fields = first_order.new_zeros(len(first_order), 1, 0)
+        squares = fields.square().sum((1, 2)).unsqueeze(1)
+        return cls(flat, first_order, fields.sum(1), squares)
+
+    def select(self, rows: slice) -> "Terms":
+        return Terms(*(term[rows] for term in self))
+
+    def beyond(self, empty: "Terms") -> "Terms":
+        """What these rows have that the empty row, (1, ...), does not."""
+        return Terms(*(own - other for own, other in zip(self, empty, strict=True)))
+
+    def user_factors(self, bias: Tensor) -> Tensor:
+        """(s_u, f_u, 1) with the bias in f_u, (B, D + 2)."""
+        scalar = self._scalar(bias + self.linear)
+        return torch.cat([self.total, scalar, torch.ones_like(scalar)], 1)
+
+    def item_factors(self) -> Tensor:
+        """(s_i, 1, f_i), (B, D + 2)."""
+        scalar = self._scalar(self.linear)
+        return torch.cat([self.total, torch.ones_like(scalar), scalar], 1)
+
+    def _scalar(self, linear: Tensor) -> Tensor:
+        """A linear term and the second order within these fields, (B, 1)."""
+        return linear + 0.5 * (self.total.square().sum(1, keepdim=True) - self.squares)
+
+
 class PairScorer:
     """Logits of a model for pairs of a user half u and an item half i.
 
@@ -61,25 +106,26 @@ class PairScorer:
             raise ArgumentError("model", "its logit does not add up over fields")
         self.model, self.bias = model, bias
         self.second_order = branches.second_order
-        (first, *others), *layers = branches.network.folded()
-        assert isinstance(first, nn.Linear)
-        self.first = first
-        self.rest = nn.Sequential(*others, *layers, branches.dnn[1])
+        self.first: nn.Linear | None = None
+        if branches.dnn is not None:
+            (first, *others), *layers = branches.network.folded()
+            assert isinstance(first, nn.Linear)
+            self.first = first
+            self.rest = nn.Sequential(*others, *layers, branches.dnn[1])
         self.empty = self._terms(empty)
 
     def user_halves(self, inputs: Inputs) -> Halves:
         """Halves of users from their rows with an empty item."""
-        flat, linear, total, squares = self._terms(inputs)
-        scalar = self.bias + linear + 0.5 * (total.square().sum(1, keepdim=True) - squares)
-        return Halves(self.first(flat), torch.cat([total, scalar, torch.ones_like(scalar)], 1))
+        terms = self._terms(inputs)
+        hidden = terms.flat[:, :0] if self.first is None else self.first(terms.flat)
+        return Halves(hidden, terms.user_factors(self.bias))
 
     def item_halves(self, inputs: Inputs) -> Halves:
         """Halves of items from empty rows with their features in place."""
-        terms = zip(self._terms(inputs), self.empty, strict=True)
-        flat, linear, total, squares = (own - empty for own, empty in terms)
-        scalar = linear + 0.5 * (total.square().sum(1, keepdim=True) - squares)
-        hidden = flat @ self.first.weight.T  # (B, H)
-        return Halves(hidden, torch.cat([total, torch.ones_like(scalar), scalar], 1))
+        terms = self._terms(inputs).beyond(self.empty)
+        flat = terms.flat
+        hidden = flat[:, :0] if self.first is None else flat @ self.first.weight.T  # (B, H)
+        return Halves(hidden, terms.item_factors())
 
     def logits(
         self, users: Halves, items: Halves, candidates: Tensor, *, pairs_at_once: int
@@ -93,20 +139,17 @@ class PairScorer:
 
     def _logits(self, users: Halves, items: Halves, candidates: Tensor) -> Tensor:
         shape, flat = (*candidates.shape, -1), candidates.flatten()
-        hidden = items.hidden.index_select(0, flat).view(shape)  # (U, C, H)
-        hidden += users.hidden.unsqueeze(1)
         factors = items.factors.index_select(0, flat).view(shape)  # (U, C, K)
         linear = (factors @ users.factors.unsqueeze(2)).squeeze(2)  # (U, C)
+        if self.first is None:
+            return linear
+        hidden = items.hidden.index_select(0, flat).view(shape)  # (U, C, H)
+        hidden += users.hidden.unsqueeze(1)
         deep: Tensor = self.rest(hidden.flatten(0, 1))  # (U * C, 1)
         return linear + deep.view_as(linear)
 
-    def _terms(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What adds up over fields: flat vectors (B, total), first order (B, 1), and the sum
-        (B, D) and the sum of squares (B, 1) of the field vectors, D = 0 without second order."""
-        first_order, fields, flat = self.model.embedding(*inputs)
-        if not self.second_order:
-            fields = first_order.new_zeros(len(first_order), 1, 0)
-        return flat, first_order, fields.sum(1), fields.square().sum((1, 2)).unsqueeze(1)
+    def _terms(self, inputs: Inputs) -> Terms:
+        return Terms.of(self.model, inputs, second_order=self.second_order)
 
 
 def _rectangles(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:

@@ -1,6 +1,6 @@
 """What a model is trained on: losses, and the tasks that they belong to. Nothing imports torch."""
 
-from deepfm.objectives.base import Logits, Objective, Targets, logits_by_name
+from deepfm.objectives.base import Logits, Objective, PairLogits, Targets, logits_by_name
 from deepfm.objectives.checks import TaskData, check_losses, check_metrics
 from deepfm.objectives.losses import LOSSES
 from deepfm.objectives.tasks import MAX_CLASSES, Task, TaskConfig, is_larger_better, metric_names
@@ -10,6 +10,7 @@ __all__ = [
     "MAX_CLASSES",
     "Logits",
     "Objective",
+    "PairLogits",
     "Targets",
     "Task",
     "TaskConfig",

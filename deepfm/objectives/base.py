@@ -27,6 +27,24 @@ def logits_by_name(logits: "Tensor | dict[str, Tensor]") -> "dict[str, Tensor]":
     return logits if isinstance(logits, dict) else {"": logits}
 
 
+class PairLogits(NamedTuple):
+    """Logits of the items that each of B positive rows is compared with.
+
+    Attributes:
+        own: Of the row's own item, (B,).
+        negatives: Of N sampled items for each row, (B, N).
+        allowed: Which of these are negatives of the row, (B, N) bool.
+        own_log_q, negatives_log_q: Logarithm of the share of each item among those drawn, (B,)
+            and (N,) or (B, N); None: all are drawn alike.
+    """
+
+    own: "Tensor"
+    negatives: "Tensor"
+    allowed: "Tensor"
+    own_log_q: "Tensor | None" = None
+    negatives_log_q: "Tensor | None" = None
+
+
 class Targets(NamedTuple):
     """What a loss compares the logits of B rows with.
 
@@ -35,12 +53,14 @@ class Targets(NamedTuple):
         weight: How much each row counts, at least 0, (B,); None: all alike.
         group: The groups that each row belongs to, (B, G) int64; None without any.
         group_columns: Names of the columns of `group`.
+        pairs: Of losses that compare a positive row with its negatives; None of any other.
     """
 
     label: "Tensor"
     weight: "Tensor | None" = None
     group: "Tensor | None" = None
     group_columns: tuple[str, ...] = ()
+    pairs: PairLogits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +76,13 @@ class Objective(Named):
         min_class, max_class: The `num_class` that it works with; `max_class` None: any from
             `min_class` on. 1 stands for one logit per row, (B,), anything above for (B, C).
         gives_numbers: Whether what it predicts is the number itself, and no probability.
-        ranks: Whether items can be ordered by its probability.
+        ranks: Whether items can be ordered by its logit.
         group_option: The option that names the group column it reads; empty: it reads none.
         learns_base_rate: Whether the best constant prediction is the share of each class.
         only_in_training: Whether it reads logits that exist in training only, so that evaluation
             does not report it.
+        by_pairs: Whether it compares each positive row with negatives that are drawn for it; what
+            is predicted then is a score that puts items in order, and no probability.
     """
 
     label_kinds: ClassVar[tuple[str, ...]]
@@ -71,6 +93,7 @@ class Objective(Named):
     group_option: ClassVar[str] = ""
     learns_base_rate: ClassVar[bool] = False
     only_in_training: ClassVar[bool] = False
+    by_pairs: ClassVar[bool] = False
 
     @classmethod
     def label_kinds_of(cls, num_class: int) -> tuple[str, ...]:
@@ -118,7 +141,7 @@ class Objective(Named):
         """What is predicted: (B,), or (B, C) of three classes or more.
 
         The probability of class 1 of two, however many logits stand for it; the probabilities of
-        more classes; or the number itself.
+        more classes; the number itself; or the logit where it only puts items in order.
         """
 
     def class_probabilities(self, logits: Logits, task: str = "") -> "Tensor | None":

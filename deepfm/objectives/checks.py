@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from deepfm.errors import ConfigError, nearest
-from deepfm.evaluation.metrics import METRICS, Metric
+from deepfm.evaluation.metrics import AUC, METRICS, Metric
 from deepfm.evaluation.ranking import RANKING_METRICS
 from deepfm.objectives.base import Objective
 from deepfm.objectives.losses import LOSSES
@@ -27,12 +27,19 @@ class TaskData(NamedTuple):
         group_columns: Columns that rows can be grouped by.
         split_strategy: As in `data.split_strategy`.
         ranks: Whether that makes a ranking task.
+        explicit_negatives: As in `data.explicit_negatives`.
+        draws_negatives: Whether positives get any negatives.
+        negatives_for_pairs: The key that says more about negatives than losses of single rows can
+            do with; empty: none does.
     """
 
     label_kinds: Mapping[str, str]
     group_columns: tuple[str, ...] = ()
     split_strategy: str = ""
     ranks: bool = False
+    explicit_negatives: bool = False
+    draws_negatives: bool = True
+    negatives_for_pairs: str = ""
 
 
 def check_losses(tasks: Sequence[Task], data: TaskData) -> None:
@@ -53,6 +60,7 @@ def check_losses(tasks: Sequence[Task], data: TaskData) -> None:
                 )
             _check_task(item, task, data)
             _check_group(item, key, data)
+        _check_pairs(task, data)
         if data.ranks and not any(item.ranks for item in task.objectives):
             fitting = " or ".join(name for name, loss in LOSSES.items() if loss.ranks)
             raise ConfigError(
@@ -77,12 +85,56 @@ def check_metrics(tasks: Sequence[Task], watched: str, data: TaskData) -> None:
         for name in ALWAYS_WATCHABLE:
             if watched == task.named(name) and name not in reported_names(task.metrics):
                 _check_fit("training.metric", METRICS[name], task)
+        _check_watched_order(task, watched)
     if watched in RANKING_METRICS and not data.ranks:
         choices = [name for name in metric_names(tasks) if name not in RANKING_METRICS]
         raise ConfigError(
             f"{watched} needs a ranking task, which data.split_strategy: "
             f"{data.split_strategy} does not make; choose {' or '.join(choices)}",
             key="training.metric",
+        )
+
+
+def _check_pairs(task: Task, data: TaskData) -> None:
+    """Refuse losses by pairs beside others, or where data draws no negatives for them."""
+    key, names = task.key("losses"), [item.name for item in task.objectives]
+    found = [item.name for item in task.objectives if item.by_pairs]
+    known = " or ".join(name for name, loss in LOSSES.items() if loss.by_pairs)
+    if not found:
+        if data.negatives_for_pairs:
+            raise ConfigError(
+                f"{', '.join(names)} learns from single rows, each positive with negatives of its "
+                f"own; only {known} can do with others",
+                key=data.negatives_for_pairs,
+            )
+        return
+    if len(found) < len(names):
+        others = ", ".join(name for name in names if name not in found)
+        raise ConfigError(
+            f"{', '.join(found)} sees positive rows only, of which {others} learns nothing; "
+            "choose one kind",
+            key=key,
+        )
+    if not data.ranks:
+        raise ConfigError(
+            f"{found[0]} compares positives with negatives that are drawn for them, which "
+            f"data.split_strategy: {data.split_strategy} does not do; leave_one_out does",
+            key=key,
+        )
+    if data.explicit_negatives:
+        raise ConfigError(
+            f"{found[0]} compares positives with negatives that are drawn for them, and has no use "
+            "for rows with the label 0; set it to false",
+            key="data.explicit_negatives",
+        )
+    if not data.draws_negatives:
+        raise ConfigError(
+            f"{found[0]} needs 1 negative or more per positive, found 0", key="data.num_neg_train"
+        )
+    if task.train_metrics:
+        raise ConfigError(
+            f"{found[0]} trains on positive rows only, of which no metric says anything",
+            key=task.key("train_metrics"),
         )
 
 
@@ -107,6 +159,28 @@ def _check_listed(task: Task, setting: str, metrics: Iterable[Metric], data: Tas
         _check_fit(key, type(metric), task)
         _check_group(metric, key, data)
         metric.check_options(key, task.num_class)
+        if task.by_pairs and isinstance(metric, AUC) and metric.thresholds:
+            raise ConfigError(
+                f"{task.main.name} gives no probabilities to be put into bins; leave it out",
+                key=f"{key}.thresholds",
+            )
+
+
+def _check_watched_order(task: Task, watched: str) -> None:
+    """Refuse to watch a metric of probabilities where losses only put items in order."""
+    if not task.by_pairs:
+        return
+    of_size = {"logloss"} | {
+        name
+        for name, metric in zip(reported_names(task.metrics), task.metrics, strict=True)
+        if metric.reads_size
+    }
+    if watched in map(task.named, of_size):
+        raise ConfigError(
+            f"{watched} reads the size of probabilities, and {task.main.name} only puts items in "
+            "order; choose auc or a ranking metric",
+            key="training.metric",
+        )
 
 
 def _check_fit(key: str, metric: type[Metric], task: Task) -> None:

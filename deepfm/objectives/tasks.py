@@ -89,6 +89,14 @@ class Task:
         return self.main.gives_numbers
 
     @property
+    def by_pairs(self) -> bool:
+        """Whether a loss compares positive rows with their negatives.
+
+        What is predicted is a score then, which puts items in order and is no probability.
+        """
+        return any(item.by_pairs for item in self.objectives)
+
+    @property
     def gives(self) -> frozenset[str]:
         """What metrics can be computed of, as in `Metric.needs`."""
         return frozenset[str]().union(*(item.gives(self.num_class) for item in self.objectives))
@@ -165,7 +173,8 @@ class Task:
         """What is predicted: (B,), or (B, C) of three classes or more.
 
         The probability of class 1 of two, however many logits stand for it; the probabilities of
-        more classes; the number itself where all losses are of numbers.
+        more classes; the number itself where all losses are of numbers; the logit where they only
+        put items in order.
         """
         return self.main.prediction(self.restored(logits), self.name)
 
@@ -190,7 +199,8 @@ class Task:
         return found
 
     def prediction_columns(self, values: Array) -> dict[str, Array]:
-        """`predicted` values as columns (N,): `probability`, `prediction`, or `probability_0`, ….
+        """`predicted` values as columns (N,): `probability`, `prediction`, `score`, or
+        `probability_0`, ….
 
         Of three classes or more that have names, these stand in the place of their numbers.
 
@@ -207,7 +217,8 @@ class Task:
 
     def prediction_names(self) -> list[str]:
         """Names of the columns of predictions."""
-        stem = self.column("prediction" if self.predicts_numbers else "probability")
+        what = "prediction" if self.predicts_numbers else "probability"
+        stem = self.column("score" if self.by_pairs else what)
         if self.num_class <= 2:
             return [stem]
         return [f"{stem}_{name}" for name in self.classes or range(self.num_class)]

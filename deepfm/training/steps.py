@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.config import TrainingConfig
-from deepfm.data.batch import Batch
+from deepfm.data.batch import Batch, Inputs
 from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel
-from deepfm.objectives import Logits
+from deepfm.models.training_pairs import TrainingPairs
+from deepfm.objectives import Logits, PairLogits
 from deepfm.training.optimizers import Assigned
 from deepfm.training.schedules import Schedule
 from deepfm.training.sparse_optimizers import SparseOptimizer
@@ -144,6 +145,8 @@ class TrainingStep:
         self._at_once = of_tables if config.sparse_update == "backward" else []
         self._late = [o for o in self.optimizers if o not in self._at_once]
         self._batches = 0  # since the last update
+        by_pairs = any(task.by_pairs for task in model.tasks)
+        self._pairs = TrainingPairs(model) if by_pairs else None
         tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
         dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
         self._clipped: list[Tensor] = list(
@@ -166,10 +169,11 @@ class TrainingStep:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
         self._batches += 1
-        logits = model.training_logits(batch.inputs)
+        logits, pairs = self._forward(batch)
         losses = {}
         for task in model.tasks:
-            for name, value in task.losses(logits, task.targets(batch, model.schema)).items():
+            targets = task.targets(batch, model.schema)._replace(pairs=pairs)
+            for name, value in task.losses(logits, targets).items():
                 losses[task.named(name)] = value if task.weight == 1 else task.weight * value
         losses |= model.regularization_losses(len(batch.label))
         loss = reduce(operator.add, losses.values())
@@ -182,10 +186,24 @@ class TrainingStep:
             found |= {name: value.detach() for name, value in losses.items()}
         return Forward({name: value.detach() for name, value in logits.items()}, found)
 
+    def _forward(self, batch: Batch) -> tuple[Logits, PairLogits | None]:
+        """What the losses read of a batch: logits, and those of negatives where it has some."""
+        if self._pairs is None or batch.pairs is None:
+            return self.model.training_logits(batch.inputs), None
+        pairs = self._pairs(batch.inputs, batch.pairs)
+        return {self._pairs.task: pairs.own}, pairs
+
+    def _rows_read(self, batch: Batch) -> Inputs:
+        """Rows that refer to every row of a table that a batch refers to."""
+        whole_table = self.model.config.feature.embedding_l2_scope == "table"
+        if self._pairs is None or batch.pairs is None or whole_table:
+            return batch.inputs
+        return self._pairs.rows_read(batch.inputs, batch.pairs)
+
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         tables = self.model.embedding.tables
         if not tables.is_compact:
-            loss = loss + self.model.get_l2_reg_loss(batch.inputs)
+            loss = loss + self.model.get_l2_reg_loss(self._rows_read(batch))
         (loss if self.every == 1 else loss / self.every).backward()
         if tables.is_compact and (rate := self.model.config.feature.embedding_l2_reg):
             tables.add_l2(rate / self.every)

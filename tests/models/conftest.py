@@ -12,12 +12,12 @@ from deepfm.config import (
     ExperimentConfig,
     FeatureConfig,
     FMConfig,
-    ModelConfig,
 )
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError
 from deepfm.models import MODELS
+from deepfm.models.options import NetworkConfig
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EveryConfig(ModelConfig):
+class EveryConfig(NetworkConfig):
     """The sections of all models, so that a test can go from one model to another."""
 
     fm: FMConfig = field(default_factory=FMConfig)

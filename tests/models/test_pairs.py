@@ -15,7 +15,7 @@ from deepfm.models.pairs import Halves, PairScorer, _rectangles
 from tests.models.conftest import changed, random_inputs, replaced
 
 ITEM_FIELDS = {"type", "tags", "distance", "children", "keys", "training"}
-ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep")]
+ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep", "fm")]
 
 
 def with_items(schema, names):

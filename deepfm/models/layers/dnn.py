@@ -287,6 +287,11 @@ class MLP(nn.Module):
             assert isinstance(linear, nn.Linear)
             yield linear, others
 
+    def opened(self) -> tuple[nn.Linear, nn.Sequential]:
+        """Return the first linear map, and all that follows; both have the network's weights."""
+        (first, others), *_ = self._linears()
+        return first, nn.Sequential(*others, *list(self.layers)[1:])
+
     def folded(self) -> list[nn.Sequential]:
         """Return layers for evaluation only, on weights of their own: fewer passes over numbers.
 

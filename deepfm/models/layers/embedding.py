@@ -52,12 +52,13 @@ class Groups(NamedTuple):
     deep: Sequence[str]
     field_vectors: str = "fm"
 
-    def read(self, *, first_order: bool, field_embeddings: bool) -> "Groups":
+    def read(self, *, first_order: bool, field_embeddings: bool, flat_embeddings: bool) -> "Groups":
         """Without the fields of views that nobody reads."""
         of_wide = self.field_vectors == "wide"
         return self._replace(
             wide=self.wide if first_order or of_wide else (),
             fm=self.fm if field_embeddings and not of_wide else (),
+            deep=self.deep if flat_embeddings else (),
         )
 
 
@@ -97,6 +98,7 @@ class FeatureEmbedding(Lookup):
         fm_embedding_dim: D of `field_embeddings`; None: nobody reads that view, and there are no
             projections. Where it shows first-order vectors, D is `wide_dim` instead.
         first_order: Whether anybody reads `first_order`.
+        flat_embeddings: Whether anybody reads that view; else it is empty, (B, 0).
         groups: The fields of the views; None: there are no groups.
         wide_dim: Width of a first-order vector.
         variational_dropout: Whether each group of 2 fields or more has a `VariationalDropout`.
@@ -128,13 +130,18 @@ class FeatureEmbedding(Lookup):
         *,
         fm_embedding_dim: int | None,
         first_order: bool,
+        flat_embeddings: bool = True,
         groups: Groups | None = None,
         wide_dim: int = 1,
         variational_dropout: bool = False,
         tables: Callable[[Sequence[IdField], Sequence[Read]], Tables] = PackedTables,
     ) -> None:
         given = every_field(fields) if groups is None else groups
-        shown = given.read(first_order=first_order, field_embeddings=fm_embedding_dim is not None)
+        shown = given.read(
+            first_order=first_order,
+            field_embeddings=fm_embedding_dim is not None,
+            flat_embeddings=flat_embeddings,
+        )
         numbers = {field.name: field.value_dim for field in fields if isinstance(field, DenseField)}
         weighted = numbers if first_order and groups is None else {}
         shows_wide = shown.field_vectors == "wide"
@@ -154,7 +161,7 @@ class FeatureEmbedding(Lookup):
             "fm": dict.fromkeys(shown.fm, self.fm_embedding_dim),
             "deep": {name: widths[name] for name in shown.deep},
         }
-        self.total_dim = self.group_total_dim("deep")
+        self.total_dim = sum(self._groups["deep"].values())
         self._set_fields(shown.wide if shows_wide else shown.fm)
         self.projections = NamedWeights(self._projected(shown.fm))
         self._set_dense_weights(sum(weighted.values()))
@@ -271,8 +278,10 @@ class FeatureEmbedding(Lookup):
     ) -> Views:
         """Return views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths)
-        flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
-        flat = self._masked("deep", flat)
+        flat = dense[:, :0]
+        if self._deep_parts:
+            flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
+            flat = self._masked("deep", flat)
         if not self._keeps_wide:
             return Views(self._first_order(vectors), self._fields(vectors, flat), flat)
         wide = self._wide(vectors)
