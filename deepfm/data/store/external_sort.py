@@ -6,7 +6,6 @@ has no name, so that a process that is killed leaves nothing, and that the numbe
 bound by the number of files that may be open.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -126,8 +125,7 @@ class _Runs:
     def __init__(self, folder: Path, dtype: np.dtype[np.void]) -> None:
         self.bounds: list[_Bounds] = []
         self._dtype = dtype
-        self._stack = contextlib.ExitStack()
-        self._file = self._stack.enter_context(tempfile.TemporaryFile(dir=folder))
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  until `close`
         self._written = 0
 
     def write(self, records: np.ndarray) -> None:
@@ -146,7 +144,7 @@ class _Runs:
             yield np.frombuffer(data, self._dtype)
 
     def close(self) -> None:
-        self._stack.close()
+        self._file.close()
 
 
 def _order(records: np.ndarray, by: Sequence[str]) -> np.ndarray:
