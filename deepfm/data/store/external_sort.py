@@ -100,6 +100,10 @@ class ExternalSort:
             together = np.concatenate(taken)
             yield together[_order(together, self._by)]
 
+    def close(self) -> None:
+        """Give the disk back."""
+        self._runs.close()
+
     def __enter__(self) -> "ExternalSort":
         return self
 
@@ -109,7 +113,7 @@ class ExternalSort:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._runs.close()
+        self.close()
 
 
 class _Bounds(NamedTuple):
