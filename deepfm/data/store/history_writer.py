@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepfm.data.history_ranges import HistoryPass
 from deepfm.data.options import HistoryConfig
 from deepfm.data.splits import SPLIT_NAMES
 from deepfm.data.store.arrays import ArrayWriter
+from deepfm.data.store.event_counts import EventCounts
 from deepfm.data.store.external_sort import ExternalSort
-from deepfm.data.store.histories import EventCounts, HistoryPass
 from deepfm.data.store.history_records import NOBODY
 
 FOLDER = "history"  # beside those of the splits, which share the events

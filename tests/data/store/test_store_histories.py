@@ -329,7 +329,9 @@ def test_a_time_that_cannot_be_read_is_an_error(tmp_path):
     columns["time"] = [str(time) for time in range(50)]
     columns["time"][30] = "noon"
     write(tmp_path, columns)
-    with pytest.raises(DataError, match=r"rows.csv:32: column time: expected a time .* found 'noon'"):
+    with pytest.raises(
+        DataError, match=r"rows.csv:32: column time: .* found 'noon'"
+    ):
         load_data(config(tmp_path))
 
 

@@ -11,17 +11,10 @@ import numpy as np
 
 
 class Ranges(NamedTuple):
-    """Ranges of a flat array of events: where each begins, (N,) int64, its length, (N,) int32."""
+    """Ranges of a flat array of events: where each begins and its length, (N,) int64 each."""
 
     starts: np.ndarray
     lengths: np.ndarray
-
-
-class UserEvents(NamedTuple):
-    """Users in order, (U,) uint64, each once, and how many events each has, (U,) int64."""
-
-    user: np.ndarray
-    events: np.ndarray
 
 
 class HistoryPass:
@@ -41,7 +34,7 @@ class HistoryPass:
     Example:
         >>> user, time = np.array([1, 1, 1, 1]), np.array([10.0, 20.0, 20.0, 30.0])
         >>> HistoryPass(max_length=2, ties_in_order=False).ranges(user, time, np.ones(4, bool))
-        Ranges(starts=array([0, 0, 0, 1]), lengths=array([0, 1, 1, 2], dtype=int32))
+        Ranges(starts=array([0, 0, 0, 1]), lengths=array([0, 1, 1, 2]))
     """
 
     def __init__(self, *, max_length: int, ties_in_order: bool) -> None:
@@ -60,7 +53,7 @@ class HistoryPass:
             is_event: Whether the row is in the histories of later ones, (N,) bool.
         """
         if not len(user):
-            return Ranges(np.zeros(0, np.int64), np.zeros(0, np.int32))
+            return Ranges(np.zeros(0, np.int64), np.zeros(0, np.int64))
         is_users_first, is_times_first = self._begins(user, time)
         before = self.events + np.cumsum(is_event) - is_event
         # Numbers of events never fall, so the greatest so far is that of the latest beginning.
@@ -73,7 +66,7 @@ class HistoryPass:
         self.events += int(is_event.sum())
         self._last = (user[-1], time[-1])
         self._users_first, self._before_time = int(users_first[-1]), int(before_time[-1])
-        return Ranges(starts, (ends - starts).astype(np.int32))
+        return Ranges(starts, ends - starts)
 
     def _begins(self, user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which rows are the first of their user, and of their user's time, (N,) bool each."""
@@ -84,27 +77,3 @@ class HistoryPass:
             is_users_first[0] = user[0] != last_user
             is_times_first[0] = is_users_first[0] or time[0] != last_time
         return is_users_first, is_times_first
-
-
-class EventCounts:
-    """Counts the events of each user, which come sorted by user, in blocks of any length."""
-
-    def __init__(self) -> None:
-        self._users: list[np.ndarray] = []
-        self._counts: list[np.ndarray] = []
-
-    def add(self, user: np.ndarray) -> None:
-        """Take the users of some events, (E,) uint64."""
-        users, counts = np.unique(user, return_counts=True)
-        if len(users) and self._users and self._users[-1][-1] == users[0]:
-            self._counts[-1][-1] += counts[0]
-            users, counts = users[1:], counts[1:]
-        if len(users):
-            self._users.append(users)
-            self._counts.append(counts)
-
-    def all(self) -> UserEvents:
-        """Those of all users that have any."""
-        if not self._users:
-            return UserEvents(np.zeros(0, np.uint64), np.zeros(0, np.int64))
-        return UserEvents(np.concatenate(self._users), np.concatenate(self._counts))

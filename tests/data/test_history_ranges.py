@@ -1,11 +1,10 @@
 """Histories as ranges of a flat array, against loops over all pairs of rows."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepfm.data.store.histories import EventCounts, HistoryPass
+from deepfm.data.history_ranges import HistoryPass
 
 rows_in_order = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 4), st.booleans()), max_size=40
@@ -45,20 +44,3 @@ def test_ranges_are_those_of_loops_wherever_blocks_end(rows, cuts, max_length, t
     assert walk.events == len(events)
     histories = [events[start : start + length].tolist() for start, length in found]
     assert histories == by_loops(rows, max_length, ties=ties)
-
-
-@pytest.mark.parametrize("block", [1, 2, 100])
-def test_events_are_counted_by_user(block):
-    user = np.array([1] * 5 + [3] + [2**64 - 1] * 4, np.uint64)
-    counts = EventCounts()
-    for start in range(0, len(user), block):
-        counts.add(user[start : start + block])
-    found = counts.all()
-    assert found.user.tolist() == [1, 3, 2**64 - 1]
-    assert found.events.tolist() == [5, 1, 4]
-
-
-def test_no_events_have_no_users():
-    counts = EventCounts()
-    counts.add(np.zeros(0, np.uint64))
-    assert [len(part) for part in counts.all()] == [0, 0]
