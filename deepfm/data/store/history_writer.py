@@ -4,6 +4,7 @@ Rows are sorted twice on disk, first by user and time, to see what came before e
 to stand as the rows of their split do. Memory does not grow with the rows.
 """
 
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -31,13 +32,13 @@ class HistoryCounts(NamedTuple):
         events: In the histories of any later row.
         users: That have events.
         without: Rows without user or time, whose histories are empty, and which are no events.
-        seen: Events in the histories of all rows, those that several see counted so often.
+        seen: By split, events in the histories of its rows together.
     """
 
     events: int
     users: int
     without: int
-    seen: int
+    seen: Counter[str]
 
 
 class HistoryWriter:
@@ -69,7 +70,7 @@ class HistoryWriter:
         walk = HistoryPass(
             max_length=self._history.max_length, ties_in_order=self._history.ties == "order"
         )
-        users, seen = EventCounts(), 0
+        users, seen = EventCounts(), Counter[str]()
         self._append_events(out, np.zeros(0, self._dtype))  # so that there are files in any case
         for records in self._rows.blocks():
             is_event = records["positive"]
@@ -80,7 +81,8 @@ class HistoryWriter:
             events = records[is_event]
             self._append_events(out, events)
             users.add(events["user"])
-            seen += int(lengths.sum())
+            by_split = np.bincount(records["split"], lengths, len(SPLIT_NAMES))
+            seen.update(dict(zip(SPLIT_NAMES, by_split.astype(int).tolist(), strict=True)))
         self._rows.close()
         found = users.all()
         out.append(FOLDER, "user", found.user)

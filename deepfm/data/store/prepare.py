@@ -400,16 +400,20 @@ def _written(histories: HistoryWriter, out: ArrayWriter) -> dict[str, Any]:
     """Write the histories of all rows, and return what the manifest says about them."""
     start = time.perf_counter()
     found = histories.write(out)
-    mean = found.seen / max(1, sum(out.rows.values()))
+    told = histories.summary(found)
+    means = ", ".join(
+        f"{found.seen[split] / count:.1f} {split}" for split, count in out.rows.items()
+    )
     LOGGER.info(
-        f"history: {found.events:,} events of {found.users:,} users, of which a row sees "
-        f"{mean:,.1f}; {time.perf_counter() - start:.1f} s"
+        f"histories of at most {told['max_length']} events, on average {means}; ties: "
+        f"{told['ties']}, until: {told['until']}; {found.events:,} events of {found.users:,} "
+        f"users, {time.perf_counter() - start:.1f} s"
     )
     if found.without:
         LOGGER.warning(
             f"{found.without:,} rows without a user or a time have no history, and are in none"
         )
-    return {"history": histories.summary(found), "event_arrays": out.shapes(FOLDER)}
+    return {"history": told, "event_arrays": out.shapes(FOLDER)}
 
 
 def _fitted(schema: DatasetSchema, stream: RowStream, base: Encoders | None) -> Encoders:

@@ -191,7 +191,10 @@ def test_what_is_counted(tmp_path, caplog):
         "users": len(users),
         "without": len(split) - len(known),
     }
-    assert f"history: {len(events)} events of {len(users)} users" in caplog.text
+    assert f"{len(events)} events of {len(users)} users" in caplog.text
+    expected = seen_by_loops(columns, split, ties="exclude", until="split")
+    lengths = [len(expected[row]) for row in split if split[row] == "valid"]
+    assert f"{np.mean(lengths):.1f} valid" in caplog.text
     assert f"{len(split) - len(known)} rows without a user or a time" in caplog.text
 
 
@@ -329,9 +332,7 @@ def test_a_time_that_cannot_be_read_is_an_error(tmp_path):
     columns["time"] = [str(time) for time in range(50)]
     columns["time"][30] = "noon"
     write(tmp_path, columns)
-    with pytest.raises(
-        DataError, match=r"rows.csv:32: column time: .* found 'noon'"
-    ):
+    with pytest.raises(DataError, match=r"rows.csv:32: column time: .* found 'noon'"):
         load_data(config(tmp_path))
 
 
