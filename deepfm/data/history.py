@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.history_ranges import HistoryPass
 from deepfm.data.options import HistoryConfig
 from deepfm.data.schema import AGES, ITEMS, DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest
@@ -136,25 +137,11 @@ def earlier_events(
         array([0, 1, 2])
     """
     order = np.lexsort((time, user))  # a stable sort: equal times keep the order of rows
-    sorted_user, sorted_time, counted = user[order], time[order], is_event[order]
-    before = np.cumsum(counted) - counted  # events in front of each place, of all users
-    is_new = np.ones(len(order), bool)
-    is_new[1:] = sorted_user[1:] != sorted_user[:-1]
-    first = _since(before, is_new)
-    if ties == "exclude":
-        is_new[1:] |= sorted_time[1:] != sorted_time[:-1]
-        before = _since(before, is_new)
-    start = np.maximum(first, before - max_length)
-    starts, lengths = np.empty_like(start), np.empty_like(start)
-    starts[order], lengths[order] = start, before - start
-    return EarlierEvents(order[counted], starts, lengths)
-
-
-def _since(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
-    """Of each place, the value at the last place that begins something, (N,)."""
-    places = np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
-    found: np.ndarray = values[places]
-    return found
+    seen = HistoryPass(max_length=max_length, ties_in_order=ties == "order")
+    found = seen.ranges(user[order], time[order], is_event[order])
+    starts, lengths = np.empty_like(found.starts), np.empty_like(found.lengths)
+    starts[order], lengths[order] = found
+    return EarlierEvents(order[is_event[order]], starts, lengths)
 
 
 def age_ids(age: np.ndarray) -> np.ndarray:

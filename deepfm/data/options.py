@@ -377,6 +377,12 @@ def _check_split(split: type[Split], table: TableConfig) -> None:
                     f"only split_strategy {' or '.join(readers)} reads it, found {split.name}",
                     key=f"data.table.{key}",
                 )
+    if table.history is not None and table.history.until == "row" and not split.goes_by_time:
+        raise ConfigError(
+            f"split_strategy {split.name} holds out rows of any time, which training rows would "
+            "see; choose split",
+            key="data.table.history.until",
+        )
     if split.makes_ranking:
         policies: dict[str, str | None] = {"data.table.bad_values": table.bad_values}
         for name, item in table.fields.items():

@@ -77,12 +77,14 @@ class Split(ABC):
         makes_ranking: Whether all rows are held in memory and each held-out one is ranked among
             candidates; otherwise the table is streamed into a store.
         has_own_files: Whether each split has files of its own.
+        goes_by_time: Whether held-out rows are the later ones, or may be.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     makes_ranking: ClassVar[bool] = False
     has_own_files: ClassVar[bool] = False
+    goes_by_time: ClassVar[bool] = True
 
 
 class RankingSplit(Split):
@@ -171,6 +173,7 @@ class RandomRows(StreamedSplit):
     """
 
     name = "random"
+    goes_by_time = False
 
     def __init__(self, options: SplitOptions) -> None:
         super().__init__(options)

@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, NotRequired, TypedDict
@@ -17,20 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepfm.data.batch import Inputs, Ragged
-from deepfm.data.dataset import TabularDataset
-from deepfm.data.schema import DatasetSchema
-from deepfm.data.store.checks import (
-    BlockChecks,
-    BlockSums,
-    CheckedInputs,
-    checks_of,
-    damaged,
-    digest_of,
-    rows_per_block,
-)
-
-READ_AS_A_WHOLE = ("label", "weight", "group", "row")
+from deepfm.data.schema import FieldSchema
+from deepfm.data.store.checks import BlockChecks, BlockSums, damaged, digest_of, rows_per_block
 
 
 class RaggedIds(NamedTuple):
@@ -75,35 +63,36 @@ class ArrayWriter:
         self._folder = folder
         self._stack = contextlib.ExitStack()
         self._files: dict[tuple[str, str], BinaryIO] = {}
-        self._shapes: dict[str, dict[str, ArrayShape]] = {}  # by split and array
+        self._shapes: dict[str, dict[str, ArrayShape]] = {}  # by folder and array
         self._sums: dict[tuple[str, str], BlockSums] = {}
 
     def write(self, by_split: Mapping[str, SplitArrays]) -> None:
         """Append arrays; of ragged ids it writes where each row's list begins, too."""
         for split, arrays in by_split.items():
             for name, values in arrays.plain.items():
-                self._append(split, name, values)
+                self.append(split, name, values)
             for name, (ids, lengths) in arrays.ragged.items():
                 counts = lengths.astype(np.int64)
                 before = self._written(split, f"{name}_ids")
-                self._append(split, f"{name}_starts", before + np.cumsum(counts) - counts)
-                self._append(split, f"{name}_ids", ids)
-                self._append(split, f"{name}_lengths", lengths)
+                self.append(split, f"{name}_starts", before + np.cumsum(counts) - counts)
+                self.append(split, f"{name}_ids", ids)
+                self.append(split, f"{name}_lengths", lengths)
             self.rows[split] += len(arrays.plain["row"])
 
-    def shapes(self, split: str) -> dict[str, ArrayShape]:
-        """The arrays of a split by name."""
-        return self._shapes[split]
+    def append(self, folder: str, name: str, values: np.ndarray) -> None:
+        """Append rows to one array, in the folder of a split or beside those."""
+        file = self._file(folder, name, values)
+        write_array(file, values)
+        self._sums[folder, name].update(_bytes(values))
+        self._shapes[folder][name]["shape"][0] += len(values)
+
+    def shapes(self, folder: str) -> dict[str, ArrayShape]:
+        """The arrays in a folder by name."""
+        return self._shapes[folder]
 
     def _written(self, split: str, name: str) -> int:
         shape = self._shapes.get(split, {}).get(name)
         return 0 if shape is None else shape["shape"][0]
-
-    def _append(self, split: str, name: str, values: np.ndarray) -> None:
-        file = self._file(split, name, values)
-        write_array(file, values)
-        self._sums[split, name].update(_bytes(values))
-        self._shapes[split][name]["shape"][0] += len(values)
 
     def _file(self, split: str, name: str, values: np.ndarray) -> BinaryIO:
         if (split, name) not in self._files:
@@ -150,16 +139,22 @@ def _bytes(values: np.ndarray) -> memoryview:
     return np.ascontiguousarray(values).data.cast("B") if values.size else memoryview(b"")
 
 
-def open_split(
-    folder: Path, shapes: Mapping[str, ArrayShape], schema: DatasetSchema, *, check_all: bool
-) -> TabularDataset:
-    """The split that stands in a folder, mapped into memory.
+class OpenArrays(NamedTuple):
+    """Arrays of a folder by name, mapped into memory, and the checks of those not yet compared."""
+
+    arrays: dict[str, np.ndarray]
+    later: dict[str, BlockChecks]
+
+
+def open_arrays(
+    folder: Path, shapes: Mapping[str, ArrayShape], whole: Collection[str], *, check_all: bool
+) -> OpenArrays:
+    """The arrays that stand in a folder.
 
     Args:
         shapes: As `ArrayWriter.shapes` gave them.
-        schema: With vocabulary sizes.
-        check_all: Compare all checksums now. Else those of features are compared when rows are
-            first read; labels, weights, groups and row numbers are compared now in any case.
+        whole: Arrays that are read as a whole, and compared with their checksums now.
+        check_all: Compare all checksums now.
 
     Raises:
         DamagedStore: A file is missing, has another size, or differs from its checksums.
@@ -172,34 +167,11 @@ def open_split(
     for name, shape in shapes.items():
         if "checksum" in shape:
             checks = BlockChecks(folder / f"{name}.bin", arrays[name], shape["checksum"])
-            if check_all or name in READ_AS_A_WHOLE:
+            if check_all or name in whole:
                 checks.check_all()
             else:
                 later[name] = checks
-    tensors = {name: _tensor(array) for name, array in arrays.items() if name != "row"}
-    sequences = range(len(schema.sequence_fields))
-    inputs = Inputs(
-        tensors["sparse"],
-        tensors["dense"],
-        tuple(_sequence_ids(tensors, k) for k in sequences),
-        tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
-    )
-    if later:
-        names = [f"sequence{k}" for k in sequences]
-        inputs = CheckedInputs.of(inputs, checks_of(later, inputs, names))
-    return TabularDataset(
-        schema,
-        inputs,
-        tensors["label"],
-        weight=tensors.get("weight"),
-        group=tensors.get("group"),
-        row=arrays["row"],
-    )
-
-
-def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
-    ids, starts = tensors[f"sequence{number}_ids"], tensors.get(f"sequence{number}_starts")
-    return ids if starts is None else Ragged(ids, starts, tensors[f"sequence{number}_lengths"])
+    return OpenArrays(arrays, later)
 
 
 def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
@@ -220,8 +192,15 @@ def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
     raise damaged(path, f"expected {expected:,} bytes, found {found:,}")
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A mapped array, which stays where it is."""
     with warnings.catch_warnings():
         # Nothing writes to the rows of a data set: batches are copies.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def id_type(fields: Sequence[FieldSchema]) -> type[np.int32] | type[np.int64]:
+    """What holds the ids of all of these fields."""
+    largest = max((field.vocabulary_size for field in fields), default=0)
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64

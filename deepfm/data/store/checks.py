@@ -6,10 +6,9 @@ in `x.sums`, eight bytes each, and the manifest has the checksum of that.
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -190,26 +189,22 @@ class CheckedInputs(Inputs):
 
 
 def checks_of(
-    checks: dict[str, BlockChecks], inputs: Inputs, names: Sequence[str]
+    checks: Mapping[str, BlockChecks], ragged: Mapping[str, Ragged]
 ) -> Callable[[np.ndarray | slice], None]:
     """What `CheckedInputs` calls.
 
     Args:
-        checks: By array; those of ragged ids are in elements.
-        names: Of the sequence fields, in order.
+        checks: By array.
+        ragged: Where each row's part is of those arrays that have no place for each row.
     """
-    ragged: dict[str, Any] = {
-        f"{name}_ids": ids
-        for name, ids in zip(names, inputs.sequence_ids, strict=True)
-        if isinstance(ids, Ragged)
-    }
     by_row = [check for name, check in checks.items() if name not in ragged]
+    by_range = [(check, ragged[name]) for name, check in checks.items() if name in ragged]
 
     def check(rows: np.ndarray | slice) -> None:
         for array_ in by_row:
             array_.check_rows(rows)
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        for name, ids in ragged.items():
-            checks[name].check_ranges(ids.starts[chosen].numpy(), ids.lengths[chosen].numpy())
+        for array_, lists in by_range:
+            array_.check_ranges(lists.starts[chosen].numpy(), lists.lengths[chosen].numpy())
 
     return check

@@ -15,9 +15,9 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.columns import named_in_errors
 from deepfm.data.labels import WEIGHT_EXPECTED, group_ids, sample_weight
 from deepfm.data.options import TableConfig
-from deepfm.data.schema import FieldSchema
 from deepfm.data.splits import SPLIT_NAMES
-from deepfm.data.store.arrays import RaggedIds, SplitArrays
+from deepfm.data.store.arrays import RaggedIds, SplitArrays, id_type
+from deepfm.data.store.history_records import HistoryRecords
 from deepfm.data.store.stream import DividedRows, refuse_unless_dropped
 
 _MAX_THREADS = 8  # each holds a batch of rows
@@ -33,21 +33,30 @@ class EncodedBatch(NamedTuple):
         arrays: Of the splits that have rows.
         dropped: How many rows are in none of them.
         bad: Bad values by column.
+        records: Of `HistoryRecords`, one for each row that was encoded; None without histories.
     """
 
     arrays: dict[str, SplitArrays]
     dropped: int
     bad: Counter[str]
+    records: np.ndarray | None = None
 
 
 class RowEncoding:
-    """Raw rows to the arrays of each split; has no state, so that threads can share it."""
+    """Raw rows to the arrays of each split; has no state, so that threads can share it.
+
+    Attributes:
+        records: Makes those that histories are found by; None: rows have no history.
+    """
 
     def __init__(self, encoders: Encoders, table: TableConfig) -> None:
         self._encoders = encoders
         self._table = table
-        self._sparse = _id_type(encoders.schema.sparse_fields)
-        self._sequence = _id_type(encoders.schema.sequence_fields)
+        self._sparse = id_type(encoders.schema.sparse_fields)
+        self._sequence = id_type(encoders.schema.sequence_fields)
+        self.records = None
+        if table.history is not None:
+            self.records = HistoryRecords(encoders.schema, table)
 
     def __call__(self, batch: DividedRows) -> EncodedBatch:
         rows, split, bad = batch.rows, batch.split, Counter(batch.bad)
@@ -72,9 +81,14 @@ class RowEncoding:
             whole["weight"] = weight[kept]
         if columns := self._table.group_columns:
             whole["group"] = group_ids(rows.table, columns)[kept]
-        split = split[kept]
+        split, records = split[kept], None
+        if self.records is not None and batch.time is not None:
+            time, table = batch.time[kept], rows.table
+            own = {"time": time, "row": whole["row"], "split": split, "label": whole["label"]}
+            records = self.records.of(table, kept, encoded.inputs, **own)
+            whole["history_time"] = np.nan_to_num(time)  # where there is none nothing is that old
         arrays = self._by_split(whole, encoded.inputs, split)
-        return EncodedBatch(arrays, len(batch.split) - int((split >= 0).sum()), bad)
+        return EncodedBatch(arrays, len(batch.split) - int((split >= 0).sum()), bad, records)
 
     def _by_split(
         self, whole: dict[str, np.ndarray], inputs: Inputs, split: np.ndarray
@@ -105,12 +119,6 @@ class RowEncoding:
                 plain[f"sequence{k}_ids"] = ids[rows].numpy().astype(self._sequence)
                 plain[f"sequence{k}_lengths"] = counts
         return SplitArrays(plain, ragged)
-
-
-def _id_type(fields: tuple[FieldSchema, ...]) -> type[np.int32] | type[np.int64]:
-    """What holds the ids of all of these fields."""
-    largest = max((field.vocabulary_size for field in fields), default=0)
-    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
 
 
 def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:

@@ -16,12 +16,14 @@ from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
-from deepfm.data.store.arrays import open_split
 from deepfm.data.store.checks import damaged, digest_of
+from deepfm.data.store.datasets import SharedEvents, open_events, open_split
+from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
 
+SUMMARY = ("rows", "dropped", "bad_values", "history")
 CHECKED_AT_ONCE = 1 << 30  # bytes of arrays, which take about a second
 
 
@@ -34,7 +36,9 @@ class Store(NamedTuple):
         parts: Its splits by name; a table may have no `test`.
         users, items: Raw side tables; None where the table declares none.
         fingerprint: Of the files it was made from; None if only the store was opened.
-        summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column.
+        summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column, and
+            what the `history` of a row is, if there is any.
+        events: That the histories of all rows are of.
     """
 
     path: Path
@@ -44,6 +48,7 @@ class Store(NamedTuple):
     items: pa.Table | None
     summary: dict[str, Any]
     fingerprint: Fingerprint | None = None
+    events: SharedEvents | None = None
 
 
 def declared_table(data: DataConfig) -> TableConfig:
@@ -77,11 +82,12 @@ def open_store(
             "remove it, and `prepare` makes a new one"
         )
     is_small = _size(manifest) <= CHECKED_AT_ONCE
-    encoders, parts = _opened(path, manifest, schema, check_all=is_small or data.verify == "full")
+    is_checked = is_small or data.verify == "full"
+    encoders, parts, events = _opened(path, manifest, schema, check_all=is_checked)
     if sides is None:
         sides = tabular.side_tables(declared_table(data), schema, Path(data.data_dir))
-    summary = {key: manifest[key] for key in ("rows", "dropped", "bad_values")}
-    return Store(path, encoders, parts, sides.users, sides.items, summary)
+    summary = {key: manifest[key] for key in SUMMARY if key in manifest}
+    return Store(path, encoders, parts, sides.users, sides.items, summary, events=events)
 
 
 def verify_store(path: Path, schema: DatasetSchema) -> int:
@@ -98,16 +104,20 @@ def verify_store(path: Path, schema: DatasetSchema) -> int:
 
 def _opened(
     path: Path, manifest: dict[str, Any], schema: DatasetSchema, *, check_all: bool
-) -> tuple[Encoders, dict[str, TabularDataset]]:
+) -> tuple[Encoders, dict[str, TabularDataset], SharedEvents | None]:
     try:
         encoders = _read_encoders(path / "encoders.pt", manifest.get("encoders_checksum"), schema)
+        fitted, events = encoders.schema, None
+        if fitted.built_fields:
+            shared = manifest["event_arrays"]
+            events = open_events(path / FOLDER, shared, fitted, check_all=check_all)
         parts = {
-            split: open_split(path / split, arrays, encoders.schema, check_all=check_all)
+            split: open_split(path / split, arrays, fitted, events, check_all=check_all)
             for split, arrays in manifest["arrays"].items()
         }
     except (LookupError, TypeError, AttributeError) as error:  # only of a store of format 1
         raise damaged(path, f"damaged: {type(error).__name__}: {error}") from None
-    return encoders, parts
+    return encoders, parts, events
 
 
 def _read_encoders(path: Path, checksum: str | None, schema: DatasetSchema) -> Encoders:
@@ -129,6 +139,6 @@ def _size(manifest: dict[str, Any]) -> int:
     """Bytes of all arrays."""
     return sum(
         math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
-        for arrays in manifest["arrays"].values()
+        for arrays in (*manifest["arrays"].values(), manifest.get("event_arrays", {}))
         for array in arrays.values()
     )

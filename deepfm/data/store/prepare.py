@@ -19,7 +19,16 @@ What it makes is a directory:
         train/weight.bin              (N,) float32, only with `sample_weight`
         train/group.bin               (N, G) int64, only with `group_columns`: a hash of each value
         train/row.bin                 (N,) int64, number of the row over all files, from 0
+        train/history_starts.bin      (N,) int64, only with `history`: where each row's part of the
+                                      events begins
+        train/history_lengths.bin     (N,) int32, how many events it has
+        train/history_time.bin        (N,) float64, the time of the row; 0 where it has none
         valid/…, test/…               the same; no test where the split has none
+        history/ids0.bin              (E,) int32, only with `history`: of all events, by user and
+                                      the oldest first; one for each of its fields
+        history/time.bin              (E,) float64
+        history/user.bin              (U,) uint64: hashes of the users that have events, ascending
+        history/user_events.bin       (U,) int64, how many each has
 
 Arrays are row-major and native-endian, without headers. The key is a hash of all that decides what
 stands in them, the content of the files included, so changed rows or settings mean another
@@ -35,8 +44,10 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,13 +62,14 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import FilesRead
 from deepfm.data.labels import LabelRule
 from deepfm.data.options import DataConfig
-from deepfm.data.schema import LEARNT, DatasetSchema, FieldSchema
+from deepfm.data.schema import ITEMS, LEARNT, DatasetSchema, FieldSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import SplitOptions, StreamedSplit
 from deepfm.data.store.arrays import ArrayWriter
 from deepfm.data.store.checks import DamagedStore, digest_of
 from deepfm.data.store.encode import RowEncoding, in_threads, read_ahead
+from deepfm.data.store.history_writer import FOLDER, HistoryWriter
 from deepfm.data.store.manifest import FORMAT_VERSION, hash_plain, read_manifest, write_manifest
 from deepfm.data.store.opening import Store, declared_table, open_store, verify_store
 from deepfm.data.store.stream import PassOverRows, RowStream, training_rows
@@ -69,9 +81,10 @@ from deepfm.utils.logging import LOGGER
 # What a model does with the ids is no part of a store.
 _MODEL_ONLY = (
     *LEARNT, "embedding_dim", "combiner", "dense_embedding", "bins", "frequencies",
-    "frequency_scale", "init", "trainable",
+    "frequency_scale", "init", "trainable", "built", "history_of",
 )  # fmt: skip
 _OF_A_LABEL = ("column", "kind", "threshold", "positive")  # and what its rule adds
+_OF_A_HISTORY = ("max_length", "ties", "until")  # whether a model sees the ages, too, is its affair
 # What decides how rows are read, beside the fields, the labels and the content of the files.
 _OF_THE_ROWS = (
     "delimiter", "columns", "encoding", "users", "items", "sample_weight", "group_columns",
@@ -132,19 +145,26 @@ class RowsOfATable:
     def key(self) -> str:
         """A hash of everything that decides what a store holds, but for encoders from outside."""
         table = asdict(self.table)
-        fields = [_settings_of(field) for field in self.schema.fields.values()]
+        fields = [_settings_of(field) for field in self.schema.read_fields]
         content = self.read.fingerprint.content(self.files)
         labels = {name: self._label_key(name, rule) for name, rule in self.labels.items()}
-        return hash_plain(
-            [
-                FORMAT_VERSION,
-                content,
-                {name: table[name] for name in _OF_THE_ROWS},
-                fields,
-                labels if len(labels) > 1 else next(iter(labels.values())),
-                self.split.settings(self.split.options),
-            ]
-        )
+        decides = [
+            FORMAT_VERSION,
+            content,
+            {name: table[name] for name in _OF_THE_ROWS},
+            fields,
+            labels if len(labels) > 1 else next(iter(labels.values())),
+            self.split.settings(self.split.options),
+        ]
+        if table["history"] is not None:
+            decides.append(self._history_key())
+        return hash_plain(decides)
+
+    def _history_key(self) -> dict[str, object]:
+        """What decides the events that each row sees, and what is known of them."""
+        declared = asdict(self.table)["history"]
+        sources = [field.history_of for field in self.schema.built_fields if field.built == ITEMS]
+        return {key: declared[key] for key in _OF_A_HISTORY} | {"fields": sources}
 
     def _label_key(self, name: str, rule: LabelRule) -> dict[str, object]:
         """What a label depends on; a store holds it as it is, standardised later or not."""
@@ -332,11 +352,15 @@ def _build(
         encoders = _fitted(table.schema, stream, base)
     encoding, dropped = RowEncoding(encoders, table.table), 0
     bad: Counter[str] = Counter()
-    with PassOverRows("encoding", stream) as passed, ArrayWriter(scratch) as out:
-        for encoded in in_threads(encoding, passed.rows()):
-            out.write(encoded.arrays)
-            dropped += encoded.dropped
-            bad += encoded.bad
+    with ArrayWriter(scratch) as out, _histories(scratch, table, encoding) as histories:
+        with PassOverRows("encoding", stream) as passed:
+            for encoded in in_threads(encoding, passed.rows()):
+                out.write(encoded.arrays)
+                dropped += encoded.dropped
+                bad += encoded.bad
+                if histories is not None and encoded.records is not None:
+                    histories.add(encoded.records)
+        history = {} if histories is None else _written(histories, out)
     for split in table.split_names:
         if not out.rows[split]:
             raise DataError(
@@ -359,7 +383,37 @@ def _build(
         "dropped": dropped,
         "bad_values": dict(sorted(bad.items())),
         "arrays": {split: out.shapes(split) for split in table.split_names},
-    }
+    } | history
+
+
+def _histories(
+    scratch: Path, table: RowsOfATable, encoding: RowEncoding
+) -> AbstractContextManager[HistoryWriter | None]:
+    """What writes the histories of the rows; None where they have none."""
+    history = table.table.history
+    if history is None or encoding.records is None:
+        return contextlib.nullcontext()
+    return HistoryWriter(scratch, encoding.records.dtype, history)
+
+
+def _written(histories: HistoryWriter, out: ArrayWriter) -> dict[str, Any]:
+    """Write the histories of all rows, and return what the manifest says about them."""
+    start = time.perf_counter()
+    found = histories.write(out)
+    told = histories.summary(found)
+    means = ", ".join(
+        f"{found.seen[split] / count:.1f} {split}" for split, count in out.rows.items()
+    )
+    LOGGER.info(
+        f"histories of at most {told['max_length']} events, on average {means}; ties: "
+        f"{told['ties']}, until: {told['until']}; {found.events:,} events of {found.users:,} "
+        f"users, {time.perf_counter() - start:.1f} s"
+    )
+    if found.without:
+        LOGGER.warning(
+            f"{found.without:,} rows without a user or a time have no history, and are in none"
+        )
+    return {"history": told, "event_arrays": out.shapes(FOLDER)}
 
 
 def _fitted(schema: DatasetSchema, stream: RowStream, base: Encoders | None) -> Encoders:

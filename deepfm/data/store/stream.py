@@ -18,6 +18,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Placed, RowsToSplit, StreamedSplit
+from deepfm.data.store.history_records import TimesOfRows
 from deepfm.utils.logging import LOGGER, ProgressBar
 
 BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
@@ -32,6 +33,7 @@ class DividedRows(NamedTuple):
         split: Index in `SPLIT_NAMES` of each row, -1 for rows that are dropped, (N,).
         label: (N,) float32, or (N, T) of several labels.
         bad: Bad values by column, of the columns that are no field's.
+        time: Of each row, NaN where it has none, (N,) float64; None where nobody asks.
     """
 
     rows: Rows
@@ -39,6 +41,7 @@ class DividedRows(NamedTuple):
     split: np.ndarray
     label: np.ndarray
     bad: Counter[str]
+    time: np.ndarray | None = None
 
 
 class RowStream:
@@ -71,6 +74,7 @@ class RowStream:
         self._table, self._schema, self._sides = table, schema, sides
         self._labels = tuple(labels.values())
         self._split = split
+        self._times = None if table.history is None else TimesOfRows(str(table.time_column))
         self._columns = self._needed_columns()
         if split.surveyed or split.surveys_classes:
             self._survey()
@@ -82,6 +86,7 @@ class RowStream:
             for rows in self._read(self._columns, role):
                 rows = rows._replace(table=self._sides.complete(self._schema, rows.table))
                 label, bad = self._read_labels(rows)
+                time = self._read_times(rows, bad)
                 placed = self._split.divide(self._to_split(rows, role, first, label, bad))
                 self._refuse_unplaced(rows, placed)
                 if placed.bad is not None:
@@ -91,7 +96,7 @@ class RowStream:
                     if mask.any():
                         counts[column] += int(mask.sum())
                         split = np.where(mask, -1, split)
-                yield DividedRows(rows, first, split, label, counts)
+                yield DividedRows(rows, first, split, label, counts, time)
                 first += len(label)
         self.rows = first
 
@@ -139,6 +144,7 @@ class RowStream:
         wanted += [rule.column for rule in self._labels]
         wanted += [table.sample_weight] if table.sample_weight is not None else []
         wanted += [*table.group_columns, *self._split.columns]
+        wanted += [] if self._times is None else [self._times.column]
         wanted = list(dict.fromkeys(wanted))
         looked_up = self._sides.column_names
         if looked_up & set(wanted):
@@ -165,6 +171,16 @@ class RowStream:
             labels.append(label)
             bad[rule.column] = bad.get(rule.column, False) | is_bad
         return (labels[0] if len(labels) == 1 else np.stack(labels, axis=1)), bad
+
+    def _read_times(self, rows: Rows, bad: dict[str, np.ndarray]) -> np.ndarray | None:
+        """Times, (N,), if there are histories; what cannot be read is added to the bad values."""
+        if self._times is None:
+            return None
+        time, is_bad = self._times.read(rows)
+        column = self._times.column
+        refuse_unless_dropped(self._table, rows, column, is_bad, self._times.expected)
+        bad[column] = bad.get(column, False) | is_bad
+        return time
 
 
 def refuse_unless_dropped(

@@ -1,0 +1,107 @@
+"""The arrays of a store as data sets: those of a split, and the events that its rows share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.dataset import TabularDataset
+from deepfm.data.history import Histories
+from deepfm.data.schema import ITEMS, DatasetSchema
+from deepfm.data.store.arrays import ArrayShape, as_tensor, open_arrays
+from deepfm.data.store.checks import BlockChecks, CheckedInputs, checks_of
+
+READ_AS_A_WHOLE = ("label", "weight", "group", "row")
+
+
+class SharedEvents(NamedTuple):
+    """The events that histories are made of, mapped into memory, by user and the oldest first.
+
+    Attributes:
+        ids: By built field, (E,).
+        time: (E,) float64.
+        user: Hashes of the users that have any, ascending, (U,) uint64.
+        counts: How many each has, (U,) int64.
+        later: Checks of the arrays that are not compared yet.
+    """
+
+    ids: dict[str, Tensor]
+    time: Tensor
+    user: np.ndarray
+    counts: np.ndarray
+    later: dict[str, BlockChecks]
+
+
+def open_events(
+    folder: Path, shapes: Mapping[str, ArrayShape], schema: DatasetSchema, *, check_all: bool
+) -> SharedEvents:
+    """The events that stand in a folder; arguments and errors are those of `open_split`."""
+    arrays, later = open_arrays(folder, shapes, ("user", "user_events"), check_all=check_all)
+    names = [field.name for field in schema.built_fields if field.built == ITEMS]
+    return SharedEvents(
+        {name: as_tensor(arrays[f"ids{k}"]) for k, name in enumerate(names)},
+        as_tensor(arrays["time"]),
+        arrays["user"],
+        arrays["user_events"],
+        {f"events of {name}": checks for name, checks in later.items()},
+    )
+
+
+def open_split(
+    folder: Path,
+    shapes: Mapping[str, ArrayShape],
+    schema: DatasetSchema,
+    events: SharedEvents | None = None,
+    *,
+    check_all: bool,
+) -> TabularDataset:
+    """The split that stands in a folder, mapped into memory.
+
+    Args:
+        shapes: As `ArrayWriter.shapes` gave them.
+        schema: With vocabulary sizes.
+        events: Those that the histories of rows are of, if the schema has any.
+        check_all: Compare all checksums now. Else those of features are compared when rows are
+            first read; labels, weights, groups and row numbers are compared now in any case.
+
+    Raises:
+        DamagedStore: A file is missing, has another size, or differs from its checksums.
+    """
+    arrays, later = open_arrays(folder, shapes, READ_AS_A_WHOLE, check_all=check_all)
+    tensors = {name: as_tensor(array) for name, array in arrays.items() if name != "row"}
+    sequences = range(sum(not field.built for field in schema.sequence_fields))
+    inputs = Inputs(
+        tensors["sparse"],
+        tensors["dense"],
+        tuple(_sequence_ids(tensors, k) for k in sequences),
+        tuple(tensors[f"sequence{k}_lengths"] for k in sequences),
+    )
+    ragged = {
+        f"sequence{k}_ids": ids
+        for k, ids in enumerate(inputs.sequence_ids)
+        if isinstance(ids, Ragged)
+    }
+    if events is not None:
+        ranges = (tensors[f"history_{name}"] for name in ("starts", "lengths", "time"))
+        histories = Histories(events.ids, events.time, *ranges)
+        inputs = histories.added_to(inputs, schema)
+        later |= events.later
+        ragged |= dict.fromkeys(events.later, Ragged(events.time, *histories[2:4]))
+    if later:
+        inputs = CheckedInputs.of(inputs, checks_of(later, ragged))
+    return TabularDataset(
+        schema,
+        inputs,
+        tensors["label"],
+        weight=tensors.get("weight"),
+        group=tensors.get("group"),
+        row=arrays["row"],
+    )
+
+
+def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
+    ids, starts = tensors[f"sequence{number}_ids"], tensors.get(f"sequence{number}_starts")
+    return ids if starts is None else Ragged(ids, starts, tensors[f"sequence{number}_lengths"])
