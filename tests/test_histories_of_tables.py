@@ -1,14 +1,19 @@
 """Declared tables with histories from the command line on: train, evaluate, stop and go on."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
-from deepfm.config import ExperimentConfig
+from deepfm.config import ExperimentConfig, config_from_dict
+from deepfm.data.history import age_ids
+from deepfm.data.load import load_data
 from deepfm.training.trainer import Interrupted
 from tests.data.store.test_store_histories import config, rows, write
 from tests.test_out_of_core import stop_after
@@ -45,3 +50,80 @@ def test_a_run_stopped_in_an_epoch_ends_as_an_uninterrupted_one(used, monkeypatc
     resumed = load_checkpoint(last)
     for name, weights in straight.model.items():
         assert (resumed.model[name] == weights).all(), name
+
+
+# --- MovieLens-100K as a declared table ---------------------------------------------------------
+
+
+def movielens_config(data_dir: Path, folder: Path, split: str, **history: object):
+    table = {
+        "files": "u.data",
+        "delimiter": "\t",
+        "columns": ["user", "item", "rating", "time"],
+        "label": "liked",
+        "labels": {"liked": {"column": "rating", "threshold": 4}},
+        "user_field": "user",
+        "item_field": "item",
+        "time_column": "time",
+        "fields": {"user": {"type": "sparse"}, "item": {"type": "sparse"}},
+        "history": {"max_length": 20} | history,
+    }
+    data = {
+        "dataset_name": "tabular",
+        "data_dir": str(data_dir),
+        "store_dir": str(folder / "stores"),
+        "split_strategy": split,
+        "table": table,
+    }
+    return config_from_dict({"output_dir": str(folder / "run"), "data": data})
+
+
+def last_liked(
+    rows: dict[str, list], split: np.ndarray, *, ties: str, until: str
+) -> list[list[int]]:
+    """The rows that each row sees, by one walk through each user's rows in order of time."""
+    found: list[list[int]] = [[] for _ in split]
+    by_user = defaultdict(list)
+    for row in sorted(range(len(split)), key=lambda row: (rows["time"][row], row)):
+        by_user[rows["user"][row]].append(row)
+    for own in by_user.values():
+        liked: list[int] = []
+        earlier, time = 0, None
+        for row in own:
+            if rows["time"][row] != time:
+                earlier, time = len(liked), rows["time"][row]
+            visible = liked[:earlier] if ties == "exclude" else liked
+            found[row] = visible[-20:]
+            if int(rows["rating"][row]) >= 4 and (until == "row" or split[row] == 0):
+                liked.append(row)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("split", "ties", "until"),
+    [("time", "exclude", "split"), ("time", "order", "row"), ("random", "exclude", "split")],
+)
+def test_what_users_of_movielens_did_before(movielens_dir, tmp_path, split, ties, until):
+    data = load_data(movielens_config(movielens_dir, tmp_path, split, ties=ties, until=until))
+    lines = [line.split("\t") for line in (movielens_dir / "u.data").read_text().splitlines()]
+    columns = zip(*lines, strict=True)
+    rows = dict(zip(("user", "item", "rating", "time"), columns, strict=True))
+    rows["time"] = [int(time) for time in rows["time"]]
+    time = np.array(rows["time"])
+    parts = (data.train, data.valid, data.test)
+    of_row = np.full(len(lines), -1)
+    for number, part in enumerate(parts):
+        of_row[part.row] = number
+    seen = last_liked(rows, of_row, ties=ties, until=until)
+    items = data.encoders.encode(pa.table({name: rows[name] for name in ("user", "item")})).sparse
+    for part in parts:
+        inputs = part[:].inputs
+        ids, ages = (found.numpy() for found in inputs.padded_ids)
+        lengths = np.array([len(seen[row]) for row in part.row])
+        assert (inputs.sequence_lengths[0].numpy() == lengths).all()
+        filled = np.arange(ids.shape[1]) < lengths[:, None]
+        events = np.array([event for row in part.row for event in seen[row]])
+        assert (ids[filled] == items[events, 1].numpy()).all()
+        since = np.repeat(time[part.row], lengths) - time[events]
+        assert (ages[filled] == age_ids(since)).all()
+    assert data.summary["history"]["without"] == 0
