@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from deepfm.data import Adapter
+from deepfm.data.candidates import candidates_of, read_candidates
 from deepfm.data.dataset import (
     Catalogue,
     NegativeSampling,
@@ -28,25 +29,34 @@ from deepfm.data.labels import (
     refuse_bad,
     sample_weight,
 )
-from deepfm.data.options import DataConfig
+from deepfm.data.options import CandidatesConfig, DataConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources.tables import RawTables, id_field
-from deepfm.data.splits import RankingSplit, SplitOptions, Splits, sortable
+from deepfm.data.sources.tabular import candidate_files
+from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, sortable
 from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.seeding import generator
 
 
 class Events(NamedTuple):
-    """The interactions of a data set before encoding, as positions and labels, and their split."""
+    """The interactions of a data set before encoding, as positions and labels, and their split.
+
+    `time` is anything sortable; all are of length N.
+    """
 
     tables: RawTables
     user: np.ndarray
     item: np.ndarray
     rating: np.ndarray
     label: np.ndarray
+    time: np.ndarray
     split: Splits
+
+    def positives(self, rows: np.ndarray) -> np.ndarray:
+        """Which of some rows hold a positive: their places among these rows."""
+        return np.flatnonzero(self.label[rows] > 0)
 
 
 class RankingData(NamedTuple):
@@ -106,14 +116,19 @@ def load_ranking(
         encoders = encoders if base is None else encoders.grown_from(base)
     history = _interactions(events, np.arange(len(events.user)))
     count = max(data.num_neg_eval, at_least)
-    candidates = draw_candidates(count, history, generator(candidate_seed, "candidates"))
+    drawn = draw_candidates(count, history, generator(candidate_seed, "candidates"))
+    valid, test = (
+        drawn[events.user[part[events.positives(part)]]] for part in (split.valid, split.test)
+    )
+    if data.candidates is not None:
+        test = _listed_candidates(data, data.candidates, events, schema)
     rows = _EncodedRows(events, columns, encoders, _weights(data, tables.interactions))
     train = rows.training(data, history)
     prior = rows.prior(train)
     found = RankingData(
         train,
-        rows.held_out(split.valid, candidates, data.num_neg_eval, prior),
-        rows.held_out(split.test, candidates, data.num_neg_eval, prior),
+        rows.held_out(split.valid, valid, data.num_neg_eval, prior),
+        rows.held_out(split.test, test, data.num_neg_eval, prior),
         encoders,
         events,
         history,
@@ -187,11 +202,13 @@ class _EncodedRows:
         num_negatives: int,
         prior: Prior | None,
     ) -> TabularDataset:
-        """Some rows, of which each positive one is ranked among its user's candidates."""
-        events = self._events
-        positive = np.flatnonzero(events.label[rows] > 0)
-        ranked = rows[positive]
-        items = np.column_stack([events.item[ranked], candidates[events.user[ranked]]])
+        """Some rows, of which each positive one is ranked among candidates.
+
+        Args:
+            candidates: Of each positive row, (U, C).
+        """
+        positive = self._events.positives(rows)
+        items = np.column_stack([self._events.item[rows[positive]], candidates])
         task = RankingTask(positive, items, num_negatives, self._catalogue, prior)
         return self._dataset(rows, ranking=task)
 
@@ -266,7 +283,25 @@ def _read_events(
     with named_in_errors(schema.time_column):
         time, bad = sortable(combined(rows[schema.time_column]))
     refuse_bad(rows[schema.time_column], bad, A_TIME, _places(schema.time_column))
-    return Events(tables, user, item, rating, label, split.divide(user, time, options))
+    parts = split.divide(RankedRows(user, time, tables.role), options)
+    return Events(tables, user, item, rating, label, time, parts)
+
+
+def _listed_candidates(
+    data: DataConfig, config: CandidatesConfig, events: Events, schema: DatasetSchema
+) -> np.ndarray:
+    """The candidates of the positive rows of the test split, out of files, (U, C)."""
+    files = candidate_files(data)["candidates"]
+    test = events.split.test[events.positives(events.split.test)]
+    return candidates_of(
+        read_candidates(config, files, schema, events.tables),
+        events.user[test],
+        events.item[test],
+        schema=schema,
+        tables=events.tables,
+        trained=_interactions(events, events.split.train),
+        expected=data.num_neg_eval,
+    )
 
 
 def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:

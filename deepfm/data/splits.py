@@ -92,13 +92,23 @@ class RankingSplit(Split):
 
     @classmethod
     @abstractmethod
-    def divide(cls, user: np.ndarray, time: np.ndarray, options: SplitOptions) -> "Splits":
-        """The rows of each split.
+    def divide(cls, rows: "RankedRows", options: SplitOptions) -> "Splits":
+        """The rows of each split."""
 
-        Args:
-            user: User of each row, (N,) int.
-            time: Anything sortable, (N,).
-        """
+
+class RankedRows(NamedTuple):
+    """All rows of a ranking task, N of them.
+
+    Attributes:
+        user: User of each row, (N,) int.
+        time: Anything sortable, (N,).
+        role: Index in `SPLIT_NAMES` of the files that each row stands in, (N,) int; None: all
+            stand in the same files.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    role: np.ndarray | None = None
 
 
 class StreamedSplit(Split):
@@ -242,12 +252,35 @@ class LeaveOneOut(RankingSplit):
     needs = ("user_field", "item_field", "time_column")
 
     @classmethod
-    def divide(cls, user: np.ndarray, time: np.ndarray, options: SplitOptions) -> "Splits":
-        return leave_one_out(user, time, min_interactions=options.min_interactions)
+    def divide(cls, rows: RankedRows, options: SplitOptions) -> "Splits":
+        return leave_one_out(rows.user, rows.time, min_interactions=options.min_interactions)
+
+
+class PredefinedRanking(RankingSplit):
+    """The test rows are in files of their own, and so may be those that validate.
+
+    Without files of validation rows, each user's last training row validates, and trains no more.
+    """
+
+    name = "predefined_ranking"
+    needs = ("user_field", "item_field", "time_column", "test_files")
+    has_own_files = True
+
+    @classmethod
+    def divide(cls, rows: RankedRows, options: SplitOptions) -> "Splits":
+        assert rows.role is not None  # what has files of its own knows them
+        train, valid, test = (np.flatnonzero(rows.role == part) for part in range(3))
+        if not len(valid):
+            last = _last_rows(rows.user[train], rows.time[train])
+            enough = np.bincount(rows.user) >= options.min_interactions
+            valid = np.sort(train[last[enough[rows.user[train[last]]]]])
+            train = np.setdiff1d(train, valid)
+        return Splits(train, valid, test)
 
 
 SPLITS: dict[str, type[Split]] = {
-    split.name: split for split in (LeaveOneOut, PredefinedFiles, RandomRows, ByTime)
+    split.name: split
+    for split in (LeaveOneOut, PredefinedRanking, PredefinedFiles, RandomRows, ByTime)
 }
 
 
@@ -284,6 +317,13 @@ def leave_one_out(user: np.ndarray, time: np.ndarray, *, min_interactions: int) 
         valid=np.sort(order[held_out & (from_last == 1)]),
         test=np.sort(order[held_out & (from_last == 0)]),
     )
+
+
+def _last_rows(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Each user's last row, by time and then by row number."""
+    order = np.lexsort((time, user))
+    is_last = np.append(user[order[1:]] != user[order[:-1]], True)
+    return order[is_last[: len(order)]]
 
 
 def sortable(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
