@@ -296,7 +296,7 @@ def interactions_of(data: ExperimentData) -> Training:
         events.item[rows],
         events.rating[rows].astype(np.float64),
         events.label[rows] > 0,
-        events.time[rows],
+        events.order[rows],
         history.num_users,
         history.num_items,
     )

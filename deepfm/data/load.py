@@ -11,11 +11,12 @@ from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import FilesRead, Fingerprint, of_tables
+from deepfm.data.history import history_fields
 from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
 from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import LEARNT, DatasetSchema, LabelScale
+from deepfm.data.schema import LEARNT, DatasetSchema, FieldSchema, LabelScale
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.sources.tables import RawTables, id_field
@@ -184,9 +185,10 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
             is that of no field.
     """
     schema, dims = find_adapter(config.data).schema(), config.feature.embedding_dims
+    known = [*schema.fields, *(field.name for field in _built_fields(config, schema))]
     for name in dims:
-        if name not in schema.fields:
-            hint = nearest(name, schema.fields)
+        if name not in known:
+            hint = nearest(name, known)
             raise ConfigError(f"no field {name!r}; {hint}", key="feature.embedding_dims")
     if (kind := config.feature.dense_embedding) is not None:
         silent = _silent(config.data.table, schema, "dense_embedding")
@@ -198,11 +200,25 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
         dims = dict.fromkeys(embedded, common) | dims
     labels = label_rules(config, schema)
     schema = schema.with_fields({name: {"embedding_dim": dim} for name, dim in dims.items()})
+    built = {field.name: field for field in _built_fields(config, schema)}
     return replace(
         schema,
+        fields={**schema.fields, **built},
         label_field=next(iter(labels.values())).column,
         label_columns=tuple(labels) if len(labels) > 1 else (),
     )
+
+
+def _built_fields(config: ExperimentConfig, schema: DatasetSchema) -> list[FieldSchema]:
+    """The fields of the user's history, if the data has one."""
+    if (described := config.data.built_history) is None:
+        return []
+    key, history = described
+    if (found := config.task_list()[0]).num_class > 1 or found.predicts_numbers:
+        raise ConfigError(
+            "a history is of rows with the label 1, and the label has more values", key=key
+        )
+    return history_fields(schema, history, config.feature.embedding_dims, key)
 
 
 def _silent(table: TableConfig | None, schema: DatasetSchema, key: str) -> list[str]:

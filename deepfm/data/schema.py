@@ -34,13 +34,15 @@ class FeatureType(StrEnum):
     SEQUENCE = "sequence"  # a list of categorical values per row
 
 
-COMBINERS = ("mean", "sum", "max")
+COMBINERS = ("mean", "sum", "max", "position")
 GROUPS = ("user", "item", "context")
 BAD_VALUES = ("error", "unknown", "drop")
 MISSING = ("error", "zero", "mean", "indicator")
 KEEP = ("first", "last")
 OUT_OF_RANGE = ("error", "zero", "row0")
 DENSE_EMBEDDINGS = ("none", "linear", "piecewise", "periodic")
+ITEMS, AGES = "items", "ages"
+BUILT = ("", ITEMS, AGES)
 LEARNT = ("vocabulary_size", "edges")  # attributes of a field that its encoder fills in
 
 
@@ -94,7 +96,8 @@ class FieldSchema:
             fields of group `item`.
         max_length: Elements of a sequence that are kept; 0 keeps all of them.
         keep: Which elements those are: the `first` or the `last` ones.
-        combiner: How a sequence's vectors are pooled: `mean`, `sum` or `max`.
+        combiner: How a sequence's vectors are pooled: `mean`, `sum`, `max`, or `position`, which
+            weighs them by how recent they are: the last element is the most recent one.
         padding_idx: The id of padding and of unknown values, whose row is zero and never
             trained. None where every row is an ordinary one: always with `num_buckets`,
             `vocabulary` and `boundaries`, and for `hash_buckets` on demand. No value is -1 then.
@@ -110,6 +113,9 @@ class FieldSchema:
         value_dim: How many numbers a dense field has per row.
         init: Initializer of the field's embedding table; that of the config by default.
         trainable: Whether training changes the field's tables.
+        built: What a field of the user's history holds: `items`, or `ages`, the times since then;
+            empty for a field that is read from raw columns.
+        history_of: The field whose ids a history repeats, or the raw column of the times.
 
     Raises:
         ConfigError: A value is out of range; the message names the field.
@@ -152,6 +158,8 @@ class FieldSchema:
     value_dim: int = 1
     init: str = ""
     trainable: bool = True
+    built: str = ""
+    history_of: str = ""
 
     def __post_init__(self) -> None:
         if self.column and self.columns and self.column != self.name:
@@ -198,6 +206,7 @@ class FieldSchema:
             ("keep", self.keep, KEEP),
             ("hash_function", self.hash_function, FUNCTIONS),
             ("out_of_range", self.out_of_range, OUT_OF_RANGE),
+            ("built", self.built, BUILT),
         ):
             if value not in choices:
                 hint = nearest(value, choices)
@@ -243,6 +252,11 @@ class FieldSchema:
             raise ConfigError(f"oov_id {self.oov_id} is no id", key=f"field {self.name}")
         if self.boundaries:
             self._check_boundaries()
+        if self.combiner == "position" and not self.max_length:
+            raise ConfigError(
+                "combiner position has a weight for each place, and needs max_length",
+                key=f"field {self.name}",
+            )
         if self.columns:
             self._check_cross(given)
         if self.separator and kind is FeatureType.SPARSE:
@@ -329,8 +343,8 @@ class FieldSchema:
 
     @property
     def raw_columns(self) -> tuple[str, ...]:
-        """The raw columns that the field reads."""
-        return self.columns or (self.column,)
+        """The raw columns that the field reads; none of a history, which is built of rows."""
+        return () if self.built else self.columns or (self.column,)
 
     @property
     def has_fixed_ids(self) -> bool:
@@ -497,6 +511,16 @@ class DatasetSchema:
     @property
     def sequence_fields(self) -> tuple[FieldSchema, ...]:
         return self._by_type[FeatureType.SEQUENCE]
+
+    @property
+    def read_fields(self) -> tuple[FieldSchema, ...]:
+        """The fields that are read from raw columns."""
+        return tuple(field for field in self.fields.values() if not field.built)
+
+    @property
+    def built_fields(self) -> tuple[FieldSchema, ...]:
+        """The fields of the user's history, which stand behind all others."""
+        return tuple(field for field in self.fields.values() if field.built)
 
     @property
     def total_embedding_dim(self) -> int:

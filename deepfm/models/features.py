@@ -198,6 +198,7 @@ def _field_spec(
         table=field.embedding_name,
         wide_initializer=wide_initializer,
         trainable=field.trainable,
+        max_length=field.max_length,
     )
 
 

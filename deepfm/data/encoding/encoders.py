@@ -22,7 +22,7 @@ from deepfm.data.encoding.readers import FieldReader, readers_of
 from deepfm.data.encoding.registry import grown
 from deepfm.data.encoding.sequences import kept_elements, pad
 from deepfm.data.files.rows import Rows
-from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema, LabelScale
+from deepfm.data.schema import ITEMS, DatasetSchema, FeatureType, FieldSchema, LabelScale
 from deepfm.errors import DataError
 
 FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
@@ -61,7 +61,10 @@ class Encoders:
     """
 
     def __init__(self, schema: DatasetSchema, by_table: Mapping[str, Encoder]) -> None:
-        learnt = {name: by_table[f.embedding_name].learnt for name, f in schema.fields.items()}
+        learnt = {f.name: by_table[f.embedding_name].learnt for f in schema.read_fields}
+        for field in schema.built_fields:
+            if field.built == ITEMS:  # whose ids are those of another field
+                learnt[field.name] = learnt[field.history_of]
         self.schema = schema.with_fields(learnt)
         self._by_table = dict(by_table)
         self._readers = readers_of(self.schema)
@@ -86,13 +89,13 @@ class Encoders:
         readers = readers_of(schema)
         accumulators = {
             field.name: field.encoder.accumulator(field, position)
-            for position, field in enumerate(schema.fields.values())
+            for position, field in enumerate(schema.read_fields)
         }
         rows = _learn(readers, accumulators, _large_batches(batches, schema))
         if not rows and cls.has_to_learn(schema):
             raise DataError("the training split is empty: no encoder can be fitted")
         by_table: dict[str, list[FieldSchema]] = defaultdict(list)
-        for field in schema.fields.values():
+        for field in schema.read_fields:
             by_table[field.embedding_name].append(field)
         return cls(
             schema,
@@ -105,10 +108,12 @@ class Encoders:
     @staticmethod
     def has_to_learn(schema: DatasetSchema) -> bool:
         """Whether some field needs the training split; all others' encoders are declared."""
-        return any(field.encoder.must_be_fitted(field) for field in schema.fields.values())
+        return any(field.encoder.must_be_fitted(field) for field in schema.read_fields)
 
     def encode(self, columns: pa.Table, group: str | None = None) -> Inputs:
         """Encode raw rows, every one of them; with `group`, the fields of that group only.
+
+        The fields of a history are not among them: `deepfm.data.history.Histories` adds those.
 
         A row that the policy `drop` would leave out stays, as if the value were absent; only
         `encode_rows` says which those are.
@@ -197,9 +202,9 @@ class Encoders:
         schema = DatasetSchema.from_dict(stored["schema"])
         by_table = {
             field.embedding_name: field.encoder.from_dict(stored["fitted"][field.embedding_name])
-            for field in schema.fields.values()
+            for field in schema.read_fields
         }
-        for field in schema.fields.values():
+        for field in schema.read_fields:
             _probe(field, by_table[field.embedding_name])
         return cls(schema, by_table)
 

@@ -449,8 +449,8 @@ _READERS: dict[FeatureType, type[IdReader] | type[NumberReader]] = {
 
 
 def readers_of(schema: DatasetSchema) -> Mapping[str, FieldReader]:
-    """A reader for each field, by name, in the order of the schema."""
-    return {field.name: _reader(field, schema) for field in schema.fields.values()}
+    """A reader for each field that is read, by name, in the order of the schema."""
+    return {field.name: _reader(field, schema) for field in schema.read_fields}
 
 
 def _reader(field: FieldSchema, schema: DatasetSchema) -> FieldReader:

@@ -11,11 +11,12 @@ class IdField(NamedTuple):
         name: Name of the field.
         rows, dim: Shape of its embedding table; each of its tables has as many rows.
         padding_idx: The id whose row is zero and never trained; None: every row is ordinary.
-        combiner: How a sequence is pooled (`mean`, `sum`, `max`); None: one id per row.
+        combiner: How a sequence is pooled (`mean`, `sum`, `max`, `position`); None: one id per row.
         initializer: Of its tables, as `initializers.initializer_from` reads it.
         table: Name of its tables, which fields may share; None: the field's own name.
         wide_initializer: Of the first-order weights; None: the same.
         trainable: Whether training changes its tables.
+        max_length: Places that the combiner `position` has weights for.
     """
 
     name: str
@@ -27,6 +28,7 @@ class IdField(NamedTuple):
     table: str | None = None
     wide_initializer: str | None = None
     trainable: bool = True
+    max_length: int = 0
 
     @property
     def table_name(self) -> str:

@@ -20,7 +20,8 @@ from deepfm.models.layers.numbers import EncodedFields, groups_of_one_shape
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import EMBEDDING, Answer, Bag, Ids, Read, Tables
 
-COMBINERS = ("mean", "sum", "max")
+POOLED = ("mean", "sum", "max")  # combiners without weights of their own
+POSITION_DECAY = 0.1  # per place, of the weights of positions before training
 
 
 class Request(NamedTuple):
@@ -76,7 +77,9 @@ class Lookup(nn.Module):
 
     A sparse field gives the row of its id; -1 means no value, the zero vector. A sequence field
     gives the `mean`, `sum` or `max` of its valid rows: positions below the length whose id is
-    neither `padding_idx` nor -1; without any, the zero vector. A linear dense field gives its
+    neither `padding_idx` nor -1; without any, the zero vector. With the combiner `position` it
+    gives sum_l w_l v_l, with w the softmax, over the valid rows, of a learned weight per place
+    counted from the last one on. A linear dense field gives its
     numbers times a learned matrix, an encoded one what `EncodedFields` says, a raw one has no
     vector.
 
@@ -129,6 +132,8 @@ class Lookup(nn.Module):
         self.dense_vectors = NamedWeights(
             {field.name: (field.value_dim, field.dim) for field in linear if field.dim is not None}
         )
+        by_place = [field for field in self._sequences if field.combiner == "position"]
+        self.positions = NamedWeights({field.name: (field.max_length,) for field in by_place})
         self.encoded = nn.ModuleDict()
         self._encoded_runs: dict[str, list[tuple[str, ...]]] = {}
         orders = [r.fields for r in requests if r.suffix == EMBEDDING and r.ordered]
@@ -146,8 +151,10 @@ class Lookup(nn.Module):
         return [group for group in self.encoded.values() if isinstance(group, EncodedFields)]
 
     def reset_parameters(self) -> None:
-        """Tables and matrices by their own initializer."""
+        """Tables and matrices by their own initializer; weights of places fall with their age."""
         self.tables.reset_parameters()
+        for weight in self.positions.parameters():
+            weight.detach().copy_(-POSITION_DECAY * torch.arange(len(weight)))
         for name, initializer in self._linear.items():
             initializer_from(initializer)(self.dense_vectors[name].detach())
         for group in self.encoded_fields():
@@ -185,8 +192,9 @@ class Lookup(nn.Module):
         self._check_shapes(sparse, dense, sequence_ids)
         ids = self.ids(sparse, sequence_ids, sequence_lengths)
         found = Vectors({}, {}, dense, [])
+        shares = self._shares(ids.bags, sequence_lengths)
         for piece, answer in zip(self._pieces, self.tables.lookup(ids), strict=True):
-            piece.cut(answer, ids.bags, found)
+            piece.cut(answer, ids.bags, shares, found)
         for name in self._linear:
             values, matrix = dense[:, self._columns[name]], self.dense_vectors[name]
             vector = values * matrix if len(matrix) == 1 else values @ matrix  # (B, d)
@@ -199,6 +207,14 @@ class Lookup(nn.Module):
             if terms is not None:
                 found.terms.append(terms)
         return found
+
+    def _shares(self, bags: Sequence[Bag], lengths: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Of fields that are pooled by position, what each vector counts, (B, L)."""
+        return {
+            field.name: shares_of_places(self.positions[field.name], bag.valid, length)
+            for field, bag, length in zip(self._sequences, bags, lengths, strict=True)
+            if field.name in self.positions
+        }
 
     def ids(
         self, sparse: Tensor, sequence_ids: Sequence[Tensor], sequence_lengths: Sequence[Tensor]
@@ -256,8 +272,14 @@ class _Piece(NamedTuple):
             {name for request in own if not request.pooled for name in request.fields},
         )
 
-    def cut(self, answer: Tensor, bags: Sequence[Bag], found: Vectors) -> None:
-        """Put vectors (B, C, d) where they belong."""
+    def cut(
+        self,
+        answer: Tensor,
+        bags: Sequence[Bag],
+        shares: Mapping[str, Tensor],
+        found: Vectors,
+    ) -> None:
+        """Put vectors (B, C, d) where they belong; `shares` are those of their places."""
         widths = [*map(len, self.runs), *(bags[k].ids.shape[1] for k in self.sequences)]
         parts = answer.split(widths, dim=1)
         for run, part in zip(self.runs, parts, strict=False):
@@ -265,7 +287,10 @@ class _Piece(NamedTuple):
         for (k, field), part in zip(self.sequences.items(), parts[len(self.runs) :], strict=True):
             valid, key = bags[k].valid, (self.suffix, field.name)
             if field.name in self.pooled:
-                found.runs[key] = pool(part, valid, str(field.combiner)).unsqueeze(1)
+                if field.name in shares:
+                    found.runs[key] = shares[field.name].unsqueeze(1) @ part  # (B, 1, d)
+                else:
+                    found.runs[key] = pool(part, valid, str(field.combiner)).unsqueeze(1)
             if field.name in self.unpooled:
                 found.sequences[key] = SequenceVectors(part, valid)
 
@@ -319,6 +344,28 @@ def merged(columns: Sequence[slice]) -> list[slice]:
     return found
 
 
+def shares_of_places(weights: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
+    """The softmax over the valid places of each row, (B, L); zeros where there is none.
+
+    The last element of a row has the first weight, the one before it the second, and so on.
+
+    Args:
+        weights: Of the places, counted from the last one on, (max_length,).
+        valid: Which elements count, (B, L).
+        lengths: Of the rows, (B,).
+
+    Example:
+        >>> weights, valid = torch.zeros(4), torch.tensor([[True, True, False]])
+        >>> shares_of_places(weights, valid, torch.tensor([2]))
+        tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    position = torch.arange(valid.shape[1], device=valid.device)
+    place = (lengths.unsqueeze(1) - 1 - position).clamp(0, len(weights) - 1)  # (B, L)
+    chosen = weights[place].masked_fill(~valid, -math.inf)
+    some = valid.any(1, keepdim=True)
+    return torch.where(some, chosen, 0.0).softmax(1) * valid
+
+
 def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:
     """One vector per bag, (B, d), from vectors (B, L, d) and the mask (B, L) of those that count.
 
@@ -327,11 +374,11 @@ def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:
     Example:
         >>> vectors = torch.tensor([[[2.0], [-4.0], [9.0]]])
         >>> valid = torch.tensor([[True, True, False]])
-        >>> [pool(vectors, valid, combiner).item() for combiner in COMBINERS]
+        >>> [pool(vectors, valid, combiner).item() for combiner in ("mean", "sum", "max")]
         [-1.0, -2.0, 2.0]
     """
-    if combiner not in COMBINERS:
-        raise ArgumentError("combiner", f"expected one of {', '.join(COMBINERS)}, got {combiner!r}")
+    if combiner not in POOLED:
+        raise ArgumentError("combiner", f"expected one of {', '.join(POOLED)}, got {combiner!r}")
     count = valid.sum(1, keepdim=True)  # (B, 1)
     if combiner == "max" and vectors.shape[1]:  # of no positions there is no maximum
         vectors = vectors.masked_fill(~valid.unsqueeze(-1), -math.inf)  # (B, L, d)

@@ -1,4 +1,4 @@
-"""Matrices whose names come from the data."""
+"""Weights whose names come from the data."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class NamedWeights(nn.Module):
-    """Matrices under names that only the data decides; `state_dict` keys are `<name>.weight`.
+    """Weights under names that only the data decides; `state_dict` keys are `<name>.weight`.
 
     `nn.ModuleDict` and `nn.ParameterDict` refuse names such as `type`, `keys` or `children`,
     because the attribute would hide a method. Here the attribute is called `<name>_weight`, and
     saving and loading translate.
 
     Args:
-        shapes: Of the matrices, by name.
+        shapes: By name.
 
     Example:
         >>> weights = NamedWeights({"type": (5, 2)})
@@ -22,7 +22,7 @@ class NamedWeights(nn.Module):
         (['type.weight'], (5, 2))
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__()
         self._names = tuple(shapes)
         for name, shape in shapes.items():

@@ -1,0 +1,248 @@
+"""What a user did before each row: the earlier positives, as sequence fields of the model.
+
+Decided here: which events a row sees, and how the time since an event becomes an id.
+
+- Earlier is by (time, row number), and never the row itself. With `ties: exclude` events of the
+  row's own time are left out too, because nothing says that they came before it.
+- An event is a positive row. Which splits may give events is for the caller to say.
+- A history is a part of the list of all events in the order of (user, time, row number), oldest
+  first; so rows share that list, and each has a start and a length in it.
+- The time since an event is one of `AGE_IDS` - 1 classes, half a unit of ln(1 + age) wide each.
+
+Shapes: N rows, E events.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.options import HistoryConfig
+from deepfm.data.schema import AGES, ITEMS, DatasetSchema, FeatureType, FieldSchema
+from deepfm.errors import ConfigError, nearest
+
+PREFIX = "history_"
+AGE = f"{PREFIX}age"
+AGE_IDS = 64  # up to an age of e^31; id 0 is that of no event
+_AGE_CLASSES_PER_UNIT = 2
+
+
+def history_fields(
+    schema: DatasetSchema, history: HistoryConfig, dims: Mapping[str, int], key: str
+) -> list[FieldSchema]:
+    """The fields that a history adds behind those of a schema.
+
+    Args:
+        dims: Widths by field; a field that is not among them is as wide as its source, and the age
+            as wide as the first of them.
+        key: Where the config describes the history, for errors.
+
+    Raises:
+        ConfigError: A source is no sparse field of the item, a name is taken, or the data has no
+            users, items or times.
+    """
+    for needed in ("user_field", "item_field", "time_column"):
+        if getattr(schema, needed) is None:
+            raise ConfigError(f"a history needs data.table.{needed}", key=key)
+    found: list[FieldSchema] = []
+    for name in history.fields or (str(schema.item_field),):
+        source = _source(schema, name, f"{key}.fields")
+        is_shared = history.tables == "shared"
+        found.append(
+            replace(
+                source,
+                name=f"{PREFIX}{name}",
+                feature_type=FeatureType.SEQUENCE,
+                built=ITEMS,
+                history_of=name,
+                group="user",
+                column="",
+                columns=(),
+                separator="",
+                transform=None,
+                default=None,
+                embedding_dim=dims.get(f"{PREFIX}{name}", source.embedding_dim),
+                max_length=history.max_length,
+                combiner=history.combiner,
+                embedding_name=source.embedding_name if is_shared else f"{PREFIX}{name}",
+            )
+        )
+    if history.age:
+        age = FieldSchema(
+            AGE,
+            FeatureType.SEQUENCE,
+            built=AGES,
+            history_of=str(schema.time_column),
+            group="user",
+            vocabulary_size=AGE_IDS,
+            embedding_dim=dims.get(AGE, found[0].embedding_dim),
+            max_length=history.max_length,
+            combiner=history.combiner,
+        )
+        found.append(age)
+    for field in found:
+        if field.name in schema.fields:
+            raise ConfigError(f"the history adds a field {field.name}; rename that one", key=key)
+    return found
+
+
+def _source(schema: DatasetSchema, name: str, key: str) -> FieldSchema:
+    """The field of the item that a history repeats."""
+    of_items = [field.name for field in schema.sparse_fields if field.group == "item"]
+    if name not in of_items:
+        is_other = name in schema.fields and "; that field is none"
+        raise ConfigError(
+            f"expected a sparse field of group item, found {name!r}; "
+            f"{nearest(name, of_items)}{is_other or ''}",
+            key=key,
+        )
+    return schema.fields[name]
+
+
+class EarlierEvents(NamedTuple):
+    """What came before each row.
+
+    Attributes:
+        events: Row numbers of all events, in the order of (user, time, row number), (E,).
+        starts, lengths: Of each row's part of `events`, (N,).
+    """
+
+    events: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+
+def earlier_events(
+    user: np.ndarray, time: np.ndarray, is_event: np.ndarray, *, max_length: int, ties: str
+) -> EarlierEvents:
+    """The last `max_length` events of each row's user that are earlier than the row.
+
+    Args:
+        user: User of each row, (N,) int.
+        time: Anything sortable, (N,).
+        is_event: Which rows may stand in a history, (N,) bool.
+        max_length: Events that a row sees at most.
+        ties: `order`: of equal times, rows in front of it are earlier; `exclude`: none is.
+
+    Example:
+        >>> user, time, is_event = np.zeros(3, int), np.array([5, 5, 7]), np.ones(3, bool)
+        >>> earlier_events(user, time, is_event, max_length=9, ties="exclude").lengths
+        array([0, 0, 2])
+        >>> earlier_events(user, time, is_event, max_length=9, ties="order").lengths
+        array([0, 1, 2])
+    """
+    order = np.lexsort((time, user))  # a stable sort: equal times keep the order of rows
+    sorted_user, sorted_time, counted = user[order], time[order], is_event[order]
+    before = np.cumsum(counted) - counted  # events in front of each place, of all users
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = sorted_user[1:] != sorted_user[:-1]
+    first = _since(before, is_new)
+    if ties == "exclude":
+        is_new[1:] |= sorted_time[1:] != sorted_time[:-1]
+        before = _since(before, is_new)
+    start = np.maximum(first, before - max_length)
+    starts, lengths = np.empty_like(start), np.empty_like(start)
+    starts[order], lengths[order] = start, before - start
+    return EarlierEvents(order[counted], starts, lengths)
+
+
+def _since(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Of each place, the value at the last place that begins something, (N,)."""
+    places = np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
+    found: np.ndarray = values[places]
+    return found
+
+
+def age_ids(age: np.ndarray) -> np.ndarray:
+    """The class of each time since an event, from 1 on, int64; below 0 as 0.
+
+    Example:
+        >>> age_ids(np.array([0.0, 1.0, 86_400.0, 1e30]))
+        array([ 1,  2, 23, 63])
+    """
+    classes = np.log1p(np.maximum(age, 0.0)) * _AGE_CLASSES_PER_UNIT
+    found: np.ndarray = 1 + np.minimum(classes, AGE_IDS - 2).astype(np.int64)
+    return found
+
+
+class Ages(Ragged):
+    """The times since the events of each row, as ids that are made when rows are asked for.
+
+    Args:
+        ids: The times of all events, (E,) float64.
+        starts, lengths: As those of `Ragged`.
+        now: The time of each row, (N,) float64.
+    """
+
+    def __init__(self, ids: Tensor, starts: Tensor, lengths: Tensor, now: Tensor) -> None:
+        super().__init__(ids, starts, lengths)
+        self._now = now
+
+    def flat(self, rows: Tensor) -> Tensor:
+        """The ids of some rows end to end, (sum of their lengths,)."""
+        now = self._now[rows].repeat_interleave(self.lengths[rows])
+        return _age_ids(now - super().flat(rows))
+
+    def __getitem__(self, rows: Tensor | slice | int) -> Tensor:
+        """As of `Ragged`: padded with 0, (B, L), or (L,) of one row."""
+        if isinstance(rows, int):
+            return self[torch.tensor([rows % len(self)])].squeeze(0)
+        ids = _age_ids(self._now[rows].unsqueeze(1) - super().__getitem__(rows))
+        position = torch.arange(ids.shape[1])
+        return ids.masked_fill_(position >= self.lengths[rows].unsqueeze(1), 0)
+
+
+def _age_ids(age: Tensor) -> Tensor:
+    return torch.from_numpy(age_ids(age.numpy()))
+
+
+class Histories(NamedTuple):
+    """The histories of N rows, which share the list of their events.
+
+    Attributes:
+        ids: Of the events, (E,) by field that is built of items.
+        times: Of the events, (E,) float64.
+        starts, lengths: Of each row, (N,) int64.
+        now: The time of each row, (N,) float64.
+    """
+
+    ids: Mapping[str, Tensor]
+    times: Tensor
+    starts: Tensor
+    lengths: Tensor
+    now: Tensor
+
+    def of(self, rows: np.ndarray) -> "Histories":
+        """Those of some rows, over the same events."""
+        places = torch.from_numpy(rows)
+        of_rows = (t.index_select(0, places) for t in (self.starts, self.lengths, self.now))
+        return Histories(self.ids, self.times, *of_rows)
+
+    def added_to(self, inputs: Inputs, schema: DatasetSchema) -> Inputs:
+        """Inputs of the same rows, with the built fields of the schema behind their sequences."""
+        ids, lengths = list(inputs.sequence_ids), list(inputs.sequence_lengths)
+        for field in schema.built_fields:
+            if field.built == AGES:
+                ids.append(Ages(self.times, self.starts, self.lengths, self.now))
+            else:
+                ids.append(Ragged(self.ids[field.name], self.starts, self.lengths))
+            lengths.append(self.lengths)
+        return inputs._replace(sequence_ids=tuple(ids), sequence_lengths=tuple(lengths))
+
+
+def item_ids(schema: DatasetSchema, items: Inputs) -> dict[str, Tensor]:
+    """What each built field of items holds for each item, (number of items,) int64.
+
+    Args:
+        items: The fields of group `item`, encoded, one row per item.
+    """
+    of_items = [field.name for field in schema.sparse_fields if field.group == "item"]
+    return {
+        field.name: items.sparse[:, of_items.index(field.history_of)].long()
+        for field in schema.built_fields
+        if field.built == ITEMS
+    }
