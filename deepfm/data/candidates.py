@@ -62,6 +62,9 @@ def read_candidates(
     """
     parts = list(FORMS[config.form](config, files))
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
+    if not len(table):
+        place = Place(file=str(files[0]))
+        raise DataError("expected a line of candidates, found none", place=place)
 
     def at(index: int) -> Place:
         return _place(parts, index)
@@ -140,7 +143,7 @@ def candidates_of(
             f"data.candidates: no line for user {names.user(user[row])} and the test positive "
             f"{names.item(item[row])}{more}"
         )
-    found = listed.negatives[order[np.searchsorted(keys[order], own)]]
+    found: np.ndarray = listed.negatives[order[np.searchsorted(keys[order], own)]]
     _warn_of_known(user, found, trained)
     return found
 
@@ -245,7 +248,8 @@ def _lines(path: Path, encoding: str) -> list[str]:
     place = Place(file=str(path))
     try:
         with opened(path) as file:
-            return file.content.read().decode(encoding).removesuffix("\n").splitlines()
+            content: bytes = file.content.read()
+        return content.decode(encoding).removesuffix("\n").splitlines()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", place=place) from None
     except (*DAMAGED, pa.ArrowException, ValueError, LookupError) as error:

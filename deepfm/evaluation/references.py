@@ -151,14 +151,15 @@ def ials(
     chosen = _matrix(training, np.ones_like(training.positive))
     start = np.random.default_rng(0).normal(0.0, 0.1 / np.sqrt(dim), (training.num_items, dim))
     item_vectors: NDArray[np.float64] = start
+    weights = (unobserved_weight, l2, l2_exponent)
     for _ in range(sweeps):
-        user_vectors = _least_squares(chosen, item_vectors, unobserved_weight, l2, l2_exponent)
-        item_vectors = _least_squares(chosen.T, user_vectors, unobserved_weight, l2, l2_exponent)
+        user_vectors = least_squares_vectors(chosen, item_vectors, *weights)
+        item_vectors = least_squares_vectors(chosen.T, user_vectors, *weights)
     scores: NDArray[np.float64] = user_vectors @ item_vectors.T
     return scores
 
 
-def _least_squares(
+def least_squares_vectors(
     chosen: NDArray[np.float64],
     others: NDArray[np.float64],
     unobserved_weight: float,
@@ -183,7 +184,7 @@ def _least_squares(
     return found
 
 
-def markov(training: Training, *, smoothing: float = 10.0) -> NDArray[np.float64]:
+def markov(training: Training, *, smoothing: float = 300.0) -> NDArray[np.float64]:
     r"""Probability that the item comes next after the user's last one, (U, I).
 
     P(i | j) = (n_ji + smoothing * p_i) / (n_j + smoothing)
