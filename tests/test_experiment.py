@@ -421,7 +421,7 @@ def test_the_baselines_of_a_ranking_task_are_recommenders(tiny_config):
         "ndcg@10",
     ]
     found = {name: list(map(float, values)) for name, *values in map(str.split, rows)}
-    assert list(found) == ["popularity", "user_item_bias", "item_knn", "ease"]
+    assert list(found) == ["popularity", "user_item_bias", "item_knn", "ease", "ials", "markov"]
     data = experiment.load_data(config)
     task, events = data.test.ranking, data.events
     liked = events.label[events.split.train] > 0
