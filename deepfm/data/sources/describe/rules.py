@@ -143,6 +143,9 @@ def settings(size: TableSize, label: LabelGuess) -> dict[str, dict[str, Any]]:
     return sections | ({"evaluation": evaluation} if evaluation else {})
 
 
+HISTORY = 20  # events that a row of a ranking sees, as in MovieLens' config
+
+
 def ranking_settings() -> dict[str, dict[str, Any]]:
     """The sections below `data` of a task that ranks items; those of MovieLens' config."""
     return {

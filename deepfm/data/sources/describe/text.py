@@ -7,6 +7,7 @@ from typing import Any
 
 from deepfm.data.sources.describe.description import Description
 from deepfm.data.sources.describe.labels import LabelGuess
+from deepfm.data.sources.describe.rules import HISTORY
 
 _FEW = 50  # rows of the rarest class of which a tenth would measure nothing
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
@@ -47,6 +48,8 @@ def to_yaml(found: Description) -> str:
             lines.append(f"    {key}: {quoted(_field_name(found, column))}")
     if found.time is not None:
         lines.append(f"    time_column: {quoted(found.time.column.name)}")
+        if found.label is None:
+            lines.append(f"    history: {{max_length: {HISTORY}}} # what a user did before a row")
     lines.append("    fields:")
     for field in found.fields:
         body = ", ".join(f"{key}: {_plain(value)}" for key, value in field.settings.items())
