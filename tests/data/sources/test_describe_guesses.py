@@ -305,6 +305,7 @@ def test_positives_only_make_a_ranking_task_with_groups(tmp_path):
     assert groups["what"] == groups["genre"] == "item"
     assert groups["place"] is None
     assert table["history"] == {"max_length": 20}
+    assert not [name for name in groups if name.startswith("at_")]  # `recommend` has no times
     alone = events() | {"who": np.arange(ROWS)}
     with pytest.raises(ConfigError, match="--user: no who has 3 rows"):
         described(tmp_path, alone, wishes=wishes)

@@ -282,7 +282,9 @@ class _Guessing:
         trained_days = float(np.ptp(np.sort(known)[: max(1, int(0.8 * len(known)))])) / DAY
         for name in ("hour", "weekday"):
             against = evidence.leak
-            if not time.varies(name):
+            if self.is_ranking:
+                against = against or "a list of recommended items has no time of its own"
+            elif not time.varies(name):
                 against = against or f"the same {name} in all rows"
             elif name == "weekday" and self.split == "time" and trained_days < 6:
                 against = against or f"the training rows have {trained_days:.1f} days"
