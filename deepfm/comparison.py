@@ -26,7 +26,7 @@ from deepfm.data.load import ExperimentData
 from deepfm.data.ranking import Events
 from deepfm.data.sources import tabular
 from deepfm.errors import ConfigError, MissingDataError
-from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
+from deepfm.evaluation.bootstrap import affordable_samples, bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.measures import log_odds_of
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
 from deepfm.evaluation.references import REFERENCES
@@ -36,7 +36,6 @@ from deepfm.utils.logging import LOGGER
 
 FOLDER = Path("outputs/compare")
 _COLUMNS = ("AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100", "HR@10", "NDCG@10")
-_DRAWS = 2e8  # rows that all resamples of a bootstrap draw together, a few seconds per column
 _ROUNDING = 1e-9  # differences that differ by less are equal
 
 
@@ -68,17 +67,14 @@ class Result(NamedTuple):
     def intervals(self) -> dict[str, tuple[float, float] | None]:
         """By column: the interval over users of the mean over seeds."""
         intervals = {
-            "AUC": bootstrap_auc(self.label, self.scores, samples=_samples(len(self.label)))
+            "AUC": bootstrap_auc(
+                self.label, self.scores, samples=affordable_samples(len(self.label))
+            )
         }
         return intervals | {
-            name: bootstrap_mean(values.mean(axis=0), samples=_samples(values.shape[1]))
+            name: bootstrap_mean(values.mean(axis=0), samples=affordable_samples(values.shape[1]))
             for name, values in self.per_user.items()
         }
-
-
-def _samples(rows: int) -> int:
-    """Resamples of the bootstrap: 1000, fewer for splits of which they would take minutes."""
-    return int(np.clip(_DRAWS / max(rows, 1), 100, 1000))
 
 
 def compare(
