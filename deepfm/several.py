@@ -111,8 +111,7 @@ def _differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
                 names = [a.name for a, b in parts if a[1:] != b[1:]] or [role]
                 yield f"{names[0]} had another content"
     sections = tuple(key for key in one.config.to_dict() if key != "data")
-    for changed in changed_keys(one.config, other.config, allowed=(*sections, *_OF_PLACES)):
-        yield changed
+    yield from changed_keys(one.config, other.config, allowed=(*sections, *_OF_PLACES))
     for what in ("users", "items"):
         tables = getattr(one, what), getattr(other, what)
         if (tables[0] is None) != (tables[1] is None) or (

@@ -156,10 +156,10 @@ class Isotonic(Calibration):
         return cls(split=split, rows=len(label), knots=knots, values=values)
 
     def apply(self, logit: Array) -> NDArray[np.float64]:
-        logit = np.clip(np.asarray(logit, np.float64), self.knots[0], self.knots[-1])
-        right = np.clip(np.searchsorted(self.knots, logit, side="right"), 1, len(self.knots) - 1)
         if len(self.knots) == 1:
             return np.full(logit.shape, self.values[0])
+        logit = np.clip(np.asarray(logit, np.float64), self.knots[0], self.knots[-1])
+        right = np.clip(np.searchsorted(self.knots, logit, side="right"), 1, len(self.knots) - 1)
         left = right - 1
         share = (logit - self.knots[left]) / (self.knots[right] - self.knots[left])
         rise = self.values[right] - self.values[left]

@@ -56,7 +56,8 @@ class Members:
 
 def mean_of(logits: Sequence[Array]) -> Array:
     """The mean of arrays of one shape, in float64."""
-    return np.mean([np.asarray(values, np.float64) for values in logits], axis=0)
+    mean: Array = np.mean([np.asarray(values, np.float64) for values in logits], axis=0)
+    return mean
 
 
 def _calibrated(logits: Array, calibration: Calibration) -> Array:
