@@ -96,6 +96,10 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "objectives", "evaluation", "preflight", "held_out",
     },
     "comparison": {
+        "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
+        "comparison_means",
+    },
+    "comparison_means": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "several", "experiment",
     },
     "easyrec": {
