@@ -13,7 +13,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError, shown
+from deepfm.evaluation.calibration import Calibration, calibration_from_plain
 from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_schema
 from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
@@ -83,6 +84,7 @@ class Checkpoint:
         model: Weights by name.
         training: A `TrainingState` as plain data; None in `best_model.pt`.
         fingerprint: What the raw data was, by content; None of an earlier release.
+        calibration: Maps that are applied to its logits last, by task; training drops them.
     """
 
     config: ExperimentConfig
@@ -93,6 +95,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
     fingerprint: Fingerprint | None = None
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
@@ -145,6 +148,7 @@ class Checkpoint:
             "model": self.model,
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
+            "calibration": {task: found.to_plain() for task, found in self.calibration.items()},
         }
         with atomic_writer(path) as file:
             torch.save(content, file)
@@ -211,6 +215,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
     if not isinstance(content["training"], dict | None):
         raise TypeError("the state of training is no mapping")
     encoders, plain = dict(content["encoders"]), content.get("fingerprint")
+    calibration = content.get("calibration", {})  # older releases have none
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
     return Checkpoint(
         config=config_from_dict(content["config"]),
@@ -221,6 +226,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         model=_checked_weights(content["model"]),
         training=content["training"],
         fingerprint=None if plain is None else Fingerprint.from_plain(plain),
+        calibration={task: calibration_from_plain(of) for task, of in calibration.items()},
     )
 
 

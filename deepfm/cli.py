@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,32 +150,58 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from deepfm import experiment
+    from deepfm.experiment import format_metrics
+    from deepfm.held_out import evaluate_checkpoint
+    from deepfm.several import expanded
 
-    if arguments.override and not arguments.config:
-        raise ConfigError("--override changes a config: name it with --config")
-    used = _config(arguments.config, arguments.override) if arguments.config else nullcontext()
-    with used as config:
-        metrics = experiment.evaluate_checkpoint(
-            arguments.checkpoint, config=config, split=arguments.split
-        )
-    for line in experiment.format_metrics(metrics):
+    with _config_if_given(arguments) as config:
+        paths = expanded(arguments.checkpoint)
+        metrics = evaluate_checkpoint(paths, config=config, split=arguments.split)
+    for line in format_metrics(metrics):
         LOGGER.info(line)
+
+
+def _config_if_given(
+    arguments: argparse.Namespace,
+) -> "AbstractContextManager[ExperimentConfig | None]":
+    """The config that takes the place of a checkpoint's own."""
+    if arguments.config:
+        return _config(arguments.config, arguments.override)
+    if arguments.override:
+        raise ConfigError("--override changes a config: name it with --config")
+    return nullcontext()
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from deepfm.calibrate import calibrate
+
+    with _config_if_given(arguments) as config:
+        calibrate(
+            arguments.checkpoint,
+            method=arguments.method,
+            output=arguments.output,
+            config=config,
+            split=arguments.split,
+            task=arguments.task,
+        )
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     from deepfm.data.files.writer import TableWriter, writable_format
     from deepfm.prediction import Predictor
+    from deepfm.several import expanded
 
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
-    for name, given in (("--input", source), ("--checkpoint", arguments.checkpoint)):
+    checkpoints = expanded(arguments.checkpoint)
+    read = (("--input", source), *(("--checkpoint", path) for path in checkpoints))
+    for name, given in read:
         with suppress(OSError, ValueError):  # one of them is not there
             if os.path.samefile(given, output):
                 raise ConfigError(f"--output {output} is the file of {name}; name another")
     if os.path.exists(output) and not arguments.overwrite:
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
-    predictor = Predictor(arguments.checkpoint)
+    predictor = Predictor(checkpoints)
     count = 0
     unknown: Counter[str] = Counter()
     bad: Counter[str] = Counter()
@@ -220,10 +246,11 @@ def _counts(title: str, counts: Counter[str]) -> str:
 
 def _recommend(arguments: argparse.Namespace) -> None:
     from deepfm.prediction import Predictor
+    from deepfm.several import expanded
 
     if arguments.top < 1:
         raise ConfigError(f"--top: expected at least 1, found {arguments.top}")
-    predictor = Predictor(arguments.checkpoint)
+    predictor = Predictor(expanded(arguments.checkpoint))
     if not predictor.knows_user(arguments.user):
         LOGGER.warning(f"user {arguments.user} is unknown and served as a new user")
     found = predictor.recommend(arguments.user, top=arguments.top)
@@ -287,8 +314,14 @@ def _parser() -> argparse.ArgumentParser:
             help="change settings; may be given several times",
         )
 
-    def add_checkpoint(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--checkpoint", required=True, help="best_model.pt of a run")
+    def add_checkpoints(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "--checkpoint",
+            required=True,
+            nargs="+",
+            help="best_model.pt of a run; of several, or of a pattern such as 'runs/*/best_model"
+            ".pt', the logits are averaged",
+        )
 
     added = command("download-data", _download_data, "fetch MovieLens-100K")
     added.add_argument("--data-dir", help="where to put it (default: data/ml-100k)")
@@ -352,15 +385,38 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     added = command("evaluate", _evaluate, "metrics of a checkpoint")
-    add_checkpoint(added)
+    add_checkpoints(added)
     added.add_argument("--config", help="other data paths and evaluation settings")
     added.add_argument(
         "--split", choices=("valid", "test"), help="test by default, or valid where there is none"
     )
     add_override(added)
 
+    added = command(
+        "calibrate", _calibrate, "make a checkpoint's probabilities fit its validation rows"
+    )
+    added.add_argument("--checkpoint", required=True, help="best_model.pt of a run")
+    added.add_argument(
+        "--method",
+        choices=("temperature", "isotonic"),
+        default="temperature",
+        help="one factor for all logits (default), or rising steps of any shape",
+    )
+    added.add_argument("--task", help="one of several tasks (default: all with two classes)")
+    added.add_argument(
+        "--output", metavar="FILE", help="another file for the calibrated checkpoint"
+    )
+    added.add_argument(
+        "--split",
+        choices=("valid", "test"),
+        default="valid",
+        help="whose rows it is fitted on, and reported on (default: valid)",
+    )
+    added.add_argument("--config", help="other data paths")
+    add_override(added)
+
     added = command("predict", _predict, "predictions for the raw rows of a file")
-    add_checkpoint(added)
+    add_checkpoints(added)
     added.add_argument(
         "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
     )
@@ -375,7 +431,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     added = command("recommend", _recommend, "a ranked list of items for a user")
-    add_checkpoint(added)
+    add_checkpoints(added)
     added.add_argument("--user", required=True, help="the user's id")
     added.add_argument("--top", type=int, default=10, help="length of the list (default: 10)")
 

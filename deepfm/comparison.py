@@ -4,7 +4,8 @@ Intervals are 95 % bootstrap intervals over the evaluated users, of values avera
 `±` is the standard deviation over seeds. Data without a test split is compared on its validation
 split, which chose the epochs. LogLoss of runs that were trained with sampled negatives is that
 after the prior correction. Runs are put into one table, and tested against each other, only
-if they were evaluated on the same rows and labels, and ranked among the same candidates.
+if they were evaluated on the same rows and labels, and ranked among the same candidates. Below the
+runs of a config stands the mean of their logits, which is one model made of all.
 """
 
 import dataclasses
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import yaml
 
 from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
+from deepfm.comparison_means import mean_counts
 from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
@@ -27,7 +30,7 @@ from deepfm.data.options import CandidatesConfig
 from deepfm.data.ranking import Events
 from deepfm.data.sources import tabular
 from deepfm.errors import ConfigError, MissingDataError
-from deepfm.evaluation.bootstrap import bootstrap_auc, bootstrap_mean
+from deepfm.evaluation.bootstrap import affordable_samples, bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.measures import log_odds_of
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
 from deepfm.evaluation.references import REFERENCES
@@ -37,7 +40,6 @@ from deepfm.utils.logging import LOGGER
 
 FOLDER = Path("outputs/compare")
 _COLUMNS = ("AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100", "HR@10", "NDCG@10")
-_DRAWS = 2e8  # rows that all resamples of a bootstrap draw together, a few seconds per column
 _ROUNDING = 1e-9  # differences that differ by less are equal
 
 
@@ -48,7 +50,7 @@ class Result(NamedTuple):
         name: Config or reference.
         seeds: Of the runs, (S,); none for a reference, which is no model.
         row, label: Raw row number and label of the N held-out rows.
-        scores: Per run, (S, N); anything that ranks rows as the model does.
+        scores: Per run, (S, N): logits, or what else ranks rows as the model does.
         per_user: By metric name, values per run and user (or row), (S, U).
     """
 
@@ -69,17 +71,14 @@ class Result(NamedTuple):
     def intervals(self) -> dict[str, tuple[float, float] | None]:
         """By column: the interval over users of the mean over seeds."""
         intervals = {
-            "AUC": bootstrap_auc(self.label, self.scores, samples=_samples(len(self.label)))
+            "AUC": bootstrap_auc(
+                self.label, self.scores, samples=affordable_samples(len(self.label))
+            )
         }
         return intervals | {
-            name: bootstrap_mean(values.mean(axis=0), samples=_samples(values.shape[1]))
+            name: bootstrap_mean(values.mean(axis=0), samples=affordable_samples(values.shape[1]))
             for name, values in self.per_user.items()
         }
-
-
-def _samples(rows: int) -> int:
-    """Resamples of the bootstrap: 1000, fewer for splits of which they would take minutes."""
-    return int(np.clip(_DRAWS / max(rows, 1), 100, 1000))
 
 
 def compare(
@@ -108,6 +107,7 @@ def compare(
         if len(tasks) > 1 or "probability" not in tasks[0].main.gives(tasks[0].num_class):
             raise ConfigError(f"{name}: compare tabulates probabilities of one class only")
     groups: list[tuple[str, ExperimentConfig, list[Result]]] = []
+    means: dict[str, Result] = {}
     for name, config in configs.items():
         try:
             runs = [_run(name, config, config.seed + offset) for offset in range(seeds)]
@@ -115,6 +115,8 @@ def compare(
             LOGGER.warning(f"{name} is skipped: {error}")
             continue
         title, result = _title(config, runs[0]), _result(name, config, runs)
+        if seeds > 1:
+            means[name] = _mean_result(result, config, runs)
         for other_title, other, results in groups:
             same_task = title == other_title and _protocol(config) == _protocol(other)
             if same_task and _same_rows(results[0], result):
@@ -127,7 +129,8 @@ def compare(
         if title in titles:
             title = f"{title}, other rows or candidates than above"
         titles.add(title)
-        lines += ["", title, "", *_table(results + (_references(config) if references else []))]
+        rows = [row for one in results for row in (one, means.get(one.name)) if row is not None]
+        lines += ["", title, "", *_table(rows + (_references(config) if references else []))]
         lines += _significance(results)
     if lines:
         atomic_write_bytes(FOLDER / "table.md", "\n".join([*lines, ""]).encode())
@@ -186,12 +189,10 @@ def _same_rows(one: Result, other: Result) -> bool:
 def _result(name: str, config: ExperimentConfig, runs: list[RunDirectory]) -> Result:
     predictions = [pyarrow.parquet.read_table(run.predictions) for run in runs]
     row, label = (predictions[0][column].to_numpy() for column in ("row", "label"))
-    (column,) = config.task_list()[0].prediction_names()
-    predicted = np.stack([table[column].to_numpy() for table in predictions])
+    logit = np.stack([_logit(table) for table in predictions])
     per_user = {}
     if not config.task_list()[0].by_pairs:  # whose scores have no LogLoss
-        logit = log_odds_of(predicted) + _prior_correction(runs[0])
-        per_user["LogLoss"] = np.logaddexp(0.0, np.where(label > 0, -logit, logit))
+        per_user["LogLoss"] = _losses(label, logit + _prior_correction(runs[0]))
     if runs[0].ranks.exists():  # otherwise the data has no ranking task
         ranks = [pyarrow.parquet.read_table(run.ranks) for run in runs]
         for column, suffix, _ in _protocols(config.data.num_neg_eval):
@@ -201,7 +202,35 @@ def _result(name: str, config: ExperimentConfig, runs: list[RunDirectory]) -> Re
             ]
             per_user |= _ranking_values(column, counts)
     seeds = tuple(range(config.seed, config.seed + len(runs)))
-    return Result(name, seeds, row, label, predicted, per_user)
+    return Result(name, seeds, row, label, logit, per_user)
+
+
+def _logit(predictions: pa.Table) -> np.ndarray:
+    """The logit of each row, (N,); runs of earlier releases have probabilities only."""
+    for column in ("logit", "score"):
+        if column in predictions.column_names:
+            logit: np.ndarray = predictions[column].to_numpy()
+            return logit
+    return log_odds_of(predictions["probability"].to_numpy())
+
+
+def _losses(label: np.ndarray, logit: np.ndarray) -> np.ndarray:
+    """The LogLoss of each row, (S, N), by logits of that shape."""
+    losses: np.ndarray = np.logaddexp(0.0, np.where(label > 0, -logit, logit))
+    return losses
+
+
+def _mean_result(result: Result, config: ExperimentConfig, runs: list[RunDirectory]) -> Result:
+    """One model made of a config's runs: the mean of their logits."""
+    logit = result.scores.mean(axis=0, keepdims=True)  # (1, N)
+    per_user = {}
+    if "LogLoss" in result.per_user:
+        per_user["LogLoss"] = _losses(result.label, logit + _prior_correction(runs[0]))
+    if runs[0].ranks.exists() and (counts := mean_counts(result.name, config, runs)) is not None:
+        for column, _, size in _protocols(config.data.num_neg_eval):
+            per_user |= _ranking_values(column, [counts.of(size)])
+    name = f"{result.name}, mean of {len(runs)} seeds"
+    return Result(name, (), result.row, result.label, logit, per_user)
 
 
 def _prior_correction(run: RunDirectory) -> float:
@@ -247,8 +276,7 @@ def _table_references(config: ExperimentConfig, data: ExperimentData) -> list[Re
         data.train, data.valid, data.test, task, seed=config.seed
     ).items():
         logit = reference.valid if reference.test is None else reference.test
-        loss = np.logaddexp(0.0, np.where(label > 0, -logit, logit))
-        per_row = {"LogLoss": loss[None]}
+        per_row = {"LogLoss": _losses(label, logit[None])}
         found.append(Result(title_of(name, task), (), rows.row, label, logit[None], per_row))
     return found
 

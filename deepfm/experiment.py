@@ -1,6 +1,7 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from deepfm.checkpoint import (
     Checkpoint,
     RunDirectory,
-    changed_keys,
     check_same_fields,
     check_same_network,
     flatten,
@@ -24,8 +24,9 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.load import ExperimentData, declared_schema
-from deepfm.errors import ConfigError
+from deepfm.errors import CheckpointError
 from deepfm.evaluation.base_rate import Verdict
+from deepfm.evaluation.calibration_figures import INTERVAL
 from deepfm.evaluation.ranking import SHORT_RANKING, hit_rate, ndcg, rank_counts
 from deepfm.evaluation.references import REFERENCES, Training
 from deepfm.evaluation.scoring import Evaluation, evaluate
@@ -36,7 +37,7 @@ from deepfm.evaluation.table_references import (
     title_of,
 )
 from deepfm.models import build_model, parameters_of
-from deepfm.objectives import check_losses, check_metrics
+from deepfm.objectives import check_losses
 from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device
 from deepfm.training.initial_bias import start_at_base_rate
@@ -44,21 +45,6 @@ from deepfm.training.profiling import Profile, profile
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
-
-EVALUATION_CHANGES = (
-    "data.data_dir",
-    "data.auto_download",
-    "data.store_dir",
-    "data.verify",
-    "data.table.files",
-    "data.table.valid_files",
-    "data.table.test_files",
-    "data.candidates",
-    "data.num_neg_eval",
-    "evaluation",
-    "output_dir",
-    "device",
-)
 
 
 def load_data(
@@ -108,6 +94,10 @@ def train(
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
+        for path in _calibrated(run, checkpoint, init_from, base):
+            LOGGER.warning(
+                f"the calibration of {path} is dropped: it is of the weights as they are"
+            )
         if base is not None:
             check_same_network(base.config, config)
         if checkpoint is not None and checkpoint.fingerprint is None:
@@ -202,6 +192,24 @@ def train(
         for name, result in results.items():
             _say(name, result.verdicts)
         return metrics
+
+
+def _calibrated(
+    run: RunDirectory,
+    resumed: Checkpoint | None,
+    init_from: str | Path | None,
+    base: Checkpoint | None,
+) -> Iterator[str | Path | None]:
+    """The files that training starts from, or replaces while it is resumed, with a calibration."""
+    if base is not None and base.calibration:
+        yield init_from
+    if resumed is None:
+        return
+    if resumed.calibration:
+        yield run.last
+    with suppress(CheckpointError):  # what cannot be read is written anew, from `last.pt`
+        if load_checkpoint(run.best).calibration:
+            yield run.best
 
 
 def _say(split: str, verdicts: Iterable[Verdict]) -> None:
@@ -328,57 +336,25 @@ def profile_training(config: ExperimentConfig) -> Profile:
     return measured
 
 
-def evaluate_checkpoint(
-    path: str | Path, *, config: ExperimentConfig | None = None, split: str | None = None
-) -> dict[str, Any]:
-    """Metrics of a checkpoint on a split of the data that its config names.
-
-    Args:
-        path: A `best_model.pt` or `last.pt`.
-        config: Replaces the checkpoint's, from which it may differ in `EVALUATION_CHANGES` only.
-        split: `valid` or `test`; None: `test`, or `valid` of data that has no other.
-
-    Raises:
-        ConfigError: `config` changes more than it may, or there is no such split.
-        CheckpointError: The checkpoint cannot be used, or not with this data.
-    """
-    checkpoint = load_checkpoint(path)
-    used = checkpoint.config
-    if config is not None:
-        metrics = (f"tasks.{name}.metrics" for name in used.tasks)
-        if changed := changed_keys(used, config, allowed=(*EVALUATION_CHANGES, *metrics)):
-            raise ConfigError(
-                "--config may change data paths and evaluation only; it also changes "
-                + ", ".join(changed)
-            )
-        used = config
-        check_metrics(used.task_list(), used.training.metric, used.task_data())
-    data = load_data(used, checkpoint.encoders)
-    before, now = checkpoint.fingerprint, data.fingerprint
-    if config is None and before and now and (found := before.difference(now)):
-        LOGGER.warning(": ".join(found))
-    split = split or ("valid" if data.test is None else "test")
-    rows = getattr(data, split)
-    if rows is None:
-        raise ConfigError(f"--split {split}: the data has no such split")
-    device = resolve_device("auto" if config is None else config.device)
-    model = checkpoint.build_model().to(device)
-    tasks, batch_size = used.task_list(), used.evaluation.batch_size
-    result = evaluate(model, rows, tasks, batch_size=batch_size, train=data.train)
-    return {split: result.metrics}
-
-
 def format_metrics(metrics: dict[str, Any]) -> list[str]:
-    """The lines of a table with a column per split."""
+    """The lines of a table with a column per split; an interval stands behind its figure."""
     splits = [name for name in metrics if name not in ("data", "protocol")]
     flat = {split: flatten(metrics[split]) for split in splits}
-    width = max(20, 1 + max(map(len, flat[splits[0]])))
-    lines = [" " * width + "".join(f"{split:>10}" for split in splits)]
-    for name in flat[splits[0]]:
-        values = [flat[split].get(name) for split in splits]
-        cells = ("-" if v is None else str(v) if isinstance(v, int) else f"{v:.4f}" for v in values)
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
-    return lines
+    names = [name for name in flat[splits[0]] if not name.endswith(INTERVAL)]
+    columns = [[split, *(_cell(flat[split], name) for name in names)] for split in splits]
+    widths = [2 + max(8, *map(len, column)) for column in columns]
+    title = max(20, 1 + max(map(len, names)))
+    return [
+        f"{name:<{title}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        for name, *cells in zip(["", *names], *columns, strict=True)
+    ]
+
+
+def _cell(figures: dict[str, Any], name: str) -> str:
+    """A figure with its interval, if it has one."""
+    value, interval = figures.get(name), figures.get(f"{name}{INTERVAL}")
+    text = "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+    return text if interval is None else f"{text} [{interval[0]:.4f}, {interval[1]:.4f}]"
 
 
 def _growth(base: Checkpoint, encoders: Encoders) -> str:
@@ -395,12 +371,19 @@ def _growth(base: Checkpoint, encoders: Encoders) -> str:
 
 
 def _predictions(config: ExperimentConfig, dataset: TabularDataset, result: Evaluation) -> pa.Table:
-    """Per row its number, labels and predictions; those of several tasks end in their names."""
+    """Per row its number, labels, predictions and, of binary tasks, logits, which tell more than
+    probabilities do from 37 on; the columns of several tasks end in their names."""
     tasks = config.task_list()
     labels = {
         task.column("label"): task.label_of(dataset.label, dataset.schema).numpy() for task in tasks
     }
-    return pa.table({"row": dataset.row} | labels | prediction_columns(tasks, result.predictions))
+    logits = {
+        task.column("logit"): result.logits[task.name]
+        for task in tasks
+        if task.name in result.logits
+    }
+    predicted = prediction_columns(tasks, result.predictions)
+    return pa.table({"row": dataset.row} | labels | predicted | logits)
 
 
 def _ranks(dataset: TabularDataset, result: Evaluation) -> pa.Table | None:

@@ -1,6 +1,6 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from deepfm.checkpoint import load_checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
 from deepfm.data.files.packed import ARCHIVE, file_ending
@@ -20,6 +19,7 @@ from deepfm.data.sources.tables import SideTables
 from deepfm.errors import DataError, Place
 from deepfm.evaluation.scoring import score_items, score_tasks
 from deepfm.objectives.tasks import of_only_task, prediction_columns
+from deepfm.several import load_several, scorer_of
 from deepfm.utils.logging import LOGGER
 
 
@@ -62,26 +62,29 @@ class ScoredRows(NamedTuple):
 class Predictor:
     """A trained model together with everything it needs to read raw rows.
 
+    Of several models the logits are averaged. The calibration of a checkpoint is applied.
+
     Args:
-        checkpoint: Path of a `best_model.pt` or `last.pt`.
+        checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them.
         device: Where the model runs.
         batch_size: Rows per scoring batch; the checkpoint's `evaluation.batch_size` by default.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: A checkpoint cannot be used, or two of them do not agree.
     """
 
     def __init__(
         self,
-        checkpoint: str | Path,
+        checkpoint: str | Path | Sequence[str | Path],
         *,
         device: torch.device | str = "cpu",
         batch_size: int | None = None,
     ) -> None:
-        loaded = load_checkpoint(checkpoint)
+        checkpoints = load_several(checkpoint)
+        loaded = checkpoints[0]
         self.encoders = loaded.encoders
         self.schema = loaded.encoders.schema
-        self.model = loaded.build_model().to(device)
+        self.model = scorer_of(checkpoints).to(device)
         self.tasks = self.model.tasks
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
         self._tables = SideTables(loaded.users, loaded.items)

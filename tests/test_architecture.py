@@ -56,6 +56,7 @@ MAY_IMPORT = {
         "errors", "utils.named", "evaluation.measures", "evaluation.scored", "evaluation.windows",
     },
     "evaluation.ranking": {"errors"},
+    "evaluation.calibration": {"errors", "evaluation.measures"},  # a part of checkpoints
     "objectives": {
         "errors", "utils.named", "utils.settings", "data.batch", "data.schema",
         "evaluation.measures", "evaluation.metrics", "evaluation.ranking", "easyrec.names",
@@ -73,8 +74,13 @@ MAY_IMPORT = {
     },
     "checkpoint": {
         "errors", "config", "format_versions", "utils", "data", "models", "easyrec.names",
+        "evaluation.calibration",
     },
-    "prediction": {"errors", "utils.logging", "data", "objectives", "evaluation", "checkpoint"},
+    "several": {
+        "errors", "utils.logging", "data.schema", "models.base", "objectives", "evaluation",
+        "checkpoint",
+    },
+    "prediction": {"errors", "utils.logging", "data", "objectives", "evaluation", "several"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
@@ -83,8 +89,19 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
         "checkpoint", "preflight",
     },
+    "held_out": {
+        "errors", "config", "utils", "data", "objectives", "evaluation", "checkpoint", "preflight",
+        "several", "experiment",
+    },
+    "calibrate": {
+        "errors", "config", "utils", "data", "objectives", "evaluation", "preflight", "held_out",
+    },
     "comparison": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
+        "comparison_means",
+    },
+    "comparison_means": {
+        "errors", "config", "utils", "data", "evaluation", "checkpoint", "several", "experiment",
     },
     "easyrec": {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
@@ -92,7 +109,7 @@ MAY_IMPORT = {
     },
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "easyrec", "preflight", "config_help", "models.MODELS",
+        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "models.MODELS",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -47,19 +47,24 @@ def test_a_run_leaves_every_file(trained):
     history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     predictions = pyarrow.parquet.read_table(trained / "predictions.parquet")
-    assert predictions.column_names == ["row", "label", "probability"]
+    assert predictions.column_names == ["row", "label", "probability", "logit"]
     assert len(predictions) == tiny.NUM_USERS
 
 
 def test_metrics_have_the_promised_keys_and_no_times(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     ranking = {f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)}
+    calibration = {
+        f"{name}_prior_corrected{ending}"
+        for name in ("ece", "calibration_ratio", "normalized_entropy")
+        for ending in ("", "_interval")
+    }
     assert set(metrics) == {"valid", "test"}
     for split in metrics.values():
         assert set(split) == {
             "auc", "logloss_prior_corrected", "base_rate_logloss", "prior_correction",
             "ranking_users", "ranking_99",
-        } | ranking  # fmt: skip
+        } | ranking | calibration  # fmt: skip
         assert set(split["ranking_99"]) == ranking
 
 

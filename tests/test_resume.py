@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from deepfm import experiment
+from deepfm import experiment, held_out
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.cli import main
 from deepfm.config import load_config
@@ -314,10 +314,10 @@ def test_compare_trains_anew_what_was_trained_on_other_data(table, tmp_path, mon
 
 def test_evaluate_says_that_the_data_has_changed(table, tmp_path, caplog):
     experiment.train(table())
-    experiment.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
+    held_out.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
     assert "rows.csv: its content" not in caplog.text
     flip_label(tmp_path / "data" / "rows.csv")
-    experiment.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
+    held_out.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
     assert caplog.text.count("rows.csv: its content is not what the run began with") == 1
 
 

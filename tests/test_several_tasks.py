@@ -25,7 +25,7 @@ from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.scoring import evaluate, evaluate_metric, score, score_tasks
-from deepfm.experiment import evaluate_checkpoint
+from deepfm.held_out import evaluate_checkpoint
 from deepfm.models import MODELS, Entry, build_model
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.deepfm import DeepFM

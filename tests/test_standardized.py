@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from deepfm import experiment
+from deepfm import experiment, held_out
 from deepfm.checkpoint import load_checkpoint
 from deepfm.config import config_from_dict
 from deepfm.data.labels import mean_and_deviation
@@ -111,7 +111,7 @@ def test_labels_predictions_and_metrics_are_in_units_of_the_label(tmp_path):
     assert found["rmse"] < 0.5 * label.std()
 
     best = tmp_path / "run" / "best_model.pt"
-    assert experiment.evaluate_checkpoint(best)["test"] == pytest.approx(found)
+    assert held_out.evaluate_checkpoint(best)["test"] == pytest.approx(found)
     predicted = Predictor(best).predict(rows)[written["row"].to_numpy()]
     np.testing.assert_allclose(predicted, written["prediction"], rtol=1e-6)
     checkpoint = load_checkpoint(best)

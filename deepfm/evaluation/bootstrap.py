@@ -12,7 +12,13 @@ from deepfm.errors import DataError, DeepFMError
 from deepfm.evaluation.measures import Array, check_rows
 
 PERCENTILES = (2.5, 97.5)
+_DRAWS = 2e8  # rows that all resamples of a bootstrap draw together, a few seconds
 _DRAWS_AT_A_TIME = 2_000_000  # keeps the temporary arrays of a resampling chunk near 100 MB
+
+
+def affordable_samples(rows: int) -> int:
+    """Resamples of that many rows: 1000, fewer of splits of which they would take minutes."""
+    return int(np.clip(_DRAWS / max(rows, 1), 100, 1000))
 
 
 def bootstrap_mean(
@@ -39,7 +45,9 @@ def bootstrap_mean(
     if not len(values):
         return None
     draws = _resamples(len(values), samples, seed)
-    return _interval(np.concatenate([values[rows].mean(axis=1) for rows in draws]))  # (samples,)
+    return percentile_interval(
+        np.concatenate([values[rows].mean(axis=1) for rows in draws])
+    )  # (samples,)
 
 
 def bootstrap_auc(
@@ -77,7 +85,7 @@ def bootstrap_auc(
         usable = counts[_has_both_classes(label, counts)]
         if len(usable):
             means.append(np.mean([_weighted_auc(usable, *groups) for groups in ranked], axis=0))
-    return _interval(np.concatenate(means)) if means else None
+    return percentile_interval(np.concatenate(means)) if means else None
 
 
 def _resamples(size: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -88,7 +96,8 @@ def _resamples(size: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]
         yield rng.integers(0, size, (min(at_a_time, samples - start), size))
 
 
-def _interval(statistics: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(statistics: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % interval of what resamples gave, (samples,): its ends."""
     low, high = np.percentile(statistics, PERCENTILES)
     return float(low), float(high)
 

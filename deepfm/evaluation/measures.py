@@ -44,7 +44,7 @@ def log_loss(label: Array, logit: Array) -> float:
         label: 0 or 1, (N,).
         logit: Of class 1, (N,).
     """
-    return float(_row_losses(label, logit).mean())
+    return float(row_losses(label, logit).mean())
 
 
 def log_odds_of(probability: Array) -> NDArray[np.float64]:
@@ -63,7 +63,7 @@ def log_odds_of(probability: Array) -> NDArray[np.float64]:
     return kept
 
 
-def _row_losses(label: Array, logit: Array) -> NDArray[np.float64]:
+def row_losses(label: Array, logit: Array) -> NDArray[np.float64]:
     """Negative logarithm of the probability of each label, (N,): ln(1 + e^-z) or ln(1 + e^z)."""
     logit = np.asarray(logit, np.float64)
     losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(label == 1, -logit, logit))
@@ -179,7 +179,7 @@ def normalized_entropy(label: Array, logit: Array, *, eta: float) -> float:
     fewer = min(positives, rows - positives)  # of the two classes, so that both are alike
     share = max(fewer / rows, eta)
     baseline = fewer * np.log(share) + (rows - fewer) * np.log1p(-share)
-    return float(-_row_losses(label, logit).sum() / baseline)
+    return float(-row_losses(label, logit).sum() / baseline)
 
 
 def concordant_pairs(target: Array, predicted: Array) -> int:

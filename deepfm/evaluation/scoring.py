@@ -18,7 +18,9 @@ from deepfm.evaluation.base_rate import (
     no_verdict,
     verdict,
 )
+from deepfm.evaluation.calibration_figures import calibration_figures, corrected_figures
 from deepfm.evaluation.measures import Array
+from deepfm.evaluation.members import Members, mean_of
 from deepfm.evaluation.metrics import CORRECTED, metric_values, undefined
 from deepfm.evaluation.ranking import (
     RANKING_METRICS,
@@ -50,6 +52,7 @@ class Evaluation(NamedTuple):
             with a ranking task `hr@K`, `ndcg@K`, `ranking_users` and the same under `ranking_99`,
             if that has other candidates.
         predictions: Of each row by task, as in `Task.predicted`, (N,) or (N, C).
+        logits: Of class 1 of each row by binary task, (N,).
         counts: Per ranked user, against all candidates; None without a ranking task.
         counts_99: The same against the first 99.
         verdicts: Of each task, beside the base rate, where training rows were given.
@@ -57,6 +60,7 @@ class Evaluation(NamedTuple):
 
     metrics: dict[str, Any]
     predictions: dict[str, NDArray[np.float64]]
+    logits: dict[str, NDArray[np.float64]]
     counts: RankCounts | None
     counts_99: RankCounts | None
     verdicts: tuple[Verdict, ...] = ()
@@ -68,8 +72,12 @@ class Evaluation(NamedTuple):
 
 
 def score(
-    model: BaseCTRModel, inputs: Inputs, *, batch_size: int, max_rows: int | None = None
-) -> NDArray[np.float32]:
+    model: BaseCTRModel | Members,
+    inputs: Inputs,
+    *,
+    batch_size: int,
+    max_rows: int | None = None,
+) -> Array:
     """Return logits of all rows in evaluation mode, (N,) or (N, C), of a model of one task.
 
     Args:
@@ -80,9 +88,20 @@ def score(
 
 @torch.inference_mode()
 def score_tasks(
-    model: BaseCTRModel, inputs: Inputs, *, batch_size: int, max_rows: int | None = None
-) -> dict[str, NDArray[np.float32]]:
+    model: BaseCTRModel | Members,
+    inputs: Inputs,
+    *,
+    batch_size: int,
+    max_rows: int | None = None,
+) -> dict[str, Array]:
     """`score` for any model: logits by the names under which its tasks read them."""
+    if isinstance(model, Members):
+        return model.combined(
+            [
+                score_tasks(one, inputs, batch_size=batch_size, max_rows=max_rows)
+                for one in model.models
+            ]
+        )
     device, size = model.device, _rows_at_once(model, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
     with evaluation_mode(model):
@@ -101,7 +120,12 @@ def _no_logits(task: Task, rows: int) -> NDArray[np.float32]:
 
 
 def score_items(
-    model: BaseCTRModel, inputs: Inputs, items: np.ndarray, catalogue: Catalogue, *, batch_size: int
+    model: BaseCTRModel | Members,
+    inputs: Inputs,
+    items: np.ndarray,
+    catalogue: Catalogue,
+    *,
+    batch_size: int,
 ) -> np.ndarray:
     """Logits of many items for each of U rows.
 
@@ -114,13 +138,20 @@ def score_items(
         items: Item positions, (U, C) int64; -1 is scored as NaN.
 
     Returns:
-        (U, C) float32.
+        (U, C) float32; of several models their mean, float64.
 
     Raises:
         ConfigError: The model gives several logits per row, none of which orders items.
     """
     if (found := sum(task.num_class for task in model.tasks)) != 1:
         raise ConfigError(f"items are ranked by one logit, found {found}", key="num_class")
+    if isinstance(model, Members):
+        return mean_of(
+            [
+                score_items(one, inputs, items, catalogue, batch_size=batch_size)
+                for one in model.models
+            ]
+        )
     inputs, branches = catalogue.with_room(inputs), model.pair_branches()
     if branches is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
@@ -192,7 +223,7 @@ def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
 
 
 def evaluate(
-    model: BaseCTRModel,
+    model: BaseCTRModel | Members,
     dataset: TabularDataset,
     tasks: Sequence[Task] | None = None,
     *,
@@ -203,7 +234,8 @@ def evaluate(
     """All metrics of the tasks, and their losses; every row counts alike.
 
     Args:
-        train: The training rows, whose base rate is reported beside; None: it is not.
+        train: The training rows, whose base rate is reported beside, and with it how well the
+            probabilities of binary tasks are calibrated; None: neither is.
         tasks: With the metrics that are wanted; None: the model's own.
         batch_size: Rows per scoring batch, and of what is defined by batches: JRC and `in_batch`.
         max_rows: Take the first rows only; None: all.
@@ -215,15 +247,19 @@ def evaluate(
     tasks = _tasks(model, tasks)
     logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
     metrics: dict[str, Any] = {}
-    predictions, verdicts = {}, []
+    predictions, binary, verdicts = {}, {}, []
     for task in tasks:
         scored = _scored(task, dataset, logits, batch_size)
         found: dict[str, Any] = _of_task(task, dataset, logits, scored)
         if train is not None:
             verdicts.append(_verdict(task, dataset, logits, scored, train))
             found |= _beside(verdicts[-1])
+            of_calibration = _calibration(task, dataset, scored)
+            found |= {name: v for name, v in of_calibration.items() if name not in found}
         metrics |= {task.name: found} if task.name else found
         predictions[task.name] = scored.predicted
+        if scored.log_odds is not None and not task.by_pairs:
+            binary[task.name] = scored.log_odds
     counts = counts_99 = None
     if dataset.ranking is not None:
         if (prior := dataset.ranking.prior) is not None:
@@ -235,7 +271,7 @@ def evaluate(
             most = dataset.ranking.items.shape[1] - 1
             if min(sizes[0], most) != min(sizes[1], most):
                 metrics["ranking_99"] = ranking_metrics(counts_99)
-    return Evaluation(metrics, predictions, counts, counts_99, tuple(verdicts))
+    return Evaluation(metrics, predictions, binary, counts, counts_99, tuple(verdicts))
 
 
 def _verdict(
@@ -268,7 +304,17 @@ def _beside(found: Verdict) -> dict[str, float | None]:
     return {name: found.value, f"base_rate_{found.figure}": found.base_rate}
 
 
-def _tasks(model: BaseCTRModel, tasks: Sequence[Task] | None) -> list[Task]:
+def _calibration(task: Task, dataset: TabularDataset, scored: Scored) -> dict[str, Any]:
+    """What `metrics.json` gets of the calibration of a binary task."""
+    if task.by_pairs or kind_of(task) != "binary":
+        return {}
+    prior = None if dataset.ranking is None else dataset.ranking.prior
+    if prior is None:
+        return dict(calibration_figures(scored.label, scored.logit))
+    return dict(corrected_figures(scored.label, scored.logit, prior.shift))
+
+
+def _tasks(model: BaseCTRModel | Members, tasks: Sequence[Task] | None) -> list[Task]:
     """The given tasks, or the model's own, with the scales of labels that it was fitted with."""
     return [task.fitted(model.schema) for task in (model.tasks if tasks is None else tasks)]
 
@@ -451,7 +497,7 @@ def _loss_values(
 
 
 def _rank(
-    model: BaseCTRModel,
+    model: BaseCTRModel | Members,
     dataset: TabularDataset,
     task: RankingTask,
     batch_size: int,

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from deepfm import experiment
+from deepfm import experiment, held_out
 from deepfm.checkpoint import load_checkpoint
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.schema import FeatureType
@@ -190,7 +190,7 @@ def test_a_ranking_experiment_without_python(tmp_path, with_tables):
     metrics = experiment.train(config_from_dict(raw))
     assert metrics["test"]["ranking_users"] > 0
     assert 0 <= metrics["test"]["hr@10"] <= 1
-    again = experiment.evaluate_checkpoint(tmp_path / "out" / "best_model.pt")
+    again = held_out.evaluate_checkpoint(tmp_path / "out" / "best_model.pt")
     assert again["test"] == metrics["test"]
 
 
@@ -218,7 +218,7 @@ def test_items_of_a_ranking_task_may_have_lists_of_any_length_and_vectors(tmp_pa
     used = config_from_dict(raw)
     metrics = experiment.train(used)
     path = tmp_path / "out" / "best_model.pt"
-    assert experiment.evaluate_checkpoint(path)["test"] == metrics["test"]
+    assert held_out.evaluate_checkpoint(path)["test"] == metrics["test"]
     data = experiment.load_data(used, load_checkpoint(path).encoders)
     task = data.test.ranking
     items = task.catalogue.inputs
