@@ -44,11 +44,15 @@ def history_fields(
 
     Raises:
         ConfigError: A source is no sparse field of the item, a name is taken, or the data has no
-            users, items or times.
+            users, items or times, or users that are known by several columns.
     """
     for needed in ("user_field", "item_field", "time_column"):
         if getattr(schema, needed) is None:
             raise ConfigError(f"a history needs data.table.{needed}", key=key)
+    if schema.fields[str(schema.user_field)].columns:
+        raise ConfigError(
+            f"a history needs a user in one column, and {schema.user_field} reads several", key=key
+        )
     found: list[FieldSchema] = []
     for name in history.fields or (str(schema.item_field),):
         source = _source(schema, name, f"{key}.fields")

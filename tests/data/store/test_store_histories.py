@@ -14,8 +14,8 @@ from deepfm.data.files.writer import TableWriter
 from deepfm.data.history import age_ids
 from deepfm.data.labels import group_ids
 from deepfm.data.load import ExperimentData, load_data, prepare_data
-from deepfm.data.store import external_sort, stream
-from deepfm.errors import ConfigError, DataError
+from deepfm.data.store import external_sort, opening, stream
+from deepfm.errors import ConfigError, DataError, DeepFMError
 
 FIELDS = {
     "user": {"type": "sparse"},
@@ -311,8 +311,6 @@ def test_without_ages_the_times_stay_out_of_the_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["history/ids0", "history/time", "train/history_starts"])
 def test_damage_is_found_when_rows_are_read(tmp_path, name, monkeypatch):
-    from deepfm.data.store import opening
-
     write(tmp_path, rows())
     used = config(tmp_path)
     whole = histories(load_data(used).train, slice(None))
@@ -343,6 +341,26 @@ def test_no_row_has_to_have_a_history(tmp_path):
     data = load_data(config(tmp_path))
     assert set(map(len, histories(data.train, slice(None))["history_item"])) == {0}
     assert data.summary["history"]["events"] == 0
+
+
+def test_a_user_of_several_columns_has_no_history(tmp_path):
+    write(tmp_path, rows(20))
+    settings = config(tmp_path).to_dict()
+    user = {"type": "sparse", "columns": ["user", "kind"], "hash_buckets": 50}
+    settings["data"]["table"]["fields"]["user"] = user
+    with pytest.raises(ConfigError, match="a user in one column, and user reads several"):
+        load_data(config_from_dict(settings))
+
+
+def test_a_disk_that_is_full_while_records_are_sorted_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    write(tmp_path, rows())
+    monkeypatch.setattr(external_sort.ExternalSort, "_merge_groups", refuse)
+    with pytest.raises(DeepFMError, match=r"cannot write the store .*: No space left on device"):
+        prepare_data(config(tmp_path))
+    assert not [path for path in (tmp_path / "stores").iterdir() if path.is_dir()]
 
 
 def test_a_random_split_shows_no_row_before(tmp_path):
