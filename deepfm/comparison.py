@@ -130,8 +130,9 @@ def compare(
             title = f"{title}, other rows or candidates than above"
         titles.add(title)
         rows = [row for one in results for row in (one, means.get(one.name)) if row is not None]
-        lines += ["", title, "", *_table(rows + (_references(config) if references else []))]
-        lines += _significance(results)
+        simple = _references(config) if references else []
+        lines += ["", title, "", *_table(rows + simple)]
+        lines += _significance(results) + _beside_references(rows, simple)
     if lines:
         atomic_write_bytes(FOLDER / "table.md", "\n".join([*lines, ""]).encode())
     return lines
@@ -337,6 +338,31 @@ def _significance(results: list[Result]) -> list[str]:
     title = (
         f"Mean difference to the best, with p of a paired two-sided t test over {count} seeds "
         "(not corrected for the number of comparisons)"
+    )
+    return ["", title, "", *_markdown(rows)]
+
+
+def _beside_references(results: list[Result], references: list[Result]) -> list[str]:
+    """Each model against the best simple method of a column: the mean difference over the same
+    users (or rows) of values averaged over seeds, with its paired bootstrap interval."""
+    found = {column for one in references for column in one.per_user}
+    columns = [c for c in _COLUMNS if c in found and any(c in one.per_user for one in results)]
+    if not columns:
+        return []
+    rows = [["", *columns], *([result.name] for result in results)]
+    for column in columns:
+        means = {one.name: one.per_user[column].mean(axis=0) for one in references}
+        best = (min if column == "LogLoss" else max)(means, key=lambda name: means[name].mean())
+        rows[0][rows[0].index(column)] = f"{column}, {best}"
+        for cells, result in zip(rows[1:], results, strict=True):
+            if column not in result.per_user:
+                cells.append("")
+                continue
+            difference = result.per_user[column].mean(axis=0) - means[best]
+            interval = bootstrap_mean(difference, samples=affordable_samples(len(difference)))
+            cells.append(f"{difference.mean():+.4f} {_interval(interval)}")
+    title = (
+        "Mean difference to the best simple method, with its paired bootstrap interval over users"
     )
     return ["", title, "", *_markdown(rows)]
 

@@ -44,7 +44,7 @@ def compare(monkeypatch, tmp_path):
 
     monkeypatch.setattr(comparison, "_run", finished)
 
-    def run_all(**configs) -> list[str]:
+    def run_all(references=(), **configs) -> list[str]:
         paths = []
         for name, (changes, runs) in configs.items():
             given[name] = changes, runs
@@ -52,7 +52,8 @@ def compare(monkeypatch, tmp_path):
             path.write_text(yaml.safe_dump({"model_name": "deepfm"} | changes.get("config", {})))
             paths.append(str(path))
         seeds = min(len(runs) for _, runs in configs.values())
-        lines = comparison.compare(paths, seeds=seeds)
+        monkeypatch.setattr(comparison, "_references", lambda config: list(references))
+        lines = comparison.compare(paths, seeds=seeds, references=bool(references))
         assert (tmp_path / "outputs/compare/table.md").read_text() == "\n".join([*lines, ""])
         return lines
 
@@ -174,3 +175,19 @@ def test_with_99_negatives_no_ranking_stands_twice(compare):
     lines = compare(one=(changes, runs_of(1, 2, 0.5)))
     (header, *_) = cells(lines, "")
     assert header == ["runs", "AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100"]
+
+
+def test_differences_to_the_best_simple_method_are_paired_by_user(compare):
+    """A method that is worse by the same amount for every user has an interval of one point."""
+    above = [0, 20, 3, 1]
+    hits = np.array([[1.0, 0.0, 1.0, 1.0]])
+
+    def method(name, values):
+        per_user = {"HR@10": values, "NDCG@10": values / 2}
+        return comparison.Result(name, (), np.arange(8), LABEL, LABEL[None], per_user)
+
+    weak, strong = method("weak", hits - 0.5), method("strong", hits - 0.25)
+    lines = compare([weak, strong], one=({"above": above}, runs_of(1, 2, 0.5)))
+    header = next(line for line in lines if "HR@10, strong" in line)
+    assert "NDCG@10, strong" in header
+    assert cells(lines, "one")[-1][0] == "+0.2500 [0.250, 0.250]"
