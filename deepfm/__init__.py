@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deepfm.models.attention_deepfm import AttentionDeepFM
     from deepfm.models.base import BaseCTRModel
     from deepfm.models.deepfm import DeepFM
+    from deepfm.models.fm import FM
     from deepfm.models.layers.attention import FieldSelfAttention
     from deepfm.models.layers.cin import CIN
     from deepfm.models.layers.dnn import MLP
@@ -54,6 +55,7 @@ _PLACES = {
     "MLP": "deepfm.models.layers.dnn",
     "FeatureEmbedding": "deepfm.models.layers.embedding",
     "FactorizationMachine": "deepfm.models.layers.fm",
+    "FM": "deepfm.models.fm",
     "WideAndDeep": "deepfm.models.wide_and_deep",
     "XDeepFM": "deepfm.models.xdeepfm",
     "Predictor": "deepfm.prediction",
@@ -62,6 +64,7 @@ _PLACES = {
 
 __all__ = [
     "CIN",
+    "FM",
     "MLP",
     "AttentionDeepFM",
     "BaseCTRModel",

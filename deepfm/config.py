@@ -33,6 +33,7 @@ from deepfm.models.options import (
     FeatureConfig,
     FMConfig,
     ModelConfig,
+    NetworkConfig,
     WideAndDeepConfig,
     XDeepFMConfig,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "FieldConfig",
     "LabelConfig",
     "ModelConfig",
+    "NetworkConfig",
     "PackageConfig",
     "PartOptimizerConfig",
     "SourceConfig",

@@ -23,7 +23,7 @@ from deepfm.config import (
 from deepfm.data.sources import tabular
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS
 from deepfm.models import MODELS, Entry
-from deepfm.models.options import ModelConfig
+from deepfm.models.options import NetworkConfig
 from deepfm.objectives import LOSSES
 from deepfm.preflight import check_settings
 
@@ -122,7 +122,7 @@ def test_the_model_that_it_adds_can_be_trained(tiny_data, monkeypatch):
     _, model, options = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[:3]
     (entry,) = re.findall(r'`"product": (Entry\(.+?\))`', README)
     names = {name: getattr(deepfm, name) for name in ("BaseCTRModel", "FactorizationMachine")}
-    names |= {"dataclass": dataclasses.dataclass, "ModelConfig": ModelConfig, "Entry": Entry}
+    names |= {"dataclass": dataclasses.dataclass, "NetworkConfig": NetworkConfig, "Entry": Entry}
     exec(options + model, names)
     module = types.ModuleType("deepfm.models.product")
     module.ProductModel = names["ProductModel"]

@@ -50,9 +50,14 @@ def wide_and_deep_logit(model, linear, fields, flat):
     return linear + dnn_logit(model, flat)
 
 
+def fm_logit(model, linear, fields, flat):
+    return linear + reference.factorization_machine(fields).sum()
+
+
 @pytest.mark.parametrize(
     ("name", "expected_logit"),
     [
+        ("fm", fm_logit),
         ("deepfm", deepfm_logit),
         ("xdeepfm", xdeepfm_logit),
         ("attention_deepfm", attention_deepfm_logit),
@@ -70,6 +75,15 @@ def test_logit_equals_loops(schema, config, name, expected_logit):
     views = reference.feature_views(schema, inputs, weights, dim)
     expected = [0.25 + expected_logit(model, *row) for row in zip(*views, strict=True)]
     np.testing.assert_allclose(model(inputs).detach(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_fm_has_one_logit_and_no_network(schema, config):
+    model = build(schema, config, "fm")
+    assert not hasattr(model, "dnn")
+    assert model.final is None
+    assert model.embedding.total_dim == 0
+    with pytest.raises(ConfigError, match=r"^num_class: fm has one logit per row, found 3 classes"):
+        build_model(schema, replaced(config, model_name="fm", num_class=3))
 
 
 def test_second_order_off(schema, config):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deepfm.config import config_from_dict
 from deepfm.data.batch import Batch
 from deepfm.errors import ConfigError
-from deepfm.objectives import LOSSES, Targets, Task, checks
+from deepfm.objectives import LOSSES, PairLogits, Targets, Task, checks
 from deepfm.objectives.losses import weighted_loss
 from tests.reference import row_losses, weighted_mean
 
@@ -20,8 +20,12 @@ def spec(name, **options):
 
 
 def batch_losses(logits, rows, chosen, columns=()):
-    """Those of a task without a name."""
-    targets = Targets(rows.label, rows.weight, rows.group, tuple(columns))
+    """Those of a task without a name; each row is compared with its neighbours' items."""
+    pairs = None
+    if any(item.by_pairs for item in chosen) and logits.dim() == 1:
+        others = torch.stack([logits.roll(1), logits.roll(2)], 1)
+        pairs = PairLogits(logits, others, torch.ones_like(others, dtype=torch.bool))
+    targets = Targets(rows.label, rows.weight, rows.group, tuple(columns), pairs)
     return Task(objectives=tuple(chosen)).losses({"": logits}, targets)
 
 
