@@ -108,7 +108,8 @@ def test_one_run_per_config_is_no_test_and_one_config_needs_none(compare):
     assert lines[-1].startswith("One run per config: no significance test")
     assert len(cells(lines, "one")) == 1
     lines = compare(one=({}, runs_of(1, 3, 0.5)))
-    assert "seeds" not in "".join(lines)
+    assert "significance" not in "".join(lines)
+    assert "over 3 seeds" not in "".join(lines)
 
 
 def test_runs_of_other_seeds_are_no_pairs(compare):
