@@ -175,3 +175,21 @@ def test_with_99_negatives_no_ranking_stands_twice(compare):
     lines = compare(one=(changes, runs_of(1, 2, 0.5)))
     (header, *_) = cells(lines, "")
     assert header == ["runs", "AUC", "LogLoss", "HR@10 of 100", "NDCG@10 of 100"]
+
+
+def test_below_the_runs_of_a_config_stands_the_mean_of_their_logits(compare):
+    runs = runs_of(5, 3, 1.5)
+    lines = compare(one=({}, runs))
+    (figures,) = cells(lines, "one, mean of 3 seeds")
+    mean = [sum(math.log(p / (1 - p)) for p in row) / 3 for row in runs.T]
+    losses = [math.log1p(math.exp(-z if y else z)) for y, z in zip(LABEL, mean, strict=True)]
+    assert figures[0] == "1"
+    assert figures[1] == f"{auc(np.array(mean)):.4f}"
+    assert figures[2] == f"{sum(losses) / len(losses):.4f}"
+    assert not cells(compare(two=({}, runs[:1])), "two, mean of 1 seeds")
+
+
+def test_logits_beyond_what_a_probability_can_say_are_read_as_they_are():
+    table = pa.table({"probability": [1.0, 1.0], "logit": [41.0, 900.0]})
+    assert comparison._logit(table).tolist() == [41.0, 900.0]
+    assert comparison._logit(table.drop_columns(["logit"])).tolist() == [100.0, 100.0]
