@@ -26,6 +26,7 @@ from deepfm.evaluation.calibration_figures import (
     Figure,
     calibration_figures,
     calibration_intervals,
+    calibration_noise,
 )
 from deepfm.evaluation.measures import Array, auc, log_loss
 from deepfm.evaluation.scoring import score_tasks
@@ -37,6 +38,7 @@ from deepfm.utils.logging import LOGGER
 
 _SHOWN = {
     "ece": "ECE",
+    "noise": "ECE of noise alone",
     "logloss": "LogLoss",
     "normalized_entropy": "normalized entropy",
     "calibration_ratio": "predicted / positives",
@@ -167,6 +169,7 @@ def _figures(label: Array, logit: Array) -> dict[str, Figure]:
     return calibration_figures(label, logit) | {
         "logloss": log_loss(label, logit),
         f"logloss{INTERVAL}": calibration_intervals(label, logit)["logloss"],
+        "noise": calibration_noise(logit),
         "auc": auc(label, logit),
         f"auc{INTERVAL}": None if interval is None else list(interval),
     }
@@ -190,7 +193,7 @@ def _lines(
 
 
 def _cell(figures: Mapping[str, Figure], name: str) -> str:
-    value, interval = figures[name], figures[f"{name}{INTERVAL}"]
+    value, interval = figures[name], figures.get(f"{name}{INTERVAL}")
     assert isinstance(value, float)  # both classes are there
     return f"{value:.4f}" + (
         f" [{interval[0]:.4f}, {interval[1]:.4f}]" if isinstance(interval, list) else ""

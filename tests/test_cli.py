@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deepfm.cli import main
+from deepfm.held_out import evaluate_checkpoint
 from tests import tiny
 
 
@@ -216,7 +217,9 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     table = [line for line in first.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in table[2:18:2]] == [
         "one",
+        "one, mean of 2 seeds",
         "two",
+        "two, mean of 2 seeds",
         "popularity",
         "user_item_bias",
         "item_knn",
@@ -233,6 +236,10 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
         "two-43",
         "table.md",
     }
+    paths = [tmp_path / "outputs" / "compare" / f"one-{k}" / "best_model.pt" for k in (42, 43)]
+    ranked = evaluate_checkpoint(paths)["test"]
+    shown = [f"{ranked[name]:.4f}" for name in ("hr@10", "ndcg@10")]
+    assert [cell.strip() for cell in table[4].split("|")[-3:-1]] == shown
     code, second, _ = run(capsys, *arguments)
     assert second.count("finished earlier") == 4
     assert [line for line in second.splitlines() if line.startswith("|")] == table

@@ -109,7 +109,8 @@ def test_one_run_per_config_is_no_test_and_one_config_needs_none(compare):
     assert lines[-1].startswith("One run per config: no significance test")
     assert len(cells(lines, "one")) == 1
     lines = compare(one=({}, runs_of(1, 3, 0.5)))
-    assert "seeds" not in "".join(lines)
+    assert "significance" not in "".join(lines)
+    assert "over 3 seeds" not in "".join(lines)
 
 
 def test_runs_of_other_seeds_are_no_pairs(compare):
@@ -191,3 +192,21 @@ def test_differences_to_the_best_simple_method_are_paired_by_user(compare):
     header = next(line for line in lines if "HR@10, strong" in line)
     assert "NDCG@10, strong" in header
     assert cells(lines, "one")[-1][0] == "+0.2500 [0.250, 0.250]"
+
+
+def test_below_the_runs_of_a_config_stands_the_mean_of_their_logits(compare):
+    runs = runs_of(5, 3, 1.5)
+    lines = compare(one=({}, runs))
+    (figures,) = cells(lines, "one, mean of 3 seeds")
+    mean = [sum(math.log(p / (1 - p)) for p in row) / 3 for row in runs.T]
+    losses = [math.log1p(math.exp(-z if y else z)) for y, z in zip(LABEL, mean, strict=True)]
+    assert figures[0] == "1"
+    assert figures[1] == f"{auc(np.array(mean)):.4f}"
+    assert figures[2] == f"{sum(losses) / len(losses):.4f}"
+    assert not cells(compare(two=({}, runs[:1])), "two, mean of 1 seeds")
+
+
+def test_logits_beyond_what_a_probability_can_say_are_read_as_they_are():
+    table = pa.table({"probability": [1.0, 1.0], "logit": [41.0, 900.0]})
+    assert comparison._logit(table).tolist() == [41.0, 900.0]
+    assert comparison._logit(table.drop_columns(["logit"])).tolist() == [100.0, 100.0]

@@ -87,8 +87,7 @@ def expected_calibration_error(label: Array, probability: Array, *, bins: int = 
 
     ECE = sum_b  n_b / N * | mean_b(p) - mean_b(y) |
 
-    Of N rows in B bins a perfectly calibrated model has about 0.8 * sqrt(B * p * (1 - p) / N), and
-    not 0.
+    It is not 0 for perfect probabilities, see `calibration_noise`.
 
     Args:
         label: 0 or 1, (N,).
@@ -106,6 +105,22 @@ def expected_calibration_error(label: Array, probability: Array, *, bins: int = 
     bin_of = equal_mass_bins(probability, bins)
     gaps = np.bincount(bin_of, np.asarray(probability, np.float64) - (label == 1), bins)
     return float(np.abs(gaps).sum() / len(label))
+
+
+def calibration_noise(logit: Array) -> float:
+    """The calibration error of perfect probabilities on so many rows, about.
+
+    The gap of a bin is a sum of independent errors with the variance p * (1 - p), hence about
+    normal, and its absolute value has the mean sqrt(2 / pi) * sqrt(variance):
+
+    sum_b  sqrt(2 / pi * sum_{i in b} p_i * (1 - p_i)) / N
+
+    Args:
+        logit: Of class 1, (N,).
+    """
+    probability = probability_of(logit)
+    variance = np.bincount(equal_mass_bins(probability, BINS), probability * (1 - probability))
+    return float(np.sqrt(2 / np.pi * variance).sum() / len(probability))
 
 
 def equal_mass_bins(values: Array, bins: int) -> NDArray[np.int64]:
