@@ -20,7 +20,13 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {
     name: (DOCS / name).read_text()
-    for name in ("configuration.md", "data.md", "training.md", "losses_and_metrics.md")
+    for name in (
+        "configuration.md",
+        "data.md",
+        "training.md",
+        "losses_and_metrics.md",
+        "history.md",
+    )
 } | {page.name: page.read_text() for page in sorted((DOCS / "models").glob("*.md"))}
 # Code in the pages' text and tables, not in their blocks.
 CODE = [

@@ -171,6 +171,7 @@ class _EncodedRows:
         self._histories = None
         if history is not None:
             self._histories = _histories(events, history, item_ids(encoders.schema, items))
+            _say(self._histories, events, history)
 
     def training(self, data: DataConfig, history: Interactions) -> TabularDataset:
         """The rows to train on, each positive one with sampled negatives.
@@ -272,6 +273,19 @@ def _histories(
         torch.from_numpy(found.starts),
         torch.from_numpy(found.lengths),
         torch.from_numpy(np.array(events.time)),  # which Arrow may have lent read-only
+    )
+
+
+def _say(histories: Histories, events: Events, history: HistoryConfig) -> None:
+    """Log how long the histories are, and what they may see."""
+    lengths = histories.lengths.numpy().astype(np.float64)
+    parts = zip(events.split._fields, events.split, strict=True)
+    means = ", ".join(
+        f"{lengths[rows].mean() if len(rows) else 0:.1f} {name}" for name, rows in parts
+    )
+    LOGGER.info(
+        f"histories of at most {history.max_length} events, on average {means}; "
+        f"ties: {history.ties}, until: {history.until}"
     )
 
 
