@@ -55,6 +55,10 @@ def test_a_run_leaves_every_file(trained):
 def test_metrics_have_the_promised_keys_and_no_times(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     ranking = {f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)}
+    assert metrics.pop("protocol") == {
+        "split": "leave_one_out",
+        "candidates": "30 drawn, seed 0",
+    }
     calibration = {
         f"{name}_prior_corrected{ending}"
         for name in ("ece", "calibration_ratio", "normalized_entropy")

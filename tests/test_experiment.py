@@ -358,7 +358,7 @@ def test_data_without_a_test_split_gives_validation_metrics_only(
 
     monkeypatch.setattr(experiment, "load_data", without_test)
     config = load_config(tiny_config(training__epochs=1))
-    assert set(experiment.train(config)) == {"valid"}
+    assert set(experiment.train(config)) == {"valid", "protocol"}
     rows = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")["row"]
     assert rows.to_pylist() == load_data(config).valid.row.tolist()
     capsys.readouterr()

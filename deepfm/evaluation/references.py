@@ -6,7 +6,8 @@ items that a user has interacted with in training are not masked; candidates lea
 Decided here: the parameters' defaults. They were chosen on the validation split of MovieLens-100K
 (leave-one-out by time). EASE and ItemKNN: NDCG@10 of the 493 held-out positives against 999
 negatives, mean of 10 draws of the negatives (EASE: 150 and 200 differ by 0.001, and 200 has the
-higher hit rate). Biases: AUC of the 943 held-out labels, which is flat from 0.5 to 4.
+higher hit rate); so were those of iALS, which takes 2 s there, and of the Markov chain. Biases:
+AUC of the 943 held-out labels, which is flat from 0.5 to 4.
 
 Shapes: N training interactions, U users, I items. All matrices are dense: meant for up to some
 ten thousand items.
@@ -126,17 +127,19 @@ def ials(
     *,
     dim: int = 64,
     unobserved_weight: float = 0.1,
-    l2: float = 0.01,
+    l2: float = 0.015,
     l2_exponent: float = 1.0,
-    sweeps: int = 16,
+    sweeps: int = 10,
 ) -> NDArray[np.float64]:
-    r"""Matrix factorization W H^T of what users chose, by alternating least squares, (U, I).
+    r"""Matrix factorization W H^T of the positives, by alternating least squares, (U, I).
 
     minimize  sum_{(u,i) in S} (w_u . h_i - 1)^2 + a * sum_{u,i} (w_u . h_i)^2
               + l2 * sum_u (|I_u| + a I)^e ||w_u||^2 + l2 * sum_i (|U_i| + a U)^e ||h_i||^2
 
-    where S are the pairs of all interactions, whatever their rating, a is `unobserved_weight` and
-    e is `l2_exponent`. Each half of a sweep solves all rows of one side exactly:
+    where S are the pairs of positive interactions, a is `unobserved_weight` and e is
+    `l2_exponent`. On validation, 999 negatives, NDCG@10 is 0.163; with the pairs of all
+    interactions, and the weights that are best then, 0.151. Each half of a sweep solves all rows
+    of one side exactly:
 
     w_u = (sum_{i in I_u} h_i h_i^T + a H^T H + l2 (|I_u| + a I)^e 1)^-1  sum_{i in I_u} h_i
 
@@ -148,7 +151,7 @@ def ials(
     S. Rendle et al., "Revisiting the Performance of iALS on Item Recommendation Benchmarks",
     RecSys 2022, arXiv:2110.14037.
     """
-    chosen = _matrix(training, np.ones_like(training.positive))
+    chosen = _matrix(training, training.positive)
     start = np.random.default_rng(0).normal(0.0, 0.1 / np.sqrt(dim), (training.num_items, dim))
     item_vectors: NDArray[np.float64] = start
     weights = (unobserved_weight, l2, l2_exponent)
