@@ -3,6 +3,7 @@
 `prepare` reads the files as a stream, up to three times: once over the split's column where the
 split needs it, once to fit the encoders on the training rows where some field learns of them, once
 to encode every row. Its memory grows with the vocabularies and the side tables, not with the rows.
+Histories are found by sorting on disk after that; see `deepfm.data.store.history_writer`.
 What it makes is a directory:
 
     <store_dir>/<folder of the files>-<key>/
