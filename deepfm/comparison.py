@@ -23,6 +23,7 @@ from deepfm.config import ExperimentConfig, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
 from deepfm.data.load import ExperimentData
+from deepfm.data.options import CandidatesConfig
 from deepfm.data.ranking import Events
 from deepfm.data.sources import tabular
 from deepfm.errors import ConfigError, MissingDataError
@@ -172,9 +173,9 @@ def _title(config: ExperimentConfig, run: RunDirectory) -> str:
     return f"{name}, validation split, which chose the epochs (there is no test split)"
 
 
-def _protocol(config: ExperimentConfig) -> tuple[int, int]:
+def _protocol(config: ExperimentConfig) -> tuple[int, int, CandidatesConfig | None]:
     """What decides which candidates a row is ranked among."""
-    return config.data.num_neg_eval, config.evaluation.candidate_seed
+    return config.data.num_neg_eval, config.evaluation.candidate_seed, config.data.candidates
 
 
 def _same_rows(one: Result, other: Result) -> bool:

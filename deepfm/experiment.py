@@ -53,6 +53,8 @@ EVALUATION_CHANGES = (
     "data.table.files",
     "data.table.valid_files",
     "data.table.test_files",
+    "data.candidates",
+    "data.num_neg_eval",
     "evaluation",
     "output_dir",
     "device",
@@ -192,6 +194,8 @@ def train(
             run.write_table(run.ranks, ranks)
         if data.summary is not None:
             metrics["data"] = data.summary
+        if data.protocol is not None:
+            metrics["protocol"] = data.protocol
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
@@ -292,6 +296,7 @@ def interactions_of(data: ExperimentData) -> Training:
         events.item[rows],
         events.rating[rows].astype(np.float64),
         events.label[rows] > 0,
+        events.order[rows],
         history.num_users,
         history.num_items,
     )
@@ -365,7 +370,7 @@ def evaluate_checkpoint(
 
 def format_metrics(metrics: dict[str, Any]) -> list[str]:
     """The lines of a table with a column per split."""
-    splits = [name for name in metrics if name != "data"]
+    splits = [name for name in metrics if name not in ("data", "protocol")]
     flat = {split: flatten(metrics[split]) for split in splits}
     width = max(20, 1 + max(map(len, flat[splits[0]])))
     lines = [" " * width + "".join(f"{split:>10}" for split in splits)]

@@ -81,6 +81,38 @@ def item_knn_scores(users_of, num_users, neighbours, shrinkage):
     return scores
 
 
+def ials_objective(pairs, users, items, unobserved_weight, l2, l2_exponent):
+    """The objective of iALS over every user and item, one at a time; `pairs` is a set."""
+    total = 0.0
+    for u, w in enumerate(users):
+        for i, h in enumerate(items):
+            score = sum(a * b for a, b in zip(w, h, strict=True))
+            total += unobserved_weight * score**2 + ((u, i) in pairs) * (score - 1) ** 2
+    for side, own, other in ((0, users, items), (1, items, users)):
+        for k, vector in enumerate(own):
+            count = sum(pair[side] == k for pair in pairs) + unobserved_weight * len(other)
+            total += l2 * count**l2_exponent * sum(x * x for x in vector)
+    return total
+
+
+def markov_scores(events, num_users, num_items, smoothing):
+    """The chain over events (user, item) in the order in which they happened."""
+    last, after = {}, {}
+    for user, item in events:
+        if user in last:
+            after.setdefault(last[user], []).append(item)
+        last[user] = item
+    share = [sum(i == k for _, i in events) / len(events) for k in range(num_items)]
+    scores = []
+    for user in range(num_users):
+        seen = after.get(last.get(user), [])
+        prior = smoothing if user in last else 1.0
+        scores.append(
+            [(seen.count(k) + prior * share[k]) / (len(seen) + prior) for k in range(num_items)]
+        )
+    return scores
+
+
 # --- losses and metrics of rows ----------------------------------------------------------------
 
 

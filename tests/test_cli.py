@@ -54,6 +54,10 @@ def test_a_run_leaves_every_file(trained):
 def test_metrics_have_the_promised_keys_and_no_times(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     ranking = {f"{name}@{k}" for name in ("hr", "ndcg") for k in (5, 10, 20)}
+    assert metrics.pop("protocol") == {
+        "split": "leave_one_out",
+        "candidates": "30 drawn, seed 0",
+    }
     assert set(metrics) == {"valid", "test"}
     for split in metrics.values():
         assert set(split) == {
@@ -209,16 +213,18 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     assert code == 0
     assert errors == "warning: absent is skipped: data_dir nowhere is not there\n"
     table = [line for line in first.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in table[2:14:2]] == [
+    assert [line.split("|")[1].strip() for line in table[2:18:2]] == [
         "one",
         "two",
         "popularity",
         "user_item_bias",
         "item_knn",
         "ease",
+        "ials",
+        "markov",
     ]
     assert "t test over 2 seeds" in first
-    assert [line.split("|")[1].strip() for line in table[14:]][2:] == ["one", "two"]
+    assert [line.split("|")[1].strip() for line in table[18:]][2:] == ["one", "two"]
     assert {path.name for path in (tmp_path / "outputs" / "compare").iterdir()} == {
         "one-42",
         "one-43",

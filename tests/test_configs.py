@@ -10,6 +10,7 @@ import pytest
 
 from deepfm import experiment
 from deepfm.config import SourceConfig, TableConfig, config_from_dict, load_config
+from deepfm.data.options import DataConfig
 from deepfm.prediction import Predictor
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -74,17 +75,38 @@ def generate(table: TableConfig, folder: Path, num_class: int = 1) -> None:
     needed += [*table.group_columns, *filter(None, [table.time_column])]
     needed = [*dict.fromkeys([label.column if label else table.label, *needed])]
     pairs = rng.permutation(IDS * IDS)[:ROWS]
-    ids = {table.user_field: pairs // IDS, table.item_field: pairs % IDS}
-    for patterns in (table.files, table.valid_files):
-        for pattern in patterns:
+    test = pairs[np.unique(pairs // IDS, return_index=True)[1]]  # one of each user
+    if table.test_files:
+        pairs = pairs[~np.isin(pairs, test)][: ROWS // 2]
+    for role, of in (("files", pairs), ("valid_files", pairs), ("test_files", test)):
+        ids = {table.user_field: of // IDS, table.item_field: of % IDS}
+        for pattern in getattr(table, role):
             names = table.columns or needed
-            columns = {name: column(name, table, rng, ROWS, num_class) for name in names}
+            columns = {name: column(name, table, rng, len(of), num_class) for name in names}
             columns |= {name: ids[name].tolist() for name in names if name in ids}
             write(table, pattern, columns, folder)
     for source, key in ((table.users, table.user_field), (table.items, table.item_field)):
         if source is not None:
             columns = {name: column(name, table, rng, IDS) for name in source.columns}
             write(source, source.files[0], columns | {key: list(range(IDS))}, folder)
+
+
+def generate_candidates(data: DataConfig, folder: Path) -> None:
+    """A line of the form `ncf` for each test row; items that the user never took, repeated."""
+
+    def pairs(pattern: str) -> list[tuple[str, str]]:
+        lines = (folder / pattern).read_text().splitlines()
+        rows = [line.split(data.table.delimiter) for line in lines]
+        return [(row[0], row[1]) for row in rows]
+
+    trained, tested = pairs(data.table.files[0]), pairs(data.table.test_files[0])
+    taken = {*trained, *tested}
+    lines = []
+    for user, positive in tested:
+        free = [str(item) for item in range(IDS) if (user, str(item)) not in taken]
+        negatives = (free * data.num_neg_eval)[: data.num_neg_eval]
+        lines.append("\t".join([f"({user},{positive})", *negatives]))
+    (folder / data.candidates.files[0]).write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("path", DECLARED, ids=lambda path: path.stem)
@@ -95,8 +117,13 @@ def test_the_config_trains(path, tmp_path):
     changed["output_dir"] = str(tmp_path / "run")
     config = config_from_dict(changed)
     generate(config.data.table, tmp_path)
+    if config.data.candidates is not None:
+        generate_candidates(config.data, tmp_path)
     metrics = experiment.train(config)
     last = metrics.get("test", metrics["valid"])
+    if config.data.table.trained_label.present:  # rows of one class only
+        assert 0 <= last["ndcg@10"] <= 1
+        return
     assert 0 <= last["auc"] <= 1
     assert np.isfinite(last.get("logloss_prior_corrected", last.get("logloss")))
 
@@ -108,6 +135,7 @@ def test_there_is_one_for_each_data_set():
         "criteo",
         "frappe",
         "movielens_1m",
+        "movielens_1m_ncf",
     }
 
 

@@ -358,7 +358,7 @@ def test_data_without_a_test_split_gives_validation_metrics_only(
 
     monkeypatch.setattr(experiment, "load_data", without_test)
     config = load_config(tiny_config(training__epochs=1))
-    assert set(experiment.train(config)) == {"valid"}
+    assert set(experiment.train(config)) == {"valid", "protocol"}
     rows = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")["row"]
     assert rows.to_pylist() == load_data(config).valid.row.tolist()
     capsys.readouterr()
@@ -421,7 +421,7 @@ def test_the_baselines_of_a_ranking_task_are_recommenders(tiny_config):
         "ndcg@10",
     ]
     found = {name: list(map(float, values)) for name, *values in map(str.split, rows)}
-    assert list(found) == ["popularity", "user_item_bias", "item_knn", "ease"]
+    assert list(found) == ["popularity", "user_item_bias", "item_knn", "ease", "ials", "markov"]
     data = experiment.load_data(config)
     task, events = data.test.ranking, data.events
     liked = events.label[events.split.train] > 0

@@ -10,7 +10,7 @@ import pyarrow as pa
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.fingerprint import Fingerprint, of_tables
+from deepfm.data.fingerprint import FilesRead, Fingerprint, of_tables
 from deepfm.data.history import history_fields
 from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
 from deepfm.data.options import DataConfig, TableConfig
@@ -19,7 +19,7 @@ from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema, FieldSchema, LabelScale
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
-from deepfm.data.sources.tables import id_field
+from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import SPLITS
 from deepfm.data.store.prepare import load_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, nearest
@@ -34,6 +34,7 @@ class ExperimentData(NamedTuple):
         users, items: Raw side tables; None for data without them.
         events, history: Of a ranking task; None for a store.
         summary: Of a store, for `metrics.json`: rows per split, dropped rows, bad values.
+        protocol: Of a ranking task, for `metrics.json`: what is ranked among what.
         fingerprint: What the raw data was, by content.
     """
 
@@ -46,6 +47,7 @@ class ExperimentData(NamedTuple):
     events: Events | None = None
     history: Interactions | None = None
     summary: dict[str, Any] | None = None
+    protocol: dict[str, Any] | None = None
     fingerprint: Fingerprint | None = None
 
 
@@ -117,8 +119,7 @@ def load_data(
         read.refuse_changed()
         fingerprint = read.fingerprint
     else:
-        tables = found.events.tables._asdict()
-        fingerprint = of_tables(data.dataset_name, tables)
+        fingerprint = _of_adapter(data, found.events.tables)
         if expected is not None:
             expected.refuse_other(fingerprint)
     return ExperimentData(
@@ -130,8 +131,27 @@ def load_data(
         found.events.tables.items,
         found.events,
         found.history,
+        protocol=_protocol(config, fingerprint),
         fingerprint=fingerprint,
     )
+
+
+def _of_adapter(data: DataConfig, tables: RawTables) -> Fingerprint:
+    """The content of an adapter's tables, and of the files of candidates beside them."""
+    named = {"interactions": tables.interactions, "users": tables.users, "items": tables.items}
+    files = FilesRead(tabular.candidate_files(data), cache=None).fingerprint
+    return Fingerprint({**of_tables(data.dataset_name, named).parts, **files.parts})
+
+
+def _protocol(config: ExperimentConfig, fingerprint: Fingerprint) -> dict[str, Any]:
+    """What the ranking metrics of a run mean: how rows are split, and what is ranked among what."""
+    drawn = f"{config.data.num_neg_eval} drawn, seed {config.evaluation.candidate_seed}"
+    listed = ", ".join(
+        f"{Path(part.name).name} (XXH3 {part.digest})"
+        for part in fingerprint.parts.get("candidates", ())
+    )
+    candidates = f"{listed}; validation {drawn}" if listed else drawn
+    return {"split": config.data.split_strategy, "candidates": candidates}
 
 
 def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:

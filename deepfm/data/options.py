@@ -199,9 +199,9 @@ class TableConfig(SourceConfig):
     Keys of `fields` may be ranges and lists: `C1..C26: {…}`, `[user, item]: {…}`.
 
     Attributes:
-        files: All rows, or with `split_strategy: predefined` the training rows.
-        valid_files: Validation rows of `split_strategy: predefined`.
-        test_files: Test rows of `split_strategy: predefined`.
+        files: All rows, or those to train on where `split_strategy` has files for each split.
+        valid_files: Validation rows of `split_strategy: predefined` or `predefined_ranking`.
+        test_files: Test rows of `split_strategy: predefined` or `predefined_ranking`.
         users: A table that is looked up by the ids of `user_field`.
         items: A table that is looked up by the ids of `item_field`.
         package: Where a missing file comes from.
@@ -247,11 +247,38 @@ class TableConfig(SourceConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidatesConfig(SourceConfig):
+    """What each test positive of a ranking task is ranked among, as published protocols list it.
+
+    Attributes:
+        files: One line or row per test positive; paths, relative to `data.data_dir`; they may be
+            globs.
+        form: A `table` with the columns user, positive and negatives, or `ncf`: lines of
+            `(user,positive)` and the negatives, with tabs between, without a header.
+        separator: Between the negatives of a text; a Parquet file may hold lists instead.
+    """
+
+    form: Literal["table", "ncf"] = "table"
+    separator: str = "|"
+
+    def __post_init__(self) -> None:
+        for key in ("files", "separator"):
+            if not getattr(self, key):
+                raise ConfigError("a value is needed", key=f"data.candidates.{key}")
+        for key in ("delimiter", "columns"):
+            if self.form == "ncf" and getattr(self, key):
+                raise ConfigError(
+                    "form ncf says how its lines are divided", key=f"data.candidates.{key}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where rows come from, how they are split, and which negatives are drawn.
 
-    `leave_one_out` makes a ranking task of data with users, items and times, held in memory. The
-    other strategies are for declared tables, which are prepared once and may be of any size.
+    `leave_one_out` and `predefined_ranking` make a ranking task of data with users, items and
+    times, held in memory. The other strategies are for declared tables, which are prepared once
+    and may be of any size.
 
     Attributes:
         dataset_name: An adapter, or `tabular` for a table that is declared here.
@@ -262,16 +289,19 @@ class DataConfig:
         store_dir: Where declared tables are prepared to.
         verify: Whether files are read again for their checksums only if size or times `changed`
             and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
-        split_strategy: `leave_one_out`, `predefined` files, or `random` or by `time` in fractions.
+        split_strategy: `leave_one_out`, `predefined` files, also as `predefined_ranking`, or
+            `random` or by `time` in fractions.
         split_fractions: Of train, valid and test.
         split_seed: Of a `random` split.
         stratify: Whether a `random` split keeps the share of each label.
-        min_interactions: Users with fewer rows are trained on only, in `leave_one_out`.
+        min_interactions: Users with fewer rows are trained on only, in `leave_one_out`; they have
+            no validation row of `predefined_ranking`.
         label_threshold: Ratings from it on are positives, in MovieLens.
-        num_neg_train: Negatives that are drawn per positive, in `leave_one_out`.
+        num_neg_train: Negatives that are drawn per positive of a ranking task.
         num_neg_eval: Items that each held-out positive is ranked among.
+        candidates: Files with these items for the test split; null: they are drawn.
         negative_exclusion: Which of a user's items are never drawn: those of `train`, or `all`.
-        explicit_negatives: Whether rows with the label 0 are trained on too, in `leave_one_out`.
+        explicit_negatives: Whether rows with the label 0 are trained on too, in a ranking task.
     """
 
     dataset_name: str = "movielens-100k"
@@ -289,6 +319,7 @@ class DataConfig:
     label_threshold: float = 4.0
     num_neg_train: int = limited(4, at_least=0)
     num_neg_eval: int = limited(999, at_least=1)
+    candidates: CandidatesConfig | None = None
     negative_exclusion: Literal["train", "all"] = "train"
     explicit_negatives: bool = False
 
@@ -320,6 +351,10 @@ class DataConfig:
             raise ConfigError(
                 f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
                 key="data.split_strategy",
+            )
+        if self.candidates is not None and not self.split.makes_ranking:
+            raise ConfigError(
+                f"split_strategy {self.split_strategy} ranks nothing", key="data.candidates"
             )
 
     @property

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from deepfm.data import Adapter
+from deepfm.data.candidates import candidates_of, read_candidates
 from deepfm.data.dataset import (
     Catalogue,
     NegativeSampling,
@@ -29,11 +30,12 @@ from deepfm.data.labels import (
     refuse_bad,
     sample_weight,
 )
-from deepfm.data.options import DataConfig, HistoryConfig
+from deepfm.data.options import CandidatesConfig, DataConfig, HistoryConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources.tables import RawTables, id_field
-from deepfm.data.splits import RankingSplit, SplitOptions, Splits, Times, sortable
+from deepfm.data.sources.tabular import candidate_files
+from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, Times, sortable
 from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.seeding import generator
@@ -59,6 +61,10 @@ class Events(NamedTuple):
     order: np.ndarray
     time: np.ndarray
     split: Splits
+
+    def positives(self, rows: np.ndarray) -> np.ndarray:
+        """Which of some rows hold a positive: their places among these rows."""
+        return np.flatnonzero(self.label[rows] > 0)
 
 
 class RankingData(NamedTuple):
@@ -118,7 +124,12 @@ def load_ranking(
         encoders = encoders if base is None else encoders.grown_from(base)
     history = _interactions(events, np.arange(len(events.user)))
     count = max(data.num_neg_eval, at_least)
-    candidates = draw_candidates(count, history, generator(candidate_seed, "candidates"))
+    drawn = draw_candidates(count, history, generator(candidate_seed, "candidates"))
+    valid, test = (
+        drawn[events.user[part[events.positives(part)]]] for part in (split.valid, split.test)
+    )
+    if data.candidates is not None:
+        test = _listed_candidates(data, data.candidates, events, schema)
     weight = _weights(data, tables.interactions)
     described = data.built_history
     rows = _EncodedRows(events, columns, encoders, weight, described and described[1])
@@ -126,8 +137,8 @@ def load_ranking(
     prior = rows.prior(train)
     found = RankingData(
         train,
-        rows.held_out(split.valid, candidates, data.num_neg_eval, prior),
-        rows.held_out(split.test, candidates, data.num_neg_eval, prior),
+        rows.held_out(split.valid, valid, data.num_neg_eval, prior),
+        rows.held_out(split.test, test, data.num_neg_eval, prior),
         encoders,
         events,
         history,
@@ -206,11 +217,13 @@ class _EncodedRows:
         num_negatives: int,
         prior: Prior | None,
     ) -> TabularDataset:
-        """Some rows, of which each positive one is ranked among its user's candidates."""
-        events = self._events
-        positive = np.flatnonzero(events.label[rows] > 0)
-        ranked = rows[positive]
-        items = np.column_stack([events.item[ranked], candidates[events.user[ranked]]])
+        """Some rows, of which each positive one is ranked among candidates.
+
+        Args:
+            candidates: Of each positive row, (U, C).
+        """
+        positive = self._events.positives(rows)
+        items = np.column_stack([self._events.item[rows[positive]], candidates])
         task = RankingTask(positive, items, num_negatives, self._catalogue, prior)
         return self._dataset(rows, ranking=task)
 
@@ -329,8 +342,25 @@ def _read_events(
         order, bad = sortable(combined(rows[schema.time_column]))
         time, _ = Times().read(combined(rows[schema.time_column]))
     refuse_bad(rows[schema.time_column], bad, A_TIME, _places(schema.time_column))
-    parts = split.divide(user, order, options)
+    parts = split.divide(RankedRows(user, order, tables.role), options)
     return Events(tables, user, item, rating, label, order, time, parts)
+
+
+def _listed_candidates(
+    data: DataConfig, config: CandidatesConfig, events: Events, schema: DatasetSchema
+) -> np.ndarray:
+    """The candidates of the positive rows of the test split, out of files, (U, C)."""
+    files = candidate_files(data)["candidates"]
+    test = events.split.test[events.positives(events.split.test)]
+    return candidates_of(
+        read_candidates(config, files, schema, events.tables),
+        events.user[test],
+        events.item[test],
+        schema=schema,
+        tables=events.tables,
+        trained=_interactions(events, events.split.train),
+        expected=data.num_neg_eval,
+    )
 
 
 def _weights(data: DataConfig, rows: pa.Table) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """Which rows train, validate and test."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import A_TIME, read_numbers, read_times, where
 from deepfm.data.files.columns import is_text, named_in_errors
-from deepfm.data.order import Permutation, mix
+from deepfm.data.order import mix
+from deepfm.data.split_parts import RandomSplit, StratifiedSplit, TimeSplit
 from deepfm.errors import ConfigError, DataError
-from deepfm.utils.seeding import derive_seed
 
 SAMPLE = 2**20  # times that are kept to find the cut points of a split by time
 
@@ -94,13 +94,23 @@ class RankingSplit(Split):
 
     @classmethod
     @abstractmethod
-    def divide(cls, user: np.ndarray, time: np.ndarray, options: SplitOptions) -> "Splits":
-        """The rows of each split.
+    def divide(cls, rows: "RankedRows", options: SplitOptions) -> "Splits":
+        """The rows of each split."""
 
-        Args:
-            user: User of each row, (N,) int.
-            time: Anything sortable, (N,).
-        """
+
+class RankedRows(NamedTuple):
+    """All rows of a ranking task, N of them.
+
+    Attributes:
+        user: User of each row, (N,) int.
+        time: Anything sortable, (N,).
+        role: Index in `SPLIT_NAMES` of the files that each row stands in, (N,) int; None: all
+            stand in the same files.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    role: np.ndarray | None = None
 
 
 class StreamedSplit(Split):
@@ -245,12 +255,35 @@ class LeaveOneOut(RankingSplit):
     needs = ("user_field", "item_field", "time_column")
 
     @classmethod
-    def divide(cls, user: np.ndarray, time: np.ndarray, options: SplitOptions) -> "Splits":
-        return leave_one_out(user, time, min_interactions=options.min_interactions)
+    def divide(cls, rows: RankedRows, options: SplitOptions) -> "Splits":
+        return leave_one_out(rows.user, rows.time, min_interactions=options.min_interactions)
+
+
+class PredefinedRanking(RankingSplit):
+    """The test rows are in files of their own, and so may be those that validate.
+
+    Without files of validation rows, each user's last training row validates, and trains no more.
+    """
+
+    name = "predefined_ranking"
+    needs = ("user_field", "item_field", "time_column", "test_files")
+    has_own_files = True
+
+    @classmethod
+    def divide(cls, rows: RankedRows, options: SplitOptions) -> "Splits":
+        assert rows.role is not None  # what has files of its own knows them
+        train, valid, test = (np.flatnonzero(rows.role == part) for part in range(3))
+        if not len(valid):
+            last = _last_rows(rows.user[train], rows.time[train])
+            enough = np.bincount(rows.user) >= options.min_interactions
+            valid = np.sort(train[last[enough[rows.user[train[last]]]]])
+            train = np.setdiff1d(train, valid)
+        return Splits(train, valid, test)
 
 
 SPLITS: dict[str, type[Split]] = {
-    split.name: split for split in (LeaveOneOut, PredefinedFiles, RandomRows, ByTime)
+    split.name: split
+    for split in (LeaveOneOut, PredefinedRanking, PredefinedFiles, RandomRows, ByTime)
 }
 
 
@@ -289,6 +322,14 @@ def leave_one_out(user: np.ndarray, time: np.ndarray, *, min_interactions: int) 
     )
 
 
+def _last_rows(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Each user's last row, by time and then by row number."""
+    order = np.lexsort((time, user))
+    is_last = np.append(user[order[1:]] != user[order[:-1]], True)
+    last: np.ndarray = order[is_last[: len(order)]]
+    return last
+
+
 def sortable(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Numbers in the order of the times, (N,), and which values are none, (N,) bool.
 
@@ -322,70 +363,6 @@ def sortable(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         rank = np.unique(np.column_stack([seconds, rank]), axis=0, return_inverse=True)[1].ravel()
         bad = ~read
     return rank, bad
-
-
-class RandomSplit:
-    """Parts drawn for each row alone, by a hash of (seed, row number); nothing is held.
-
-    A part's size is binomial: of a million rows, 0.8 +- 0.0004 train.
-    """
-
-    def __init__(self, fractions: tuple[float, ...], seed: int) -> None:
-        self._ends = _ends(fractions)
-        self._key = mix(np.full(1, derive_seed(seed, "split"), np.uint64))
-
-    def parts(self, rows: np.ndarray) -> np.ndarray:
-        """0 (train), 1 (valid) or 2 (test) for each row number, (N,) int64."""
-        hashes = mix(rows.astype(np.uint64) ^ self._key)
-        below_one = (hashes >> np.uint64(11)) * 2.0**-53
-        return np.searchsorted(self._ends, below_one, side="right")
-
-
-class StratifiedSplit:
-    """Exactly the given share of each class, give or take a row, drawn by (seed, class).
-
-    The k-th row of a class goes where a pseudo-random permutation of its rows puts it, so that
-    only the sizes of the classes need to be known beforehand. Rows must come in order.
-    """
-
-    def __init__(self, fractions: tuple[float, ...], seed: int, sizes: Sequence[int]) -> None:
-        self._ends = [np.round(_ends(fractions) * size) for size in sizes]
-        self._places = [
-            Permutation(size, seed=derive_seed(seed, "stratified split", label))
-            for label, size in enumerate(sizes)
-        ]
-        self._seen = [0] * len(sizes)
-
-    def parts(self, classes: np.ndarray) -> np.ndarray:
-        """Parts of the next rows by their class 0, 1, …; -1 for a row of class -1, (N,) int64."""
-        found = np.full(len(classes), -1)
-        for label, places in enumerate(self._places):
-            rows = np.flatnonzero(classes == label)
-            ranks = self._seen[label] + np.arange(len(rows))
-            self._seen[label] += len(rows)
-            found[rows] = np.searchsorted(self._ends[label], places(ranks), side="right")
-        return found
-
-
-class TimeSplit:
-    """Old rows train, newer ones validate, the newest test; rows of equal time stay together.
-
-    A row whose time is a cut point belongs to the later part.
-    """
-
-    def __init__(self, first: float, second: float) -> None:
-        self.cuts = np.array([first, second])
-
-    @classmethod
-    def of(cls, fractions: tuple[float, ...], times: np.ndarray) -> "TimeSplit":
-        """Cut points at the shares of some times, which may be a sample of all."""
-        times = np.sort(times)
-        ends = np.ceil(_ends(fractions) * len(times) - 1e-9).astype(int)
-        return cls(*(times[end] if end < len(times) else np.inf for end in ends))
-
-    def parts(self, times: np.ndarray) -> np.ndarray:
-        """0 (train), 1 (valid) or 2 (test) for each time, (N,) int64."""
-        return np.searchsorted(self.cuts, times, side="right")
 
 
 class Times:
@@ -441,10 +418,3 @@ class TimeSample:
     def times(self) -> np.ndarray:
         """(at most 2^20,) float64."""
         return self._times
-
-
-def _ends(fractions: tuple[float, ...]) -> np.ndarray:
-    """Where the first two of three parts end; exactly 1 where nothing is left for the third."""
-    ends = np.cumsum(fractions)[:-1]
-    ends[ends > 1 - 1e-9] = 1.0
-    return ends

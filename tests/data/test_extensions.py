@@ -40,11 +40,11 @@ class FirstOfEach(RankingSplit):
     needs = ("user_field", "item_field", "time_column")
 
     @classmethod
-    def divide(cls, user, time, options):
-        ranks = np.zeros(len(user), int)
-        for one in np.unique(user):
-            rows = np.flatnonzero(user == one)
-            ranks[rows[np.argsort(time[rows], kind="stable")]] = np.arange(len(rows))
+    def divide(cls, rows, options):
+        ranks = np.zeros(len(rows.user), int)
+        for one in np.unique(rows.user):
+            own = np.flatnonzero(rows.user == one)
+            ranks[own[np.argsort(rows.time[own], kind="stable")]] = np.arange(len(own))
         return Splits(
             *(np.flatnonzero(is_chosen) for is_chosen in (ranks > 1, ranks == 1, ranks < 1))
         )

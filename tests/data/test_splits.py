@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from deepfm.config import load_config
 from deepfm.data import splits
+from deepfm.data.split_parts import RandomSplit, StratifiedSplit, TimeSplit
 from deepfm.data.splits import (
-    RandomSplit,
-    StratifiedSplit,
+    PredefinedRanking,
+    RankedRows,
+    SplitOptions,
     Times,
     TimeSample,
-    TimeSplit,
     leave_one_out,
     sortable,
 )
@@ -45,6 +46,34 @@ def test_equals_the_plain_loop_ties_included(events, min_interactions):
     found = leave_one_out(user, time, min_interactions=min_interactions)
     expected = plain_leave_one_out(user.tolist(), time.tolist(), min_interactions)
     assert tuple(rows.tolist() for rows in found) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1),
+    st.lists(st.integers(0, 4), min_size=1),
+)
+def test_given_test_rows_leave_each_users_last_training_row_to_validate(events, tested):
+    user, time = np.array(events).T
+    rows = RankedRows(
+        np.append(user, tested),
+        np.append(time, np.zeros(len(tested), int)),
+        np.repeat([0, 2], [len(user), len(tested)]),
+    )
+    train, valid = [], []
+    for one in set(user.tolist()):
+        own = sorted((time[row], row) for row in np.flatnonzero(user == one))
+        if len(own) + tested.count(one) >= 3:
+            valid.append(own.pop()[1])
+        train += [row for _, row in own]
+    test = list(range(len(user), len(user) + len(tested)))
+    found = PredefinedRanking.divide(rows, SplitOptions(min_interactions=3))
+    assert [part.tolist() for part in found] == [sorted(train), sorted(valid), test]
+
+
+def test_given_validation_rows_validate():
+    rows = RankedRows(np.zeros(6, int), np.arange(6)[::-1], np.array([0, 0, 0, 1, 2, 2]))
+    found = PredefinedRanking.divide(rows, SplitOptions())
+    assert [part.tolist() for part in found] == [[0, 1, 2], [3], [4, 5]]
 
 
 def test_movielens_has_486_positives_in_test_and_493_in_validation(movielens_dir, tmp_path):

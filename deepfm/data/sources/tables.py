@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -74,11 +75,14 @@ class RawTables(NamedTuple):
             context columns.
         users, items: One row per user and per item, with their raw feature columns. The item
             table is the catalogue that negatives and candidates are drawn from.
+        role: Index in `SPLIT_NAMES` of the files that each interaction stands in, (N,) int; None
+            where each split has no files of its own.
     """
 
     interactions: pa.Table
     users: pa.Table
     items: pa.Table
+    role: np.ndarray | None = None
 
     @property
     def sides(self) -> SideTables:

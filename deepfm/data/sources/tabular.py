@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -117,8 +118,11 @@ def _of_their_sides(
     return found
 
 
-def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
+def find_files(data_dir: Path, patterns: Sequence[str], section: str = "data.table") -> list[Path]:
     """The files that paths or globs below `data_dir` name; those of one glob in order of name.
+
+    Args:
+        section: Of the config, that the patterns stand in.
 
     Raises:
         MissingDataError: A pattern matches no file.
@@ -127,14 +131,14 @@ def find_files(data_dir: Path, patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         if "://" in pattern:
             raise MissingDataError(
-                f"data.table: only local files can be read, found {pattern}; set data.table.files "
-                "and data.table.valid_files to local paths"
+                f"{section}: only local files can be read, found {pattern}; name the path of a "
+                "local copy"
             )
         path = data_dir / pattern
         matches = [path] if os.path.isfile(path) else sorted(map(Path, glob.glob(str(path))))
         if not matches:
             raise MissingDataError(
-                "no such file (from data.table and data.data_dir)", place=Place(file=str(path))
+                f"no such file (from {section} and data.data_dir)", place=Place(file=str(path))
             )
         found += matches
     return found
@@ -167,7 +171,7 @@ def source_files(data: DataConfig) -> dict[str, list[Path]]:
     """The files of a declared table, fetched if need be, by what they hold.
 
     `train`, `valid` and `test` where the split has files of its own, else `rows`; `users`,
-    `items`.
+    `items`; `candidates`.
 
     Raises:
         MissingDataError: A pattern matches no file.
@@ -182,7 +186,20 @@ def source_files(data: DataConfig) -> dict[str, list[Path]]:
     for side, source in zip(SIDES, (table.users, table.items), strict=True):
         if source is not None:
             patterns[side] = source.files
-    return {role: find_files(folder, some) for role, some in patterns.items() if some}
+    found = {role: find_files(folder, some) for role, some in patterns.items() if some}
+    return found | candidate_files(data)
+
+
+def candidate_files(data: DataConfig) -> dict[str, list[Path]]:
+    """The files of `data.candidates`, as `candidates`; nothing where there are none.
+
+    Raises:
+        MissingDataError: A pattern matches no file.
+    """
+    if data.candidates is None:
+        return {}
+    section = "data.candidates"
+    return {"candidates": find_files(Path(data.data_dir), data.candidates.files, section)}
 
 
 def fingerprint_of(data: DataConfig, files: Mapping[str, list[Path]]) -> FilesRead:
@@ -245,7 +262,7 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
     """
     fetch(table.package, data_dir, auto_download)
     declared = schema(table, data_dir)
-    events = _whole(table, data_dir)
+    events, role = _events(table, data_dir)
     given = side_tables(table, declared, data_dir)
     sides = {"user": given.users, "item": given.items}
     for side in sides:
@@ -253,7 +270,7 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
         _refuse_null(events, column, f"identifies the {side}")
         if sides[side] is None:
             sides[side] = _first_rows(declared, events, side, column)
-    tables = RawTables(events, sides["user"], sides["item"])
+    tables = RawTables(events, sides["user"], sides["item"], role)
     for side in sides:
         positions = tables.positions(declared, events, side)
         if positions.null_count:
@@ -264,6 +281,26 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
                 f"which row {row + 1} of the rows refers to"
             )
     return tables
+
+
+def _events(table: TableConfig, data_dir: Path) -> tuple[pa.Table, np.ndarray | None]:
+    """All rows, and where splits have files of their own the index of the split of each.
+
+    Raises:
+        DataError: A file is missing or malformed, or is named for two splits.
+    """
+    if not table.test_files:
+        return _whole(table, data_dir), None
+    roles: dict[Path, int] = {}
+    for role, key in enumerate(("files", "valid_files", "test_files")):
+        for path in find_files(data_dir, getattr(table, key)):
+            if roles.setdefault(path, role) != role:
+                raise DataError(f"{path} holds rows of two splits; data.table.{key} names it too")
+    tables, parts = [], []
+    for rows in read_rows(list(roles), **text_options(table)):
+        tables.append(rows.table)
+        parts.append(np.full(len(rows.table), roles.get(rows.path, 0)))
+    return pa.concat_tables(tables).combine_chunks(), np.concatenate(parts)
 
 
 def side_tables(table: TableConfig, declared: DatasetSchema, data_dir: Path) -> SideTables:

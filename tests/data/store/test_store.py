@@ -24,7 +24,7 @@ from deepfm.data.files.writer import TableWriter
 from deepfm.data.labels import group_ids
 from deepfm.data.load import label_rules
 from deepfm.data.sources import tabular
-from deepfm.data.splits import RandomSplit
+from deepfm.data.split_parts import RandomSplit
 from deepfm.data.store import arrays, stream
 from deepfm.data.store import prepare as store
 from deepfm.data.store.prepare import Store, open_store, prepare
