@@ -3,6 +3,7 @@
 `prepare` reads the files as a stream, up to three times: once over the split's column where the
 split needs it, once to fit the encoders on the training rows where some field learns of them, once
 to encode every row. Its memory grows with the vocabularies and the side tables, not with the rows.
+Histories are found by sorting on disk after that; see `deepfm.data.store.history_writer`.
 What it makes is a directory:
 
     <store_dir>/<folder of the files>-<key>/
@@ -44,7 +45,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -69,7 +69,7 @@ from deepfm.data.splits import SplitOptions, StreamedSplit
 from deepfm.data.store.arrays import ArrayWriter
 from deepfm.data.store.checks import DamagedStore, digest_of
 from deepfm.data.store.encode import RowEncoding, in_threads, read_ahead
-from deepfm.data.store.history_writer import FOLDER, HistoryWriter
+from deepfm.data.store.history_writer import HistoryWriter, write_histories
 from deepfm.data.store.manifest import FORMAT_VERSION, hash_plain, read_manifest, write_manifest
 from deepfm.data.store.opening import Store, declared_table, open_store, verify_store
 from deepfm.data.store.stream import PassOverRows, RowStream, training_rows
@@ -360,7 +360,7 @@ def _build(
                 bad += encoded.bad
                 if histories is not None and encoded.records is not None:
                     histories.add(encoded.records)
-        history = {} if histories is None else _written(histories, out)
+        history = {} if histories is None else write_histories(histories, out)
     for split in table.split_names:
         if not out.rows[split]:
             raise DataError(
@@ -394,26 +394,6 @@ def _histories(
     if history is None or encoding.records is None:
         return contextlib.nullcontext()
     return HistoryWriter(scratch, encoding.records.dtype, history)
-
-
-def _written(histories: HistoryWriter, out: ArrayWriter) -> dict[str, Any]:
-    """Write the histories of all rows, and return what the manifest says about them."""
-    start = time.perf_counter()
-    found = histories.write(out)
-    told = histories.summary(found)
-    means = ", ".join(
-        f"{found.seen[split] / count:.1f} {split}" for split, count in out.rows.items()
-    )
-    LOGGER.info(
-        f"histories of at most {told['max_length']} events, on average {means}; ties: "
-        f"{told['ties']}, until: {told['until']}; {found.events:,} events of {found.users:,} "
-        f"users, {time.perf_counter() - start:.1f} s"
-    )
-    if found.without:
-        LOGGER.warning(
-            f"{found.without:,} rows without a user or a time have no history, and are in none"
-        )
-    return {"history": told, "event_arrays": out.shapes(FOLDER)}
 
 
 def _fitted(schema: DatasetSchema, stream: RowStream, base: Encoders | None) -> Encoders:

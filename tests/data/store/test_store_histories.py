@@ -13,8 +13,10 @@ from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.files.writer import TableWriter
 from deepfm.data.history import age_ids
 from deepfm.data.labels import group_ids
-from deepfm.data.load import ExperimentData, load_data, prepare_data
+from deepfm.data.load import ExperimentData, declared_schema, load_data, prepare_data
 from deepfm.data.store import external_sort, opening, stream
+from deepfm.data.store.last_events import last_events
+from deepfm.data.store.opening import open_store
 from deepfm.errors import ConfigError, DataError, DeepFMError
 
 FIELDS = {
@@ -385,3 +387,29 @@ def test_users_are_known_by_their_text(tmp_path):
     assert found.tolist() == sorted(hashes.tolist())
     counts = np.fromfile(store / "history" / "user_events.bin", np.int64)
     assert counts.sum() == data.summary["history"]["events"]
+
+
+@pytest.mark.parametrize("until", ["split", "row"])
+def test_the_last_events_of_each_user(tmp_path, until, monkeypatch):
+    monkeypatch.setattr(opening, "CHECKED_AT_ONCE", 0)
+    columns = rows()
+    write(tmp_path, columns)
+    used = config(tmp_path, "time", until=until)
+    data = load_data(used)
+    split = split_of_rows(data)
+    expected: dict[int, list[int]] = {}
+    for row in sorted(split, key=lambda row: (columns["time"][row], row)):
+        user = columns["user"][row]
+        if user is not None and columns["liked"][row] and (until, split[row]) not in HIDDEN:
+            text = pa.table({"user": [user]})
+            expected.setdefault(group_ids(text, ["user"]).item() % 2**64, []).append(row)
+    store = open_store(prepare_data(used), used.data, declared_schema(used))
+    found = last_events(store.events, LENGTH)
+    assert found.user.tolist() == sorted(expected)
+    for place, user in enumerate(found.user.tolist()):
+        own = slice(found.starts[place], found.starts[place + 1])
+        events = expected[user][-LENGTH:]
+        assert found.time[own].tolist() == [columns["time"][row] for row in events]
+        kinds = [columns["kind"][row] for row in events]
+        assert found.ids["history_kind"][own].tolist() == kinds
+    assert found.starts[-1] == len(found.time) == len(found.ids["history_item"])
