@@ -177,7 +177,7 @@ def test_tiles_that_are_computed_twice_change_nothing(schema, config, name, draw
     said = []
     monkeypatch.setattr(training_pairs.LOGGER, "info", said.append)
     monkeypatch.setattr(training_pairs, "HELD", 0)
-    monkeypatch.setattr(training_pairs, "TILE", 3000)
+    monkeypatch.setattr(training_pairs, "CPU_TILE", 3000)
     schema = with_items(schema, ITEM_FIELDS)
     check(double_model(schema, config, name), Case(schema, *DRAWN[drawn]), "sampled_softmax")
     assert len(said) == 1
@@ -192,7 +192,7 @@ def test_dropout_masks_are_the_same_in_both_computations(schema, config, monkeyp
     case.pairs = case.pairs._replace(
         items=case.pairs.items._replace(dense=case.pairs.items.dense.float())
     )
-    monkeypatch.setattr(training_pairs, "TILE", 10**9)  # one tile, as without computing twice
+    monkeypatch.setattr(training_pairs, "CPU_TILE", 10**9)  # one tile, as without computing twice
     found = []
     for held in (10**9, 0):
         monkeypatch.setattr(training_pairs, "HELD", held)
