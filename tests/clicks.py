@@ -9,6 +9,13 @@ import pyarrow.csv
 from deepfm import experiment
 from deepfm.config import ExperimentConfig, config_from_dict
 
+# What `metrics.json` has of the calibration of a task with two classes.
+CALIBRATION = {
+    f"{name}{ending}"
+    for name in ("ece", "calibration_ratio", "normalized_entropy")
+    for ending in ("", "_interval")
+}
+
 
 def write_rows(folder: Path, name: str = "rows.csv", seed: int = 0, count: int = 1200) -> pa.Table:
     """Clicks that follow from user and size, a `kind` of three, and an amount."""

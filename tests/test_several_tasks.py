@@ -33,6 +33,7 @@ from deepfm.models.options import DeepFMConfig
 from deepfm.objectives import LOSSES, Objective, Task, check_losses, check_metrics, metric_names
 from deepfm.objectives.losses import BinaryCrossEntropy
 from deepfm.training.trainer import Interrupted, Trainer, TrainingState
+from tests.clicks import CALIBRATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -521,11 +522,11 @@ def test_two_tasks_from_rows_to_predictions(folder):
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics) == {"valid", "test", "data"}
     assert {name: set(found) for name, found in metrics["test"].items()} == {
-        "click": {"auc", "logloss", "base_rate_logloss"},
+        "click": {"auc", "logloss", "base_rate_logloss"} | CALIBRATION,
         "buy": {
             "auc", "normalized_entropy", "binary_focal", "binary_cross_entropy", "logloss",
             "base_rate_logloss",
-        },
+        } | CALIBRATION,
     }  # fmt: skip
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in history] == [1, 2]
@@ -533,7 +534,10 @@ def test_two_tasks_from_rows_to_predictions(folder):
 
     found = pyarrow.parquet.read_table(run / "predictions.parquet")
     labels, columns = ["label_click", "label_buy"], ["probability_click", "probability_buy"]
-    assert found.column_names == ["row", *labels, *columns]
+    logits = ["logit_click", "logit_buy"]
+    assert found.column_names == ["row", *labels, *columns, *logits]
+    for column, logit in zip(columns, logits, strict=True):
+        np.testing.assert_allclose(found[column], 1 / (1 + np.exp(-found[logit].to_numpy())))
     rows_there = found["row"].to_numpy()
     for name, raw in zip(labels, ("c", "b"), strict=True):
         np.testing.assert_array_equal(found[name], table[raw].to_numpy()[rows_there])
@@ -574,7 +578,7 @@ def test_evaluation_may_ask_a_task_for_other_metrics(folder):
     found = evaluate_checkpoint(best, config=changed)
     assert set(found["test"]["click"]) == {
         "accuracy", "binary_cross_entropy", "logloss", "base_rate_logloss",
-    }  # fmt: skip
+    } | CALIBRATION  # fmt: skip
     other = load_config(path, ["tasks.click.weight=2"])
     with pytest.raises(ConfigError, match=r"it also changes tasks\.click\.weight"):
         evaluate_checkpoint(best, config=other)

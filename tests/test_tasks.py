@@ -23,6 +23,7 @@ from deepfm.errors import ConfigError, DataError
 from deepfm.evaluation.scoring import evaluate, evaluate_metric, score
 from deepfm.prediction import Predictor
 from tests import reference
+from tests.clicks import CALIBRATION
 
 CITIES = 12
 
@@ -138,8 +139,11 @@ def test_train_evaluate_predict(name, tmp_path, capsys):
     assert (code, errors) == (0, "")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     figure = "rmse" if "mse" in task["reported"] else "logloss"
-    assert set(metrics["test"]) == task["reported"] | {figure, f"base_rate_{figure}"}
-    assert all(isinstance(value, int | float) for value in metrics["test"].values())
+    is_binary = task["columns"] == ["probability"]
+    reported = task["reported"] | {figure, f"base_rate_{figure}"}
+    assert set(metrics["test"]) == reported | (CALIBRATION if is_binary else set())
+    for key, value in metrics["test"].items():
+        assert isinstance(value, list if key.endswith("_interval") else int | float)
     metric, least = task["good"]
     assert metrics["test"][metric] > least
 
@@ -151,7 +155,7 @@ def test_train_evaluate_predict(name, tmp_path, capsys):
     assert checkpoint.training["best_value"] == best
 
     saved = pyarrow.parquet.read_table(tmp_path / "run" / "predictions.parquet")
-    assert saved.column_names == ["row", "label", *task["columns"]]
+    assert saved.column_names == ["row", "label", *task["columns"], *(["logit"] * is_binary)]
     label = table[task.get("label", {"column": "click"})["column"]].take(saved["row"])
     np.testing.assert_allclose(saved["label"], label.cast(pa.float32()))
     values = np.column_stack([saved[column].to_numpy() for column in task["columns"]])
