@@ -27,6 +27,7 @@ from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.fingerprint import Fingerprint
+from deepfm.data.last_events import LastEvents
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
@@ -85,6 +86,7 @@ class Checkpoint:
         training: A `TrainingState` as plain data; None in `best_model.pt`.
         fingerprint: What the raw data was, by content; None of an earlier release.
         calibration: Maps that are applied to its logits last, by task; training drops them.
+        events: The newest events of each user; None of a model without histories.
     """
 
     config: ExperimentConfig
@@ -96,6 +98,7 @@ class Checkpoint:
     training: dict[str, Any] | None = None
     fingerprint: Fingerprint | None = None
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    events: LastEvents | None = None
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
@@ -149,6 +152,7 @@ class Checkpoint:
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
             "calibration": {task: found.to_plain() for task, found in self.calibration.items()},
+            "events": None if self.events is None else self.events.to_plain(),
         }
         with atomic_writer(path) as file:
             torch.save(content, file)
@@ -217,9 +221,10 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
     encoders, plain = dict(content["encoders"]), content.get("fingerprint")
     calibration = content.get("calibration", {})  # older releases have none
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
+    read, events = Encoders.from_dict(encoders), content.get("events")
     return Checkpoint(
         config=config_from_dict(content["config"]),
-        encoders=Encoders.from_dict(encoders),
+        encoders=read,
         users=users,
         items=items,
         history=history,
@@ -227,6 +232,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         training=content["training"],
         fingerprint=None if plain is None else Fingerprint.from_plain(plain),
         calibration={task: calibration_from_plain(of) for task, of in calibration.items()},
+        events=None if events is None else LastEvents.from_plain(events, read.schema),
     )
 
 

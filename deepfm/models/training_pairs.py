@@ -209,9 +209,10 @@ class TrainingPairs:
             what = f"the DNN behind its first layer for each, {flops / 1e9:,.1f} GFLOP per step"
         memory = f"{pairs * held / 2**20:,.0f} MiB held"
         if plan.twice:
+            part = plan.at_once * held / 2**20
             memory = (
-                f"computed twice, {plan.at_once:,} at once, so that {plan.at_once * held / 2**20:,.0f} "
-                f"MiB are held in the place of {pairs * held / 2**20:,.0f}"
+                f"computed twice, {plan.at_once:,} at once, so that {part:,.0f} MiB are held in "
+                f"the place of {pairs * held / 2**20:,.0f}"
             )
         LOGGER.info(f"{shape[0]:,} x {shape[1]:,} pairs in a step: {what}; {memory}")
 
