@@ -24,6 +24,7 @@ from deepfm.utils.logging import LOGGER
 HELD = 2**29  # bytes that the pairs of a batch may hold; beyond, tiles are computed twice
 # Bytes that one tile holds. On one core, 1,024 x 1,024 pairs behind a DNN's layer of 64 units take
 # half the time in tiles of 4 MiB, computed twice, that they take at once: these fit into caches.
+# Whole rows come in larger ones, because a gradient of whole tables is made for each tile.
 CPU_TILE, TILE = 2**22, 2**27
 _MEASURED = 16  # pairs, at most, by which the bytes of one are measured
 
@@ -40,8 +41,7 @@ class Plan(NamedTuple):
     twice: bool
 
     @classmethod
-    def of(cls, pairs: int, bytes_of_pair: int, device: torch.device) -> "Plan":
-        tile = CPU_TILE if device.type == "cpu" else TILE
+    def of(cls, pairs: int, bytes_of_pair: int, tile: int) -> "Plan":
         at_once = min(pairs, max(tile // bytes_of_pair, 1)) if bytes_of_pair else pairs
         return cls(at_once, twice=pairs * bytes_of_pair > HELD)
 
@@ -193,7 +193,8 @@ class TrainingPairs:
         return torch.cat(bands)
 
     def _plan(self, pairs: int) -> Plan:
-        return Plan.of(pairs, self._bytes_of_pair or 0, self.model.device)
+        small = self.branches is not None and self.model.device.type == "cpu"
+        return Plan.of(pairs, self._bytes_of_pair or 0, CPU_TILE if small else TILE)
 
     def _say(self, plan: Plan, shape: tuple[int, ...]) -> None:
         """Log what the pairs of a batch cost."""
@@ -209,10 +210,10 @@ class TrainingPairs:
             what = f"the DNN behind its first layer for each, {flops / 1e9:,.1f} GFLOP per step"
         memory = f"{pairs * held / 2**20:,.0f} MiB held"
         if plan.twice:
-            part = plan.at_once * held / 2**20
             memory = (
-                f"computed twice, {plan.at_once:,} at once, so that {part:,.0f} MiB are held in "
-                f"the place of {pairs * held / 2**20:,.0f}"
+                f"computed twice, {plan.at_once:,} at once, so that "
+                f"{plan.at_once * held / 2**20:,.0f} MiB are held in the place of "
+                f"{pairs * held / 2**20:,.0f}"
             )
         LOGGER.info(f"{shape[0]:,} x {shape[1]:,} pairs in a step: {what}; {memory}")
 

@@ -178,6 +178,7 @@ def test_tiles_that_are_computed_twice_change_nothing(schema, config, name, draw
     monkeypatch.setattr(training_pairs.LOGGER, "info", said.append)
     monkeypatch.setattr(training_pairs, "HELD", 0)
     monkeypatch.setattr(training_pairs, "CPU_TILE", 3000)
+    monkeypatch.setattr(training_pairs, "TILE", 3000)
     schema = with_items(schema, ITEM_FIELDS)
     check(double_model(schema, config, name), Case(schema, *DRAWN[drawn]), "sampled_softmax")
     assert len(said) == 1
