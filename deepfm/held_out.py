@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deepfm import experiment
 from deepfm.checkpoint import Checkpoint, changed_keys
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
@@ -14,7 +15,6 @@ from deepfm.data.load import ExperimentData
 from deepfm.errors import ConfigError
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import evaluate
-from deepfm.experiment import load_data
 from deepfm.objectives import check_metrics
 from deepfm.preflight import resolve_device
 from deepfm.several import calibration_lines, load_several, scorer_of
@@ -72,7 +72,7 @@ def held_out(
             )
         used = config
         check_metrics(used.task_list(), used.training.metric, used.task_data())
-    data = load_data(used, checkpoint.encoders)
+    data = experiment.load_data(used, checkpoint.encoders)
     before, now = checkpoint.fingerprint, data.fingerprint
     if config is None and before and now and (found := before.difference(now)):
         LOGGER.warning(": ".join(found))
