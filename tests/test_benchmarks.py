@@ -1,5 +1,6 @@
 """The parts of `benchmarks/` that decide what a figure means; no speed is asserted here."""
 
+import negatives as cost_of_negatives
 import numpy as np
 import ours
 import pytest
@@ -10,6 +11,8 @@ from peers.measure import StepClock, Task
 from textbook import learned
 from torch import nn
 from workloads import WORKLOADS, Workload, generate
+
+from deepfm.preflight import check_settings
 
 TINY = Workload("W1", 3, (20, 50), 0, 0, (8, 4), False, 0.0)
 ROWS = 3 * 4096
@@ -147,3 +150,11 @@ def test_the_report_of_a_run():
     assert "| adam | 0.7500 (0.7000, 0.8000) | 0.7000 (0.7000, 0.7000) |" in text
     assert "## W1, 1 thread\n" in text
     assert "| ranking | 1 | plain | 2 | 0.25 of it |" in text
+
+
+def test_negatives_are_compared_on_one_model():
+    configs = [cost_of_negatives.config_of(way, "nowhere") for way in cost_of_negatives.WAYS]
+    assert len({str(config.model) for config in configs}) == 1
+    for config in configs:
+        check_settings(config)
+    assert [config.data.num_neg_train for config in configs] == [4, 16, 1024]

@@ -31,7 +31,8 @@ def compare(monkeypatch, tmp_path):
         first = changes.get("first_row", 0)
         rows = np.arange(first, first + len(probability))
         label = LABEL[: len(rows)]
-        table = pa.table({"row": rows, "label": label, "probability": probability})
+        (column,) = config.task_list()[0].prediction_names()
+        table = pa.table({"row": rows, "label": label, column: probability})
         run.write_table(run.predictions, table)
         split = changes.get("split", "test")
         figures = {"prior_correction": changes.get("prior_correction")}
@@ -101,6 +102,16 @@ def test_runs_that_differ_in_no_seed_or_equally_in_all_have_no_p_value(compare):
     assert cells(lines, "one")[1] == ["best", "best"]
     assert cells(lines, "two")[1] == ["equal in every seed", "equal in every seed"]
     assert cells(lines, "three")[1][1] == f"{math.log(2):+.4f} in every seed"
+
+
+def test_scores_that_are_no_probabilities_have_an_auc_and_no_logloss(compare):
+    scores = 20 * runs_of(1, 2, 0.5) - 10
+    by_pairs = {"config": {"training": {"losses": "sampled_softmax"}}}
+    lines = compare(scores=(by_pairs, scores), rows=({}, runs_of(2, 2, 0.5)))
+    (means, *_) = cells(lines, "scores")
+    values = np.array([auc(run) for run in scores])
+    assert means[1] == f"{values.mean():.4f} ± {values.std(ddof=1):.4f}"
+    assert means[2] == ""
 
 
 def test_one_run_per_config_is_no_test_and_one_config_needs_none(compare):

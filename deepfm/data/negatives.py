@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from deepfm.data.batch import Inputs, Pairs
-from deepfm.data.sampling import Interactions, draw_negatives
+from deepfm.data.sampling import Interactions
 from deepfm.errors import DataError
 
 
@@ -84,13 +84,9 @@ class PairSampling:
 
     def _drawn_per_row(self, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Items of each row, (B, count), none of them excluded."""
-        if self.source == "uniform":
-            return draw_negatives(user, self.count, self.excluded, rng)
-        if (full := self._without_popular[user]).any():
+        if (full := self.without_negatives[user]).any():
             raise DataError(
-                f"a user (position {user[full][0]}) has interacted with every item that a training "
-                "row is positive for: no negative can be drawn by popularity; set "
-                "data.negatives_from: uniform"
+                f"a user (position {user[full][0]}) has interacted with every item that is drawn"
             )
         users = np.repeat(user, self.count)
         items = self._items_at(rng.random(len(users)))
@@ -108,6 +104,18 @@ class PairSampling:
         return found
 
     @cached_property
+    def without_negatives(self) -> np.ndarray:
+        """Of which users no item is left to be drawn for a row, (num_users,) bool; none, where
+        rows share their items and get along without any."""
+        if self.shared or self.source == "in_batch":
+            return np.zeros(self.excluded.num_users, bool)
+        is_drawn = np.full(len(self.counts), self.source == "uniform") | (self.counts > 0)
+        user, item = self.excluded.pairs
+        known = np.bincount(user[is_drawn[item]], minlength=self.excluded.num_users)
+        full: np.ndarray = known >= np.count_nonzero(is_drawn)
+        return full
+
+    @cached_property
     def _ends(self) -> np.ndarray:
         return np.cumsum(self.counts)
 
@@ -117,11 +125,3 @@ class PairSampling:
         with np.errstate(divide="ignore"):
             found: np.ndarray = np.log(self.counts / self.counts.sum()).astype(np.float32)
         return found
-
-    @cached_property
-    def _without_popular(self) -> np.ndarray:
-        """Whether all items that are drawn by popularity are excluded, (num_users,) bool."""
-        user, item = self.excluded.pairs
-        known = np.bincount(user[self.counts[item] > 0], minlength=self.excluded.num_users)
-        full: np.ndarray = known >= np.count_nonzero(self.counts)
-        return full

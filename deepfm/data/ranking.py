@@ -217,14 +217,15 @@ class _EncodedRows:
         known = history
         if data.negative_exclusion == "train":
             known = _interactions(events, events.split.train)
-        if data.num_neg_train and data.negatives_from != "in_batch":
-            _refuse_full(events, events.user[trained], known, self._encoders.schema)
+        pairs = self._pairs(data, trained, known) if by_pairs else None
+        if pairs is not None:
+            full, advice = pairs.without_negatives, "set data.negatives_shared: true"
+        else:
+            full = (known.per_user() >= known.num_items) & (data.num_neg_train > 0)
+            advice = "set data.num_neg_train: 0 and data.explicit_negatives: true"
+        self._refuse_full(full, events.user[trained], advice)
         sampling = NegativeSampling(
-            data.num_neg_train,
-            events.user[trained],
-            known,
-            self._catalogue,
-            self._pairs(data, trained, known) if by_pairs else None,
+            data.num_neg_train, events.user[trained], known, self._catalogue, pairs
         )
         return self._dataset(trained, negatives=sampling)
 
@@ -240,6 +241,27 @@ class _EncodedRows:
             excluded=known,
             items=self._catalogue.inputs,
         )
+
+    def _refuse_full(self, full: np.ndarray, user: np.ndarray, advice: str) -> None:
+        """Refuse a user to train on for whom no negative is left, by the id that the data has.
+
+        Args:
+            full: Whether that is so of each user of the table.
+            user: Those to train on.
+            advice: What makes them usable.
+        """
+        found = np.flatnonzero(full)
+        found = found[np.isin(found, user)]
+        if len(found):
+            tables = self._events.tables
+            column = id_field(self._encoders.schema, "user").column
+            name = shown(tables.users[column][int(found[0])].as_py())
+            others = f" and {len(found) - 1:,} others" if len(found) > 1 else ""
+            raise DataError(
+                f"{column} {name}{others}: no item of all {len(tables.items):,} is left that the "
+                f"user has not interacted with, so no negative can be drawn; {advice}, or leave "
+                "the user out"
+            )
 
     def prior(self, train: TabularDataset) -> Prior | None:
         """How often a training row is positive, as labelled and as trained on."""
@@ -350,23 +372,6 @@ def _is_event(events: Events, history: HistoryConfig) -> np.ndarray:
         trains[events.split.train] = True
         is_event = is_event & trains
     return is_event
-
-
-def _refuse_full(
-    events: Events, user: np.ndarray, known: Interactions, schema: DatasetSchema
-) -> None:
-    """Refuse a user to train on for whom no negative is left, by the id that the data has."""
-    full = np.flatnonzero(known.per_user() >= known.num_items)
-    full = full[np.isin(full, user)]
-    if len(full):
-        column = id_field(schema, "user").column
-        found = events.tables.users[column][int(full[0])].as_py()
-        others = f" and {len(full) - 1:,} others" if len(full) > 1 else ""
-        raise DataError(
-            f"{column} {shown(found)}{others}: no item of all {known.num_items:,} is left that the "
-            "user has not interacted with, so no negative can be drawn; set data.num_neg_train: 0 "
-            "and data.explicit_negatives: true, or leave the user out"
-        )
 
 
 def _interactions(events: Events, rows: np.ndarray) -> Interactions:

@@ -102,13 +102,12 @@ class TrainingPairs:
         return PairLogits(own, negatives, pairs.allowed, of_own, of_negatives)
 
     def rows_read(self, inputs: Inputs, pairs: Pairs) -> Inputs:
-        """Whole rows that refer to every row of a table that a batch refers to.
+        """Rows that refer to every row of a table that a batch refers to, and to no other.
 
-        Those are the batch's own, and for each of the D items one of the first user.
+        Those are the batch's own, and the D items alone.
         """
         columns = self.columns.to(inputs.sparse.device)
-        first = inputs.select(torch.zeros_like(inputs.sparse[:1, 0]).expand(pairs.items.num_rows))
-        return _joined(inputs, columns.replaced(first, pairs.items))
+        return _joined(inputs, columns.alone(pairs.items, inputs))
 
     def _by_halves(self, inputs: Inputs, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Logits (B,) and (B, N) of halves."""

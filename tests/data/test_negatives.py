@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from deepfm.data.negatives import PairSampling
 from deepfm.data.sampling import Interactions
 from deepfm.errors import DataError
 from deepfm.experiment import load_data
+from tests import tiny
 
 KNOWN = [(0, 0), (0, 1), (1, 3), (2, 0), (2, 1), (2, 3)]
 COUNTS = [4, 1, 0, 3, 2]
@@ -93,7 +95,7 @@ def test_the_logarithm_of_a_share_is_that_of_positive_rows(source):
 def test_a_user_who_knows_all_that_is_popular_is_refused():
     known = [*KNOWN, (1, 0), (1, 1), (1, 4)]
     drawing = sampling("popularity", known=known)
-    with pytest.raises(DataError, match=r"a user \(position 1\) .*negatives_from: uniform"):
+    with pytest.raises(DataError, match=r"a user \(position 1\) has interacted with every item"):
         drawing.pairs(np.arange(3), USERS, np.random.default_rng(6))
     uniform = sampling("uniform", known=known).pairs(np.arange(3), USERS, np.random.default_rng(6))
     assert drawn(uniform)[1][1] == [2, 2, 2]
@@ -145,3 +147,35 @@ def test_draws_are_a_function_of_seed_epoch_and_step(by_pairs):
 
 def test_training_rows_have_no_prior_that_they_could_be_corrected_by(by_pairs):
     assert by_pairs().valid.ranking.prior is None
+
+
+@pytest.mark.parametrize("loss", ["bpr", "binary_cross_entropy"])
+def test_a_user_without_negatives_is_named_before_training(tiny_config, monkeypatch, loss):
+    """User 0 knows all items; shared draws can do without any for one user."""
+    tables = tiny.load
+
+    def greedy(data_dir, auto_download):
+        loaded = tables(data_dir, auto_download)
+        rows = pa.table(
+            {
+                "user": np.zeros(tiny.NUM_ITEMS, int),
+                "item": np.arange(tiny.NUM_ITEMS),
+                "stars": np.full(tiny.NUM_ITEMS, 5),
+                "time": np.full(tiny.NUM_ITEMS, -1),
+            }
+        )
+        return loaded._replace(interactions=pa.concat_tables([rows, loaded.interactions]))
+
+    monkeypatch.setattr(tiny, "load", greedy)
+    own = load_config(tiny_config(training__losses=loss))
+    advice = "negatives_shared: true" if loss == "bpr" else "num_neg_train: 0"
+    with pytest.raises(DataError, match=f"^user 0: no item of all 60 is left .*{advice}"):
+        load_data(own)
+    if loss == "bpr":
+        shared = load_data(
+            load_config(tiny_config(training__losses=loss, data__negatives_shared=True))
+        )
+        batch = next(shared.train.epoch(512, seed=1, epoch=0).batches())
+        first = batch.inputs.sparse[:, 0] == 1  # the encoded id of user 0
+        assert first.any()
+        assert not batch.pairs.allowed[first].any()
