@@ -327,6 +327,20 @@ def test_damage_is_found_when_rows_are_read(tmp_path, name, monkeypatch):
     assert histories(load_data(used).train, slice(None)) == whole  # made again
 
 
+@pytest.mark.parametrize("name", ["user.bin", "user_events.bin", "ids1.bin", "time.sums"])
+def test_prepare_verifies_the_events_too(tmp_path, name):
+    write(tmp_path, rows())
+    used = config(tmp_path)
+    file = prepare_data(used) / "history" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    prepare_data(used, verify=True)
+    assert file.read_bytes() == whole
+    file.unlink()
+    prepare_data(used, verify=True)
+    assert file.read_bytes() == whole
+
+
 def test_a_time_that_cannot_be_read_is_an_error(tmp_path):
     columns = rows(50)
     columns["time"] = [str(time) for time in range(50)]
