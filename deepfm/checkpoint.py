@@ -27,6 +27,7 @@ from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.registry import ID_ENCODERS
 from deepfm.data.fingerprint import Fingerprint
+from deepfm.data.last_events import LastEvents
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import LEARNT, DatasetSchema
 from deepfm.easyrec.names import DROPOUT_COLUMNS, dropout_file
@@ -83,6 +84,7 @@ class Checkpoint:
         model: Weights by name.
         training: A `TrainingState` as plain data; None in `best_model.pt`.
         fingerprint: What the raw data was, by content; None of an earlier release.
+        events: The newest events of each user; None of a model without histories.
     """
 
     config: ExperimentConfig
@@ -93,6 +95,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     training: dict[str, Any] | None = None
     fingerprint: Fingerprint | None = None
+    events: LastEvents | None = None
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
@@ -145,6 +148,7 @@ class Checkpoint:
             "model": self.model,
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
+            "events": None if self.events is None else self.events.to_plain(),
         }
         with atomic_writer(path) as file:
             torch.save(content, file)
@@ -212,15 +216,17 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         raise TypeError("the state of training is no mapping")
     encoders, plain = dict(content["encoders"]), content.get("fingerprint")
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
+    read, events = Encoders.from_dict(encoders), content.get("events")
     return Checkpoint(
         config=config_from_dict(content["config"]),
-        encoders=Encoders.from_dict(encoders),
+        encoders=read,
         users=users,
         items=items,
         history=history,
         model=_checked_weights(content["model"]),
         training=content["training"],
         fingerprint=None if plain is None else Fingerprint.from_plain(plain),
+        events=None if events is None else LastEvents.from_plain(events, read.schema),
     )
 
 

@@ -226,7 +226,10 @@ def _recommend(arguments: argparse.Namespace) -> None:
     predictor = Predictor(arguments.checkpoint)
     if not predictor.knows_user(arguments.user):
         LOGGER.warning(f"user {arguments.user} is unknown and served as a new user")
-    found = predictor.recommend(arguments.user, top=arguments.top)
+    history = None if arguments.history is None else arguments.history.split(",")
+    found = predictor.recommend(
+        arguments.user, top=arguments.top, history=history, time=arguments.time
+    )
     for rank, (item, title, probability) in enumerate(found, start=1):
         LOGGER.info(f"{rank:>4}  {probability:.4f}  {item:>8}  {title or ''}".rstrip())
 
@@ -375,6 +378,15 @@ def _parser() -> argparse.ArgumentParser:
     add_checkpoint(added)
     added.add_argument("--user", required=True, help="the user's id")
     added.add_argument("--top", type=int, default=10, help="length of the list (default: 10)")
+    added.add_argument(
+        "--history",
+        metavar="a,b,c",
+        help="items, the oldest first, in the place of what the user did, for a model that reads "
+        "it",
+    )
+    added.add_argument(
+        "--time", help="what now is for such a model (default: the newest event that it knows)"
+    )
 
     added = command(
         "compare",

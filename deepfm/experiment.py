@@ -145,6 +145,12 @@ def train(
         if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
             LOGGER.info("feature.groups has no group wide: the first-order term is zero")
 
+        if (events := data.last_events) is not None:
+            LOGGER.info(
+                f"checkpoints hold {len(events.time):,} last events of {len(events.user):,} users "
+                f"for their histories, {events.num_bytes / 2**20:.1f} MiB"
+            )
+
         def bundle(weights: dict[str, torch.Tensor], training: Any = None) -> Checkpoint:
             return Checkpoint(
                 config,
@@ -155,6 +161,7 @@ def train(
                 weights,
                 training,
                 data.fingerprint,
+                data.last_events,
             )
 
         def save_what_follows(state: TrainingState, is_best: bool) -> None:

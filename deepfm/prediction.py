@@ -1,6 +1,7 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,10 @@ from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
+from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.tables import SideTables
-from deepfm.errors import DataError, Place
+from deepfm.data.splits import Times
+from deepfm.errors import CheckpointError, DataError, Place
 from deepfm.evaluation.scoring import score_items, score_tasks
 from deepfm.objectives.tasks import of_only_task, prediction_columns
 from deepfm.utils.logging import LOGGER
@@ -78,6 +81,11 @@ class Predictor:
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
         self._tables = SideTables(loaded.users, loaded.items)
         self._history = loaded.history
+        self._histories: ServedHistories | None = None
+        if self.schema.built_fields:
+            if loaded.events is None:
+                raise CheckpointError("the checkpoint lacks the events that its histories need")
+            self._histories = ServedHistories(loaded.events, self.schema)
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
@@ -103,6 +111,8 @@ class Predictor:
             raise DataError(f"expected a pyarrow.Table, found {found}; pa.Table.from_… makes one")
         columns = self._tables.complete(self.schema, columns)
         inputs = self.encoders.encode(columns)
+        if self._histories is not None:
+            inputs = self._histories.added_to_rows(inputs, columns, Times(), _row)
         _warn_of_absent(self._absent(columns), len(columns))
         return self._predicted(inputs)
 
@@ -117,12 +127,17 @@ class Predictor:
         Raises:
             DataError: As in `predict`, with file and line.
         """
-        count, absent = 0, list[str]()
+        count, absent, times = 0, list[str](), Times()
         for rows in read_rows([path], **self._text_options(Path(path))):
             try:
                 columns = self._tables.complete(self.schema, rows.table)
                 encoded = self.encoders.encode_rows(rows._replace(table=columns))
                 inputs, kept, bad, elements = encoded
+                if len(kept) < len(columns):
+                    columns = columns.take(pa.array(kept))
+                if self._histories is not None:
+                    place = partial(_kept_row, rows, kept)
+                    inputs = self._histories.added_to_rows(inputs, columns, times, place)
             except DataError as error:
                 if error.place.file:
                     raise
@@ -130,11 +145,9 @@ class Predictor:
             known = prediction_columns(self.tasks, self._predicted(inputs))
             predictions = {}
             for name, values in known.items():
-                whole = np.full(len(columns), np.nan)
+                whole = np.full(len(rows.table), np.nan)
                 whole[kept] = values
                 predictions[name] = pa.array(whole, from_pandas=True)
-            if len(kept) < len(columns):
-                columns = columns.take(pa.array(kept))
             count, absent = count + len(rows.table), absent or self._absent(columns)
             unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
@@ -148,14 +161,29 @@ class Predictor:
         """
         return self._position(self._ranked(), user) is not None
 
-    def recommend(self, user: object, *, top: int = 10) -> list[Recommendation]:
+    def recommend(
+        self,
+        user: object,
+        *,
+        top: int = 10,
+        history: Sequence[object] | None = None,
+        time: object = None,
+    ) -> list[Recommendation]:
         """Return the items with the highest probability, without those the user has a history with.
 
-        An unknown user is served as a new one: unknown features and no history.
+        An unknown user is served as a new one: unknown features and no history. A model with
+        histories sees all events that the checkpoint holds of the user.
+
+        Args:
+            history: In the place of these events: raw ids of items, or pairs of id and time, the
+                oldest first. Its items are not recommended. An event without a time is one of now.
+            time: What now is, for the time since each event, and later events are left out; by
+                default that of the newest event of all users that the checkpoint holds.
 
         Raises:
             DataError: The checkpoint has no items to rank, or the data has context fields, which
-                a list has no values for.
+                a list has no values for; a time is none; or a model that reads no history is given
+                one, or a time.
         """
         ranked = self._ranked()
         fields = self.schema.fields.values()
@@ -170,8 +198,18 @@ class Predictor:
         items = np.arange(len(ranked.items))
         if (position := self._position(ranked, user)) is not None:
             items = np.setdiff1d(items, ranked.history.items_of(position))
-        catalogue = Catalogue.of(self.schema, self.encoders.encode(ranked.items, "item"))
+        encoded = self.encoders.encode(ranked.items, "item")
+        catalogue = Catalogue.of(self.schema, encoded)
         inputs = self.encoders.encode(row)
+        if self._histories is None:
+            if history is not None or time is not None:
+                raise DataError("the model reads no history, so it can be given none, and no time")
+        elif history is None:
+            inputs = self._histories.added_to_user(inputs, user, time)
+        else:
+            given = self._histories.given(history, ranked.items)
+            inputs = self._histories.added_given(inputs, given, encoded, time)
+            items = np.setdiff1d(items, given.items)
         logits = score_items(
             self.model, inputs, items[None], catalogue, batch_size=self.batch_size
         )[0]
@@ -276,6 +314,16 @@ class _Ranked(NamedTuple):
     history: Interactions
     user_column: str
     item_column: str
+
+
+def _row(index: int) -> Place:
+    """Where a row of a table in memory stands."""
+    return Place(row=index + 1)
+
+
+def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:
+    """Where a row of those that are kept of a file stands."""
+    return rows.place(int(kept[index]))
 
 
 def _warn_of_absent(columns: list[str], rows: int) -> None:

@@ -13,6 +13,7 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import FilesRead, Fingerprint, of_tables
 from deepfm.data.history import history_fields
 from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
+from deepfm.data.last_events import LastEvents
 from deepfm.data.options import DataConfig, TableConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
@@ -35,6 +36,7 @@ class ExperimentData(NamedTuple):
         events, history: Of a ranking task; None for a store.
         summary: Of a store, for `metrics.json`: rows per split, dropped rows, bad values.
         protocol: Of a ranking task, for `metrics.json`: what is ranked among what.
+        last_events: The newest events of each user, of data with histories.
         fingerprint: What the raw data was, by content.
     """
 
@@ -48,6 +50,7 @@ class ExperimentData(NamedTuple):
     history: Interactions | None = None
     summary: dict[str, Any] | None = None
     protocol: dict[str, Any] | None = None
+    last_events: LastEvents | None = None
     fingerprint: Fingerprint | None = None
 
 
@@ -132,6 +135,7 @@ def load_data(
         found.events,
         found.history,
         protocol=_protocol(config, fingerprint),
+        last_events=found.last_events,
         fingerprint=fingerprint,
     )
 
@@ -151,7 +155,12 @@ def _protocol(config: ExperimentConfig, fingerprint: Fingerprint) -> dict[str, A
         for part in fingerprint.parts.get("candidates", ())
     )
     candidates = f"{listed}; validation {drawn}" if listed else drawn
-    return {"split": config.data.split_strategy, "candidates": candidates}
+    found: dict[str, Any] = {"split": config.data.split_strategy, "candidates": candidates}
+    if (described := config.data.built_history) is not None:
+        _, history = described
+        of_history = {key: getattr(history, key) for key in ("max_length", "ties", "until")}
+        found["history"] = of_history
+    return found
 
 
 def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:

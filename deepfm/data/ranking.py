@@ -30,6 +30,7 @@ from deepfm.data.labels import (
     refuse_bad,
     sample_weight,
 )
+from deepfm.data.last_events import LastEvents
 from deepfm.data.options import CandidatesConfig, DataConfig, HistoryConfig
 from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
@@ -75,6 +76,7 @@ class RankingData(NamedTuple):
         encoders: Fitted on the training split, or given.
         events: Before encoding.
         history: Every pair of the data set.
+        last_events: The newest events of each user; None without histories.
     """
 
     train: TabularDataset
@@ -83,6 +85,7 @@ class RankingData(NamedTuple):
     encoders: Encoders
     events: Events
     history: Interactions
+    last_events: LastEvents | None = None
 
 
 def load_ranking(
@@ -142,6 +145,7 @@ def load_ranking(
         encoders,
         events,
         history,
+        rows.last_events,
     )
     LOGGER.info(
         f"{data.dataset_name}: {len(events.user):,} interactions, {len(tables.users):,} users, "
@@ -169,8 +173,11 @@ class _EncodedRows:
         items = encoders.encode(events.tables.items, group="item")
         self._catalogue = Catalogue.of(encoders.schema, items)
         self._histories = None
+        self.last_events: LastEvents | None = None
         if history is not None:
-            self._histories = _histories(events, history, item_ids(encoders.schema, items))
+            ids = item_ids(encoders.schema, items)
+            self._histories = _histories(events, history, ids)
+            self.last_events = _last_events(events, history, ids, encoders.schema)
             _say(self._histories, events, history)
 
     def training(self, data: DataConfig, history: Interactions) -> TabularDataset:
@@ -254,15 +261,10 @@ def _histories(
     events: Events, history: HistoryConfig, ids: Mapping[str, torch.Tensor]
 ) -> Histories:
     """What each interaction sees of its user's earlier positives."""
-    is_event = events.label > 0
-    if history.until == "split":
-        trains = np.zeros(len(is_event), bool)
-        trains[events.split.train] = True
-        is_event &= trains
     found = earlier_events(
         events.user,
         events.order,
-        is_event,
+        _is_event(events, history),
         max_length=history.max_length,
         ties=history.ties,
     )
@@ -287,6 +289,31 @@ def _say(histories: Histories, events: Events, history: HistoryConfig) -> None:
         f"histories of at most {history.max_length} events, on average {means}; "
         f"ties: {history.ties}, until: {history.until}"
     )
+
+
+def _last_events(
+    events: Events, history: HistoryConfig, ids: Mapping[str, torch.Tensor], schema: DatasetSchema
+) -> LastEvents:
+    """The newest events of each user, which a checkpoint holds."""
+    rows = np.flatnonzero(_is_event(events, history))
+    users = group_ids(events.tables.users, [id_field(schema, "user").column])[:, 0]
+    return LastEvents.of(
+        users.view(np.uint64)[events.user[rows]],
+        events.order[rows],
+        events.time[rows],
+        {name: of_items.numpy()[events.item[rows]] for name, of_items in ids.items()},
+        history.max_length,
+    )
+
+
+def _is_event(events: Events, history: HistoryConfig) -> np.ndarray:
+    """Which interactions may stand in a history, (N,) bool."""
+    is_event: np.ndarray = events.label > 0
+    if history.until == "split":
+        trains = np.zeros(len(is_event), bool)
+        trains[events.split.train] = True
+        is_event = is_event & trains
+    return is_event
 
 
 def _refuse_full(

@@ -1,0 +1,162 @@
+"""The newest events of each user, as a checkpoint holds them, and the histories made of them.
+
+Decided here: what a served row sees. A row to predict sees the events before its time, and none of
+its own time, because it is not among them itself. A user who is asked about now sees all events up
+to now. Which events there are is what training decided: with `until: split` those of the training
+split, so that a held-out row that is served sees what it saw when it was evaluated; except that
+of the last events, those of the row's own time leave no room for older ones.
+
+Shapes: U users with events, E events, N rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from deepfm.data.history import Histories
+from deepfm.data.schema import ITEMS, DatasetSchema
+
+
+class LastEvents(NamedTuple):
+    """The newest events of users, user by user, the oldest first.
+
+    Attributes:
+        user: Hashes of the users that have any, ascending, (U,) uint64; those of
+            `deepfm.data.labels.group_ids`.
+        starts: Where each user's events begin, and at the end how many there are, (U + 1,) int64.
+        time: (E,) float64.
+        ids: By built field of items, (E,) int64.
+    """
+
+    user: np.ndarray
+    starts: np.ndarray
+    time: np.ndarray
+    ids: dict[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        user: np.ndarray,
+        order: np.ndarray,
+        time: np.ndarray,
+        ids: Mapping[str, np.ndarray],
+        max_length: int,
+    ) -> "LastEvents":
+        """The last `max_length` of each user's events, by `order` and then by their row.
+
+        Args:
+            user: Hash of each event's user, (N,) uint64.
+            order: Anything sortable, in the order of the times, (N,).
+            time: (N,) float64.
+            ids: By built field of items, (N,).
+        """
+        rows = np.lexsort((order, user))  # a stable sort: equal times keep the order of rows
+        users, counts = np.unique(user, return_counts=True)
+        to_come = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(rows))
+        rows = rows[to_come < max_length]
+        starts = np.concatenate([[0], np.cumsum(np.minimum(counts, max_length))])
+        return cls(users, starts, time[rows], {name: of[rows] for name, of in ids.items()})
+
+    @property
+    def num_bytes(self) -> int:
+        """What they add to a checkpoint."""
+        return sum(tensor.nbytes for tensor in _tensors(self.to_plain()))
+
+    def to_plain(self) -> dict[str, Any]:
+        """As tensors, which a checkpoint can hold."""
+        return {
+            "user": torch.from_numpy(self.user.view(np.int64)),  # which every torch can hold
+            "starts": torch.from_numpy(self.starts),
+            "time": torch.from_numpy(self.time),
+            "ids": {name: torch.from_numpy(ids.astype(np.int32)) for name, ids in self.ids.items()},
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], schema: DatasetSchema) -> "LastEvents":
+        """The inverse of `to_plain`.
+
+        Raises:
+            KeyError, TypeError, ValueError: They are none that fit the schema.
+        """
+        user, starts, time = (plain[key].numpy() for key in ("user", "starts", "time"))
+        ids = {name: of.numpy().astype(np.int64) for name, of in plain["ids"].items()}
+        found = cls(user.view(np.uint64), starts, time.astype(np.float64), ids)
+        found._check(schema)
+        return found
+
+    def _check(self, schema: DatasetSchema) -> None:
+        """Refuse arrays that do not fit each other, or ids that their tables do not have."""
+        built = {field.name for field in schema.built_fields if field.built == ITEMS}
+        is_new = np.zeros(len(self.time), bool)
+        fits = (
+            len(self.starts) == len(self.user) + 1
+            and self.starts[0] == 0
+            and self.starts[-1] == len(self.time)
+            and bool((np.diff(self.starts) > 0).all())
+            and bool((self.user[1:] > self.user[:-1]).all())
+            and self.ids.keys() == built
+            and all(len(ids) == len(self.time) for ids in self.ids.values())
+        )
+        if fits:
+            is_new[self.starts[:-1]] = True
+            fits = bool((is_new[1:] | (np.diff(self.time) >= 0)).all())
+        if not fits:
+            raise ValueError("the events of users do not fit each other")
+        for name, ids in self.ids.items():
+            size = schema.fields[name].vocabulary_size
+            if len(ids) and not 0 <= ids.min() <= ids.max() < size:
+                raise ValueError(f"an event of {name} has an id outside its {size} rows")
+
+
+class EventTimes:
+    """Finds what users did before a time, whole arrays at once."""
+
+    def __init__(self, events: LastEvents) -> None:
+        self.events = events
+        self._distinct = np.unique(events.time)
+        of_user = np.repeat(np.arange(len(events.user)), np.diff(events.starts))
+        self._keys = self._key(of_user, np.searchsorted(self._distinct, events.time))
+
+    @property
+    def newest(self) -> float:
+        """The time of the newest event of all; 0 where there is none."""
+        return float(self._distinct[-1]) if len(self._distinct) else 0.0
+
+    def before(self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False) -> Histories:
+        """What each row's user did before the row's time; nothing for a user without events.
+
+        Args:
+            user: Hash of each row's user, (N,) uint64.
+            now: The time of each row, (N,) float64.
+            with_equal: Count the events of that very time, too.
+        """
+        events = self.events
+        place = np.searchsorted(events.user, user)
+        known = place < len(events.user)
+        known[known] = events.user[place[known]] == user[known]
+        place[~known] = 0
+        rank = np.searchsorted(self._distinct, now, side="right" if with_equal else "left")
+        end = np.searchsorted(self._keys, self._key(place, rank))
+        start = events.starts[place]
+        lengths = np.where(known, end - start, 0)
+        return Histories(
+            {name: torch.from_numpy(ids) for name, ids in events.ids.items()},
+            torch.from_numpy(events.time),
+            torch.from_numpy(np.where(known, start, 0)),
+            torch.from_numpy(lengths),
+            torch.from_numpy(np.array(now)),  # which Arrow may have lent read-only
+        )
+
+    def _key(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
+        """A number that rises with the user's place and then with the time's, (N,) int64."""
+        return user * (len(self._distinct) + 1) + rank
+
+
+def _tensors(plain: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    for value in plain.values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        else:
+            yield from _tensors(value)
