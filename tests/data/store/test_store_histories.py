@@ -15,7 +15,6 @@ from deepfm.data.history import age_ids
 from deepfm.data.labels import group_ids
 from deepfm.data.load import ExperimentData, declared_schema, load_data, prepare_data
 from deepfm.data.store import external_sort, opening, stream
-from deepfm.data.store.last_events import last_events
 from deepfm.data.store.opening import open_store
 from deepfm.errors import ConfigError, DataError, DeepFMError
 
@@ -418,7 +417,7 @@ def test_the_last_events_of_each_user(tmp_path, until, monkeypatch):
             text = pa.table({"user": [user]})
             expected.setdefault(group_ids(text, ["user"]).item() % 2**64, []).append(row)
     store = open_store(prepare_data(used), used.data, declared_schema(used))
-    found = last_events(store.events, LENGTH)
+    found = store.events.last(LENGTH)
     assert found.user.tolist() == sorted(expected)
     for place, user in enumerate(found.user.tolist()):
         own = slice(found.starts[place], found.starts[place + 1])
