@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.config import ExperimentConfig, config_from_dict
+from deepfm.data.files.read import read_rows
 from deepfm.data.history import age_ids
 from deepfm.data.load import load_data
+from deepfm.prediction import Predictor
 from deepfm.training.trainer import Interrupted
 from tests.data.store.test_store_histories import config, rows, write
 from tests.test_out_of_core import stop_after
@@ -36,6 +39,21 @@ def test_train_evaluate_and_load(used, capsys):
     assert "embedding.positions.history_item.weight" in weights
     written = json.loads((Path(used.output_dir) / "metrics.json").read_text())
     assert written["data"]["history"]["until"] == "split"
+
+
+def test_a_checkpoint_knows_what_its_users_did(used):
+    """Raw test rows alone get what the run gave them; without their past they do not."""
+    experiment.train(used)
+    best = Path(used.output_dir) / "best_model.pt"
+    saved = pyarrow.parquet.read_table(Path(used.output_dir) / "predictions.parquet")
+    raw = pa.concat_tables(
+        part.table for part in read_rows([Path(used.data.data_dir) / "rows.csv"])
+    ).take(saved["row"])
+    found = Predictor(best).predict(raw)
+    np.testing.assert_allclose(found, saved["probability"].to_numpy(), rtol=1e-5)
+    place = raw.column_names.index("time")
+    early = raw.set_column(place, "time", pa.array(["-1"] * len(raw)))
+    assert np.abs(Predictor(best).predict(early) - found).max() > 1e-4
 
 
 def test_a_run_stopped_in_an_epoch_ends_as_an_uninterrupted_one(used, monkeypatch):

@@ -106,7 +106,8 @@ class LastEvents(NamedTuple):
             raise ValueError("the events of users do not fit each other")
         for name, ids in self.ids.items():
             size = schema.fields[name].vocabulary_size
-            if len(ids) and not 0 <= ids.min() <= ids.max() < size:
+            lowest = 0 if schema.fields[name].padding_idx is not None else -1  # no value
+            if len(ids) and not lowest <= ids.min() <= ids.max() < size:
                 raise ValueError(f"an event of {name} has an id outside its {size} rows")
 
 

@@ -22,6 +22,7 @@ from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import SPLITS
+from deepfm.data.store.opening import Store
 from deepfm.data.store.prepare import load_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, nearest
 
@@ -106,6 +107,7 @@ def load_data(
             store.users,
             store.items,
             summary=store.summary,
+            last_events=_last_events(data, store),
             fingerprint=store.fingerprint,
         )
     found = load_ranking(
@@ -146,6 +148,14 @@ def _of_adapter(data: DataConfig, tables: RawTables) -> Fingerprint:
     named = {"interactions": tables.interactions, "users": tables.users, "items": tables.items}
     files = FilesRead(tabular.candidate_files(data), cache=None).fingerprint
     return Fingerprint({**of_tables(data.dataset_name, named).parts, **files.parts})
+
+
+def _last_events(data: DataConfig, store: Store) -> LastEvents | None:
+    """The newest events of each user in a store, of data with histories."""
+    if data.built_history is None or store.events is None:
+        return None
+    _, history = data.built_history
+    return store.events.last(history.max_length)
 
 
 def _protocol(config: ExperimentConfig, fingerprint: Fingerprint) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from deepfm.data.batch import Inputs, Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.history import Histories
+from deepfm.data.last_events import LastEvents
 from deepfm.data.schema import ITEMS, DatasetSchema
 from deepfm.data.store.arrays import ArrayShape, as_tensor, open_arrays
 from deepfm.data.store.checks import BlockChecks, CheckedInputs, checks_of
@@ -33,6 +34,25 @@ class SharedEvents(NamedTuple):
     user: np.ndarray
     counts: np.ndarray
     later: dict[str, BlockChecks]
+
+    def last(self, max_length: int) -> LastEvents:
+        """The last `max_length` events of each user, read into memory.
+
+        Raises:
+            DamagedStore: An array differs from its checksums.
+        """
+        counts = np.minimum(self.counts, max_length)
+        first = np.cumsum(self.counts) - counts  # of each user's last ones, among all
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        for checks in self.later.values():
+            checks.check_ranges(first, counts)
+        places = np.repeat(first - starts[:-1], counts) + np.arange(starts[-1])
+        return LastEvents(
+            np.array(self.user),
+            starts,
+            self.time.numpy()[places],
+            {name: ids.numpy()[places].astype(np.int64) for name, ids in self.ids.items()},
+        )
 
 
 def open_events(

@@ -15,7 +15,6 @@ from deepfm.data.history import age_ids
 from deepfm.data.labels import group_ids
 from deepfm.data.load import ExperimentData, declared_schema, load_data, prepare_data
 from deepfm.data.store import external_sort, opening, stream
-from deepfm.data.store.last_events import last_events
 from deepfm.data.store.opening import open_store
 from deepfm.errors import ConfigError, DataError, DeepFMError
 
@@ -327,6 +326,20 @@ def test_damage_is_found_when_rows_are_read(tmp_path, name, monkeypatch):
     assert histories(load_data(used).train, slice(None)) == whole  # made again
 
 
+@pytest.mark.parametrize("name", ["user.bin", "user_events.bin", "ids1.bin", "time.sums"])
+def test_prepare_verifies_the_events_too(tmp_path, name):
+    write(tmp_path, rows())
+    used = config(tmp_path)
+    file = prepare_data(used) / "history" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    prepare_data(used, verify=True)
+    assert file.read_bytes() == whole
+    file.unlink()
+    prepare_data(used, verify=True)
+    assert file.read_bytes() == whole
+
+
 def test_a_time_that_cannot_be_read_is_an_error(tmp_path):
     columns = rows(50)
     columns["time"] = [str(time) for time in range(50)]
@@ -404,7 +417,7 @@ def test_the_last_events_of_each_user(tmp_path, until, monkeypatch):
             text = pa.table({"user": [user]})
             expected.setdefault(group_ids(text, ["user"]).item() % 2**64, []).append(row)
     store = open_store(prepare_data(used), used.data, declared_schema(used))
-    found = last_events(store.events, LENGTH)
+    found = store.events.last(LENGTH)
     assert found.user.tolist() == sorted(expected)
     for place, user in enumerate(found.user.tolist()):
         own = slice(found.starts[place], found.starts[place + 1])
