@@ -39,6 +39,14 @@ WAYS: dict[str, dict[str, Any]] = {
         "data": {"num_neg_train": 1024, "negatives_shared": True},
         "training": {"batch_size": 1024, "losses": "sampled_softmax"},
     },
+    "the same, with the last 20 events of each user": {
+        "data": {
+            "num_neg_train": 1024,
+            "negatives_shared": True,
+            "history": {"max_length": 20, "ties": "order"},
+        },
+        "training": {"batch_size": 1024, "losses": "sampled_softmax"},
+    },
 }
 
 
