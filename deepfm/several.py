@@ -33,9 +33,10 @@ _OF_VECTORS = (
 # What of the data may differ: where it is, and what is drawn for training alone.
 _OF_PLACES = (
     "data.data_dir", "data.auto_download", "data.store_dir", "data.verify", "data.num_neg_train",
-    "data.num_neg_eval", "data.explicit_negatives", "data.table.files", "data.table.valid_files",
-    "data.table.test_files", "data.table.users.files", "data.table.items.files",
-    "data.table.fields", "data.table.sample_weight", "data.table.package",
+    "data.num_neg_eval", "data.explicit_negatives", "data.negative_exclusion", "data.table.files",
+    "data.table.valid_files", "data.table.test_files", "data.table.users.files",
+    "data.table.items.files", "data.table.fields", "data.table.sample_weight",
+    "data.table.package",
 )  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def expected_calibration_error(label: Array, probability: Array, *, bins: int = 
     "Mitigating Bias in Calibration Error Estimation", AISTATS 2022.
 
     Example:
-        >>> expected_calibration_error(np.array([0, 1, 1, 1]), np.array([0.5, 0.5, 0.9, 0.9]))
-        0.05
+        >>> round(expected_calibration_error(np.array([0, 1, 1]), np.array([0.5, 0.5, 0.9])), 6)
+        0.033333
     """
     bin_of = equal_mass_bins(probability, bins)
     gaps = np.bincount(bin_of, np.asarray(probability, np.float64) - (label == 1), bins)
