@@ -245,7 +245,7 @@ def _counts(title: str, counts: Counter[str]) -> str:
 
 
 def _recommend(arguments: argparse.Namespace) -> None:
-    from deepfm.prediction import Predictor
+    from deepfm.prediction import Predictor, ScoredItem
     from deepfm.several import expanded
 
     if arguments.top < 1:
@@ -257,11 +257,10 @@ def _recommend(arguments: argparse.Namespace) -> None:
     found = predictor.recommend(
         arguments.user, top=arguments.top, history=history, time=arguments.time
     )
-    if found and found[0].probability is None:
-        LOGGER.info("rank   score      item")  # instead of a probability
-    for rank, (item, title, probability, score) in enumerate(found, start=1):
-        shown = score if probability is None else probability
-        LOGGER.info(f"{rank:>4}  {shown:.4f}  {item:>8}  {title or ''}".rstrip())
+    if found and isinstance(found[0], ScoredItem):
+        LOGGER.info("rank   score      item")  # in the place of probabilities
+    for rank, (item, title, value) in enumerate(found, start=1):
+        LOGGER.info(f"{rank:>4}  {value:.4f}  {item:>8}  {title or ''}".rstrip())
 
 
 def _compare(arguments: argparse.Namespace) -> None:

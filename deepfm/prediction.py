@@ -27,17 +27,18 @@ from deepfm.utils.logging import LOGGER
 
 
 class Recommendation(NamedTuple):
-    """One recommended item.
-
-    Attributes:
-        title: None where the data has no titles.
-        probability: Of the positive class; None of a model whose losses only put items in order.
-        score: The logit.
-    """
+    """One recommended item, with its title (None where the data has no titles)."""
 
     item: object
     title: str | None
-    probability: float | None
+    probability: float
+
+
+class ScoredItem(NamedTuple):
+    """A `Recommendation` of a model that only puts items in order: with its logit."""
+
+    item: object
+    title: str | None
     score: float
 
 
@@ -180,7 +181,7 @@ class Predictor:
         top: int = 10,
         history: Sequence[object] | None = None,
         time: object = None,
-    ) -> list[Recommendation]:
+    ) -> list[Recommendation] | list[ScoredItem]:
         """Return the items with the highest logits, without those the user has a history with.
 
         An unknown user is served as a new one: unknown features and no history. A model with
@@ -228,17 +229,15 @@ class Predictor:
         best = np.argsort(-logits, kind="stable")[:top]
         titles = self.schema.item_title_column
         found, task = ranked.items.take(items[best]), self.tasks[0]
-        predicted = task.predicted({"": logits[best]}).tolist()
-        return [
-            Recommendation(item, title, probability, float(score))
-            for item, title, probability, score in zip(
-                found[ranked.item_column].to_pylist(),
-                found[titles].to_pylist() if titles else [None] * len(best),
-                [None] * len(best) if task.by_pairs else predicted,
-                logits[best],
-                strict=True,
-            )
-        ]
+        listed = zip(
+            found[ranked.item_column].to_pylist(),
+            found[titles].to_pylist() if titles else [None] * len(best),
+            task.predicted({"": logits[best]}).tolist(),
+            strict=True,
+        )
+        if task.by_pairs:
+            return [ScoredItem(*row) for row in listed]
+        return [Recommendation(*row) for row in listed]
 
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self.model, inputs, batch_size=self.batch_size)

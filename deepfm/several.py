@@ -36,7 +36,7 @@ _OF_PLACES = (
     "data.num_neg_eval", "data.explicit_negatives", "data.negative_exclusion", "data.table.files",
     "data.table.valid_files", "data.table.test_files", "data.table.users.files",
     "data.table.items.files", "data.table.fields", "data.table.sample_weight",
-    "data.table.package",
+    "data.table.package", "data.candidates", "data.negatives_shared", "data.negatives_from",
 )  # fmt: skip
 
 
@@ -169,8 +169,14 @@ def _meaning(task: Task) -> dict[str, Any]:
         "label": task.label,
         "num_class": task.num_class,
         "classes": task.classes,
-        "predicts": "numbers" if task.predicts_numbers else "probabilities",
+        "predicts": _predicts(task),
     }
+
+
+def _predicts(task: Task) -> str:
+    if task.by_pairs:
+        return "an order"
+    return "numbers" if task.predicts_numbers else "probabilities"
 
 
 def _equal(one: object, other: object) -> bool:

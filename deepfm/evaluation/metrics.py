@@ -469,8 +469,8 @@ def metric_values(
         raise DataError("no rows to evaluate: the split is empty")
     if nan := np.isnan(scored.predicted).sum():
         raise DeepFMError(
-            f"{nan} of {scored.predicted.size} predictions are NaN: the model "
-            "diverged; try a lower learning rate"
+            f"{nan} of {scored.predicted.size} predictions are NaN: the model diverged; try a "
+            "lower learning rate"
         )
     if scored.log_odds is not None and (bad := (~np.isfinite(scored.log_odds)).sum()):
         raise DeepFMError(

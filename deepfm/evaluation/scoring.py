@@ -282,13 +282,13 @@ def _verdict(
     train: TabularDataset,
 ) -> Verdict:
     """The LogLoss of a task, or its error, beside that of the training rows' base rate."""
+    if task.by_pairs:
+        return no_verdict(task, NO_PROBABILITY)
     prior = None if dataset.ranking is None else dataset.ranking.prior
     if prior is None:
         constant = base_rate(task, train)
     else:
         constant = np.asarray(prior.explicit)
-    if task.by_pairs:
-        return no_verdict(task, NO_PROBABILITY)
     kind = kind_of(task)
     if kind == "binary":
         logit = scored.logit if prior is None else scored.logit + prior.shift

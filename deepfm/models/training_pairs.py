@@ -85,7 +85,7 @@ class TrainingPairs:
         if self.branches is not None and self.branches.dnn is not None:
             self.first, others = self.branches.network.opened()
             self.rest = nn.Sequential(others, self.branches.dnn[1])
-        self._bytes_of_pair: int | None = None
+        self._has_said = False
 
     def __call__(self, inputs: Inputs, pairs: Pairs) -> PairLogits:
         """The logits of B rows and their negatives.
@@ -170,11 +170,12 @@ class TrainingPairs:
     def _tiled(self, tile: Tile, shape: tuple[int, ...]) -> Tensor:
         """What a function gives for all cells of `shape`, (B, N), a tile at a time."""
         rows, columns = shape
-        if self._bytes_of_pair is None:
-            with _unchanged_randomness(self.model.device):
-                self._bytes_of_pair = _bytes_of_pair(tile, rows)
-            self._say(self._plan(rows * columns), shape)
-        plan = self._plan(rows * columns)
+        with _unchanged_randomness(self.model.device):
+            held = _bytes_of_pair(tile, rows)  # of each batch, so that a resumed run has its tiles
+        small = self.branches is not None and self.model.device.type == "cpu"
+        plan = Plan.of(rows * columns, held, CPU_TILE if small else TILE)
+        if not self._has_said:
+            self._say(plan, shape, held)
         width = min(columns, plan.at_once)
         height = plan.at_once // width
 
@@ -191,13 +192,10 @@ class TrainingPairs:
         ]
         return torch.cat(bands)
 
-    def _plan(self, pairs: int) -> Plan:
-        small = self.branches is not None and self.model.device.type == "cpu"
-        return Plan.of(pairs, self._bytes_of_pair or 0, CPU_TILE if small else TILE)
-
-    def _say(self, plan: Plan, shape: tuple[int, ...]) -> None:
+    def _say(self, plan: Plan, shape: tuple[int, ...], held: int) -> None:
         """Log what the pairs of a batch cost."""
-        pairs, held = shape[0] * shape[1], self._bytes_of_pair or 0
+        self._has_said = True
+        pairs = shape[0] * shape[1]
         if self.branches is None:
             what = "a whole row for each, because the logit does not add up over fields"
         elif self.first is None:

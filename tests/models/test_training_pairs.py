@@ -203,14 +203,17 @@ def test_dropout_masks_are_the_same_in_both_computations(schema, config, monkeyp
         assert torch.equal(gradient, found[1][key]), key
 
 
-def test_what_a_pair_holds_is_measured(schema, config):
-    """Behind the first layer of 16: the sum, and 8 units of the second, which the backward pass
-    reads; in float64."""
-    schema = with_items(schema, ITEM_FIELDS)
-    model, case = double_model(schema, config, "deepfm"), Case(schema)
-    pairs = TrainingPairs(model)
-    pairs(case.inputs, case.pairs)
-    assert 8 * (16 + 8) <= pairs._bytes_of_pair <= 3 * 8 * (16 + 8)
+@pytest.mark.parametrize("rows", [2, 5, 100])
+def test_what_a_pair_holds_is_measured(rows):
+    """The exponential keeps its result of 3 numbers for each pair; what comes before, and is there
+    once, is not of a pair."""
+    users = torch.randn(rows, 3, requires_grad=True)
+    items = (torch.randn(4, 3, requires_grad=True) ** 2).exp()
+
+    def tile(row, column):
+        return (users[row].unsqueeze(1) + items[column]).exp().sum(2)
+
+    assert training_pairs._bytes_of_pair(tile, rows) == 3 * 4
 
 
 @pytest.mark.parametrize("values", [{"norm": "batch"}, {"norm": "none", "activation": "Dice"}])

@@ -13,7 +13,7 @@ from deepfm.cli import main
 from deepfm.config import load_config
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
-from deepfm.prediction import Predictor
+from deepfm.prediction import Predictor, ScoredItem
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.schedules import Schedule
 from deepfm.training.steps import TrainingStep
@@ -165,7 +165,7 @@ def test_scores_and_no_probabilities(by_pairs, tmp_path, capsys):
     assert not np.all((table["score"].to_numpy() >= 0) & (table["score"].to_numpy() <= 1))
     predictor = Predictor(run / "best_model.pt")
     found = predictor.recommend(3, top=5)
-    assert [item.probability for item in found] == [None] * 5
+    assert [type(item) for item in found] == [ScoredItem] * 5
     assert sorted((item.score for item in found), reverse=True) == [item.score for item in found]
     arguments = ["--checkpoint", str(run / "best_model.pt"), "--user", "3", "--top", "2"]
     assert main(["recommend", *arguments]) == 0
