@@ -75,7 +75,7 @@ def test_an_old_run_is_resumed(run):
         shutil.copy(run / name, run / "run" / name)
     metrics = experiment.train(load_config("experiment.yaml", OVERRIDES), resume=True)
     found, then = json.loads(json.dumps(metrics)), expected(run)["metrics"]
-    assert found.keys() == then.keys()
+    assert found.keys() - {"protocol"} == then.keys()  # which newer releases name
     for split in ("valid", "test"):
         if split in then:
             assert close(*as_then(found[split], then[split]), tolerance=1e-5)

@@ -143,9 +143,9 @@ def candidates_of(
             f"data.candidates: no line for user {names.user(user[row])} and the test positive "
             f"{names.item(item[row])}{more}"
         )
-    found: np.ndarray = listed.negatives[order[np.searchsorted(keys[order], own)]]
-    _warn_of_known(user, found, trained)
-    return found
+    of_rows: np.ndarray = listed.negatives[order[np.searchsorted(keys[order], own)]]
+    _warn_of_known(user, of_rows, trained)
+    return of_rows
 
 
 def _warn_of_known(user: np.ndarray, items: np.ndarray, trained: Interactions) -> None:

@@ -152,7 +152,8 @@ class EventTimes:
 
     def _key(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
         """A number that rises with the user's place and then with the time's, (N,) int64."""
-        return user * (len(self._distinct) + 1) + rank
+        found: np.ndarray = user * (len(self._distinct) + 1) + rank
+        return found
 
 
 def _tensors(plain: Mapping[str, Any]) -> Iterator[torch.Tensor]:
