@@ -54,7 +54,7 @@ RESUMABLE_CHANGES = (
 # Where files are may change too, if the checkpoint knows their content.
 _PLACES = (
     "data.data_dir", "data.table.files", "data.table.valid_files", "data.table.test_files",
-    "data.table.users.files", "data.table.items.files",
+    "data.table.users.files", "data.table.items.files", "data.candidates.files",
 )  # fmt: skip
 # What a warm start may change: all but the network. Dims of fields are compared in the schema.
 WARM_START_CHANGES = (

@@ -253,7 +253,7 @@ class Predictor:
         if items is None or history is None or not schema.user_field or not schema.item_field:
             raise DataError(
                 "the checkpoint has no items to rank: it was not trained with split_strategy "
-                "leave_one_out"
+                "leave_one_out or predefined_ranking"
             )
         if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
             raise DataError("the checkpoint ranks no items: it does not predict one probability")

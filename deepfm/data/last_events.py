@@ -116,7 +116,8 @@ class EventTimes:
 
     def __init__(self, events: LastEvents) -> None:
         self.events = events
-        self._distinct = np.unique(events.time)
+        ordered = np.sort(events.time)
+        self._distinct = ordered[np.diff(ordered, prepend=-np.inf) > 0]
         of_user = np.repeat(np.arange(len(events.user)), np.diff(events.starts))
         self._keys = self._key(of_user, np.searchsorted(self._distinct, events.time))
 

@@ -19,7 +19,10 @@ class Interactions:
     ) -> None:
         self.num_users = num_users
         self.num_items = num_items
-        self._keys = np.unique(user.astype(np.int64) * num_items + item)
+        keys = np.sort(user.astype(np.int64) * num_items + item)
+        is_first = np.ones(len(keys), bool)  # np.unique takes many times longer
+        is_first[1:] = keys[1:] != keys[:-1]
+        self._keys = keys[is_first]
         self._bitmap = None
         if num_users * num_items <= _BITMAP_CELLS:
             self._bitmap = np.zeros(num_users * num_items, bool)

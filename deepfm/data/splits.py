@@ -277,7 +277,9 @@ class PredefinedRanking(RankingSplit):
             last = _last_rows(rows.user[train], rows.time[train])
             enough = np.bincount(rows.user) >= options.min_interactions
             valid = np.sort(train[last[enough[rows.user[train[last]]]]])
-            train = np.setdiff1d(train, valid)
+            validates = np.zeros(len(rows.user), bool)
+            validates[valid] = True
+            train = train[~validates[train]]
         return Splits(train, valid, test)
 
 

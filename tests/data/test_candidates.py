@@ -129,6 +129,27 @@ def test_other_candidates_are_other_data(tmp_path):
     assert 0 <= found["test"]["ndcg@10"] <= 1
 
 
+def test_a_checkpoint_is_evaluated_among_other_candidates(tmp_path):
+    raw = raw_config(tmp_path, as_ncf(tmp_path))
+    experiment.train(config_from_dict(raw))
+    (tmp_path / "other").write_text(ncf([(user, item, ["f"]) for user, item, _ in LINES]))
+    raw["data"] |= {"candidates": {"files": "other", "form": "ncf"}, "num_neg_eval": 1}
+    found = experiment.evaluate_checkpoint(
+        tmp_path / "run" / "best_model.pt", config=config_from_dict(raw)
+    )
+    assert found["test"]["hr@5"] == 1.0  # two items in each list
+
+
+def test_a_resumed_run_finds_the_same_lines_under_another_name(tmp_path):
+    raw = raw_config(tmp_path, as_ncf(tmp_path))
+    experiment.train(config_from_dict(raw))
+    (tmp_path / "c.negative").rename(tmp_path / "moved")
+    raw["data"]["candidates"]["files"] = "moved"
+    experiment.train(config_from_dict(raw), resume=True)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["protocol"]["candidates"].startswith("moved (XXH3 ")
+
+
 def changed(line: int, *, user=None, item=None, others=None):
     lines = list(LINES)
     old = lines[line]
