@@ -144,7 +144,8 @@ def _of_schemas(one: DatasetSchema, other: DatasetSchema) -> Iterator[str]:
 def _of_encoders(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
     """Fields whose equal settings have learnt other values, such as another vocabulary."""
     fitted = [checkpoint.encoders.to_dict()["fitted"] for checkpoint in (one, other)]
-    for name, field in one.encoders.schema.fields.items():
+    for field in one.encoders.schema.read_fields:
+        name = field.name
         names = field.embedding_name, other.encoders.schema.fields[name].embedding_name
         if not _equal(*(part[key] for part, key in zip(fitted, names, strict=True))):
             what = "values" if field.vocabulary_size else "scale"

@@ -102,9 +102,11 @@ def test_classes_and_numbers_have_the_mean_of_logits_too(tmp_path):
     np.testing.assert_allclose(Predictor(paths).predict(rows), sum(each) / 2, rtol=1e-4, atol=1e-5)
 
 
-def test_rankings_are_of_mean_logits(tiny_config, tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"data__history": {"max_length": 5}}])
+def test_rankings_are_of_mean_logits(tiny_config, tmp_path, changes):
     for k, model in enumerate(("deepfm", "attention_deepfm")):
-        path = tiny_config(f"m{k}", model_name=model, output_dir=str(tmp_path / f"m{k}"), seed=k)
+        of_run = {"output_dir": str(tmp_path / f"m{k}"), "seed": k} | changes
+        path = tiny_config(f"m{k}", model_name=model, **of_run)
         train(load_config(path))
     paths = [tmp_path / f"m{k}" / "best_model.pt" for k in range(2)]
     found, each = Predictor(paths).recommend(3, top=60), []
