@@ -135,7 +135,6 @@ def test_there_is_one_for_each_data_set():
         "criteo",
         "frappe",
         "movielens_1m",
-        "movielens_1m_ncf",
     }
 
 
