@@ -157,4 +157,4 @@ def test_negatives_are_compared_on_one_model():
     assert len({str(config.model) for config in configs}) == 1
     for config in configs:
         check_settings(config)
-    assert [config.data.num_neg_train for config in configs] == [4, 16, 1024]
+    assert [config.data.num_neg_train for config in configs] == [4, 16, 1024, 1024]

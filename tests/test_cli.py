@@ -219,7 +219,7 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
     assert code == 0
     assert errors == "warning: absent is skipped: data_dir nowhere is not there\n"
     table = [line for line in first.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in table[2:18:2]] == [
+    assert [line.split("|")[1].strip() for line in table[2:22:2]] == [
         "one",
         "one, mean of 2 seeds",
         "two",
@@ -232,7 +232,9 @@ def test_compare_trains_once_and_tabulates(tiny_config, capsys, tmp_path, monkey
         "markov",
     ]
     assert "t test over 2 seeds" in first
-    assert [line.split("|")[1].strip() for line in table[18:]][2:] == ["one", "two"]
+    assert [line.split("|")[1].strip() for line in table[22:26]][2:] == ["one", "two"]
+    beside = [line.split("|")[1].strip() for line in table[26:]][2:]
+    assert beside == ["one", "one, mean of 2 seeds", "two", "two, mean of 2 seeds"]
     assert {path.name for path in (tmp_path / "outputs" / "compare").iterdir()} == {
         "one-42",
         "one-43",

@@ -11,6 +11,7 @@ import pytest
 from deepfm import experiment
 from deepfm.config import config_from_dict, load_config
 from deepfm.errors import ConfigError, DataError, MissingDataError
+from deepfm.held_out import evaluate_checkpoint
 
 TRAIN = [  # user, item, rating, time; the last column decides, not the order of lines
     ("u1", "a", 5, 3), ("u1", "b", 1, 9), ("u1", "c", 4, 1),
@@ -125,7 +126,7 @@ def test_other_candidates_are_other_data(tmp_path):
     (tmp_path / "c.negative").write_text(ncf(lines))
     with pytest.raises(DataError, match=r"c\.negative: its content is not what the run began with"):
         experiment.train(config_from_dict(raw), resume=True)
-    found = experiment.evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
+    found = evaluate_checkpoint(tmp_path / "run" / "best_model.pt")
     assert 0 <= found["test"]["ndcg@10"] <= 1
 
 
@@ -134,9 +135,7 @@ def test_a_checkpoint_is_evaluated_among_other_candidates(tmp_path):
     experiment.train(config_from_dict(raw))
     (tmp_path / "other").write_text(ncf([(user, item, ["f"]) for user, item, _ in LINES]))
     raw["data"] |= {"candidates": {"files": "other", "form": "ncf"}, "num_neg_eval": 1}
-    found = experiment.evaluate_checkpoint(
-        tmp_path / "run" / "best_model.pt", config=config_from_dict(raw)
-    )
+    found = evaluate_checkpoint(tmp_path / "run" / "best_model.pt", config=config_from_dict(raw))
     assert found["test"]["hr@5"] == 1.0  # two items in each list
 
 

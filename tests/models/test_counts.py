@@ -17,7 +17,7 @@ CRITEO = (
 
 
 def test_counts_are_those_of_the_model(schema, config):
-    for name in MODELS:
+    for name in [name for name in MODELS if name != "fm"]:  # which has one logit and no network
         for model_config in (
             experiment(model_name=name, cin=config.model.cin, feature=config.feature),
             changed(

@@ -132,6 +132,8 @@ def test_every_output_layer_can_have_the_bias():
         for options in ({}, {"final": {"hidden_units": [4]}}):
             for bias in (True, False):
                 config = {"model_name": name, "global_bias": bias, **options}
+                if name == "fm" and (options or not bias):
+                    continue  # it has a global bias, and nothing else with one
                 found = start_of(rows, **config)
                 assert found == pytest.approx(-math.log(3) if bias else [-math.log(3)])
 

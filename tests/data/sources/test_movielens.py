@@ -101,14 +101,14 @@ def _serve_package(monkeypatch, parquet: dict[str, bytes]) -> list[str]:
 
 
 def _same(left, right) -> bool:
-    return all(a.equals(b) for a, b in zip(left, right, strict=True))
+    return all(a.equals(b) for a, b in zip(left[:3], right[:3], strict=True))
 
 
 # --- what the columns mean, and their values ---
 
 
 def test_counts_columns_and_first_rows(tables):
-    interactions, users, items = tables
+    interactions, users, items, *_ = tables
     assert (interactions.num_rows, users.num_rows, items.num_rows) == (100_000, 943, 1_682)
     numbers = [(name, pa.int64()) for name in ("user_id", "movie_id", "rating", "timestamp")]
     assert interactions.schema == pa.schema(numbers)
@@ -129,7 +129,7 @@ def test_counts_columns_and_first_rows(tables):
 
 
 def test_values_are_what_the_adapter_says(tables):
-    interactions, users, items = tables
+    interactions, users, items, *_ = tables
     assert users["user_id"].to_pylist() == list(range(1, 944))
     assert items["movie_id"].to_pylist() == list(range(1, 1683))
     assert set(interactions["user_id"].to_pylist()) == set(range(1, 944))
