@@ -195,8 +195,9 @@ class TrainingStep:
 
     def _rows_read(self, batch: Batch) -> Inputs:
         """Rows that refer to every row of a table that a batch refers to."""
-        whole_table = self.model.config.feature.embedding_l2_scope == "table"
-        if self._pairs is None or batch.pairs is None or whole_table:
+        if self._pairs is None or batch.pairs is None:
+            return batch.inputs
+        if self.model.config.feature.embedding_l2_scope == "table":  # which reads no batch
             return batch.inputs
         return self._pairs.rows_read(batch.inputs, batch.pairs)
 

@@ -84,19 +84,19 @@ def test_the_mode_is_restored(model, users, catalogue, training):
     model.train(training)
     score_items(model, users, np.ones((12, 30), int), catalogue, batch_size=100)
     assert model.training is training
-    assert model.dnn.training is training
+    assert model.embedding.training is training
 
 
 def test_a_module_that_its_user_froze_stays_in_evaluation_mode(model, tiny_data):
     model.train()
-    model.dnn.eval()
+    model.embedding.eval()
     before = [module.training for module in model.modules()]
     score(model, tiny_data.valid.inputs, batch_size=100)
     assert [module.training for module in model.modules()] == before
     evaluate_metric(model, tiny_data.valid, "ndcg@5", batch_size=100)
     assert [module.training for module in model.modules()] == before
     assert model.training
-    assert not model.dnn.training
+    assert not model.embedding.training
 
 
 def test_halves_only_where_they_save_work(users, catalogue, counted, tiny_config, tiny_data):
