@@ -197,7 +197,7 @@ class TrainingStep:
         """Rows that refer to every row of a table that a batch refers to."""
         if self._pairs is None or batch.pairs is None:
             return batch.inputs
-        if self.model.config.feature.embedding_l2_scope == "table":  # whatever is read
+        if self.model.config.feature.embedding_l2_scope == "table":  # which reads no batch
             return batch.inputs
         return self._pairs.rows_read(batch.inputs, batch.pairs)
 

@@ -17,11 +17,12 @@ CRITEO = (
 
 
 def test_counts_are_those_of_the_model(schema, config):
-    for name in [name for name in MODELS if name != "fm"]:  # which has one logit and no network
+    for name in MODELS:
+        classes = 1 if name == "fm" else 3
         for model_config in (
             experiment(model_name=name, cin=config.model.cin, feature=config.feature),
             changed(
-                experiment(model_name=name, num_class=3, final=DNNConfig(hidden_units=(4,))),
+                experiment(model_name=name, num_class=classes, final=DNNConfig(hidden_units=(4,))),
                 "feature",
                 wide_embedding_dim=3,
                 variational_dropout=0.1,
