@@ -25,7 +25,7 @@ INTERVAL = "_interval"  # ends the names of intervals
 Figure = float | list[float] | None
 _ETA = 1e-12  # of the share of positives, which is none of these where both classes are there
 _GROUPS = 4096  # of rows that resamples are drawn from: fewer rows are drawn one by one
-_DRAWN_AT_ONCE = 2**21
+_DRAWN_AT_ONCE = 2**17  # numbers of a chunk of resamples, 1 MiB
 
 
 def calibration_figures(
