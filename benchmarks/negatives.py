@@ -14,6 +14,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -111,8 +112,9 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")  # a peak of its own for each epoch
     for _ in range(REPEATS):
         for way, runs in found.items():
-            with context.Pool(1) as pool:
-                runs.append(pool.apply(_run, (way, arguments.data_dir, arguments.threads)))
+            with ProcessPoolExecutor(1, context) as pool:
+                measured = pool.submit(_run, way, arguments.data_dir, arguments.threads)
+                runs.append(measured.result())
     first = None
     for way, runs in found.items():
         median = Measured(*map(statistics.median, zip(*runs, strict=True)))
