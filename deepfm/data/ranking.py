@@ -21,7 +21,7 @@ from deepfm.data.dataset import (
 from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.columns import combined, named_in_errors
-from deepfm.data.history import Histories, earlier_events, item_ids
+from deepfm.data.history import EarlierEvents, Histories, earlier_events, item_ids
 from deepfm.data.labels import (
     WEIGHT_EXPECTED,
     LabelRule,
@@ -319,13 +319,7 @@ def _histories(
     events: Events, history: HistoryConfig, ids: Mapping[str, torch.Tensor]
 ) -> Histories:
     """What each interaction sees of its user's earlier positives."""
-    found = earlier_events(
-        events.user,
-        events.order,
-        _is_event(events, history),
-        max_length=history.max_length,
-        ties=history.ties,
-    )
+    found = _seen(events, history)
     items = torch.from_numpy(events.item[found.events])
     return Histories(
         {name: of_items[items] for name, of_items in ids.items()},
@@ -333,6 +327,32 @@ def _histories(
         torch.from_numpy(found.starts),
         torch.from_numpy(found.lengths),
         torch.from_numpy(np.array(events.time)),  # which Arrow may have lent read-only
+    )
+
+
+def _seen(events: Events, history: HistoryConfig) -> EarlierEvents:
+    """The events before each interaction; what trains sees none of a held-out one, whose file may
+    be of any time."""
+
+    def before(is_event: np.ndarray) -> EarlierEvents:
+        return earlier_events(
+            events.user,
+            events.order,
+            is_event,
+            max_length=history.max_length,
+            ties=history.ties,
+        )
+
+    trains = np.zeros(len(events.label), bool)
+    trains[events.split.train] = True
+    of_training = before((events.label > 0) & trains)
+    if history.until == "split":
+        return of_training
+    of_all, shift = before(events.label > 0), len(of_training.events)
+    return EarlierEvents(
+        np.concatenate([of_training.events, of_all.events]),
+        np.where(trains, of_training.starts, shift + of_all.starts),
+        np.where(trains, of_training.lengths, of_all.lengths),
     )
 
 

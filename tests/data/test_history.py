@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow.csv import write_csv
 
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data import load as data_load
@@ -227,3 +228,23 @@ def test_dims_and_tables(tmp_path):
 def test_refused(tmp_path, history, problem):
     with pytest.raises(ConfigError, match=problem):
         data_load.declared_schema(config_of(tmp_path, **history))
+
+
+def test_what_trains_sees_nothing_of_test_rows_in_files_of_their_own(tmp_path):
+    """Whatever their times; the validation rows do, with `until: row`."""
+    rows = rows_of()
+    is_test = np.arange(200) % 9 == 0
+    for name, chosen in (("rows.csv", ~is_test), ("test.csv", is_test)):
+        write_csv(rows.filter(pa.array(chosen)), tmp_path / name)
+    config = config_of(tmp_path, until="row", ties="order").to_dict()
+    config["data"]["split_strategy"] = "predefined_ranking"
+    config["data"]["table"]["test_files"] = ["test.csv"]
+    before = load_data(config_from_dict(config))
+    liked = np.where(is_test, 1 - rows["liked"].to_numpy(), rows["liked"].to_numpy())
+    changed = rows.set_column(4, "liked", pa.array(liked)).filter(pa.array(is_test))
+    write_csv(changed, tmp_path / "test.csv")
+    after = load_data(config_from_dict(config))
+    assert arrays_of(after.train) == arrays_of(before.train)
+    assert history_of(after, after.valid, "history_item") != history_of(
+        before, before.valid, "history_item"
+    )

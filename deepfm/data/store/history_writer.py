@@ -20,6 +20,7 @@ from deepfm.data.store.arrays import ArrayWriter
 from deepfm.data.store.event_counts import EventCounts
 from deepfm.data.store.external_sort import ExternalSort
 from deepfm.data.store.history_records import NOBODY
+from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
 
 FOLDER = "history"  # beside those of the splits, which share the events
@@ -73,12 +74,15 @@ class HistoryWriter:
         walk = HistoryPass(
             max_length=self._history.max_length, ties_in_order=self._history.ties == "order"
         )
+        held_out = HistoryPass(max_length=1, ties_in_order=True)  # to see if training rows see any
         users, seen = EventCounts(), Counter[str]()
         self._append_events(out, np.zeros(0, self._dtype))  # so that there are files in any case
         for records in self._rows.blocks():
-            is_event = records["positive"]
+            is_event, trains = records["positive"], records["split"] == SPLIT_NAMES.index("train")
             if self._history.until == "split":
-                is_event = is_event & (records["split"] == SPLIT_NAMES.index("train"))
+                is_event = is_event & trains
+            before = held_out.ranges(records["user"], records["time"], is_event & ~trains)
+            _refuse_held_out(records["row"][trains & (before.lengths > 0)])
             starts, lengths = walk.ranges(records["user"], records["time"], is_event)
             self._add_ranges(records, starts, lengths)
             events = records[is_event]
@@ -152,3 +156,17 @@ def write_histories(histories: HistoryWriter, out: ArrayWriter) -> dict[str, Any
             f"{found.without:,} rows without a user or a time have no history, and are in none"
         )
     return {"history": told, "event_arrays": out.shapes(FOLDER)}
+
+
+def _refuse_held_out(rows: np.ndarray) -> None:
+    """Refuse training rows that would see events of held-out rows, by their numbers.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    if len(rows):
+        raise ConfigError(
+            f"row is for held-out rows that come after the training rows, and row {rows[0] + 1} "
+            "of the training files comes after a held-out one of its user; set until: split",
+            key="data.table.history.until",
+        )

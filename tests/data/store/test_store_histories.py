@@ -151,6 +151,8 @@ CASES = [
 @pytest.mark.parametrize(("split", "ties", "until"), CASES)
 def test_rows_see_what_loops_find(tmp_path, split, ties, until):
     columns = rows()
+    if (split, until) == ("predefined", "row"):
+        columns = by_time(columns)
     written(tmp_path, columns, split)
     data = load_data(config(tmp_path, split, ties=ties, until=until))
     expected = seen_by_loops(columns, split_of_rows(data), ties=ties, until=until)
@@ -169,6 +171,19 @@ def test_rows_see_what_loops_find(tmp_path, split, ties, until):
             assert found["history_age"][place] == age_ids(time[row] - time[events]).tolist()
         some = slice(1, len(part), 2)
         assert histories(part, some) == {name: ids[some] for name, ids in found.items()}
+
+
+def by_time(columns: dict[str, list]) -> dict[str, list]:
+    """The rows in the order of their times, so that no file has one that is older than the last."""
+    order = sorted(range(len(columns["time"])), key=lambda row: columns["time"][row] or 0)
+    return {name: [values[row] for row in order] for name, values in columns.items()}
+
+
+def test_training_rows_that_would_see_held_out_ones_are_refused(tmp_path):
+    written(tmp_path, rows(), "predefined")
+    load_data(config(tmp_path, "predefined", until="split"))
+    with pytest.raises(ConfigError, match="comes after a held-out one of its user"):
+        load_data(config(tmp_path, "predefined", until="row"))
 
 
 def test_what_is_counted(tmp_path, caplog):
