@@ -24,25 +24,21 @@ class Catalogue(NamedTuple):
 
     Attributes:
         inputs: The fields of group `item`, one row per item.
-        sparse, dense: Columns of those fields in a full row's `sparse` and `dense`.
-        sequences: Their positions among a full row's sequence fields.
+        columns: Where those fields stand in a full row.
     """
 
     inputs: Inputs
-    sparse: Tensor
-    dense: Tensor
-    sequences: tuple[int, ...]
+    columns: ItemColumns
 
     @classmethod
     def of(cls, schema: DatasetSchema, inputs: Inputs) -> "Catalogue":
-        columns = ItemColumns.of(schema)
-        return cls(inputs, columns.sparse, columns.dense, columns.sequences)
+        return cls(inputs, ItemColumns.of(schema))
 
     def overwrite(self, inputs: Inputs, rows: Tensor, items: Tensor) -> None:
         """Overwrite, in place, the item features of some rows with those of the given items."""
-        inputs.sparse[rows[:, None], self.sparse] = self.inputs.sparse[items]
-        inputs.dense[rows[:, None], self.dense] = self.inputs.dense[items]
-        for own, position in enumerate(self.sequences):
+        inputs.sparse[rows[:, None], self.columns.sparse] = self.inputs.sparse[items]
+        inputs.dense[rows[:, None], self.columns.dense] = self.inputs.dense[items]
+        for own, position in enumerate(self.columns.sequences):
             ids, there = self.inputs.sequence_ids[own][items], _padded(inputs, position)
             there[rows] = _widened(ids, there)
             inputs.sequence_lengths[position][rows] = self.inputs.sequence_lengths[own][items]
@@ -50,15 +46,15 @@ class Catalogue(NamedTuple):
     def with_room(self, inputs: Inputs) -> Inputs:
         """The inputs, with the item sequences wide enough for those of any item."""
         ids = list(inputs.sequence_ids)
-        for own, position in enumerate(self.sequences):
+        for own, position in enumerate(self.columns.sequences):
             ids[position] = _widened(_padded(inputs, position), _padded(self.inputs, own))
         return inputs._replace(sequence_ids=tuple(ids))
 
     def clear(self, inputs: Inputs) -> None:
         """Overwrite, in place, the item features of all rows with ids, numbers and lengths of 0."""
-        inputs.sparse[:, self.sparse] = 0
-        inputs.dense[:, self.dense] = 0.0
-        for position in self.sequences:
+        inputs.sparse[:, self.columns.sparse] = 0
+        inputs.dense[:, self.columns.dense] = 0.0
+        for position in self.columns.sequences:
             _padded(inputs, position).zero_()
             inputs.sequence_lengths[position].zero_()
 

@@ -152,9 +152,8 @@ def _of_adapter(data: DataConfig, tables: RawTables) -> Fingerprint:
 
 def _last_events(data: DataConfig, store: Store) -> LastEvents | None:
     """The newest events of each user in a store, of data with histories."""
-    if data.built_history is None or store.events is None:
+    if (history := data.built_history) is None or store.events is None:
         return None
-    _, history = data.built_history
     return store.events.last(history.max_length)
 
 
@@ -167,10 +166,8 @@ def _protocol(config: ExperimentConfig, fingerprint: Fingerprint) -> dict[str, A
     )
     candidates = f"{listed}; validation {drawn}" if listed else drawn
     found: dict[str, Any] = {"split": config.data.split_strategy, "candidates": candidates}
-    if (described := config.data.built_history) is not None:
-        _, history = described
-        of_history = {key: getattr(history, key) for key in ("max_length", "ties", "until")}
-        found["history"] = of_history
+    if (history := config.data.built_history) is not None:
+        found["history"] = history.what_is_seen()
     return found
 
 
@@ -231,9 +228,9 @@ def declared_schema(config: ExperimentConfig) -> DatasetSchema:
 
 def _built_fields(config: ExperimentConfig, schema: DatasetSchema) -> list[FieldSchema]:
     """The fields of the user's history, if the data has one."""
-    if (described := config.data.built_history) is None:
+    if (history := config.data.built_history) is None:
         return []
-    key, history = described
+    key = config.data.history_key
     if (found := config.task_list()[0]).num_class > 1 or found.predicts_numbers:
         raise ConfigError(
             "a history is of rows with the label 1, and the label has more values", key=key

@@ -174,6 +174,10 @@ class HistoryConfig:
     combiner: Literal["mean", "sum", "max", "position"] = "position"
     tables: Literal["own", "shared"] = "own"
 
+    def what_is_seen(self) -> dict[str, int | str]:
+        """Return the settings that decide which events a row sees, by name."""
+        return {"max_length": self.max_length, "ties": self.ties, "until": self.until}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackageConfig:
@@ -365,12 +369,14 @@ class DataConfig:
             )
 
     @property
-    def built_history(self) -> tuple[str, HistoryConfig] | None:
-        """The history of the rows, and the key that it stands under; None: there is none."""
-        if self.table is None:
-            return None if self.history is None else ("data.history", self.history)
-        history = self.table.history
-        return None if history is None else ("data.table.history", history)
+    def built_history(self) -> HistoryConfig | None:
+        """What a row sees of its user's earlier positives; None: nothing."""
+        return self.history if self.table is None else self.table.history
+
+    @property
+    def history_key(self) -> str:
+        """Where the config says it."""
+        return "data.history" if self.table is None else "data.table.history"
 
     @property
     def key_for_pairs(self) -> str:

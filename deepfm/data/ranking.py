@@ -64,6 +64,12 @@ class Events(NamedTuple):
     time: np.ndarray
     split: Splits
 
+    def trains(self) -> np.ndarray:
+        """Which rows are of the training split, (N,) bool."""
+        found = np.zeros(len(self.label), bool)
+        found[self.split.train] = True
+        return found
+
     def positives(self, rows: np.ndarray) -> np.ndarray:
         """Which of some rows hold a positive: their places among these rows."""
         return np.flatnonzero(self.label[rows] > 0)
@@ -137,8 +143,7 @@ def load_ranking(
     if data.candidates is not None:
         test = _listed_candidates(data, data.candidates, events, schema)
     weight = _weights(data, tables.interactions)
-    described = data.built_history
-    rows = _EncodedRows(events, columns, encoders, weight, described and described[1])
+    rows = _EncodedRows(events, columns, encoders, weight, data.built_history)
     train = rows.training(data, history, by_pairs=by_pairs)
     prior = rows.prior(train)
     found = RankingData(
@@ -343,8 +348,7 @@ def _seen(events: Events, history: HistoryConfig) -> EarlierEvents:
             ties=history.ties,
         )
 
-    trains = np.zeros(len(events.label), bool)
-    trains[events.split.train] = True
+    trains = events.trains()
     of_training = before((events.label > 0) & trains)
     if history.until == "split":
         return of_training
@@ -387,11 +391,7 @@ def _last_events(
 def _is_event(events: Events, history: HistoryConfig) -> np.ndarray:
     """Which interactions may stand in a history, (N,) bool."""
     is_event: np.ndarray = events.label > 0
-    if history.until == "split":
-        trains = np.zeros(len(is_event), bool)
-        trains[events.split.train] = True
-        is_event = is_event & trains
-    return is_event
+    return is_event & events.trains() if history.until == "split" else is_event
 
 
 def _interactions(events: Events, rows: np.ndarray) -> Interactions:

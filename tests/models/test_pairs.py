@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from deepfm.data.dataset import Catalogue
+from deepfm.data.item_columns import ItemColumns
 from deepfm.models import MODELS, build_model
 from deepfm.models.deepfm import DeepFM
 from deepfm.models.layers.dnn import ACTIVATIONS
@@ -76,15 +77,14 @@ def check(model, schema):
 
 
 def catalogue_of(schema, rows):
-    columns = Catalogue.of(schema, rows)
-    return columns._replace(
-        inputs=rows._replace(
-            sparse=rows.sparse[:, columns.sparse],
-            dense=rows.dense[:, columns.dense],
-            sequence_ids=tuple(rows.sequence_ids[k] for k in columns.sequences),
-            sequence_lengths=tuple(rows.sequence_lengths[k] for k in columns.sequences),
-        )
+    columns = ItemColumns.of(schema)
+    inputs = rows._replace(
+        sparse=rows.sparse[:, columns.sparse],
+        dense=rows.dense[:, columns.dense],
+        sequence_ids=tuple(rows.sequence_ids[k] for k in columns.sequences),
+        sequence_lengths=tuple(rows.sequence_lengths[k] for k in columns.sequences),
     )
+    return Catalogue(inputs, columns)
 
 
 @pytest.mark.parametrize("name", MODELS)

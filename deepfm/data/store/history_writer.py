@@ -99,7 +99,7 @@ class HistoryWriter:
 
     def summary(self, found: HistoryCounts) -> dict[str, Any]:
         """What is to be known of the histories, for the manifest and `metrics.json`."""
-        kept = {key: getattr(self._history, key) for key in ("max_length", "ties", "until")}
+        kept: dict[str, Any] = {**self._history.what_is_seen()}
         return kept | {"events": found.events, "users": found.users, "without": found.without}
 
     def _add_ranges(

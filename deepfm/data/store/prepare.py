@@ -61,7 +61,7 @@ from torch import Tensor
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import FilesRead
 from deepfm.data.labels import LabelRule
-from deepfm.data.options import DataConfig
+from deepfm.data.options import DataConfig, HistoryConfig
 from deepfm.data.schema import ITEMS, LEARNT, DatasetSchema, FieldSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
@@ -84,7 +84,6 @@ _MODEL_ONLY = (
     "frequency_scale", "init", "trainable", "built", "history_of",
 )  # fmt: skip
 _OF_A_LABEL = ("column", "kind", "threshold", "positive")  # and what its rule adds
-_OF_A_HISTORY = ("max_length", "ties", "until")  # whether a model sees the ages, too, is its affair
 # What decides how rows are read, beside the fields, the labels and the content of the files.
 _OF_THE_ROWS = (
     "delimiter", "columns", "encoding", "users", "items", "sample_weight", "group_columns",
@@ -156,15 +155,17 @@ class RowsOfATable:
             labels if len(labels) > 1 else next(iter(labels.values())),
             self.split.settings(self.split.options),
         ]
-        if table["history"] is not None:
-            decides.append(self._history_key())
+        if self.table.history is not None:
+            decides.append(self._history_key(self.table.history))
         return hash_plain(decides)
 
-    def _history_key(self) -> dict[str, object]:
-        """What decides the events that each row sees, and what is known of them."""
-        declared = asdict(self.table)["history"]
+    def _history_key(self, history: HistoryConfig) -> dict[str, object]:
+        """What decides the events that each row sees, and what is known of them.
+
+        Whether a model sees the ages, too, is its affair.
+        """
         sources = [field.history_of for field in self.schema.built_fields if field.built == ITEMS]
-        return {key: declared[key] for key in _OF_A_HISTORY} | {"fields": sources}
+        return {**history.what_is_seen(), "fields": sources}
 
     def _label_key(self, name: str, rule: LabelRule) -> dict[str, object]:
         """What a label depends on; a store holds it as it is, standardised later or not."""
