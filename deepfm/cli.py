@@ -17,6 +17,7 @@ import deepfm
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar, configure_logging
+from deepfm.utils.openmp import wait_passively
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     configure_logging()
+    wait_passively()
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
