@@ -58,9 +58,13 @@ def test_threads_follow_work_and_end_at_what_torch_has(schema, inputs, config, m
 
 def test_a_context_gives_the_threads_back():
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), running_on(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
+
+    def fail() -> None:
+        with running_on(before + 1):
+            raise KeyError(torch.get_num_threads())
+
+    with pytest.raises(KeyError, match=str(before + 1)):
+        fail()
     assert torch.get_num_threads() == before
 
 
