@@ -202,12 +202,12 @@ class MLP(nn.Module):
             in_features = width
         initialize_linears(linears, init)
 
-    def _linears(self) -> Iterator[tuple[nn.Linear, list[nn.Module]]]:
+    def _linears(self) -> Iterator[tuple[ProductLinear, list[nn.Module]]]:
         """Of each layer the linear map, and what follows."""
         for layer in self.layers:
             assert isinstance(layer, nn.Sequential)
             linear, *others = layer
-            assert isinstance(linear, nn.Linear)
+            assert isinstance(linear, ProductLinear)
             yield linear, others
 
     def opened(self) -> tuple[nn.Linear, nn.Sequential]:
@@ -235,7 +235,7 @@ class MLP(nn.Module):
                 )
             elif bias is None:
                 bias = weight.new_zeros(len(weight))
-            layer = nn.Sequential(_linear(weight, bias))
+            layer = nn.Sequential(_linear(weight, bias, narrow=linear.narrow))
             for module in others:
                 if isinstance(module, ReLUDropout):
                     layer.append(nn.ReLU(inplace=True))
@@ -259,13 +259,16 @@ class MLP(nn.Module):
 
 def _in_few_passes(layer: nn.Sequential, x: Tensor) -> Tensor:
     """A layer of `MLP` with what follows its product in as few passes over numbers as can be."""
+    y: Tensor
     linear, *others = layer
-    if isinstance(linear, ProductLinear) and isinstance(dropout := others[-1], ReLUDropout):
-        if len(others) == 1 and not dropout.is_active:
-            return linear(x, relu=True)  # type: ignore[no-any-return]
-        if isinstance(norm := others[0], nn.BatchNorm1d) and norm.training:
-            return norm_relu_dropout(linear(x), norm, dropout)
-    y: Tensor = layer(x)
+    if isinstance(last := others[-1], nn.ReLU | ReLUDropout):
+        is_active = isinstance(last, ReLUDropout) and last.is_active
+        if len(others) == 1 and not is_active:
+            y = linear(x, relu=True)
+            return y
+        if isinstance(norm := others[0], nn.BatchNorm1d) and isinstance(last, ReLUDropout):
+            return norm_relu_dropout(linear(x), norm, last)
+    y = layer(x)
     return y
 
 
@@ -286,9 +289,10 @@ def initialize_linears(linears: Iterable[nn.Linear], init: str) -> None:
             nn.init.zeros_(linear.bias)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor, *, narrow: bool) -> ProductLinear:
     """A linear map with these weights, (out_features, in_features) and (out_features,)."""
     out_features, in_features = weight.shape
-    linear = nn.Linear(in_features, out_features, device="meta")
+    with torch.device("meta"):
+        linear = ProductLinear(in_features, out_features, narrow=narrow)
     linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return linear

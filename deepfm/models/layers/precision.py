@@ -6,8 +6,8 @@ factorization machine, logits and losses are float32 in any case. Outside of `pr
 layer is plain torch, in the type of its weights.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -36,6 +36,12 @@ def products_in(precision: Precision) -> Iterator[None]:
         _PRECISION.reset(token)
 
 
+def as_now() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what `torch.utils.checkpoint` enters, so that it computes again in this precision."""
+    precision = _precision()
+    return nullcontext(), nullcontext() if precision is None else products_in(precision)
+
+
 def has_bf16_products(device: torch.device) -> bool:
     """Whether a device has units for products in bf16: said by its flags, never measured.
 
@@ -51,7 +57,12 @@ def has_bf16_products(device: torch.device) -> bool:
 
 def is_open() -> bool:
     """Whether this thread is within `products_in`."""
-    return _PRECISION.get() is not None
+    return _precision() is not None
+
+
+def _precision() -> Precision | None:
+    # A compiled or exported layer is plain torch; tracing knows no context variables.
+    return None if torch.compiler.is_compiling() else _PRECISION.get()
 
 
 def _flags() -> dict[str, Any]:
@@ -79,7 +90,7 @@ def _runs_in_onednn(x: Tensor, dtype: torch.dtype) -> bool:
     `torch.mm`. On a processor with AVX-512 it is up to twice as fast as MKL for widths that are
     no multiple of 16, and 10 % for others; a call costs 15 µs more.
     """
-    is_worth_it = dtype is torch.bfloat16 or x.numel() >= _MANY_ROWS * x.shape[-1]
+    is_worth_it = dtype is torch.bfloat16 or (x.dim() == 2 and len(x) >= _MANY_ROWS)
     return is_worth_it and _KERNELS.get((dtype, x.device.type), False)
 
 
@@ -105,13 +116,13 @@ def product(
         relu: Whether its ReLU is given.
         narrow: Whether a result in bf16 may stay in that type; else it is in the weights'.
     """
-    precision = _PRECISION.get()
+    precision = _precision()
     if precision is None or weight.dtype != torch.float32:
         y = F.linear(x, weight, bias)
         return y.relu() if relu else y
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if _runs_in_onednn(x, dtype):
-        y = _apply(x, weight, bias, dtype, relu)
+        y = _linear_by_onednn(x, weight, bias, dtype, relu)
     else:
         y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
         y = y.relu() if relu else y
@@ -120,7 +131,7 @@ def product(
 
 def narrowed(x: Tensor) -> Tensor:
     """A float32 tensor that only products read, in the type that they read."""
-    is_narrow = _PRECISION.get() == "bf16" and x.dtype is torch.float32
+    is_narrow = _precision() == "bf16" and x.dtype is torch.float32
     return x.bfloat16() if is_narrow else x
 
 
@@ -177,12 +188,14 @@ class _Product(torch.autograd.Function):
         return of_x, of_weight, of_bias, None, None
 
 
-def _apply(
+_product: Callable[..., Tensor] = _Product.apply
+
+
+def _linear_by_onednn(
     x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, relu: bool
 ) -> Tensor:
     if torch.is_grad_enabled():
-        y: Tensor = _Product.apply(x, weight, bias, dtype, relu)
-        return y
+        return _product(x, weight, bias, dtype, relu)
     return _onednn(x.to(dtype), weight.to(dtype), bias, relu)
 
 
