@@ -10,24 +10,61 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from deepfm.config import TrainingConfig
 from deepfm.data.batch import Inputs
 from deepfm.models.base import BaseCTRModel, evaluation_mode
+from deepfm.utils.logging import LOGGER
 
 # What a thread has to do in a step before another one is worth its waking and waiting.
 MULTIPLICATIONS_PER_THREAD = 2**30
 
 
-def threads_for(model: BaseCTRModel, row: Inputs, batch_size: int) -> int:
-    """The threads of a training step on the CPU, at most as many as torch has now.
+def threads_for(model: BaseCTRModel, inputs: Inputs, batch_size: int) -> int:
+    """The threads of a training step, at most as many as torch has now.
 
-    Counted are the multiplications of linear maps, once forward and twice backward.
+    Counted are the multiplications of linear maps, once forward and twice backward. Where a model
+    is on another device than the CPU, threads have little to do, and there are as many as before.
 
     Args:
-        row: Inputs of one row or more, of which the first is run through the model.
+        inputs: Of one row or more, of which the first is run through the model.
         batch_size: Rows of a step.
     """
-    work = 3 * batch_size * multiplications(model, row.select(slice(0, 1)))
-    return max(1, min(work // MULTIPLICATIONS_PER_THREAD, torch.get_num_threads()))
+    there = torch.get_num_threads()
+    if model.device.type != "cpu":
+        return there
+    work = 3 * batch_size * multiplications(model, inputs.select(slice(0, 1)))
+    return max(1, min(work // MULTIPLICATIONS_PER_THREAD, there))
+
+
+def settle_threads(
+    config: TrainingConfig, begun: TrainingConfig | None, model: BaseCTRModel, inputs: Inputs
+) -> int:
+    """The threads of a run: those that are asked for, those that it began with, or by the work.
+
+    A run that is resumed keeps its number, so that it goes on exactly; another one that is asked
+    for, and one that this machine has no cores for, is one warning.
+
+    Args:
+        config: With the number of the beginning where it asks for none.
+        begun: What the run began with that is resumed; None: it begins now.
+        inputs: As in `threads_for`.
+    """
+    found, there = config.threads, torch.get_num_threads()
+    if found is None:
+        found = threads_for(model, inputs, config.batch_size)
+    if begun is not None:
+        if begun.threads != found:
+            before = "an unknown number of" if begun.threads is None else begun.threads
+            LOGGER.warning(
+                f"the run began with {before} threads and goes on with {found}: what follows may "
+                "differ in the last digits from a run without a break"
+            )
+        elif found > there:
+            LOGGER.warning(
+                f"the run began with {found} threads, and {there} run at a time here; "
+                f"training.threads: {there} is faster and may differ in the last digits"
+            )
+    return found
 
 
 def multiplications(model: BaseCTRModel, inputs: Inputs) -> int:

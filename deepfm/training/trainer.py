@@ -32,6 +32,7 @@ from deepfm.training.optimizer_state import load_optimizer_state, optimizer_stat
 from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep, check_batch_norm
+from deepfm.training.threads import running_on, threads_for
 from deepfm.training.train_metrics import TrainMetrics
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar
@@ -181,9 +182,11 @@ class Trainer:
         """
         _keep_freed_memory()
         model.to(self.device)
+        threads = self.config.threads or threads_for(model, valid.inputs, self.config.batch_size)
         run = _Fit(self, model, train, valid, state or TrainingState())
         run.save, run.should_stop, run.log = save, should_stop, log
         with (
+            running_on(threads),
             torch.random.fork_rng(devices=[]),  # the caller's generator is left as it was
             run.step.gradient_mode(),
         ):

@@ -1,5 +1,6 @@
 """The threads of a step: by its work, within a context; what waits does not spin."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,10 +8,14 @@ import sys
 
 import pytest
 import torch
+import yaml
 
+from deepfm import experiment
+from deepfm.checkpoint import RunDirectory, load_checkpoint
+from deepfm.config import TrainingConfig, load_config
 from deepfm.models import MODELS, build_model
 from deepfm.training import threads
-from deepfm.training.threads import multiplications, running_on, threads_for
+from deepfm.training.threads import multiplications, running_on, settle_threads, threads_for
 from tests.models.conftest import changed, config, inputs, replaced, schema
 
 __all__ = ["config", "inputs", "schema"]
@@ -66,6 +71,48 @@ def test_a_context_gives_the_threads_back():
     with pytest.raises(KeyError, match=str(before + 1)):
         fail()
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "begun", "expected", "warning"),
+    [
+        (None, "nothing", 1, None),
+        (3, "nothing", 3, None),
+        (1, 1, 1, None),
+        (3, 2, 3, "began with 2 threads and goes on with 3"),
+        (8, 8, 8, "8 threads, and 4 run at a time here; training.threads: 4 is faster"),
+        (None, None, 1, "an unknown number of threads and goes on with 1"),
+    ],
+)
+def test_a_run_keeps_its_number_or_says_so_once(
+    schema, inputs, config, monkeypatch, caplog, asked, begun, expected, warning
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    before = None if begun == "nothing" else TrainingConfig(threads=begun)
+    model = build_model(schema, config)
+    assert settle_threads(TrainingConfig(threads=asked), before, model, inputs) == expected
+    said = [record.message for record in caplog.records]
+    assert len(said) == (warning is not None)
+    assert warning is None or warning in said[0]
+
+
+def test_a_resumed_run_has_the_threads_of_its_beginning_or_warns(tiny_config, caplog):
+    def train(**changes: object) -> int | None:
+        config = load_config(tiny_config(**changes))
+        run = RunDirectory(config.output_dir)
+        experiment.train(config, resume=True)
+        saved = load_checkpoint(run.last).config.training.threads
+        assert yaml.safe_load(run.config.read_text())["training"]["threads"] == saved
+        return saved
+
+    def warnings() -> list[str]:
+        return [r.message for r in caplog.records if "threads and goes on" in r.message]
+
+    assert train(training__epochs=1, training__threads=2) == 2
+    assert train(training__epochs=2) == 2
+    assert not warnings()
+    assert train(training__epochs=3, training__threads=1) == 1
+    assert len(warnings()) == 1
 
 
 def environment_after(code: str, **variables: str) -> dict[str, str]:
