@@ -162,6 +162,20 @@ class TrainingStep:
             return self.model.embedding.tables.compact_mode(optimizer)
         return nullcontext()
 
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch on the CPU with the rows of the tables that its gradient is of.
+
+        So no device is asked how many there are. Another batch costs `add` that question.
+        """
+        model, feature = self.model, self.model.config.feature
+        is_compact = model.embedding.tables.is_compact
+        if self._pairs is not None and batch.pairs is not None:
+            if is_compact:
+                return batch._replace(pairs=self._pairs.prepared(batch.inputs, batch.pairs))
+        elif is_compact or (feature.embedding_l2_reg and feature.embedding_l2_scope == "batch"):
+            return batch._replace(inputs=model.located(batch.inputs))
+        return batch
+
     def add(self, batch: Batch) -> Forward:
         """Add the gradient of a batch."""
         model = self.model
