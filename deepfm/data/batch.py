@@ -67,9 +67,9 @@ class Inputs(NamedTuple):
         sequence_ids: Per sequence field the padded ids, (B, L) int64. Where nothing is cut, L is
             that of the longest list, and a data set may hold them as `Ragged`.
         sequence_lengths: Per sequence field the number of valid ids, (B,) int64.
-        located: What the host has found of the tables that these very rows read; see
-            `deepfm.models.layers.tables.Located`. None: nothing yet. Other rows that are made of
-            these have none.
+        located: What the host has found of the rows of tables that these very rows read, those
+            of their `pairs` included; see `deepfm.models.layers.tables.Located`. None: nothing
+            yet. Other rows that are made of these have none.
     """
 
     sparse: Tensor

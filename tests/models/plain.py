@@ -105,7 +105,7 @@ class PlainEmbedding(nn.Module):
                 bags.append(pool(0))
         return torch.stack(bags)
 
-    def l2_reg(self, sparse, dense, sequence_ids, sequence_lengths, *, rate):
+    def l2_reg(self, sparse, dense, sequence_ids, sequence_lengths, located=None, *, rate):
         total = 0
         for name, rows in self.touched(sparse, sequence_ids, sequence_lengths).items():
             for table in (name, f"{name}_wide"):
