@@ -249,6 +249,11 @@ class BaseCTRModel(nn.Module, ABC):
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
+    def located(self, inputs: Inputs) -> Inputs:
+        """Return rows on the CPU with what can be found of their tables before a forward pass."""
+        found = self.embedding.located(inputs.sparse, inputs.padded_ids, inputs.sequence_lengths)
+        return inputs._replace(located=found)
+
     def training_logits(self, inputs: Inputs) -> Logits:
         """Return the logits that the losses read, by name.
 
@@ -286,6 +291,7 @@ class BaseCTRModel(nn.Module, ABC):
             inputs.dense,
             inputs.padded_ids,
             inputs.sequence_lengths,
+            inputs.located,
             rate=feature.embedding_l2_reg,
             scope=feature.embedding_l2_scope,
         )

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
 from deepfm.models.layers.fields import DenseField, IdField
-from deepfm.models.layers.lookup import Lookup, Request, Vectors, merged, slices
+from deepfm.models.layers.lookup import (
+    LocatedParts,
+    Lookup,
+    Request,
+    Vectors,
+    merged,
+    slices,
+)
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import WIDE, Read, Tables
@@ -275,9 +282,10 @@ class FeatureEmbedding(Lookup):
         dense: Tensor,
         sequence_ids: Sequence[Tensor],
         sequence_lengths: Sequence[Tensor],
+        located: LocatedParts | None = None,
     ) -> Views:
         """Return views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
-        vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths)
+        vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths, located)
         flat = dense[:, :0]
         if self._deep_parts:
             flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
@@ -348,6 +356,7 @@ class FeatureEmbedding(Lookup):
         dense: Tensor,
         sequence_ids: Sequence[Tensor],
         sequence_lengths: Sequence[Tensor],
+        located: LocatedParts | None = None,
         *,
         rate: float,
         scope: str,
@@ -364,5 +373,6 @@ class FeatureEmbedding(Lookup):
         if scope == "table":
             norms = self.tables.squared_norms_of_all()
         else:
-            norms = self.tables.squared_norms(self.ids(sparse, sequence_ids, sequence_lengths))
+            ids = self.ids(sparse, sequence_ids, sequence_lengths, located)
+            norms = self.tables.squared_norms(ids)
         return rate / 2 * sum(norms, dense.new_zeros(()))
