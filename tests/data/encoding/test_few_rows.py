@@ -358,7 +358,11 @@ def test_large_vocabularies_are_searched(values, is_grown, monkeypatch):
         encoders = more.grown_from(encoders)
     monkeypatch.setattr(few_tables, "DICTIONARY", 0)
     assert agree(encoders, {"f": [*values, None]})
-    for others in (["a", "b", "", "5", "0.5", "x"], [5, 1, 2**63 - 1, -(2**63)], [0.5, 5.0, 1000.25]):
+    for others in (
+        ["a", "b", "", "5", "0.5", "x"],
+        [5, 1, 2**63 - 1, -(2**63)],
+        [0.5, 5.0, 1000.25],
+    ):
         assert agree(encoders, {"f": others})
 
 
