@@ -19,6 +19,7 @@ from deepfm.evaluation.base_rate import (
     verdict,
 )
 from deepfm.evaluation.calibration_figures import calibration_figures, corrected_figures
+from deepfm.evaluation.catalogue_scorer import CatalogueScorer
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.members import Members, mean_of
 from deepfm.evaluation.metrics import CORRECTED, metric_values, undefined
@@ -31,8 +32,8 @@ from deepfm.evaluation.ranking import (
     ranking_metrics,
 )
 from deepfm.evaluation.scored import Scored
-from deepfm.models.base import BaseCTRModel, evaluation_mode
-from deepfm.models.pairs import Halves, PairScorer
+from deepfm.models.base import BaseCTRModel
+from deepfm.models.frozen import frozen
 from deepfm.objectives import Objective, Task, logits_by_name
 from deepfm.objectives.tasks import doubled, of_only_task
 from deepfm.utils.named import reported_names
@@ -40,7 +41,6 @@ from deepfm.utils.named import reported_names
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of
 # what its matrix products allow in batches of 4,096, and at 65 % in batches of 16,384.
 CPU_ROWS = 4096
-CPU_PAIRS = 2048  # by halves: the two widest activations of 2,048 pairs fit into the L2 cache
 MAX_CACHED = 2**26  # numbers kept for the items of a ranking: 256 MB; beyond, whole rows
 
 
@@ -104,11 +104,11 @@ def score_tasks(
         )
     device, size = model.device, _rows_at_once(model, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
-    with evaluation_mode(model):
-        batches = [
-            logits_by_name(model(inputs.select(slice(start, min(start + size, rows))).to(device)))
-            for start in range(0, rows, size)
-        ]
+    scorer = frozen(model)
+    batches = [
+        logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
+        for start in range(0, rows, size)
+    ]
     if not batches:
         return {task.name: _no_logits(task, 0) for task in model.tasks}
     return {name: torch.cat([b[name].cpu() for b in batches]).numpy() for name in batches[0]}
@@ -171,7 +171,7 @@ def _score_rows(
 ) -> np.ndarray:
     """`score_items` by a whole row per pair, in batches that are filled across users."""
     scores = np.full(items.size, np.nan, np.float32)
-    valid, size = np.flatnonzero(items >= 0), _rows_at_once(model, batch_size)
+    valid, size, model = np.flatnonzero(items >= 0), _rows_at_once(model, batch_size), frozen(model)
     for start in range(0, len(valid), size):
         part = valid[start : start + size]
         pairs = inputs.select(torch.from_numpy(part // items.shape[1]))
@@ -180,7 +180,6 @@ def _score_rows(
     return scores.reshape(items.shape)
 
 
-@torch.inference_mode()
 def _score_halves(
     model: BaseCTRModel,
     inputs: Inputs,
@@ -190,31 +189,9 @@ def _score_halves(
     batch_size: int,
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
-    device, size = model.device, _rows_at_once(model, batch_size)
-    pairs_at_once = min(size, CPU_PAIRS) if device.type == "cpu" else size
-    position = np.zeros(catalogue.inputs.num_rows + 1, np.int64)  # -1 reads the last: any item
-    position[distinct] = np.arange(len(distinct))
-    candidates = torch.from_numpy(position[items])
-    scores = torch.empty(items.shape)
-    with evaluation_mode(model):
-        empty = inputs.select(slice(0, 1)).map(torch.zeros_like)
-        scorer = PairScorer(model, empty.to(device))
-        parts = []
-        for wanted in torch.from_numpy(distinct).split(size):
-            rows = empty.select(torch.zeros_like(wanted))
-            catalogue.overwrite(rows, torch.arange(len(wanted)), wanted)
-            parts.append(scorer.item_halves(rows.to(device)))
-        of_items = Halves(*map(torch.cat, zip(*parts, strict=True)))
-        for users in torch.arange(len(items)).split(size):
-            rows = inputs.select(users)  # a copy, unlike a slice
-            catalogue.clear(rows)
-            scores[users] = scorer.logits(
-                scorer.user_halves(rows.to(device)),
-                of_items,
-                candidates[users].to(device),
-                pairs_at_once=pairs_at_once,
-            ).cpu()
-    return scores.masked_fill_(torch.from_numpy(items < 0), torch.nan).numpy()
+    size = _rows_at_once(model, batch_size)
+    scorer = CatalogueScorer(frozen(model), catalogue, inputs, items=distinct, batch_size=size)
+    return scorer.logits(inputs, items)
 
 
 def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
