@@ -1,7 +1,7 @@
 """Scores and recommendations from a checkpoint alone."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,6 @@ import pyarrow as pa
 import torch
 
 from deepfm.data.batch import Inputs
-from deepfm.data.dataset import Catalogue
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
@@ -20,8 +19,12 @@ from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
 from deepfm.errors import CheckpointError, DataError, Place
-from deepfm.evaluation.scoring import score_items, score_tasks
+from deepfm.evaluation.members import Members
+from deepfm.evaluation.scoring import score_tasks
+from deepfm.models.base import BaseCTRModel
+from deepfm.models.frozen import frozen
 from deepfm.objectives.tasks import of_only_task, prediction_columns
+from deepfm.served_items import ServedItems, best_of
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.logging import LOGGER
 
@@ -172,7 +175,7 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        return self._position(self._ranked(), user) is not None
+        return self._position(user) is not None
 
     def recommend(
         self,
@@ -198,40 +201,31 @@ class Predictor:
                 a list has no values for; a time is none; or a model that reads no history is given
                 one, or a time.
         """
-        ranked = self._ranked()
+        ranked = self._ranked
         fields = self.schema.fields.values()
         if context := [field.name for field in fields if field.group == "context"]:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
-        row = _user_row(ranked, user)
-        own = [field.raw_columns for field in fields if field.group == "item"]
-        for column in {column for columns in own for column in columns}:
-            any_item = ranked.items[column].slice(0, 1)  # each item replaces it by its own
-            row = row.append_column(column, any_item)
-        row = self._tables.complete(self.schema, row)
-        items = np.arange(len(ranked.items))
-        if (position := self._position(ranked, user)) is not None:
-            items = np.setdiff1d(items, ranked.history.items_of(position))
-        encoded = self.encoders.encode(ranked.items, "item")
-        catalogue = Catalogue.of(self.schema, encoded)
-        inputs = self.encoders.encode(row)
+        items = self._served_items
+        allowed = np.ones(len(items.table), bool)
+        if (position := self._position(user)) is not None:
+            allowed[ranked.history.items_of(position)] = False
+        inputs = self._of_user(user)
         if self._histories is None:
             if history is not None or time is not None:
                 raise DataError("the model reads no history, so it can be given none, and no time")
         elif history is None:
             inputs = self._histories.added_to_user(inputs, user, time)
         else:
-            given = self._histories.given(history, ranked.items)
-            inputs = self._histories.added_given(inputs, given, encoded, time)
-            items = np.setdiff1d(items, given.items)
-        logits = score_items(
-            self.model, inputs, items[None], catalogue, batch_size=self.batch_size
-        )[0]
-        best = np.argsort(-logits, kind="stable")[:top]
-        titles = self.schema.item_title_column
-        found, task = ranked.items.take(items[best]), self.tasks[0]
+            given = self._histories.given(history, items.table)
+            inputs = self._histories.added_given(inputs, given, items.catalogue.inputs, time)
+            allowed[given.items] = False
+        wanted = np.flatnonzero(allowed)
+        logits = items.logits(inputs, wanted)
+        best = best_of(logits, top)
+        found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
+        values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
         listed = zip(
-            found[ranked.item_column].to_pylist(),
-            found[titles].to_pylist() if titles else [None] * len(best),
+            *([None if of is None else of[place] for place in found] for of in values),
             task.predicted({"": logits[best]}).tolist(),
             strict=True,
         )
@@ -239,10 +233,30 @@ class Predictor:
             return [ScoredItem(*row) for row in listed]
         return [Recommendation(*row) for row in listed]
 
+    def _of_user(self, user: object) -> Inputs:
+        """The inputs of one row: a user with any item, which each item takes the place of."""
+        row, items = _user_row(self._ranked, user), self._served_items.table
+        own = [field.raw_columns for field in self.schema.fields.values() if field.group == "item"]
+        for column in {column for columns in own for column in columns}:
+            row = row.append_column(column, items[column].slice(0, 1))
+        return self.encoders.encode(self._tables.complete(self.schema, row))
+
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        logits = score_tasks(self.model, inputs, batch_size=self.batch_size)
+        logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
         return {task.name: task.predicted(logits) for task in self.tasks}
 
+    @cached_property
+    def _scorer(self) -> BaseCTRModel | Members:
+        """The model for evaluation only."""
+        return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
+
+    @cached_property
+    def _served_items(self) -> ServedItems:
+        return ServedItems(
+            self._ranked.items, self.encoders, self._scorer, batch_size=self.batch_size
+        )
+
+    @cached_property
     def _ranked(self) -> "_Ranked":
         """The items to rank.
 
@@ -308,9 +322,10 @@ class Predictor:
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
 
-    def _position(self, ranked: "_Ranked", user: object) -> int | None:
+    def _position(self, user: object) -> int | None:
         """Row of the user table; None for a user that is not there."""
-        found = self._tables.positions(self.schema, _user_row(ranked, user), "user")[0].as_py()
+        row = _user_row(self._ranked, user)
+        found = self._tables.positions(self.schema, row, "user")[0].as_py()
         return None if found is None else int(found)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
+from deepfm.data.schema import DatasetSchema
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.pairs import Halves, PairScorer
 
@@ -20,7 +21,6 @@ class CatalogueScorer:
     Args:
         model: In evaluation mode, with `pair_branches`.
         catalogue: The items.
-        like: Some rows of all fields, whose number of sequences is looked at.
         items: Ascending positions of those that will be asked for, (D,); None: all of them.
         batch_size: Rows at once.
     """
@@ -30,7 +30,6 @@ class CatalogueScorer:
         self,
         model: BaseCTRModel,
         catalogue: Catalogue,
-        like: Inputs,
         *,
         items: np.ndarray | None = None,
         batch_size: int,
@@ -43,7 +42,7 @@ class CatalogueScorer:
         items = np.arange(num_items) if items is None else items
         self._position = np.zeros(num_items + 1, np.int64)  # -1 reads the last: any item
         self._position[items] = np.arange(len(items))
-        empty = catalogue.with_room(_empty(like))
+        empty = catalogue.with_room(_empty_row(model.schema))
         self._scorer = PairScorer(model, empty.to(self._device))
         parts = []
         for wanted in torch.from_numpy(items).split(batch_size):
@@ -85,12 +84,12 @@ class CatalogueScorer:
         return self._scorer.user_halves(inputs.to(self._device))
 
 
-def _empty(like: Inputs) -> Inputs:
+def _empty_row(schema: DatasetSchema) -> Inputs:
     """A row whose ids, numbers and lengths are all 0; its sequences are one place wide."""
-    sequences = len(like.sequence_ids)
+    sequences = len(schema.sequence_fields)
     return Inputs(
-        torch.zeros(1, like.sparse.shape[1], dtype=torch.int64),
-        torch.zeros(1, like.dense.shape[1], dtype=like.dense.dtype),
+        torch.zeros(1, len(schema.sparse_fields), dtype=torch.int64),
+        torch.zeros(1, sum(field.value_dim for field in schema.dense_fields)),
         tuple(torch.zeros(1, 1, dtype=torch.int64) for _ in range(sequences)),
         tuple(torch.zeros(1, dtype=torch.int64) for _ in range(sequences)),
     )

@@ -143,8 +143,7 @@ def score_items(
     Raises:
         ConfigError: The model gives several logits per row, none of which orders items.
     """
-    if (found := sum(task.num_class for task in model.tasks)) != 1:
-        raise ConfigError(f"items are ranked by one logit, found {found}", key="num_class")
+    refuse_several_logits(model)
     if isinstance(model, Members):
         return mean_of(
             [
@@ -152,18 +151,34 @@ def score_items(
                 for one in model.models
             ]
         )
-    inputs, branches = catalogue.with_room(inputs), model.pair_branches()
-    if branches is not None:
+    inputs = catalogue.with_room(inputs)
+    if model.pair_branches() is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
         occurs[items] = True  # the last entry is that of -1
         distinct = np.flatnonzero(occurs[:-1])
-        cached = len(distinct) * branches.hidden_width
         pairs = np.count_nonzero(items >= 0)
         # About half the work of a row is done before the DNN's second layer. Halves: that half for
         # users and distinct items, the other for all pairs, padding too. Rows: both, without it.
-        if len(items) + len(distinct) + items.size < 2 * pairs and cached <= MAX_CACHED:
+        saves_work = len(items) + len(distinct) + items.size < 2 * pairs
+        if saves_work and fits_in_halves(model, len(distinct)):
             return _score_halves(model, inputs, items, catalogue, distinct, batch_size)
     return _score_rows(model, inputs, items, catalogue, batch_size)
+
+
+def refuse_several_logits(model: BaseCTRModel | Members) -> None:
+    """Refuse a model whose logits put items in no order.
+
+    Raises:
+        ConfigError: It gives several logits per row.
+    """
+    if (found := sum(task.num_class for task in model.tasks)) != 1:
+        raise ConfigError(f"items are ranked by one logit, found {found}", key="num_class")
+
+
+def fits_in_halves(model: BaseCTRModel, num_items: int) -> bool:
+    """Whether a model allows for halves, and those of so many items are small enough to be kept."""
+    branches = model.pair_branches()
+    return branches is not None and num_items * branches.hidden_width <= MAX_CACHED
 
 
 def _score_rows(
@@ -190,7 +205,7 @@ def _score_halves(
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
     size = _rows_at_once(model, batch_size)
-    scorer = CatalogueScorer(frozen(model), catalogue, inputs, items=distinct, batch_size=size)
+    scorer = CatalogueScorer(frozen(model), catalogue, items=distinct, batch_size=size)
     return scorer.logits(inputs, items)
 
 

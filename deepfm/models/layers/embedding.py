@@ -168,7 +168,9 @@ class FeatureEmbedding(Lookup):
         self.dropouts = nn.ModuleDict()
         if variational_dropout:
             self._add_dropouts()
-        self.reset_parameters()
+        # On the device meta nothing has a value, and torch would import its compiler to draw one.
+        if not any(weight.is_meta for weight in self.parameters()):
+            self.reset_parameters()
 
     def _set_dense_weights(self, num_columns: int) -> None:
         """Make first-order weights of so many dense columns, but those that have one per bin."""
@@ -176,9 +178,10 @@ class FeatureEmbedding(Lookup):
         binned = [column for group in groups for column in group.columns]
         plain = [column for column in range(num_columns) if column not in binned]
         self.dense_first_order = nn.Parameter(torch.empty(len(plain))) if plain else None
-        order = torch.tensor([*plain, *binned], dtype=torch.int64)
-        self.register_buffer("_plain_columns", order[: len(plain)], persistent=False)
-        self.register_buffer("_place", order.argsort(), persistent=False)
+        order = [*plain, *binned]
+        place = sorted(range(len(order)), key=order.__getitem__)
+        for name, columns in (("_plain_columns", plain), ("_place", place)):
+            self.register_buffer(name, torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def _set_fields(self, names: Sequence[str]) -> None:
         """Set what `field_embeddings` shows, and which columns of `flat_embeddings` it lacks."""
