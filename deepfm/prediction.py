@@ -1,6 +1,6 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
 from deepfm.data.served_histories import ServedHistories
+from deepfm.data.served_rows import ServedRows
+from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
 from deepfm.errors import CheckpointError, DataError, Place
@@ -101,11 +103,12 @@ class Predictor:
             if loaded.events is None:
                 raise CheckpointError("the checkpoint lacks the events that its histories need")
             self._histories = ServedHistories(loaded.events, self.schema)
+        self._rows = ServedRows(self.encoders, self._tables, self._histories)
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
 
-    def predict(self, columns: pa.Table) -> np.ndarray:
+    def predict(self, rows: Given) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.
 
         Of three classes or more, the probability of each, (N, C); of a regression the number, (N,);
@@ -115,22 +118,21 @@ class Predictor:
         seen is served as unknown. Other columns are ignored. A warning names columns that fields
         do without.
 
-        Raises:
-            DataError: A column is missing that cannot be looked up, or a value cannot be read.
-        """
-        return of_only_task(self.predict_tasks(columns))
+        Args:
+            rows: N rows as an Arrow table, a frame of pandas or polars, a list with a dict per row,
+                or a dict with the values of each column, in lists or arrays.
 
-    def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
+        Raises:
+            DataError: The rows are in none of these forms, a column is missing that cannot be
+                looked up, or a value cannot be read.
+        """
+        return of_only_task(self.predict_tasks(rows))
+
+    def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
-        if not isinstance(columns, pa.Table):
-            found = type(columns).__name__
-            raise DataError(f"expected a pyarrow.Table, found {found}; pa.Table.from_… makes one")
-        columns = self._tables.complete(self.schema, columns)
-        inputs = self.encoders.encode(columns)
-        if self._histories is not None:
-            inputs = self._histories.added_to_rows(inputs, columns, Times(), _row)
-        _warn_of_absent(self._absent(columns), len(columns))
-        return self._predicted(inputs)
+        read = self._rows.read(rows)
+        _warn_of_absent(self._absent(read.columns), read.inputs.num_rows)
+        return self._predicted(read.inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
@@ -164,7 +166,7 @@ class Predictor:
                 whole = np.full(len(rows.table), np.nan)
                 whole[kept] = values
                 predictions[name] = pa.array(whole, from_pandas=True)
-            count, absent = count + len(rows.table), absent or self._absent(columns)
+            count, absent = count + len(rows.table), absent or self._absent(columns.column_names)
             unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
         _warn_of_absent(absent, count)
@@ -175,7 +177,8 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        return self._position(user) is not None
+        self._ranked  # noqa: B018 - refuses a checkpoint without items
+        return self._rows.place("user", user) is not None
 
     def recommend(
         self,
@@ -207,9 +210,9 @@ class Predictor:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
         items = self._served_items
         allowed = np.ones(len(items.table), bool)
-        if (position := self._position(user)) is not None:
+        if (position := self._rows.place("user", user)) is not None:
             allowed[ranked.history.items_of(position)] = False
-        inputs = self._of_user(user)
+        inputs = self._rows.of_user(ranked.user_column, user, items.any_item)
         if self._histories is None:
             if history is not None or time is not None:
                 raise DataError("the model reads no history, so it can be given none, and no time")
@@ -232,14 +235,6 @@ class Predictor:
         if task.by_pairs:
             return [ScoredItem(*row) for row in listed]
         return [Recommendation(*row) for row in listed]
-
-    def _of_user(self, user: object) -> Inputs:
-        """The inputs of one row: a user with any item, which each item takes the place of."""
-        row, items = _user_row(self._ranked, user), self._served_items.table
-        own = [field.raw_columns for field in self.schema.fields.values() if field.group == "item"]
-        for column in {column for columns in own for column in columns}:
-            row = row.append_column(column, items[column].slice(0, 1))
-        return self.encoders.encode(self._tables.complete(self.schema, row))
 
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
@@ -309,10 +304,10 @@ class Predictor:
                 place=Place(file=str(path), line=1),
             )
 
-    def _absent(self, columns: pa.Table) -> list[str]:
+    def _absent(self, columns: Collection[str]) -> list[str]:
         """The raw columns that fields do without."""
         wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        return [name for name in dict.fromkeys(wanted) if name not in columns.column_names]
+        return [name for name in dict.fromkeys(wanted) if name not in columns]
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
@@ -321,12 +316,6 @@ class Predictor:
                 absent = columns[field.column].null_count if field.default is None else 0
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
-
-    def _position(self, user: object) -> int | None:
-        """Row of the user table; None for a user that is not there."""
-        row = _user_row(self._ranked, user)
-        found = self._tables.positions(self.schema, row, "user")[0].as_py()
-        return None if found is None else int(found)
 
 
 class _Ranked(NamedTuple):
@@ -344,11 +333,6 @@ class _Ranked(NamedTuple):
     item_column: str
 
 
-def _row(index: int) -> Place:
-    """Where a row of a table in memory stands."""
-    return Place(row=index + 1)
-
-
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:
     """Where a row of those that are kept of a file stands."""
     return rows.place(int(kept[index]))
@@ -361,7 +345,3 @@ def _warn_of_absent(columns: list[str], rows: int) -> None:
             f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
             "its field allows"
         )
-
-
-def _user_row(ranked: _Ranked, user: object) -> pa.Table:
-    return pa.table({ranked.user_column: pa.array([user])})

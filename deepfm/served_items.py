@@ -1,6 +1,6 @@
 """The items of a checkpoint, encoded once, and their logits for one user after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,8 @@ import pyarrow as pa
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.few_values import NotPlain
+from deepfm.data.sources.rows_given import Given, plain_columns
 from deepfm.evaluation.catalogue_scorer import CatalogueScorer
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.members import Members, mean_of
@@ -38,7 +40,7 @@ class ServedItems:
         *,
         batch_size: int,
     ) -> None:
-        self.table = table
+        self.table, self._schema = table, encoders.schema
         self.catalogue = Catalogue.of(encoders.schema, encoders.encode(table, "item"))
         self._model, self._batch_size = model, batch_size
         self._models = model.models if isinstance(model, Members) else (model,)
@@ -49,6 +51,17 @@ class ServedItems:
         if column not in self._values:
             self._values[column] = self.table[column].to_pylist()
         return self._values[column]
+
+    @cached_property
+    def any_item(self) -> Mapping[str, Given]:
+        """The raw columns of the first item that fields read, one value each."""
+        fields = self._schema.fields.values()
+        read = {name for field in fields if field.group == "item" for name in field.raw_columns}
+        first = self.table.slice(0, 1).select(sorted(read))
+        try:
+            return plain_columns(first)[0]
+        except NotPlain:
+            return dict(zip(first.column_names, first.columns, strict=True))
 
     def logits(self, inputs: Inputs, items: np.ndarray) -> Array:
         """The logits of some items for one user: (D,) float32, of `Members` float64.

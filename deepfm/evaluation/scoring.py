@@ -86,7 +86,6 @@ def score(
     return of_only_task(score_tasks(model, inputs, batch_size=batch_size, max_rows=max_rows))
 
 
-@torch.inference_mode()
 def score_tasks(
     model: BaseCTRModel | Members,
     inputs: Inputs,
@@ -102,15 +101,18 @@ def score_tasks(
                 for one in model.models
             ]
         )
-    device, size = model.device, _rows_at_once(model, batch_size)
+    scorer, device = frozen(model), model.device
+    size = _rows_at_once(device, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
-    scorer = frozen(model)
-    batches = [
-        logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
-        for start in range(0, rows, size)
-    ]
+    with torch.inference_mode():
+        batches = [
+            logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
+            for start in range(0, rows, size)
+        ]
     if not batches:
         return {task.name: _no_logits(task, 0) for task in model.tasks}
+    if len(batches) == 1:
+        return {name: logits.cpu().numpy() for name, logits in batches[0].items()}
     return {name: torch.cat([b[name].cpu() for b in batches]).numpy() for name in batches[0]}
 
 
@@ -186,7 +188,8 @@ def _score_rows(
 ) -> np.ndarray:
     """`score_items` by a whole row per pair, in batches that are filled across users."""
     scores = np.full(items.size, np.nan, np.float32)
-    valid, size, model = np.flatnonzero(items >= 0), _rows_at_once(model, batch_size), frozen(model)
+    valid, model = np.flatnonzero(items >= 0), frozen(model)
+    size = _rows_at_once(model.device, batch_size)
     for start in range(0, len(valid), size):
         part = valid[start : start + size]
         pairs = inputs.select(torch.from_numpy(part // items.shape[1]))
@@ -204,14 +207,14 @@ def _score_halves(
     batch_size: int,
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
-    size = _rows_at_once(model, batch_size)
+    size = _rows_at_once(model.device, batch_size)
     scorer = CatalogueScorer(frozen(model), catalogue, items=distinct, batch_size=size)
     return scorer.logits(inputs, items)
 
 
-def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
+def _rows_at_once(device: torch.device, batch_size: int) -> int:
     """Rows of a batch: as asked for on an accelerator, at most `CPU_ROWS` on the CPU."""
-    return min(batch_size, CPU_ROWS) if model.device.type == "cpu" else batch_size
+    return min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
 
 
 def evaluate(

@@ -15,7 +15,6 @@ from deepfm.models.layers.dnn import MLP
 Model = TypeVar("Model", bound=BaseCTRModel)
 
 
-@torch.no_grad()
 def frozen(model: Model) -> Model:
     """Return the model for evaluation only, beside itself.
 
@@ -28,7 +27,8 @@ def frozen(model: Model) -> Model:
     """
     if model.is_frozen:
         return model
-    found = cast(Model, _twin(model, {}))
+    with torch.no_grad():
+        found = cast(Model, _twin(model, {}))
     found.is_frozen = True
     return found
 

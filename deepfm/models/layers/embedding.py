@@ -4,6 +4,7 @@ Decided here: which fields each view shows, which are projected, and how the wei
 table begin. `lookup` makes the vectors, `views` arranges them, `storage` keeps the tables.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -297,12 +298,11 @@ class FeatureEmbedding(Lookup):
 
     def _first_order(self, vectors: Vectors) -> Tensor:
         """The sum of the first-order vectors, (B, 1)."""
-        total = vectors.dense.new_zeros(vectors.dense.shape[0], 1)
-        for term in sums(vectors, WIDE):
-            total = total + term
-        for term in self._dense_terms(vectors):
-            total = total + term.sum(1, keepdim=True)
-        return total
+        terms = sums(vectors, WIDE)
+        terms += [term.sum(1, keepdim=True) for term in self._dense_terms(vectors)]
+        if not terms:
+            return vectors.dense.new_zeros(vectors.dense.shape[0], 1)
+        return functools.reduce(torch.add, terms)
 
     def _dense_terms(self, vectors: Vectors) -> list[Tensor]:
         """The first-order terms of dense columns, (B, columns) each: plain ones, then binned."""
