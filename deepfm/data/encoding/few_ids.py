@@ -1,7 +1,6 @@
 """Few values of a categorical field to ids: one look-up in a dictionary per value seen before."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import chain, product
 from typing import Any
 
@@ -20,12 +19,16 @@ from deepfm.data.encoding.few_values import (
     NotPlain,
     as_texts,
     check_texts,
+    check_wholes,
     real_of_text,
     without_nan,
 )
 
 REMEMBERED = 1 << 16  # values per field and type whose ids are kept
 LONGEST_LIST = 10_000  # as in `deepfm.data.encoding.encoders`
+
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def cannot_be_read() -> None:
@@ -103,8 +106,8 @@ class Ids:
     def _computed(self, kind: str, values: list[Any]) -> list[int]:
         if kind == TEXT:
             check_texts(values)
-        elif kind == WHOLE and any(v is not None and not -(2**63) <= v < 2**63 for v in values):
-            raise NotPlain("a whole number beyond int64")
+        elif kind == WHOLE:
+            check_wholes(values)
         kind, found = self._transform(kind, values, self._refuse)
         if self._reads == "whole number":
             return self._table.ids(WHOLE, self._in_range(wholes(kind, found, self._refuse)))
@@ -124,8 +127,6 @@ class Ids:
         """The values as texts, or in the types that vocabularies hold."""
         if self._reads == "text" or kind == NOTHING:
             kind, values = TEXT, as_texts(kind, values)
-        elif kind == SINGLE:
-            kind = REAL
         elif kind == FLAG:
             kind, values = WHOLE, [None if value is None else int(value) for value in values]
         if kind == TEXT and self._empty_is_absent:
@@ -141,8 +142,12 @@ class Ids:
                 return self._table.ids(WHOLE, [int(text)])[0]
             if text[:1] in "+-0":
                 raise NotPlain(f"the default {text!r} as a whole number")
-        elif kind == REAL and (number := real_of_text(text)) is not None and number == number:
-            return self._table.ids(REAL, [number])[0]
+        elif kind in (REAL, SINGLE) and (number := real_of_text(text)) is not None:
+            if kind == SINGLE:
+                if abs(number) > FLOAT32_MAX:
+                    raise NotPlain("a default beyond float32")
+                number = float(np.float32(number))
+            return self._table.ids(kind, [number])[0]
         return self._table.ids(TEXT, [text])[0]
 
     def _in_range(self, numbers: list[int | None]) -> list[int]:
@@ -173,7 +178,7 @@ class Cross:
         parts = [self._parts(column) for column in columns]
         rows = [["_".join(one) for one in product(*row)] for row in zip(*parts, strict=True)]
         if self._takes_lists:
-            return Column(TEXT, rows, True)  # type: ignore[arg-type]
+            return Column(TEXT, rows, True)
         if any(len(row) > 1 for row in rows):
             raise NotPlain("several values in a row")
         return Column(TEXT, [row[0] if row else None for row in rows])
@@ -181,21 +186,17 @@ class Cross:
     def _parts(self, column: Column) -> list[list[str]]:
         """The values of each cell, as texts."""
         kind, values, is_list = column
-        if not is_list and self._cut and kind == TEXT:
-            check_texts(values)
-            values = [value.split(self._cut) if value else None for value in values]  # type: ignore[attr-defined]
-            is_list = True
         if not is_list:
-            texts = as_texts(kind, values)
             if kind == TEXT:
-                check_texts(texts)
-            return [[text] if text else [] for text in texts]
+                check_texts(values)
+            elif kind == WHOLE:
+                check_wholes(values)
+            if kind != TEXT or not self._cut:
+                return [[text] if text else [] for text in as_texts(kind, values)]
+            values = [text.split(self._cut) if text else () for text in values]
         lists: list[Any] = [part or () for part in values]
-        flat = as_texts(kind, list(chain.from_iterable(lists)))
-        if kind == TEXT:
-            check_texts(flat)
-        texts_of = iter(flat)
-        return [[text for text in (next(texts_of) for _ in part) if text] for part in lists]
+        texts = iter(as_texts(kind, list(chain.from_iterable(lists))))
+        return [[text for text in (next(texts) for _ in part) if text] for part in lists]
 
 
 class Sequences:
@@ -233,17 +234,19 @@ class Sequences:
         """The ids that are kept of each row."""
         kind, values, is_list = column
         if is_list:
-            return self._of_lists(kind, values)  # type: ignore[arg-type]
+            return self._of_lists(kind, values)
         if kind == NOTHING:
             return self._of_lists(NOTHING, [()] * len(values))
         if kind != TEXT:
             found = without_nan(column)
             return self._of_lists(kind, [() if value is None else (value,) for value in found])
         if not self._cut:
-            raise NotPlain("texts that nothing cuts")
+            if any(text is not None for text in values):
+                raise NotPlain("texts that nothing cuts")
+            return self._of_lists(NOTHING, [()] * len(values))
         known = self._of_texts
         try:
-            return [known[text] for text in values]  # type: ignore[index]
+            return [known[text] for text in values]
         except KeyError:
             new: list[Any] = [text for text in dict.fromkeys(values) if text not in known]
         if len(known) + len(new) > REMEMBERED:
@@ -251,7 +254,7 @@ class Sequences:
         cut = [text.split(self._cut) if text else () for text in new]
         known.update(zip(new, self._of_lists(TEXT, cut), strict=True))
         self._of_texts = known
-        return [known[text] for text in values]  # type: ignore[index]
+        return [known[text] for text in values]
 
     def _of_lists(self, kind: str, lists: Sequence[Sequence[object] | None]) -> list[list[int]]:
         elements = list(chain.from_iterable(filter(None, lists)))
@@ -269,7 +272,7 @@ class Sequences:
                 start += len(part)
             if not longest and len(own) > LONGEST_LIST:
                 raise NotPlain("a very long list")
-            if longest and len(own) > longest or min(own, default=absent + 1) <= absent:
+            if (longest and len(own) > longest) or min(own, default=absent + 1) <= absent:
                 own = [one for one in own if one > absent]
                 if longest and len(own) > longest:
                     own = own[:longest] if self._keeps_first else own[-longest:]

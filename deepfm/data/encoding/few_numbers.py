@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from deepfm.data.encoding.few_ids import cannot_be_read, is_absent
+from deepfm.data.encoding.few_ids import FLOAT32_MAX, cannot_be_read, is_absent
 from deepfm.data.encoding.few_transforms import TRANSFORMS, Transform, reals
 from deepfm.data.encoding.few_values import (
-    FLAG,
     NOTHING,
     REAL,
     SINGLE,
@@ -18,9 +17,9 @@ from deepfm.data.encoding.few_values import (
     Column,
     NotPlain,
     check_texts,
+    check_wholes,
 )
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 _LARGE = 2.0**63  # numbers from here on may be no int64, beyond float32 or infinite
 
 
@@ -36,42 +35,36 @@ class DenseFields:
         self, fields: Sequence[Mapping[str, Any]], scalers: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self._fields = [_Field(field) for field in fields]
-        self.columns = [field["columns"][0] for field in fields]
-        starts = dict[str, slice]()
+        rows = dict[str, slice]()
         width = 0
         for field in self._fields:
-            field.rows = starts[field.name] = slice(width, width + field.width)
+            field.rows = rows[field.name] = slice(width, width + field.width)
             width += field.width
         self._width = width
-        self._indicators = [
-            (field.rows, starts[field.source]) for field in self._fields if field.source
-        ]
-        self._plain = not any(field.is_special for field in self._fields)
-
-        def by_row(values: Sequence[Any]) -> np.ndarray:
-            """A value per field as one per number, (width, 1)."""
-            widths = [field.width for field in self._fields]
-            return np.repeat(np.array(values), widths)[:, None]
+        self._indicators = [(f.rows, rows[f.source]) for f in self._fields if f.source]
+        self._is_plain = not any(field.is_special for field in self._fields)
+        widths = [field.width for field in self._fields]
 
         def figures(key: str) -> list[Any]:
-            return [scalers[field["name"]][key] for field in fields]
+            return [scalers[field.name][key] for field in self._fields]
 
-        self._fill = by_row(np.array(figures("fill"), np.float64))
-        self._needed = by_row(np.array([field["needs_number"] for field in fields], bool))
-        self._in_logarithms = np.flatnonzero(by_row(np.array(figures("is_logarithmic"), bool)))
-        self._origin = by_row(np.array(figures("origin"), np.float64))
+        def by_row(values: Any) -> np.ndarray:
+            """A value per field as one per number, (width, 1)."""
+            return np.repeat(np.array(values), widths)[:, None]
+
+        self._needed = by_row([field["needs_number"] for field in fields])
+        self._above = by_row([float(field["above"]) for field in fields])
+        self._has_above = bool(np.isfinite(self._above).any())
+        self._fill = by_row(figures("fill"))
+        limits = figures("limits")
+        self._has_limits = any(pair is not None for pair in limits)
+        self._low = by_row([-np.inf if pair is None else pair[0] for pair in limits])
+        self._high = by_row([np.inf if pair is None else pair[1] for pair in limits])
+        self._in_logarithms = np.flatnonzero(by_row(figures("is_logarithmic")))
+        self._origin = by_row(figures("origin"))
         spans = np.array(figures("span"), np.float64)
         self._span = by_row(np.where(spans == 0, 1.0, spans))
         self._constant = np.flatnonzero(by_row(spans == 0))
-        limits = [(-np.inf, np.inf) if pair is None else pair for pair in figures("limits")]
-        self._low, self._high = (
-            (by_row(np.array(ends, np.float64)) for ends in zip(*limits))
-            if limits
-            else (None, None)
-        )
-        self._has_limits = any(pair is not None for pair in figures("limits"))
-        self._above = by_row(np.array([field["above"] for field in fields], np.float64))
-        self._has_above = bool(np.isfinite(self._above).any())
         self._default = np.full((width, 1), np.nan, np.float32)
         for field, default in zip(self._fields, figures("default"), strict=True):
             if default is not None:
@@ -107,12 +100,12 @@ class DenseFields:
         return np.ascontiguousarray(scaled.T)
 
     def _numbers(self, columns: Sequence[Column], rows: int) -> np.ndarray:
-        """All numbers, (sum of `value_dim`, N) float64; NaN where none is there, or none is read."""
-        if self._plain and all(c.kind != TEXT and not c.is_list for c in columns):
+        """All numbers, (sum of `value_dim`, N) float64; NaN where none is there or is read."""
+        if self._is_plain and all(c.kind != TEXT and not c.is_list for c in columns):
             try:
                 numbers = np.array([column.values for column in columns], np.float64)
             except OverflowError:
-                raise NotPlain("a whole number beyond float64") from None
+                raise NotPlain("a whole number beyond int64") from None
         else:
             numbers = np.empty((self._width, rows))
             for field, column in zip(self._fields, columns, strict=True):
@@ -129,9 +122,9 @@ class DenseFields:
             suspect |= numbers <= self._above
         if not suspect.any():
             return
-        for field, column in zip(self._fields, columns, strict=True):
-            if column.kind == WHOLE and (np.abs(numbers[field.rows]) >= _LARGE).any():
-                raise NotPlain("a whole number beyond int64")
+        for column in columns:
+            if column.kind == WHOLE and not column.is_list:
+                check_wholes(column.values)
         bad = (np.abs(numbers) > FLOAT32_MAX) | (numbers <= self._above)
         for field in self._fields:
             if bad[field.rows].any():
@@ -175,6 +168,8 @@ class _Field:
     def _reals(self, kind: str, values: Sequence[Any]) -> np.ndarray:
         if kind == TEXT:
             check_texts(values)
+        elif kind == WHOLE:
+            check_wholes(values)
         if self._transform is not None:
             if kind in (REAL, SINGLE):
                 values = [None if value != value else value for value in values]
@@ -191,7 +186,8 @@ class _Field:
         if not is_list:
             if kind != TEXT or not self._cut:
                 raise NotPlain("values that are no vectors")
-            lists = [value.split(self._cut) if value else () for value in values]  # type: ignore[attr-defined]
+            check_texts(values)
+            lists = [text.split(self._cut) if text else () for text in values]
         lengths = np.array([len(part) if part else 0 for part in lists])
         fits = lengths == self.width
         flat = list(chain.from_iterable(part for part in lists if part and len(part) == self.width))

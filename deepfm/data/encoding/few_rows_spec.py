@@ -1,4 +1,4 @@
-"""From fitted encoders to the plain data that `FewRows` is made of, and from its arrays to `Inputs`."""
+"""Fitted encoders to the plain data that `FewRows` is made of, and its arrays to `Inputs`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -95,6 +95,8 @@ def _field(reader: FieldReader) -> dict[str, Any]:
         not_plain = kind not in _TRANSFORMS or kind.name not in TRANSFORMS
     is_indicator = isinstance(reader, IndicatorReader)
     source = reader.source if isinstance(reader, IndicatorReader) else None
+    # an odd setting: what is missing of an indicator, which never is
+    is_of_indicator = source is not None and transform_class(source.field.transform).tells_absence
     needs_number = field.is_dense and field.missing == "error" and field.default is None
     return {
         "name": field.name,
@@ -120,7 +122,7 @@ def _field(reader: FieldReader) -> dict[str, Any]:
         "above": -np.inf if is_indicator else SCALES[field.scale].above,
         "is_indicator": is_indicator,
         "source": None if source is None else source.field.name,
-        "not_plain": not_plain or (is_indicator and field.value_dim > 1),
+        "not_plain": not_plain or (is_indicator and field.value_dim > 1) or is_of_indicator,
     }
 
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from deepfm.data.encoding.few_values import (
-    REAL,
     TEXT,
     as_texts,
     real_of_text,
@@ -20,8 +19,8 @@ from deepfm.data.encoding.few_values import (
 from deepfm.data.encoding.functions import boundary_ids, quantile_ids
 from deepfm.data.encoding.hashing import hash_few
 
-# Values of a vocabulary that a dictionary is made of, on its first use: about 100 bytes each. Larger
-# vocabularies are searched by bisection, in the arrays they are given as.
+# Values of a vocabulary that a dictionary is made of, on its first use: about 100 bytes each.
+# Larger vocabularies are searched by bisection, in the arrays they are given as.
 DICTIONARY = 1 << 18
 
 
@@ -78,7 +77,7 @@ class Numbers:
     """Numbers to their places from 1 on, 0 for others.
 
     Args:
-        values: Distinct, (n,) int64, uint64 or float64.
+        values: Distinct, (n,) int64, uint64, float32 or float64.
         order: As that of `Words`.
     """
 
@@ -95,6 +94,13 @@ class Numbers:
     def are_positive(self) -> bool:
         return self._values.dtype.kind == "u"
 
+    def rounded(self, number: float) -> float:
+        """A number as one of the type that the values have."""
+        if self._values.dtype.itemsize == 8:
+            return float(number)
+        with np.errstate(over="ignore"):
+            return float(np.float32(number))
+
     def places(self, numbers: Sequence[float | None]) -> list[int]:
         if len(self._values) > DICTIONARY:
             return [0 if number is None else self._searched(number) for number in numbers]
@@ -108,7 +114,7 @@ class Numbers:
             self._sorted = self._values if self._order is None else self._values[self._order]
         if self.are_whole:
             limits = np.iinfo(self._values.dtype)
-            if not limits.min <= number <= limits.max:
+            if not limits.min <= number <= limits.max or number != int(number):
                 return 0
         wanted = self._values.dtype.type(number)
         place = int(np.searchsorted(self._sorted, wanted))
@@ -135,25 +141,25 @@ class PlainVocabulary:
         words = self._words
         if isinstance(words, Words):
             return words.places(as_texts(kind, values))
-        if kind == TEXT:
-            read = _wholes_of_texts if words.are_whole else _reals_of_texts
-            return words.places(read(words, values))
-        if not words.are_whole and kind != REAL:
-            return words.places([None if value is None else float(value) for value in values])
-        return words.places(values)  # a float finds the whole number that it equals
+        if words.are_whole:
+            # a float finds the whole number that it equals
+            return words.places(_wholes(words, values) if kind == TEXT else values)
+        return words.places([None if v is None else words.rounded(v) for v in _reals(kind, values)])
 
 
-def _wholes_of_texts(words: Numbers, texts: Sequence[str | None]) -> list[float | None]:
-    found: list[float | None] = []
+def _wholes(words: Numbers, texts: Sequence[str | None]) -> list[int | None]:
+    found: list[int | None] = []
     for text in texts:
-        number = None if text is None else whole_of_text(text)
-        is_signed = text is not None and text.startswith("-")
-        found.append(None if words.are_positive and is_signed else number)
+        is_none = text is None or (words.are_positive and text.startswith("-"))
+        found.append(None if is_none or text is None else whole_of_text(text))
     return found
 
 
-def _reals_of_texts(words: Numbers, texts: Sequence[str | None]) -> list[float | None]:
-    return [None if text is None else real_of_text(text) for text in texts]
+def _reals(kind: str, values: Sequence[Any]) -> Sequence[float | None]:
+    if kind != TEXT:
+        return values
+    numbers = [None if text is None else real_of_text(text) for text in values]
+    return [number if number is None or abs(number) < np.inf else None for number in numbers]
 
 
 class PlainHashBuckets:

@@ -14,8 +14,6 @@ from deepfm.data.encoding.few_values import (
     NotPlain,
     as_texts,
     real_of_text,
-    refuse_doubtful,
-    whole,
     whole_of_text,
 )
 from deepfm.data.encoding.functions import (
@@ -37,22 +35,14 @@ def reals(kind: str, values: Sequence[Any], refuse: Refuse) -> np.ndarray:
     As `deepfm.data.encoding.cells.read_numbers`.
     """
     if kind == TEXT:
-        read = [np.nan if text is None else real_of_text(text) for text in values]
-        if None in read:
+        values = [np.nan if text is None else real_of_text(text) for text in values]
+        if None in values:
             refuse()
-        return np.array(read, np.float64)
-    try:
-        numbers = np.array(values, np.float64)
-    except OverflowError:
-        raise NotPlain("a whole number beyond float64") from None
-    large = np.abs(numbers) >= 2.0**63
-    if large.any():
-        if kind == WHOLE:
-            raise NotPlain("a whole number beyond int64")
-        infinite = np.isinf(numbers)
-        if infinite.any():
-            refuse()
-            numbers[infinite] = np.nan
+    numbers = np.array(values, np.float64)
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        refuse()
+        numbers[infinite] = np.nan
     return numbers
 
 
@@ -62,7 +52,7 @@ def wholes(kind: str, values: Sequence[Any], refuse: Refuse) -> list[int | None]
     As `deepfm.data.encoding.cells.read_whole_numbers`.
     """
     if kind in (WHOLE, FLAG, NOTHING):
-        return [None if value is None else whole(value) for value in values]
+        return [None if value is None else int(value) for value in values]
     if kind == TEXT:
         return [_whole_of_text(text, refuse) if text else None for text in values]
     found: list[int | None] = []
@@ -80,8 +70,6 @@ def wholes(kind: str, values: Sequence[Any], refuse: Refuse) -> list[int | None]
 def _whole_of_text(text: str, refuse: Refuse) -> int | None:
     number = whole_of_text(text)
     if number is None:
-        if text[0] in "+0 " or not any(digit in text for digit in ".eE"):
-            refuse_doubtful(text)
         refuse()
         return None
     return number if -(2**63) <= number < 2**63 else -1

@@ -1,4 +1,4 @@
-"""Values of few rows, as Python objects: what type a column has, and its values as texts or numbers.
+"""Values of few rows, as Python objects: the type of a column, its values as texts and numbers.
 
 The answers are those of `deepfm.data.encoding.cells` for an Arrow array of the same values. Where a
 case is rare, or Arrow's answer depends on the values around it, it is `NotPlain`.
@@ -7,7 +7,7 @@ case is rare, or Arrow's answer depends on the values around it, it is `NotPlain
 import re
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,11 +18,10 @@ _SCALARS = (np.integer, np.float64, np.bool_)  # of NumPy, that Python has equal
 _EXACT = 2**53  # whole numbers up to here are floats, too
 _LARGEST = 2**63  # whole numbers below are int64
 _LONGEST = 1000  # digits; Python reads no more than a few thousand
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# What Arrow reads as a number, whatever the case.
+NUMBER = r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan(\([0-9a-z_]*\))?)"
+_NUMBER = re.compile(NUMBER, re.ASCII | re.IGNORECASE)
 _WHOLE = re.compile(r"-?\d+", re.ASCII)
-# Texts that are no numbers to Arrow, whatever stands beside them; others are left to it.
-_NO_NUMBER = re.compile(r"[^\W\d_][^\W_]*( [^\W_]+)*", re.ASCII)
-_NEARLY_NUMBERS = re.compile(r"0x|inf|nan", re.ASCII | re.IGNORECASE)
 
 
 class NotPlain(Exception):
@@ -39,7 +38,7 @@ class Column(NamedTuple):
     """
 
     kind: str
-    values: list[object]
+    values: list[Any]
     is_list: bool = False
 
 
@@ -67,19 +66,23 @@ def column_of(values: Values, rows: int) -> Column:
     kind, found = _kind(values)
     if kind != "list":
         return Column(kind, found)
-    elements = list(chain.from_iterable(filter(None, found)))  # type: ignore[arg-type]
+    lists: list[Any] = found
+    elements: list[object] = list(chain.from_iterable(filter(None, lists)))
     kind, converted = _kind(elements)
     if kind == "list":
         raise NotPlain("lists of lists")
-    if converted is elements:
-        return Column(kind, found, True)
-    floats = iter(converted)  # of lists with whole numbers and others
-    lists = [None if part is None else [next(floats) for _ in part] for part in found]  # type: ignore[attr-defined]
-    return Column(kind, lists, True)  # type: ignore[arg-type]
+    if kind == TEXT:
+        check_texts(elements)
+    elif kind == WHOLE:
+        check_wholes(elements)
+    if converted is not elements:  # of whole numbers and others
+        each = iter(converted)
+        lists = [None if part is None else [next(each) for _ in part] for part in lists]
+    return Column(kind, lists, True)
 
 
-def _kind(values: Sequence[object]) -> tuple[str, list[object]]:
-    """The type of some values; of lists `list`."""
+def _kind(values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """The type of some values, and the values in it; of lists `list`."""
     types = set(map(type, values))
     types.discard(type(None))
     found = values if isinstance(values, list) else list(values)
@@ -92,12 +95,12 @@ def _kind(values: Sequence[object]) -> tuple[str, list[object]]:
     if types <= {list, tuple}:
         return "list", found
     if types == {int, float}:
-        if any(type(value) is int and abs(value) > _EXACT for value in found):  # type: ignore[arg-type]
+        if any(type(value) is int and abs(value) > _EXACT for value in found):
             raise NotPlain("whole numbers that are no float")
-        return REAL, [None if value is None else float(value) for value in found]  # type: ignore[arg-type]
+        return REAL, [None if value is None else float(value) for value in found]
     if any(issubclass(one, _SCALARS) for one in types):
         return _kind([value.item() if isinstance(value, _SCALARS) else value for value in found])
-    raise NotPlain(f"values of {', '.join(sorted(t.__name__ for t in types))}")
+    raise NotPlain(f"values of {', '.join(sorted(one.__name__ for one in types))}")
 
 
 _DTYPES = {"b": FLAG, "i": WHOLE, "u": WHOLE, "U": TEXT}
@@ -114,77 +117,66 @@ def _of_array(values: np.ndarray) -> Column:
     raise NotPlain(f"an array of {values.dtype}")
 
 
-def without_nan(column: Column) -> list[object]:
+def without_nan(column: Column) -> list[Any]:
     """The values with None in the place of NaN."""
     if column.kind not in (REAL, SINGLE):
         return column.values
     return [None if value != value else value for value in column.values]
 
 
-def check_texts(texts: Sequence[object]) -> None:
+def check_texts(texts: Sequence[Any]) -> None:
     """Refuse texts that are no UTF-8, as Arrow does.
 
     Raises:
         NotPlain: There is one.
     """
     try:
-        "".join([text for text in texts if text]).encode()  # type: ignore[misc]
+        "".join([text for text in texts if text]).encode()
     except UnicodeEncodeError:
         raise NotPlain("a text that is no UTF-8") from None
 
 
-def as_texts(kind: str, values: Sequence[object]) -> list[str | None]:
+def check_wholes(values: Sequence[Any]) -> None:
+    """Refuse whole numbers that do not fit into int64.
+
+    Raises:
+        NotPlain: There is one.
+    """
+    if any(value is not None and not -_LARGEST <= value < _LARGEST for value in values):
+        raise NotPlain("a whole number beyond int64")
+
+
+def as_texts(kind: str, values: Sequence[Any]) -> list[str | None]:
     """The values as `deepfm.data.encoding.cells.as_text` gives them; NaN is none.
 
     Raises:
         NotPlain: A number is none that is written alike everywhere.
     """
     if kind == TEXT:
-        return values  # type: ignore[return-value]
-    if kind == WHOLE or kind == FLAG:
-        return [None if value is None else str(whole(value)) for value in values]
+        return list(values)
+    if kind in (WHOLE, FLAG):
+        return [None if value is None else str(int(value)) for value in values]
     return [_real_as_text(kind, value) for value in values]
 
 
-def _real_as_text(kind: str, value: object) -> str | None:
+def _real_as_text(kind: str, value: float | None) -> str | None:
     if value is None or value != value:
         return None
-    assert isinstance(value, float)
     size = abs(value)
     if size < _LARGEST and value.is_integer():
         return str(int(value))
-    if kind == SINGLE or not 1e-4 <= size < 1e15:
+    if not 1e-4 <= size < 1e7:  # beyond, Arrow and Python choose their exponents differently
         raise NotPlain(f"the number {value!r} as a text")
-    return repr(value)
-
-
-def whole(value: object) -> int:
-    """A whole number, or true or false as one.
-
-    Raises:
-        NotPlain: It does not fit into int64.
-    """
-    number = int(value)  # type: ignore[call-overload]
-    if not -_LARGEST <= number < _LARGEST:
-        raise NotPlain(f"a whole number as large as {number}")
-    return number
+    return repr(value) if kind == REAL else str(np.float32(value))
 
 
 def real_of_text(text: str) -> float | None:
-    """The number that a text is, as float64; NaN for an empty text, None for a text that is none.
-
-    Raises:
-        NotPlain: It is a number to some only, or infinite.
-    """
+    """The number that a text is, as float64, infinite or not; NaN for an empty text; None: none."""
     if not text:
         return np.nan
-    if _NUMBER.fullmatch(text):
-        number = float(text)
-        if abs(number) == np.inf:
-            raise NotPlain("an infinite number")
-        return number
-    refuse_doubtful(text)
-    return None
+    if not _NUMBER.fullmatch(text):
+        return None
+    return np.nan if "(" in text else float(text)
 
 
 def whole_of_text(text: str) -> int | None:
@@ -198,13 +190,3 @@ def whole_of_text(text: str) -> int | None:
     if len(text) > _LONGEST:
         raise NotPlain("a very long number")
     return int(text)
-
-
-def refuse_doubtful(text: str) -> None:
-    """Refuse a text that Arrow may read as a number.
-
-    Raises:
-        NotPlain: It is not one that is certainly none.
-    """
-    if not _NO_NUMBER.fullmatch(text) or _NEARLY_NUMBERS.match(text):
-        raise NotPlain(f"the text {text!r} as a number")

@@ -53,7 +53,13 @@ def as_table(given: Given, only: Collection[str] | None = None) -> pa.Table:
     elif not isinstance(given, pa.Table) and _is_other_frame(given):
         given = _of_stream(given)
     if isinstance(given, pa.Table):
-        return given if only is None else given.select([n for n in given.column_names if n in only])
+        return (
+            given
+            if only is None
+            else given.select(
+                [place for place, name in enumerate(given.column_names) if name in only]
+            )
+        )
     names, rows, column = _columns(given, only)
     found = {name: _as_array(name, column(name)) for name in names}
     if not found:  # so that the rows are counted
@@ -75,7 +81,7 @@ def plain_columns(
         NotPlain: Some column has to go through Arrow, which has the error if there is one.
         DataError: It is none of the forms, or the columns have unequal lengths.
     """
-    if isinstance(given, pa.Table) or _is_other_frame(given):
+    if isinstance(given, pa.Table | pa.RecordBatch) or _is_other_frame(given):
         table = as_table(given, only)
         names = table.column_names
         if len(set(names)) < len(names):
@@ -117,18 +123,19 @@ def _columns(
     rows: int | None = None
     first = ""
     for name, values in given.items():
+        _check_name(name)
         if not _is_column(values):
             raise DataError(
                 f"expected the column's values, one per row, found {shown(values)}; "
                 "a single row is a list with one dict",
-                place=Place(column=str(name)),
+                place=Place(column=name),
             )
         if rows is None:
-            rows, first = len(values), str(name)
+            rows, first = len(values), name
         elif len(values) != rows:
             raise DataError(
                 f"expected {rows:,} values, as in column {first}, found {len(values):,}",
-                place=Place(column=str(name)),
+                place=Place(column=name),
             )
     names = [name for name in given if only is None or name in only]
     return names, rows or 0, given.__getitem__
@@ -144,15 +151,24 @@ def _of_dicts(
                 f"{_EXPECTED}; found a {type(row).__name__} in the list: {shown(row)}",
                 place=Place(row=place + 1),
             )
-        names.update(dict.fromkeys(row))
+        if row.keys() != names.keys():
+            names.update(dict.fromkeys(row))
+    for name in names:
+        _check_name(name)
     wanted = [name for name in names if only is None or name in only]
     return wanted, len(given), lambda name: [row.get(name) for row in given]
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise DataError(f"expected the name of a column, found {shown(name)}")
 
 
 def _is_column(values: object) -> bool:
     if isinstance(values, np.ndarray):
         return values.ndim > 0
-    return isinstance(values, list | tuple | pa.Array | pa.ChunkedArray) or _is_series(values)
+    is_many = isinstance(values, Sequence | pa.Array | pa.ChunkedArray) or _is_series(values)
+    return is_many and not isinstance(values, str | bytes)
 
 
 def _is_series(values: object) -> bool:
@@ -189,9 +205,9 @@ def _as_array(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
         if isinstance(values, pa.Array | pa.ChunkedArray):
             return values
         if _is_series(values):
-            if hasattr(values, "iloc"):
-                return pa.array(values, from_pandas=True)
-            return values.to_arrow()
+            if hasattr(values, "to_arrow"):
+                return values.to_arrow()
+            return pa.array(values, from_pandas=True)
         if isinstance(values, np.ndarray):
             if values.ndim == 2:
                 flat = pa.array(np.ascontiguousarray(values).ravel())
@@ -204,7 +220,7 @@ def _as_array(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
         types = sorted({type(v).__name__ for v in values if v is not None})
         raise DataError(
             f"expected values of one type, found {', '.join(types)}: {problem}",
-            place=Place(column=str(name)),
+            place=Place(column=name),
         ) from None
 
 
@@ -224,7 +240,9 @@ def _of_arrow(column: pa.Array | pa.ChunkedArray) -> Values:
         return Column(_kind_of(kind.value_type), column.to_pylist(), True)
     name = _kind_of(kind)
     if name in (REAL, SINGLE):
-        return Column(name, column.to_numpy().tolist())
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        return Column(name, column.to_numpy(zero_copy_only=False).tolist())
     return Column(name, column.to_pylist())
 
 

@@ -1,6 +1,5 @@
-"""Every encoding of few rows in these tests is done by `FewRows`, too, and must give equal arrays."""
+"""Whenever these tests encode few rows, `FewRows` does it too, and must give equal arrays."""
 
-import numpy as np
 import pytest
 
 from deepfm.data.encoding.encoders import Encoders
@@ -28,7 +27,7 @@ def same(first, second):
 def few_rows_agree():
     through_arrow = Encoders.encode
 
-    def both(self, columns, group=None):
+    def checked(self, columns, group=None):
         outcome = None
         if len(columns) <= FEW:
             try:
@@ -41,9 +40,6 @@ def few_rows_agree():
         inputs = through_arrow(self, columns, group)  # an error of this path is no result of that
         assert outcome is None or same(inputs_of(outcome), inputs), (columns, outcome, inputs)
         return inputs
-
-    def checked(self, columns, group=None):
-        return both(self, columns, group)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Encoders, "encode", checked)

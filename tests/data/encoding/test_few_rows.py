@@ -1,5 +1,4 @@
-"""Few rows without Arrow against the path through Arrow: equal arrays, or the word that they are not
-plain; and what must be plain."""
+"""Few rows without Arrow: arrays equal to those of the path through Arrow, or none at all."""
 
 import math
 import pickle
@@ -10,7 +9,7 @@ import threading
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from deepfm.data.encoding import few_ids, few_tables
@@ -19,7 +18,7 @@ from deepfm.data.encoding.few_rows import EncodedArrays, FewRows, NotPlain
 from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec, inputs_of
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.sources.rows_given import as_table, plain_columns
-from deepfm.errors import DataError
+from deepfm.errors import ConfigError, DataError
 from tests import tiny
 from tests.data.encoding.conftest import same
 
@@ -157,7 +156,31 @@ def test_vectors_are_plain(given):
 
 # --- any fields, any values ----------------------------------------------------------------------
 
-PARTS = st.sampled_from(["", "a", "b", "é", "17", "0017", "1.5", "-3", "1e2", "inf", "x y", "+1"])
+PARTS = st.sampled_from(
+    [
+        "",
+        "a",
+        "b",
+        "é",
+        "17",
+        "0017",
+        "1.5",
+        "-3",
+        "1e2",
+        "inf",
+        "x y",
+        "+1",
+        "nan",
+        "-Inf",
+        "NaN(a)",
+        "1e400",
+        "0x1F",
+        ".5",
+        "5.",
+        "5 ",
+        "-0",
+    ]
+)
 TEXT = PARTS | st.text(max_size=3)
 WHOLE = st.integers(-3, 40) | st.integers(-(2**65), 2**65)
 REAL = st.floats() | st.integers(-3, 40).map(float) | st.floats(0.001, 1000)
@@ -247,49 +270,240 @@ def through_both(encoders, given):
 
 def trained(field, column):
     try:
-        return fit(field, as_table({name: column for name in field.raw_columns}))
+        return fit(field, as_table({field.column: column}))
     except DataError:  # nothing to learn of
         return None
 
 
-def some(strategy):
-    """Those settings of a strategy that go together."""
-
-    def settle(options):
-        return options
-
-    return strategy.map(settle)
-
-
-def valid(function):
-    """A strategy of what a function draws, without what the schema refuses."""
-
-    @st.composite
-    def draw_valid(draw):
-        from deepfm.errors import ConfigError
-
-        try:
-            return draw(function)
-        except ConfigError:
-            from hypothesis import reject
-
-            reject()
-
-    return draw_valid()
+@st.composite
+def valid_fields(draw):
+    """Fields with settings that go together."""
+    try:
+        return draw(FIELDS)
+    except ConfigError:
+        reject()
 
 
-@given(valid(FIELDS), columns(), columns())
-@settings(max_examples=1500)
+@given(valid_fields(), columns(), columns())
+@settings(max_examples=600)
 def test_any_field_and_any_values(field, seen, new):
     encoders = trained(field, seen)
     if encoders is None:
         return
     for values in (seen, new):
-        for given in ({"f": values}, [{"f": value} for value in values], [{"f": values[0]}]):
-            through_both(encoders, given)
+        for rows in ({"f": values}, [{"f": value} for value in values], [{"f": values[0]}]):
+            through_both(encoders, rows)
         try:
             table = as_table({"f": values})
         except DataError:
             continue
         through_both(encoders, table)
         through_both(encoders, table.slice(len(table) - 1))
+
+
+NUMBER_FIELDS = [
+    dense("plain", scale="none"), dense("spread", scale="min_max", missing="mean"),
+    dense("vector", value_dim=2, scale="log1p", separator="|", default="1.5|-0.5", **LENIENT),
+    dense("curved", scale="log1p", missing="indicator", clip=0.1, **LENIENT),
+    dense("is_curved", column="curved", transform="is_missing", scale="none"),
+    dense("logarithm", scale="plain_log1p", default=-3, bad_values="drop"),
+    dense("standard", scale="standard", missing="zero", clip=0.2),
+    dense("constant", scale="standard", missing="zero"),
+]  # fmt: skip
+
+
+def some_numbers(rng, rows, share=0.2):
+    """Columns of those fields."""
+    columns = {
+        name: [None if rng.random() < share else x for x in rng.normal(0, 10, rows).tolist()]
+        for name in ("spread", "curved", "logarithm", "standard")
+    }
+    vectors = rng.normal(2, 2, (rows, 2)).tolist()
+    columns["vector"] = [None if rng.random() < share else vector for vector in vectors]
+    columns["constant"] = [7.0] * rows
+    columns["plain"] = rng.integers(-100, 100, rows).tolist()
+    return columns
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8, 9, 33, 100])
+def test_numbers_of_many_fields_are_equal_in_every_bit(rows):
+    rng = np.random.default_rng(rows)
+    encoders = Encoders.fit(schema(*NUMBER_FIELDS), pa.table(some_numbers(rng, 300)))
+    for _ in range(5):
+        assert agree(encoders, some_numbers(rng, rows))
+        assert agree(encoders, some_numbers(rng, rows, share=0.0))
+        assert agree(encoders, {"plain": [1.5] * rows, "vector": [[1, math.nan]] * rows,
+                                "logarithm": ["x"] * rows, "curved": [-5] * rows,
+                                "constant": [1e38] * rows, "spread": [2**60] * rows,
+                                "standard": [None] * rows})  # fmt: skip
+
+
+def test_groups_are_encoded_alone(tmp_path):
+    tables = tiny.load(tmp_path, False)
+    rows = tables.complete(tiny.schema(), tables.interactions)
+    encoders = Encoders.fit(tiny.schema(), rows)
+    for group in (None, "item", "user", "context"):
+        assert agree(encoders, rows.slice(3, 20), group)
+        assert agree(encoders, rows.slice(3, 20).to_pylist(), group)
+
+
+@pytest.mark.parametrize(
+    "values", [["ü", "", "a", "𝄞", "zz"], [5, -3, 2**61, 0], [0.5, -1.25, 1e300, -0.0]], ids=str
+)
+@pytest.mark.parametrize("is_grown", [False, True])
+def test_large_vocabularies_are_searched(values, is_grown, monkeypatch):
+    encoders = fit(sparse(), pa.table({"f": values}))
+    if is_grown:  # no longer in order
+        more = fit(sparse(), pa.table({"f": [v + v for v in values] + values}))
+        encoders = more.grown_from(encoders)
+    monkeypatch.setattr(few_tables, "DICTIONARY", 0)
+    assert agree(encoders, {"f": [*values, None]})
+    for others in (
+        ["a", "b", "", "5", "0.5", "x"],
+        [5, 1, 2**63 - 1, -(2**63)],
+        [0.5, 5.0, 1000.25],
+    ):
+        assert agree(encoders, {"f": others})
+
+
+def test_large_vocabularies_of_unsigned_numbers_are_searched(monkeypatch):
+    values = pa.array([5, 2**64 - 1, 2**63], pa.uint64())
+    encoders = fit(sparse(), pa.table({"f": values}))
+    others = ["5", "-5", str(2**64 - 1), str(2**64), "-0", None]
+    assert agree(encoders, {"f": others})
+    assert agree(encoders, {"f": [5, -1, None]})
+    monkeypatch.setattr(few_tables, "DICTIONARY", 0)
+    assert agree(encoders, {"f": others})
+    assert agree(encoders, {"f": [-1.0, 2.0**63, 2.0**64]})
+
+
+def test_no_more_is_remembered_than_allowed(monkeypatch):
+    monkeypatch.setattr(few_ids, "REMEMBERED", 3)
+    fields = sparse("f"), sequence("g", transform="split(|)")
+    table = {"f": list("abcdefgh"), "g": [f"{a}|b" for a in "abcdefgh"]}
+    encoders = Encoders.fit(schema(*fields), pa.table(table))
+    few = few_rows(encoders)
+    for start in range(6):
+        rows = {name: values[start : start + 3] for name, values in table.items()}
+        found = inputs_of(few.encode(rows, 3))
+        assert same(found, encoders.encode(pa.table(rows)))
+    group = few._groups[None]
+    (_, ids), (_, sequences) = group._sparse[0], group._sequences[0]
+    assert all(len(known) <= 3 for known in ids._ids.values())
+    assert len(sequences._of_texts) <= 3
+
+
+@pytest.mark.parametrize(
+    ("field", "seen", "given"),
+    [
+        (sparse(), ["a"], [b"a"]),
+        (sparse(), ["a"], ["a", 1]),
+        (sparse(), ["a"], [["a"]]),
+        (sparse(), ["a"], ["\ud800"]),
+        (sparse(), [1], [2**63]),
+        (sparse(transform="hour"), [1], [1]),
+        (sparse(num_buckets=3), [1], [3]),
+        (sparse(num_buckets=3), [1], ["x"]),
+        (dense(), [1.0], [None]),
+        (dense(), [1.0], ["x"]),
+        (dense(scale="log1p"), [1.0], [-1.0]),
+        (dense(), [1.0], [1e39]),
+        (sequence(), [["a"]], ["a|b"]),
+        (sequence(), [["a"]], [["a"] * (LONGEST_LIST + 1)]),
+        (sequence(), [["a"]], [[["a"]]]),
+    ],
+    ids=str,
+)
+def test_the_rest_is_not_plain(field, seen, given):
+    few = few_rows(fit(field, pa.table({"f": seen})))
+    with pytest.raises(NotPlain):
+        few.encode({"f": given}, len(given))
+
+
+def test_columns_must_be_there_and_complete():
+    few = few_rows(fit(sparse(), pa.table({"f": ["a"]})))
+    for columns, rows in (({}, 1), ({"f": ["a"]}, 2), ({"f": []}, 0)):
+        with pytest.raises(NotPlain):
+            few.encode(columns, rows)
+    lenient = few_rows(fit(sparse(**LENIENT), pa.table({"f": ["a"]})))
+    assert lenient.encode({}, 2).sparse.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([0.1, np.nan, 3, 0.3], np.float32), np.array([1, 200], np.uint8),
+        np.array([0.1, np.nan]), np.array(["a", "0.1"]), np.array([True, False]),
+        np.array([0.1, 3], np.float16), np.array([2, -1], np.int16),
+    ],
+    ids=lambda array: str(array.dtype),
+)  # fmt: skip
+@pytest.mark.parametrize("trained", [["0.1", "1", "3", "a"], [0.1, 3.0], [1, 3]], ids=str)
+def test_arrays_keep_their_type(trained, array):
+    for options in ({}, {"hash_buckets": 50}, {"default": "0.1"}, {"transform": "prefix(3)"}):
+        encoders = fit(sparse(**options), pa.table({"f": trained}))
+        assert agree(encoders, {"f": array})
+        assert agree(encoders, pa.table({"f": array}))
+
+
+def test_it_is_of_plain_data_only():
+    """Dicts, lists, texts, numbers and arrays, which another program can read."""
+    fields = [
+        sparse("a"), sparse("b", vocabulary={"x": 1}), sparse("c", hash_buckets=3),
+        sparse("d", quantiles=2), sparse("e", boundaries=(1, 2)), sparse("g", num_buckets=3),
+        sequence("h"), dense("i", clip=0.1), dense("j", scale="log1p"),
+    ]  # fmt: skip
+    table = pa.table({f.name: [["1"]] if f.name == "h" else ["1"] for f in fields})
+    spec = few_rows_spec(Encoders.fit(schema(*fields), table))
+
+    def check(value):
+        if isinstance(value, dict):
+            assert all(isinstance(key, str) for key in value)
+            value = list(value.values())
+        if isinstance(value, list):
+            for part in value:
+                check(part)
+        else:
+            assert value is None or type(value) in (str, int, float, bool, np.ndarray), value
+
+    check(spec)
+    assert isinstance(FewRows.of_plain(spec).encode(table.to_pydict(), 1), EncodedArrays)
+    with pytest.raises(ValueError, match="expected version 1 of few rows, found 2"):
+        FewRows.of_plain(spec | {"version": 2})
+
+
+def test_it_can_be_pickled():
+    encoders = fit(sparse(transform="prefix(2)"), pa.table({"f": ["abc", "b"]}))
+    few = few_rows(encoders)
+    few.encode({"f": ["abc"]}, 1)
+    again = pickle.loads(pickle.dumps(few))
+    assert again.encode({"f": ["abd", "x"]}, 2).sparse.tolist() == [[1], [0]]
+
+
+def test_several_threads_encode_at_once(monkeypatch):
+    monkeypatch.setattr(few_ids, "REMEMBERED", 5)  # so that memory is given up all the time
+    values = [f"v{k}" for k in range(40)]
+    few = few_rows(fit(sparse(), pa.table({"f": values})))
+    expected = few.encode({"f": values}, 40).sparse
+    wrong = []
+
+    def work(seed):
+        for start in np.random.default_rng(seed).integers(0, 38, 400).tolist():
+            found = few.encode({"f": values[start : start + 2]}, 2).sparse
+            wrong.extend([start] if (found != expected[start : start + 2]).any() else [])
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_neither_torch_nor_arrow_is_needed():
+    code = (
+        "import sys; import deepfm.data.encoding.few_rows; "
+        "sys.exit(' '.join({'torch', 'pyarrow'} & set(sys.modules)) or 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
