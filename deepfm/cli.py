@@ -192,7 +192,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     from deepfm.data.files.writer import TableWriter, writable_format
     from deepfm.prediction import Predictor
     from deepfm.several import expanded
+    from deepfm.utils.startup import leave_pandas_out
 
+    leave_pandas_out()
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
     checkpoints = expanded(arguments.checkpoint)
@@ -249,7 +251,9 @@ def _counts(title: str, counts: Counter[str]) -> str:
 def _recommend(arguments: argparse.Namespace) -> None:
     from deepfm.prediction import Predictor, ScoredItem
     from deepfm.several import expanded
+    from deepfm.utils.startup import leave_pandas_out
 
+    leave_pandas_out()
     if arguments.top < 1:
         raise ConfigError(f"--top: expected at least 1, found {arguments.top}")
     predictor = Predictor(expanded(arguments.checkpoint))

@@ -77,6 +77,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     several_tasks: ClassVar[bool] = False  # whether `forward` gives logits by the tasks' names
     scoring_precision: str = "fp32"  # `evaluation.precision`, which the scoring loop reads
+    is_frozen = False  # whether it is for evaluation only, as `deepfm.models.frozen` makes it
 
     def __init__(
         self, schema: DatasetSchema, config: ModelConfig, tasks: Sequence[Task] = (Task(),)
@@ -307,14 +308,15 @@ class BaseCTRModel(nn.Module, ABC):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """While it lasts, a model is in evaluation mode; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """While it lasts, a model is in evaluation mode; modules that were in training return to it."""
+    trained = [module for module in model.modules() if module.training]
+    if trained:
+        model.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in trained:
+            module.training = True
 
 
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:

@@ -4,6 +4,7 @@ Decided here: which fields each view shows, which are projected, and how the wei
 table begin. `lookup` makes the vectors, `views` arranges them, `storage` keeps the tables.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -175,7 +176,9 @@ class FeatureEmbedding(Lookup):
         self.dropouts = nn.ModuleDict()
         if variational_dropout:
             self._add_dropouts()
-        self.reset_parameters()
+        # On the device meta nothing has a value, and torch would import its compiler to draw one.
+        if not any(weight.is_meta for weight in self.parameters()):
+            self.reset_parameters()
 
     def _set_dense_weights(self, num_columns: int) -> None:
         """Make first-order weights of so many dense columns, but those that have one per bin."""
@@ -183,9 +186,10 @@ class FeatureEmbedding(Lookup):
         binned = [column for group in groups for column in group.columns]
         plain = [column for column in range(num_columns) if column not in binned]
         self.dense_first_order = nn.Parameter(torch.empty(len(plain))) if plain else None
-        order = torch.tensor([*plain, *binned], dtype=torch.int64)
-        self.register_buffer("_plain_columns", order[: len(plain)], persistent=False)
-        self.register_buffer("_place", order.argsort(), persistent=False)
+        order = [*plain, *binned]
+        place = sorted(range(len(order)), key=order.__getitem__)
+        for name, columns in (("_plain_columns", plain), ("_place", place)):
+            self.register_buffer(name, torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def _set_fields(self, names: Sequence[str]) -> None:
         """Set what `field_embeddings` shows, and which columns of `flat_embeddings` it lacks."""
@@ -302,12 +306,11 @@ class FeatureEmbedding(Lookup):
 
     def _first_order(self, vectors: Vectors) -> Tensor:
         """The sum of the first-order vectors, (B, 1)."""
-        total = vectors.dense.new_zeros(vectors.dense.shape[0], 1)
-        for term in sums(vectors, WIDE):
-            total = total + term
-        for term in self._dense_terms(vectors):
-            total = total + term.sum(1, keepdim=True)
-        return total
+        terms = sums(vectors, WIDE)
+        terms += [term.sum(1, keepdim=True) for term in self._dense_terms(vectors)]
+        if not terms:
+            return vectors.dense.new_zeros(vectors.dense.shape[0], 1)
+        return functools.reduce(torch.add, terms)
 
     def _dense_terms(self, vectors: Vectors) -> list[Tensor]:
         """The first-order terms of dense columns, (B, columns) each: plain ones, then binned."""

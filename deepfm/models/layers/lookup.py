@@ -374,11 +374,11 @@ def shares_of_places(weights: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
         >>> shares_of_places(weights, valid, torch.tensor([2]))
         tensor([[0.5000, 0.5000, 0.0000]])
     """
-    position = torch.arange(valid.shape[1], device=valid.device)
-    place = (lengths.unsqueeze(1) - 1 - position).clamp(0, len(weights) - 1)  # (B, L)
-    chosen = weights[place].masked_fill(~valid, -math.inf)
-    some = valid.any(1, keepdim=True)
-    return torch.where(some, chosen, 0.0).softmax(1) * valid
+    position = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+    place = (lengths.unsqueeze(1) - position).clamp_(0, len(weights) - 1)  # (B, L)
+    # Not -inf, of which a row without valid places would be all: that is NaN, and its gradient too.
+    lowest = torch.finfo(weights.dtype).min
+    return torch.where(valid, weights[place], lowest).softmax(1) * valid
 
 
 def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:
