@@ -62,7 +62,7 @@ def products(
 
 
 def libraries(precision: str, device: str) -> dict[str, str]:
-    """What computes the products: each library by its name, with torch's setting that chooses it."""
+    """What computes the products: libraries by name, with torch's setting that chooses each."""
     if device == "cuda":
         return {"cuBLAS": "highest"}
     if precision == "bf16":

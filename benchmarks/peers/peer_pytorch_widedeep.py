@@ -7,6 +7,7 @@ activation. No worker processes (its default is one per core).
 """
 
 import numpy as np
+import torch
 from measure import Prepared, Task, run
 from variants import adam
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split
