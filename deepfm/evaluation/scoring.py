@@ -32,7 +32,9 @@ from deepfm.evaluation.ranking import (
 )
 from deepfm.evaluation.scored import Scored
 from deepfm.models.base import BaseCTRModel, evaluation_mode
+from deepfm.models.layers.precision import Precision, products_in
 from deepfm.models.pairs import Halves, PairScorer
+from deepfm.models.precision import resolve_precision
 from deepfm.objectives import Objective, Task, logits_by_name
 from deepfm.objectives.tasks import doubled, of_only_task
 from deepfm.utils.named import reported_names
@@ -104,7 +106,7 @@ def score_tasks(
         )
     device, size = model.device, _rows_at_once(model, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
-    with evaluation_mode(model):
+    with evaluation_mode(model), products_in(_precision(model)):
         batches = [
             logits_by_name(model(inputs.select(slice(start, min(start + size, rows))).to(device)))
             for start in range(0, rows, size)
@@ -196,7 +198,7 @@ def _score_halves(
     position[distinct] = np.arange(len(distinct))
     candidates = torch.from_numpy(position[items])
     scores = torch.empty(items.shape)
-    with evaluation_mode(model):
+    with evaluation_mode(model), products_in(_precision(model)):
         empty = inputs.select(slice(0, 1)).map(torch.zeros_like)
         scorer = PairScorer(model, empty.to(device))
         parts = []
@@ -215,6 +217,11 @@ def _score_halves(
                 pairs_at_once=pairs_at_once,
             ).cpu()
     return scores.masked_fill_(torch.from_numpy(items < 0), torch.nan).numpy()
+
+
+def _precision(model: BaseCTRModel) -> Precision:
+    """Of the products of scoring."""
+    return resolve_precision(model.scoring_precision, model.device, key="evaluation.precision")
 
 
 def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
