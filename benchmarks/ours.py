@@ -11,8 +11,6 @@ the peers' do. `--precision` is that of the DNN's products, in training and in s
 best weights and puts them back at the end, all outside a step.
 """
 
-from dataclasses import fields
-
 import numpy as np
 import torch
 from peers.measure import Prepared, Task, parser, run
@@ -104,21 +102,10 @@ def config_of(
             early_stopping_patience=epochs,
             metric="logloss",
             gradient_clip_norm=None,
-            **_precision(TrainingConfig, precision),
+            precision=precision,
         ),
-        evaluation=EvaluationConfig(
-            batch_size=BATCH_SIZE, **_precision(EvaluationConfig, precision)
-        ),
+        evaluation=EvaluationConfig(batch_size=BATCH_SIZE, precision=precision),
     )
-
-
-def _precision(config: type, precision: str) -> dict[str, str]:
-    """The key `precision`, where the version that is measured has it."""
-    if any(field.name == "precision" for field in fields(config)):
-        return {"precision": precision}
-    if precision == "fp32":
-        return {}
-    raise SystemExit(f"this version of deepfm computes in fp32 only, not in {precision}")
 
 
 def prepare(task: Task, optimizer: str, *, precision: str = "fp32", seed: int = 0) -> Prepared:
