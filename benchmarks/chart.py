@@ -62,12 +62,12 @@ def _draw_panel(axis: "matplotlib.axes.Axes", panel: Panel) -> None:
     axis.set_yticks(range(len(bars)), [_name(engine) for engine in bars], fontsize=7.5)
     for label, engine in zip(axis.get_yticklabels(), bars, strict=True):
         label.set_fontweight("bold" if engine.role == OURS else "normal")
-    for precision, floor in floors.items():
+    for line, (precision, floor) in enumerate(floors.items()):
         colour = _FLOOR_COLOURS[precision]
         axis.axvline(floor, color=colour, linestyle="--", linewidth=1.2, zorder=1)
         axis.text(
             floor,
-            len(bars) - 0.45,
+            len(bars) - 0.45 + 0.6 * line,  # one above the other
             f" {precision} floor: matrix products alone, {floor:,.0f} ",
             color=colour,
             fontsize=7.5,
@@ -75,7 +75,7 @@ def _draw_panel(axis: "matplotlib.axes.Axes", panel: Panel) -> None:
             va="bottom",
         )
     axis.set_xlim(0, widest * 1.25)
-    axis.set_ylim(-0.6, len(bars) + 0.1)
+    axis.set_ylim(-0.6, len(bars) - 0.4 + 0.6 * len(floors))
     axis.set_title(
         f"{panel.workload}: training rows/s, {panel.threads} thread{'s' * (panel.threads > 1)}",
         loc="left",

@@ -91,8 +91,8 @@ def markdown(results: dict[str, Any]) -> str:
     if learning := results.get("learning"):
         lines += ["", "## Learning: AUC on W1 against the textbook implementation", ""]
         lines += _learning(learning)
-    lines += ["", "## Learning: AUC of all engines after the training that was timed", ""]
-    lines += _aucs(found)
+    lines += ["", "## All engines side by side", "", *summary(found), ""]
+    lines += ["The AUC is that after the first repeat's training, on the score split."]
     for panel in found:
         lines += ["", f"## {panel.title}", "", *table(panel), ""]
         lines += [
@@ -114,14 +114,28 @@ def _learning(learning: dict[str, Any]) -> list[str]:
     return rows
 
 
-def _aucs(found: Sequence[Panel]) -> list[str]:
-    """A row per engine, a column per panel."""
-    scored = [[e for e in panel.engines if e.details.get("auc") is not None] for panel in found]
-    rows = [("engine", *(panel.title for panel in found)), ("---", *["---:"] * len(found))]
-    for name in dict.fromkeys(engine.name for engines in scored for engine in engines):
-        values = [{e.name: e.details["auc"] for e in engines}.get(name) for engines in scored]
-        rows.append((name, *(_text(value, "{:.4f}") for value in values)))
+def summary(found: Sequence[Panel]) -> list[str]:
+    """The lines of a table with a row per engine and four columns per panel."""
+    header = ["engine"]
+    for panel in found:
+        header += [f"{panel.title}: train", "of floor", "score", "AUC"]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    engines = [{engine.name: engine for engine in panel.engines} for panel in found]
+    for name in dict.fromkeys(name for by_name in engines for name in by_name):
+        cells = [cell for by_name in engines for cell in _summary(by_name.get(name))]
+        rows.append([name, *cells])
     return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _summary(engine: Engine | None) -> tuple[str, ...]:
+    if engine is None:
+        return ("-",) * 4
+    return (
+        _text(engine.train and engine.train.median, "{:,.0f}"),
+        _share(engine.train_quotients.of_floor),
+        _text(engine.score and engine.score.median, "{:,.0f}"),
+        _text(engine.details.get("auc"), "{:.4f}"),
+    )
 
 
 def micro_table(lines: Sequence[dict[str, Any]], clock: str) -> list[str]:

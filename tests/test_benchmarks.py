@@ -311,7 +311,9 @@ def test_the_report_of_a_run():
     assert "| adam | ours | 0.7500 | 0.7000, 0.8000 |" in text
     assert "| lazy_adam | ours in bf16 | 0.7100 | 0.7100 |" in text
     assert "| W1, 1 thread | deepfm lazy_adam bf16 over large, bf16 | 3.00 | 3.00 |" in text
-    assert "| large, bf16 | 0.7380 |" in text
+    assert "| engine | W1, 1 thread: train | of floor | score | AUC |" in text
+    assert "| large, bf16 | 500 | 25% | 2,000 | 0.7380 |" in text
+    assert "| lost | - | - | - | - |" in text
     assert "## W1, 1 thread\n" in text
     assert "| ranking | 1 | plain | 2 | 0.25 of it |" in text
 
