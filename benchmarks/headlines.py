@@ -61,7 +61,8 @@ def _over(ours: Engine, engines: Sequence[Engine], role: str, precision: str) ->
     if names:
         unequal = UNEQUAL if ours.precision != precision else ""
         against = " / ".join(dict.fromkeys(names))
-        yield Headline(f"{unequal}{ours.name} over {against}", *quotients)
+        less = " (learns less)" if ours.learns_less else ""
+        yield Headline(f"{unequal}{ours.name}{less} over {against}", *quotients)
 
 
 def table(found: Sequence[Panel]) -> list[str]:

@@ -265,6 +265,16 @@ def test_the_fastest_in_training_need_not_be_the_fastest_in_scoring():
     assert headlines(panel) == [("ours over trains / scores", 2.0, 1.2)]
 
 
+def test_a_headline_says_where_ours_learns_less():
+    records = [
+        line("ours fp32", "ours", 1, engine="ours", auc=0.8),
+        line("ours bf16", "ours", 3, engine="ours", auc=0.79, **BF16),
+        line("floor", "floor", 4, **BF16),
+    ]
+    (panel,) = figures.panels(records, clock="wall")
+    assert headlines(panel) == [("ours bf16 (learns less) over floor", 0.75, 0.75)]
+
+
 def test_the_table_has_a_row_per_engine_failed_ones_too():
     (panel,) = figures.panels(RECORDS, clock="cpu")
     rows = report.table(panel)
