@@ -9,7 +9,8 @@ then the next repeat. A peer is measured as shipped, at its best and in bfloat16
 to learn something and gives the AUCs; the others train on as many as a median of steps needs.
 Before that the engine must have learned what the textbook implementation learns (`textbook.py`,
 where W1 is asked for), else nothing is timed. Environments of the peers asked for are built first.
-Writes results.json, results.md and results.png into outputs/benchmarks/<date>.
+Writes results.json, results.md and results.png into outputs/benchmarks/<date>, also when it is
+interrupted or terminated: then of what was measured until then.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,6 +140,7 @@ def _progress(record: dict[str, Any], repeats: int) -> str:
         f"{where} {record['peer']}: train {record['train_rows_per_s']:,} rows/s"
         f" ({record['train_cpu_rows_per_s']:,} by CPU time)"
         + (f", score {score:,} ({record['score_cpu_rows_per_s']:,})" if score else "")
+        + (f", AUC {record['auc']}" if record.get("auc") is not None else "")
     )
 
 
@@ -218,8 +221,15 @@ def main() -> None:
     }
     if "W1" in arguments.workloads:
         results["learning"] = learning(arguments.rows or ROWS["W1"], arguments.precisions)
-    results["records"] = list(in_turn(arguments))
-    results["micro"] = [line for threads in arguments.threads for line in micro(threads)]
+    results |= {"records": [], "micro": []}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for record in in_turn(arguments):
+            results["records"].append(record)
+        for threads in arguments.threads:
+            results["micro"] += micro(threads)
+    except KeyboardInterrupt:
+        print("stopped: what was measured until now is written", flush=True)
     folder = arguments.output or HERE.parent / "outputs" / "benchmarks" / date
     write(results, folder)
     print((folder / "results.md").read_text())
