@@ -128,8 +128,8 @@ def train(
         state = TrainingState(**saved) if saved else TrainingState()
         parameters = sum(parameters_of(model))
         LOGGER.info(
-            f"{config.model_name} with {parameters:,} parameters on {device}, {config.training.precision}, "
-            f"into {run.path}"
+            f"{config.model_name} with {parameters:,} parameters on {device}, "
+            f"{config.training.precision}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
