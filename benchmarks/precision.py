@@ -44,6 +44,7 @@ def of_workload(name: str, precision: str, seed: int, *, rows: int, score_rows: 
     train, score = workloads.load(name, rows=rows, score_rows=score_rows)
     task = Task(WORKLOADS[name], train, score, epochs=1)
     prepared = ours.prepare(task, "lazy_adam", seed=seed, precision=precision)
+    prepared.model.scoring_precision = "fp32"
     prepared.fit()
     probability = np.asarray(prepared.predict(), np.float64)
     return {
