@@ -1,6 +1,5 @@
 """The threads of a step: by its work, within a context; what waits does not spin."""
 
-import dataclasses
 import json
 import os
 import subprocess
