@@ -105,6 +105,26 @@ def test_numbers_of_sparse_fields_are_plain(options, given):
     assert agree(encoders, {"f": given})
 
 
+TIMES = [
+    "2024-02-29T17:05:09Z", "2023-02-29", "1999/12/31 23:59+05:30", "", None, "1714003200",
+    "-5", "noon", "2024-02-29 7", str(2**63), "2024-02-29 07", "2024-03-01T00:10:00.5-0930",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", ["hour", "weekday", "hour_of_week"])
+@pytest.mark.parametrize("form", ["", "%Y-%m-%d %H", "%d.%m.%y %H", "%y%m%d%H", "%Y%m%d%H%%"])
+def test_times_are_plain(transform, form):
+    spec = f"{transform}({form})" if form else transform
+    encoders = fit(sparse(transform=spec, **LENIENT), pa.table({"f": TIMES}))
+    numbers = [1714003200, 1714003200123, -1, 0, None, 24022917, 69010100, 2**62, -(2**63)]
+    reals = [1714003200.0, -0.5, math.nan, math.inf, 1e300, 24022917.0, None]
+    formatted = ["29.2.24 7", "1.1.69 23", "31.04.2024 01", "24022907", "2024022907%", "2024022907"]
+    if form:  # where they are texts, of which few are written alike everywhere
+        reals = [1714003200.0, -0.5, None]
+    for values in (TIMES, numbers, reals, formatted, [None]):
+        assert agree(encoders, {"f": values})
+
+
 @pytest.mark.parametrize("given", [NUMBERS, REALS, ["1", "5.5", "", None, "-0.5"]], ids=str)
 @pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
 @pytest.mark.parametrize("scale", ["none", "min_max", "standard", "log1p", "plain_log1p"])
@@ -230,9 +250,10 @@ FIELDS = st.one_of(
     optional(transform=["criteo_log", "zscore(3, 2)"], default=["7"], **COMMON).map(
         lambda o: sparse(boundaries=(-1, 2.5, 17), **o)
     ),
-    optional(transform=["criteo_log", "hour", "bucket(1, 18)"], **COMMON).map(
-        lambda o: sparse(**o)
-    ),
+    optional(
+        transform=["criteo_log", "hour", "weekday(%Y-%m-%d)", "hour_of_week", "hour(%H)"],
+        default=["7"], **COMMON,
+    ).map(lambda o: sparse(**o)),
     optional(
         scale=["none", "standard", "log1p", "plain_log1p"], missing=["zero", "mean", "indicator"],
         clip=[0.1], transform=["criteo_log", "expression(exp(x))", "is_missing"],
@@ -241,7 +262,8 @@ FIELDS = st.one_of(
     optional(separator=["|"], value_dim=[2], default=[3, "3"], scale=["none", "log1p"], **COMMON)
     .map(lambda o: dense(**o)),
     optional(
-        max_length=[2, 3], default=DEFAULTS, separator=["|"], transform=["prefix(1)"], **COMMON
+        max_length=[2, 3], default=DEFAULTS, separator=["|"],
+        transform=["prefix(1)", "bucket(1, 18)", "hour", "zscore(1, 2)"], **COMMON,
     ).map(lambda o: sequence(**o)),
     optional(max_length=[2], keep=["last"], default=["1|2"]).map(
         lambda o: sequence(transform="split(|)", **({"max_length": 3} | o))
@@ -401,7 +423,8 @@ def test_no_more_is_remembered_than_allowed(monkeypatch):
         (sparse(), ["a"], [["a"]]),
         (sparse(), ["a"], ["\ud800"]),
         (sparse(), [1], [2**63]),
-        (sparse(transform="hour"), [1], [1]),
+        (sparse(transform="hour"), [1], [True]),
+        (sparse(transform="hour"), [1], ["noon"]),
         (sparse(num_buckets=3), [1], [3]),
         (sparse(num_buckets=3), [1], ["x"]),
         (dense(), [1.0], [None]),
