@@ -399,20 +399,39 @@ def test_large_vocabularies_of_unsigned_numbers_are_searched(monkeypatch):
     assert agree(encoders, {"f": [-1.0, 2.0**63, 2.0**64]})
 
 
-def test_no_more_is_remembered_than_allowed(monkeypatch):
+@pytest.mark.parametrize("most", [0, 3, 1000])
+def test_memory_gives_what_is_computed_and_keeps_no_more_than_allowed(most):
+    asked = []
+
+    def compute(values):
+        asked.extend(values)
+        return [2 * len(value) for value in values]
+
+    memory = few_ids.Memory(compute, most)
+    long = "x" * (few_ids.LONGEST_REMEMBERED + 1)
+    for values in (
+        ["a", "bb"],
+        ["bb", "a", "ccc", "a"],
+        [long, "a"],
+        ["ddd", "e", "f", "g"],
+        ["a"],
+    ):
+        assert memory.of(values) == [2 * len(value) for value in values]
+        assert len(memory._known) <= most
+        assert long not in memory._known
+    assert asked.count("a") == (1 if most else 4)
+
+
+def test_what_is_forgotten_is_encoded_again(monkeypatch):
     monkeypatch.setattr(few_ids, "REMEMBERED", 3)
+    monkeypatch.setattr(few_ids, "TEXTS_REMEMBERED", 3)
     fields = sparse("f"), sequence("g", transform="split(|)")
     table = {"f": list("abcdefgh"), "g": [f"{a}|b" for a in "abcdefgh"]}
     encoders = Encoders.fit(schema(*fields), pa.table(table))
     few = few_rows(encoders)
     for start in range(6):
         rows = {name: values[start : start + 3] for name, values in table.items()}
-        found = inputs_of(few.encode(rows, 3))
-        assert same(found, encoders.encode(pa.table(rows)))
-    group = few._groups[None]
-    (_, ids), (_, sequences) = group._sparse[0], group._sequences[0]
-    assert all(len(known) <= 3 for known in ids._ids.values())
-    assert len(sequences._of_texts) <= 3
+        assert same(inputs_of(few.encode(rows, 3)), encoders.encode(pa.table(rows)))
 
 
 @pytest.mark.parametrize(
