@@ -7,12 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.encoding.few_values import NUMBER
+from deepfm.data.encoding.times import ISO, LEFT_OUT, seconds_of_numbers, seconds_of_parts
 from deepfm.data.files.columns import is_text
 from deepfm.errors import DataError
 
-# Unix seconds, in the year 5138: larger numbers are milliseconds (from 1973 on), beyond a
-# thousand times that microseconds, and again nanoseconds.
-LATEST = 10**11
 A_TIME = "a time (ISO 8601, or a number of unix time)"
 
 
@@ -172,17 +170,10 @@ def where(mask: pa.Array) -> np.ndarray:
     return found
 
 
-_ISO = (
-    r"^(?P<Y>\d{4})[-/](?P<m>0[1-9]|1[0-2])[-/](?P<d>0[1-9]|[12]\d|3[01])"
-    r"(?:[T ](?P<H>[01]\d|2[0-3])(?::(?P<M>[0-5]\d)(?::(?P<S>[0-5]\d)(?:[.,]\d+)?)?)?"
-    r" ?(?:Z|(?P<sign>[+-])(?P<oh>[01]\d|2[0-3]):?(?P<om>[0-5]\d)?)?)?$"
-)
-
-
 def read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Unix seconds of times in any form that needs no format, and where one could be read.
 
-    Whole numbers are seconds, or finer units by their size; see `LATEST`.
+    Whole numbers are seconds, or finer units by their size.
 
     Raises:
         DataError: The values are of a type that is no time.
@@ -195,7 +186,7 @@ def read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         ticks = pc.fill_null(values.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
         return ticks // per_second, where(values.is_valid())
     if is_text(kind):
-        seconds, read = read_formatted(values.cast(pa.large_string()), _ISO)
+        seconds, read = read_formatted(values.cast(pa.large_string()), ISO)
         whole = read_integers(values, pa.int64())
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind):
         seconds, read = np.zeros(len(values), np.int64), np.zeros(len(values), bool)
@@ -209,10 +200,8 @@ def read_times(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     else:
         raise DataError(f"expected times, found {kind}")
     unix = pc.fill_null(whole, 0).to_numpy(zero_copy_only=False)
-    size, is_unix = np.abs(unix), where(whole.is_valid())
-    limits = [size < LATEST * 10**power for power in (0, 3, 6)]
-    units = np.select(limits, [1, 10**3, 10**6], 10**9)
-    return np.where(is_unix, unix // units, seconds), read | is_unix
+    is_unix = where(whole.is_valid())
+    return np.where(is_unix, seconds_of_numbers(unix), seconds), read | is_unix
 
 
 def read_formatted(texts: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarray]:
@@ -221,25 +210,16 @@ def read_formatted(texts: pa.Array, pattern: str) -> tuple[np.ndarray, np.ndarra
     read = where(found.is_valid())
     names = {item.name for item in found.type}
 
-    def number(name: str, default: int) -> np.ndarray:
-        if name not in names:
-            return np.full(len(texts), default, np.int64)
+    def number(name: str) -> np.ndarray:
         group = pc.struct_field(found, name)
+        default = LEFT_OUT.get(name, 0)
         group = pc.if_else(pc.equal(group, ""), str(default), group)  # a group left out
-        known = pc.fill_null(group.cast(pa.int64()), default)
-        numbers: np.ndarray = known.to_numpy(zero_copy_only=False)
+        numbers: np.ndarray = pc.fill_null(group.cast(pa.int64()), default).to_numpy(
+            zero_copy_only=False
+        )
         return numbers
 
-    year = number("Y", 1972)  # a leap year, for formats without one
-    if "y" in names:
-        year = number("y", 72)
-        year = year + np.where(year < 69, 2000, 1900)  # as POSIX has it
-    month = ((year - 1970) * 12 + number("m", 1) - 1).astype("datetime64[M]")
-    first, following = (m.astype("datetime64[D]").astype(np.int64) for m in (month, month + 1))
-    days = first + number("d", 1) - 1
-    read &= days < following
-    seconds = days * 86400 + number("H", 0) * 3600 + number("M", 0) * 60 + number("S", 0)
-    if "sign" in names:
-        east = np.where(where(pc.equal(pc.struct_field(found, "sign"), "-")), -1, 1)
-        seconds -= east * (number("oh", 0) * 3600 + number("om", 0) * 60)
-    return seconds, read
+    is_west = where(pc.equal(pc.struct_field(found, "sign"), "-")) if "sign" in names else None
+    parts = {name: number(name) for name in names - {"sign"}}
+    seconds, is_day = seconds_of_parts(parts, is_west, len(texts))
+    return seconds, read & is_day

@@ -1,6 +1,7 @@
 """Few values of a categorical field to ids: one look-up in a dictionary per value seen before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain, product
 from typing import Any
 
@@ -25,9 +26,9 @@ from deepfm.data.encoding.few_values import (
 )
 
 REMEMBERED = 1 << 16  # values per field and type whose ids are kept
+TEXTS_REMEMBERED = 1 << 12  # texts per sequence field whose lists of ids are kept
+LONGEST_REMEMBERED = 256  # characters of a text
 LONGEST_LIST = 10_000  # as in `deepfm.data.encoding.encoders`
-
-
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -42,6 +43,39 @@ def cannot_be_read() -> None:
 
 def is_absent() -> None:
     """What a field does whose values are absent where they cannot be read: nothing."""
+
+
+class Memory:
+    """What values became, kept for the next time; forgotten when it is too much.
+
+    Args:
+        compute: What makes something of distinct values.
+        most: How many values are kept.
+    """
+
+    def __init__(self, compute: Callable[[list[Any]], Iterable[Any]], most: int) -> None:
+        self._compute, self._most = compute, most
+        self._known: dict[Any, Any] = {}
+
+    def of(self, values: Sequence[Any]) -> list[Any]:
+        """What values become."""
+        known = self._known
+        try:
+            return [known[value] for value in values]
+        except KeyError:
+            pass
+        distinct = dict.fromkeys(values)
+        new = [value for value in distinct if value not in known]
+        found = dict(zip(new, self._compute(new), strict=True))
+        is_long = any(isinstance(v, str) and len(v) > LONGEST_REMEMBERED for v in new)
+        if is_long or len(known) + len(new) > self._most:
+            # nothing is taken out of a dictionary that another thread may read
+            known = {value: found[value] if value in found else known[value] for value in distinct}
+            if not is_long and len(known) <= self._most:
+                self._known = known
+        else:
+            known.update(found)
+        return [known[value] for value in values]
 
 
 class Ids:
@@ -62,7 +96,7 @@ class Ids:
         self._elements: list[str] = field["default"]
         # of a sequence it stands in for the list, never for an element
         self._default = self._elements[0] if self._elements and not field["takes_lists"] else None
-        self._ids: dict[str, dict[object, int]] = {}
+        self._memories: dict[str, Memory] = {}
         self._of_default: dict[str, list[int]] = {}
 
     def of(self, kind: str, values: Sequence[object]) -> list[int]:
@@ -71,14 +105,10 @@ class Ids:
         Raises:
             NotPlain: Some value needs the path through Arrow.
         """
-        known = self._ids.get(kind)
-        if known is not None:
-            try:
-                return [known[value] for value in values]
-            except KeyError:
-                pass
-        known = self._with(kind, values)
-        return [known[value] for value in values]
+        memory = self._memories.get(kind)
+        if memory is None:
+            memory = self._memories[kind] = Memory(partial(self._computed, kind), REMEMBERED)
+        return memory.of(values)
 
     def of_default(self, kind: str) -> list[int]:
         """The ids of the default's elements, beside elements of a kind."""
@@ -92,16 +122,6 @@ class Ids:
             found = [self._default_id(read, text) for text in self._elements]
             self._of_default[kind] = found
         return found
-
-    def _with(self, kind: str, values: Sequence[object]) -> dict[object, int]:
-        """The ids known of a kind, those of some values among them."""
-        known = self._ids.get(kind, {})
-        new = [value for value in dict.fromkeys(values) if value not in known]
-        if len(known) + len(new) > REMEMBERED:
-            known, new = {}, list(dict.fromkeys(values))  # the old ones may be in use elsewhere
-        known.update(zip(new, self._computed(kind, new), strict=True))
-        self._ids[kind] = known
-        return known
 
     def _computed(self, kind: str, values: list[Any]) -> list[int]:
         if kind == TEXT:
@@ -211,7 +231,7 @@ class Sequences:
         self._cut, self._absent = field["cut"], field["absent_id"]
         self._longest, self._keeps_first = field["max_length"], field["keep"] == "first"
         self._has_default = bool(field["default"])
-        self._of_texts: dict[str | None, list[int]] = {}
+        self._of_texts = Memory(self._of_cut_texts, TEXTS_REMEMBERED)
 
     def padded(self, column: Column) -> tuple[np.ndarray, np.ndarray]:
         """Padded ids (N, L) int64 and lengths (N,) int64.
@@ -244,17 +264,10 @@ class Sequences:
             if any(text is not None for text in values):
                 raise NotPlain("texts that nothing cuts")
             return self._of_lists(NOTHING, [()] * len(values))
-        known = self._of_texts
-        try:
-            return [known[text] for text in values]
-        except KeyError:
-            new: list[Any] = [text for text in dict.fromkeys(values) if text not in known]
-        if len(known) + len(new) > REMEMBERED:
-            known, new = {}, list(dict.fromkeys(values))
-        cut = [text.split(self._cut) if text else () for text in new]
-        known.update(zip(new, self._of_lists(TEXT, cut), strict=True))
-        self._of_texts = known
-        return [known[text] for text in values]
+        return self._of_texts.of(values)
+
+    def _of_cut_texts(self, texts: list[str | None]) -> list[list[int]]:
+        return self._of_lists(TEXT, [text.split(self._cut) if text else () for text in texts])
 
     def _of_lists(self, kind: str, lists: Sequence[Sequence[object] | None]) -> list[list[int]]:
         elements = list(chain.from_iterable(filter(None, lists)))

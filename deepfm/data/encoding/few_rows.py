@@ -41,9 +41,10 @@ class EncodedArrays(NamedTuple):
 class FewRows:
     """Encodes few rows; see `of_plain`.
 
-    It remembers the ids of values that it has met, of up to 65,536 per field. A vocabulary of up to
-    262,144 values becomes a dictionary on its first use, of about 100 bytes a value; a larger one
-    is searched as it is. It can be pickled, without what it remembers, and used by several threads.
+    It remembers the ids of values that it has met, of up to 65,536 per field and type, and the
+    lists of 4,096 texts per sequence field. A vocabulary of up to 262,144 values becomes a
+    dictionary on its first use, of about 100 bytes a value; a larger one is searched as it is. It
+    can be pickled, without what it remembers, and used by several threads.
     """
 
     def __init__(self, plain: Mapping[str, Any]) -> None:

@@ -28,10 +28,13 @@ from deepfm.data.encoding.transforms import (
     Bucket,
     CriteoLog,
     Expression,
+    Hour,
+    HourOfWeek,
     IsMissing,
     Log10,
     Prefix,
     Transform,
+    Weekday,
     ZScore,
     argument_of,
     transform_class,
@@ -41,7 +44,8 @@ from deepfm.data.files.columns import is_text
 
 # Classes that `FewRows` knows; a field with another one, such as one of a plug-in, is not plain.
 _TRANSFORMS: set[type[Transform]] = {
-    Bucket, Prefix, CriteoLog, IsMissing, Log10, ZScore, MinMaxTransform, Expression,
+    Bucket, Prefix, CriteoLog, IsMissing, Log10, ZScore, MinMaxTransform, Expression, Hour, Weekday,
+    HourOfWeek,
 }  # fmt: skip
 _IN_LOGARITHMS: Mapping[type[Scale], bool] = {
     Scale: False, MinMax: False, Standard: False, Log1p: True, PlainLog1p: True,

@@ -53,6 +53,7 @@ from deepfm.data.encoding.functions import (
     in_buckets,
     where_finite,
 )
+from deepfm.data.encoding.times import PARTS, time_pattern
 from deepfm.data.files.columns import is_text
 from deepfm.errors import ConfigError, nearest
 
@@ -170,36 +171,18 @@ class IsMissing(Transform):
 
 # --- times ---------------------------------------------------------------------------------
 
-_DIRECTIVES = {
-    "Y": r"(?P<Y>\d{4})",
-    "y": r"(?P<y>\d{2})",
-    "m": r"(?P<m>1[0-2]|0[1-9]|[1-9])",
-    "d": r"(?P<d>3[01]|[12]\d|0[1-9]|[1-9])",
-    "H": r"(?P<H>2[0-3]|[01]\d|\d)",
-    "M": r"(?P<M>[0-5]\d|\d)",
-    "S": r"(?P<S>[0-5]\d|\d)",
-    "f": r"\d{1,6}",
-    "%": "%",
-}
-
 
 class TimePart(Transform):
     """A part of times, read as a format says or in the ways that need none.
 
-    Attributes:
-        needed: The directives that a format must have.
+    It is the one that `deepfm.data.encoding.times.PARTS` has under its name.
     """
-
-    needed: ClassVar[str]
 
     def __init__(self, argument: str) -> None:
         form = argument.strip()
-        self._pattern = time_pattern(form, self.needed) if form else None
+        self._part = PARTS[self.name]
+        self._pattern = time_pattern(form, self._part.needed) if form else None
         self._expected = f"a time like {form}" if form else A_TIME
-
-    @abstractmethod
-    def part(self, seconds: np.ndarray) -> np.ndarray:
-        """The part of unix seconds, (N,) int64."""
 
     def __call__(self, values: pa.Array) -> Reading:
         if self._pattern:
@@ -211,56 +194,20 @@ class TimePart(Transform):
             bad &= ~where(pc.is_nan(values))
         elif is_text(values.type):
             bad &= where(pc.not_equal(values, ""))
-        parts = pa.array(self.part(seconds), mask=~read)
+        parts = pa.array(self._part.of(seconds), mask=~read)
         return Reading(parts, bad if bad.any() else None, self._expected)
 
 
 class Hour(TimePart):
     name = "hour"
-    needed = "H"
-
-    def part(self, seconds: np.ndarray) -> np.ndarray:
-        hours: np.ndarray = seconds // 3600 % 24
-        return hours
 
 
 class Weekday(TimePart):
     name = "weekday"
-    needed = "md"
-
-    def part(self, seconds: np.ndarray) -> np.ndarray:
-        days: np.ndarray = (seconds // 86400 + 3) % 7  # 1970-01-01 was a Thursday
-        return days
 
 
 class HourOfWeek(TimePart):
     name = "hour_of_week"
-    needed = "mdH"
-
-    def part(self, seconds: np.ndarray) -> np.ndarray:
-        hours: np.ndarray = (seconds // 3600 + 3 * 24) % 168
-        return hours
-
-
-def time_pattern(form: str, needed: str = "") -> str:
-    """A format of `strptime` as a regular expression with a group per directive."""
-    parts, seen = [], []
-    for directive, text in re.findall(r"%(.?)|([^%]+)", form, re.DOTALL):
-        if text:
-            parts.append(re.escape(text))
-        elif directive not in _DIRECTIVES:
-            known = " ".join(f"%{name}" for name in _DIRECTIVES)
-            raise ValueError(f"unknown directive '%{directive}'; known: {known}")
-        else:
-            parts.append(_DIRECTIVES[directive])
-            seen.append(directive)
-    if twice := [name for name in "YymdHMS" if seen.count(name) > 1]:
-        raise ValueError(f"the format has %{twice[0]} twice")
-    if missing := [name for name in needed if name not in seen]:
-        raise ValueError(f"the format lacks %{missing[0]}")
-    if "d" in needed and not {"Y", "y"} & set(seen):
-        raise ValueError("the format lacks %Y or %y")
-    return f"^{''.join(parts)}$"
 
 
 # --- numbers to numbers --------------------------------------------------------------------

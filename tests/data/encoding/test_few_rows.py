@@ -105,6 +105,26 @@ def test_numbers_of_sparse_fields_are_plain(options, given):
     assert agree(encoders, {"f": given})
 
 
+TIMES = [
+    "2024-02-29T17:05:09Z", "2023-02-29", "1999/12/31 23:59+05:30", "", None, "1714003200",
+    "-5", "noon", "2024-02-29 7", str(2**63), "2024-02-29 07", "2024-03-01T00:10:00.5-0930",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", ["hour", "weekday", "hour_of_week"])
+@pytest.mark.parametrize("form", ["", "%Y-%m-%d %H", "%d.%m.%y %H", "%y%m%d%H", "%Y%m%d%H%%"])
+def test_times_are_plain(transform, form):
+    spec = f"{transform}({form})" if form else transform
+    encoders = fit(sparse(transform=spec, **LENIENT), pa.table({"f": TIMES}))
+    numbers = [1714003200, 1714003200123, -1, 0, None, 24022917, 69010100, 2**62, -(2**63)]
+    reals = [1714003200.0, -0.5, math.nan, math.inf, 1e300, 24022917.0, None]
+    formatted = ["29.2.24 7", "1.1.69 23", "31.04.2024 01", "24022907", "2024022907%", "2024022907"]
+    if form:  # where they are texts, of which few are written alike everywhere
+        reals = [1714003200.0, -0.5, None]
+    for values in (TIMES, numbers, reals, formatted, [None]):
+        assert agree(encoders, {"f": values})
+
+
 @pytest.mark.parametrize("given", [NUMBERS, REALS, ["1", "5.5", "", None, "-0.5"]], ids=str)
 @pytest.mark.parametrize("missing", ["zero", "mean", "indicator"])
 @pytest.mark.parametrize("scale", ["none", "min_max", "standard", "log1p", "plain_log1p"])
@@ -230,9 +250,10 @@ FIELDS = st.one_of(
     optional(transform=["criteo_log", "zscore(3, 2)"], default=["7"], **COMMON).map(
         lambda o: sparse(boundaries=(-1, 2.5, 17), **o)
     ),
-    optional(transform=["criteo_log", "hour", "bucket(1, 18)"], **COMMON).map(
-        lambda o: sparse(**o)
-    ),
+    optional(
+        transform=["criteo_log", "hour", "weekday(%Y-%m-%d)", "hour_of_week", "hour(%H)"],
+        default=["7"], **COMMON,
+    ).map(lambda o: sparse(**o)),
     optional(
         scale=["none", "standard", "log1p", "plain_log1p"], missing=["zero", "mean", "indicator"],
         clip=[0.1], transform=["criteo_log", "expression(exp(x))", "is_missing"],
@@ -241,7 +262,8 @@ FIELDS = st.one_of(
     optional(separator=["|"], value_dim=[2], default=[3, "3"], scale=["none", "log1p"], **COMMON)
     .map(lambda o: dense(**o)),
     optional(
-        max_length=[2, 3], default=DEFAULTS, separator=["|"], transform=["prefix(1)"], **COMMON
+        max_length=[2, 3], default=DEFAULTS, separator=["|"],
+        transform=["prefix(1)", "bucket(1, 18)", "hour", "zscore(1, 2)"], **COMMON,
     ).map(lambda o: sequence(**o)),
     optional(max_length=[2], keep=["last"], default=["1|2"]).map(
         lambda o: sequence(transform="split(|)", **({"max_length": 3} | o))
@@ -377,20 +399,39 @@ def test_large_vocabularies_of_unsigned_numbers_are_searched(monkeypatch):
     assert agree(encoders, {"f": [-1.0, 2.0**63, 2.0**64]})
 
 
-def test_no_more_is_remembered_than_allowed(monkeypatch):
+@pytest.mark.parametrize("most", [0, 3, 1000])
+def test_memory_gives_what_is_computed_and_keeps_no_more_than_allowed(most):
+    asked = []
+
+    def compute(values):
+        asked.extend(values)
+        return [2 * len(value) for value in values]
+
+    memory = few_ids.Memory(compute, most)
+    long = "x" * (few_ids.LONGEST_REMEMBERED + 1)
+    for values in (
+        ["a", "bb"],
+        ["bb", "a", "ccc", "a"],
+        [long, "a"],
+        ["ddd", "e", "f", "g"],
+        ["a"],
+    ):
+        assert memory.of(values) == [2 * len(value) for value in values]
+        assert len(memory._known) <= most
+        assert long not in memory._known
+    assert asked.count("a") == (1 if most else 4)
+
+
+def test_what_is_forgotten_is_encoded_again(monkeypatch):
     monkeypatch.setattr(few_ids, "REMEMBERED", 3)
+    monkeypatch.setattr(few_ids, "TEXTS_REMEMBERED", 3)
     fields = sparse("f"), sequence("g", transform="split(|)")
     table = {"f": list("abcdefgh"), "g": [f"{a}|b" for a in "abcdefgh"]}
     encoders = Encoders.fit(schema(*fields), pa.table(table))
     few = few_rows(encoders)
     for start in range(6):
         rows = {name: values[start : start + 3] for name, values in table.items()}
-        found = inputs_of(few.encode(rows, 3))
-        assert same(found, encoders.encode(pa.table(rows)))
-    group = few._groups[None]
-    (_, ids), (_, sequences) = group._sparse[0], group._sequences[0]
-    assert all(len(known) <= 3 for known in ids._ids.values())
-    assert len(sequences._of_texts) <= 3
+        assert same(inputs_of(few.encode(rows, 3)), encoders.encode(pa.table(rows)))
 
 
 @pytest.mark.parametrize(
@@ -401,7 +442,8 @@ def test_no_more_is_remembered_than_allowed(monkeypatch):
         (sparse(), ["a"], [["a"]]),
         (sparse(), ["a"], ["\ud800"]),
         (sparse(), [1], [2**63]),
-        (sparse(transform="hour"), [1], [1]),
+        (sparse(transform="hour"), [1], [True]),
+        (sparse(transform="hour"), [1], ["noon"]),
         (sparse(num_buckets=3), [1], [3]),
         (sparse(num_buckets=3), [1], ["x"]),
         (dense(), [1.0], [None]),

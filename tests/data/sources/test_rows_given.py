@@ -210,11 +210,8 @@ def test_values_that_do_not_go_together(values, message):
     for given in ({"f": values}, [{"f": value} for value in values]):
         with pytest.raises(DataError, match=message):
             as_table(given)
+    field = FieldSchema("f", FeatureType.SPARSE)
+    schema = DatasetSchema(fields={"f": field}, label_field="y")
+    few, columns = few_rows(Encoders.fit(schema, pa.table({"f": ["a"]}))), {"f": values}
     with pytest.raises(NotPlain):
-        few = few_rows(
-            Encoders.fit(
-                DatasetSchema(fields={"f": FieldSchema("f", FeatureType.SPARSE)}, label_field="y"),
-                pa.table({"f": ["a"]}),
-            )
-        )
-        few.encode(*plain_columns({"f": values}))
+        few.encode(*plain_columns(columns))

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from deepfm.data.encoding.cells import as_text, read_formatted, read_times
-from deepfm.data.encoding.transforms import time_pattern
+from deepfm.data.encoding.times import time_pattern
 from deepfm.data.sources.describe.columns import ColumnSummary, words_of
 from deepfm.errors import ConfigError, nearest
 
