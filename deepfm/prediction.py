@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,11 @@ class Predictor:
 
     Of several models the logits are averaged. The calibration of a checkpoint is applied.
 
+    What every request needs is made at the first one: the model in evaluation mode with its batch
+    norm folded, dictionaries of values, the encoded items and their share of each logit. So the
+    weights of `model` must stay as they are. Threads may share a predictor, and it can be pickled
+    or copied, without what is made at a request.
+
     Args:
         checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them.
         device: Where the model runs.
@@ -107,6 +112,11 @@ class Predictor:
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made at the first request, which is made anew."""
+        made = ("_scorer", "_ranked", "_served_items")
+        return {name: value for name, value in vars(self).items() if name not in made}
 
     def predict(self, rows: Given) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.
