@@ -187,7 +187,8 @@ def _is_other_frame(given: object) -> bool:
 
 def _of_stream(given: Any) -> pa.Table:
     try:
-        found = pa.table(given) if hasattr(given, "__arrow_c_stream__") else given.to_arrow()
+        # their own way first: polars hands on views of texts otherwise, which Arrow hardly casts
+        found = given.to_arrow() if hasattr(given, "to_arrow") else pa.table(given)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"{_EXPECTED}; found {type(given).__name__}: {error}") from None
     if not isinstance(found, pa.Table):
