@@ -49,10 +49,10 @@ build: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
-# PEERS=1 adds the peers, each in an environment of its own; OPTIONS goes to benchmarks/run.py.
+# PEERS="deepctr-torch recbole" adds these, each in an environment of its own, PEERS=all all of
+# them; OPTIONS goes to benchmarks/run.py.
 benchmark: $(READY_BENCHMARK)
-	$(if $(PEERS),-$(BIN)/python benchmarks/peers/environments.py)
-	$(BIN)/python benchmarks/run.py --peers $(if $(PEERS),all,none) $(OPTIONS)
+	$(BIN)/python benchmarks/run.py --peers $(or $(PEERS),none) $(OPTIONS)
 
 $(READY_BENCHMARK): $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,bench]"

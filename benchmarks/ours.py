@@ -1,12 +1,13 @@
 """Ours: a DeepFM built from a config, trained by `Trainer.fit`, scored by `scoring.score`.
 
-    python benchmarks/ours.py --workload W1 --score --optimizer lazy_adam
+    python benchmarks/ours.py --workload W1 --score --optimizer lazy_adam --precision bf16
 
 Dense fields go raw into the first-order term and the DNN (429 inputs on W1), a first-order
 weight per id, mean pooling of the multi-hot field. `--optimizer` updates the embedding tables:
 `lazy_adam` and `rowwise_adagrad` touch the rows of a batch only, `adam` is the exact dense
 update; all other weights have Adam. Embeddings begin normal with a deviation of 0.01, about as
-the peers' do. `Trainer.fit` validates at the end of each epoch, here on one batch, copies the
+the peers' do. `--precision` is that of the DNN's products, in training and in scoring.
+`Trainer.fit` validates at the end of each epoch, here on one batch, copies the
 best weights and puts them back at the end, all outside a step.
 """
 
@@ -35,6 +36,7 @@ OPTIMIZERS = {
     "rowwise_adagrad": {"name": "rowwise_adagrad", "lr": 0.02},
     "adam": None,
 }
+PRECISIONS = ("fp32", "bf16")
 # on W3, whose fields are those of MovieLens-100K: item id and genres
 ITEM_FIELDS = ("s1", "sequence")
 
@@ -71,7 +73,12 @@ def dataset_of(schema: DatasetSchema, split: Split) -> TabularDataset:
 
 
 def config_of(
-    workload: Workload, optimizer: str, *, epochs: int = 1, seed: int = 0
+    workload: Workload,
+    optimizer: str,
+    *,
+    precision: str = "fp32",
+    epochs: int = 1,
+    seed: int = 0,
 ) -> ExperimentConfig:
     """The workload's settings; no L2, no clipping, no schedule, no early stopping."""
     return ExperimentConfig(
@@ -95,19 +102,20 @@ def config_of(
             early_stopping_patience=epochs,
             metric="logloss",
             gradient_clip_norm=None,
+            precision=precision,
         ),
-        evaluation=EvaluationConfig(batch_size=BATCH_SIZE),
+        evaluation=EvaluationConfig(batch_size=BATCH_SIZE, precision=precision),
     )
 
 
-def prepare(task: Task, optimizer: str, *, seed: int = 0) -> Prepared:
+def prepare(task: Task, optimizer: str, *, precision: str = "fp32", seed: int = 0) -> Prepared:
     """Builds the model with the workload's settings."""
-    config = config_of(task.workload, optimizer, epochs=task.epochs, seed=seed)
+    config = config_of(task.workload, optimizer, precision=precision, epochs=task.epochs, seed=seed)
     schema = schema_of(task.workload)
     train, scored = dataset_of(schema, task.train), dataset_of(schema, task.score)
     valid = dataset_of(schema, Split(*(array[:BATCH_SIZE] for array in task.score)))
     model = build_model(schema, config)
-    trainer = Trainer(config.training, config.evaluation, seed=seed)
+    trainer = Trainer(config.training, config.evaluation, seed=seed, device=task.device)
 
     def predict() -> np.ndarray:
         logits = score(model, scored.inputs, batch_size=config.evaluation.batch_size)
@@ -124,12 +132,14 @@ def prepare(task: Task, optimizer: str, *, seed: int = 0) -> Prepared:
 def main() -> None:
     options = parser()
     options.add_argument("--optimizer", choices=OPTIMIZERS, default="lazy_adam")
+    options.add_argument("--precision", choices=PRECISIONS, default="fp32")
     arguments = options.parse_args()
     run(
         f"deepfm {arguments.optimizer}",
         "deepfm",
-        lambda task: prepare(task, arguments.optimizer),
+        lambda task: prepare(task, arguments.optimizer, precision=arguments.precision),
         arguments,
+        devices=("cpu", "cuda"),
     )
 
 

@@ -1,11 +1,16 @@
 """Ours, the floor and the peers side by side, alternating in one run.
 
-    python benchmarks/run.py --peers all --workloads W1 W3 --threads 1 2
+    python benchmarks/run.py --peers deepctr-torch recbole --workloads W1 W3 --threads 1 2
+    python benchmarks/run.py --peers fbgemm --device cuda
 
 Every measurement is a process of its own, one at a time: the floor, ours and each peer in turn,
-then the next repeat. Before that the engine must have learned what the textbook implementation
-learns (`textbook.py`, where W1 is asked for), else nothing is timed. Writes results.json,
-results.md and results.png into outputs/benchmarks/<date>.
+then the next repeat. A peer is measured as shipped, at its best and in bfloat16
+(`peers/variants.py`), as shipped in the first repeat only. The first repeat trains on enough rows
+to learn something and gives the AUCs; the others train on as many as a median of steps needs.
+Before that the engine must have learned what the textbook implementation learns (`textbook.py`,
+where W1 is asked for), else nothing is timed. Environments of the peers asked for are built first.
+Writes results.json, results.md and results.png into outputs/benchmarks/<date>, also when it is
+interrupted or terminated: then of what was measured until then.
 """
 
 import argparse
@@ -14,86 +19,29 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import chart
+import figures
 import numpy as np
 import report
 import torch
-from ours import OPTIMIZERS
-from peers.environments import REQUIREMENTS, driver_of, python_of
+from drivers import SCORE_ROWS, drivers, measure
+from ours import OPTIMIZERS, PRECISIONS
+from peers.environments import REQUIREMENTS, create_all
+from process import reason, start
 from workloads import WORKLOADS
 
 HERE = Path(__file__).resolve().parent
-REFERENCES = ("fbgemm",)  # shown beside the peers, never the best of them
-ROWS = {"W1": 200_000, "W2": 61_440, "W3": 200_000}  # a peer needs a minute for those of W2
-SCORE_ROWS = 100_000
-TIME_LIMIT_S = 3600
-
-
-class Driver(NamedTuple):
-    """What is started to measure one engine."""
-
-    name: str
-    role: str
-    command: tuple[str, ...]
-    scores: bool  # whether it has rows to read, and a split to score
-
-
-def drivers(peers: list[str], optimizers: list[str]) -> list[Driver]:
-    """The floor, ours with each optimizer, the peers."""
-    own = sys.executable
-    found = [Driver("floor", report.FLOOR, (own, str(HERE / "floor.py")), False)]
-    for optimizer in optimizers:
-        command = (own, str(HERE / "ours.py"), "--optimizer", optimizer)
-        found.append(Driver(f"deepfm {optimizer}", report.OURS, command, True))
-    for peer in peers:
-        role = report.REFERENCE if peer in REFERENCES else report.PEER
-        command = (str(python_of(peer)), str(driver_of(peer)))
-        found.append(Driver(peer, role, command, True))
-    return found
-
-
-def measure(driver: Driver, workload: str, threads: int, rows: int) -> dict[str, Any]:
-    """One process's figures, or why there are none."""
-    command = [*driver.command, "--workload", workload, "--threads", str(threads)]
-    if driver.scores:
-        command += ["--rows", str(rows), "--score-rows", str(SCORE_ROWS), "--score"]
-    place = {"peer": driver.name, "workload": workload, "threads": threads, "role": driver.role}
-    try:
-        (line,) = start(command, threads)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return place | {"error": reason(error)}
-    return line | {"role": driver.role}
-
-
-def start(command: list[str], threads: int) -> list[dict[str, Any]]:
-    """Runs a script to its end and reads the lines of JSON that it printed.
-
-    Raises:
-        subprocess.SubprocessError: It failed, or took longer than `TIME_LIMIT_S`.
-        OSError: There is no such interpreter.
-    """
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    if command[0] != sys.executable:
-        environment.pop("PYTHONPATH", None)  # a peer's own packages only
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=TIME_LIMIT_S, env=environment
-    )
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def reason(error: Exception) -> str:
-    """One line about a process that failed: the last that it wrote."""
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename} is not there; run benchmarks/peers/environments.py"
-    if isinstance(error, subprocess.CalledProcessError) and error.stderr.strip():
-        return error.stderr.strip().splitlines()[-1][:200]
-    return str(error)[:200]
+# of the first repeat, in which AUCs are well off chance on W1 and W3; a peer needs a minute for
+# those of W2, where no AUC means much
+ROWS = {"W1": 300_000, "W2": 61_440, "W3": 200_000}
+LATER_ROWS = 61_440  # of the other repeats: ten steps after warm-up
 
 
 def machine() -> dict[str, Any]:
@@ -134,21 +82,22 @@ def _commit() -> str | None:
     return described.stdout.strip()
 
 
-def learning(rows: int) -> dict[str, Any]:
+def learning(rows: int, precisions: list[str]) -> dict[str, Any]:
     """The AUC of ours and of the textbook; stops the run where ours is worse.
 
     Raises:
         SystemExit: It is, or the check could not be made.
     """
     command = [sys.executable, str(HERE / "textbook.py"), "--rows", str(rows)]
+    command += ["--score-rows", str(SCORE_ROWS), "--precisions", *precisions]
     try:
-        (found,) = start([*command, "--score-rows", str(SCORE_ROWS)], threads=1)
+        (found,) = start(command, threads=1)
     except (ValueError, subprocess.SubprocessError) as error:
         raise SystemExit(f"the check against the textbook failed: {reason(error)}") from None
     for optimizer, auc in found["auc"].items():
-        print(f"AUC with {optimizer}: ours {auc['ours']}, textbook {auc['textbook']}", flush=True)
+        print(f"AUC with {optimizer}: {auc}", flush=True)
     if not found["as_good"]:
-        raise SystemExit("ours learns less than the textbook implementation: nothing is timed")
+        raise SystemExit("ours learns less than it should: nothing is timed")
     return found
 
 
@@ -163,13 +112,21 @@ def micro(threads: int) -> list[dict[str, Any]]:
 
 def in_turn(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The records of all repeats, as they are measured."""
-    chosen = drivers(arguments.peers, arguments.optimizers)
+    chosen = drivers(arguments.peers, arguments.optimizers, arguments.precisions, arguments.device)
     for repeat in range(arguments.repeats):
         for workload in arguments.workloads:
+            if repeat and workload in arguments.once:
+                continue
+            rows = arguments.rows or ROWS[workload]
+            rows = min(rows, LATER_ROWS) if repeat else rows
             for threads in arguments.threads:
                 for driver in chosen:
-                    rows = arguments.rows or ROWS[workload]
-                    record = measure(driver, workload, threads, rows) | {"repeat": repeat}
+                    if repeat and driver.once:
+                        continue
+                    record = measure(
+                        driver, workload, threads=threads, rows=rows, device=arguments.device
+                    )
+                    record |= {"repeat": repeat}
                     print(_progress(record, arguments.repeats), flush=True)
                     yield record
 
@@ -183,6 +140,7 @@ def _progress(record: dict[str, Any], repeats: int) -> str:
         f"{where} {record['peer']}: train {record['train_rows_per_s']:,} rows/s"
         f" ({record['train_cpu_rows_per_s']:,} by CPU time)"
         + (f", score {score:,} ({record['score_cpu_rows_per_s']:,})" if score else "")
+        + (f", AUC {record['auc']}" if record.get("auc") is not None else "")
     )
 
 
@@ -191,7 +149,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "results.md").write_text(report.markdown(results))
-    panels = report.panels(results["records"], clock=results["clock"])
+    panels = figures.panels(results["records"], clock=results["clock"])
     caption = f"{results['machine']['CPU']}, {results['machine']['versions']}; {results['date']}"
     chart.draw(
         [panel for panel in panels if panel.threads == panels[0].threads],
@@ -200,19 +158,26 @@ def write(results: dict[str, Any], folder: Path) -> None:
     )
 
 
-def main() -> None:
-    """Measures, prints and writes."""
+def arguments_of_run() -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--peers", nargs="+", default=["none"], help=f"all, none, or of {', '.join(REQUIREMENTS)}"
     )
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(ROWS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, help=f"rows to train on (default: {ROWS})")
+    parser.add_argument(
+        "--once", nargs="*", choices=WORKLOADS, default=[], help="workloads without a repeat"
+    )
+    parser.add_argument(
+        "--rows", type=int, help=f"rows to train on (default: {ROWS}, then {LATER_ROWS})"
+    )
     parser.add_argument(
         "--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), help="of ours"
     )
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
@@ -226,21 +191,45 @@ def main() -> None:
     )
     if unknown := sorted(set(arguments.peers) - set(REQUIREMENTS)):
         parser.error(f"unknown peers {unknown}; known are {list(REQUIREMENTS)}")
+    if unknown := sorted(set(arguments.workloads) - set(ROWS)) if arguments.rows is None else None:
+        parser.error(f"{unknown} have no number of rows of their own; give --rows")
     if arguments.clock == "cpu" and arguments.threads != [1]:
         parser.error("--clock cpu adds up the time of all threads; give --threads 1")
+    if arguments.device == "cuda":
+        if not torch.cuda.is_available():
+            parser.error(f"--device cuda: torch {torch.__version__} finds no CUDA device here")
+        if arguments.clock == "cpu":
+            parser.error("--clock cpu says nothing about a CUDA device; leave it out")
+    return arguments
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    arguments = arguments_of_run()
+    create_all(
+        arguments.peers, arguments.device
+    )  # one without an environment is a row that says so
     date = datetime.date.today().isoformat()
     results = {
         "date": date,
         "command": shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]]),
         "machine": machine(),
+        "device": arguments.device,
         "clock": arguments.clock,
         "repeats": arguments.repeats,
         "learning": None,
     }
     if "W1" in arguments.workloads:
-        results["learning"] = learning(arguments.rows or ROWS["W1"])
-    results["records"] = list(in_turn(arguments))
-    results["micro"] = [line for threads in arguments.threads for line in micro(threads)]
+        results["learning"] = learning(arguments.rows or ROWS["W1"], arguments.precisions)
+    results |= {"records": [], "micro": []}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for record in in_turn(arguments):
+            results["records"].append(record)
+        for threads in arguments.threads:
+            results["micro"] += micro(threads)
+    except KeyboardInterrupt:
+        print("stopped: what was measured until now is written", flush=True)
     folder = arguments.output or HERE.parent / "outputs" / "benchmarks" / date
     write(results, folder)
     print((folder / "results.md").read_text())

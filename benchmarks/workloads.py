@@ -1,4 +1,4 @@
-"""The synthetic workloads W1, W2 and W3 on which every engine is measured; needs numpy only.
+"""The synthetic workloads on which every engine is measured; needs numpy only.
 
     python benchmarks/workloads.py --workload W1 --rows 400000 --score-rows 100000
 
@@ -79,6 +79,7 @@ _W1 = (
 WORKLOADS = {
     "W1": Workload("W1", 13, _W1, 0, 0, (400, 400, 400), False, 0.0),
     "W2": Workload("W2", 13, tuple(10 * n for n in _W1), 0, 0, (400, 400, 400), False, 0.0),
+    "W1x50": Workload("W1x50", 13, tuple(50 * n for n in _W1), 0, 0, (400, 400, 400), False, 0.0),
     "W3": Workload("W3", 0, (943, 1682, 2, 7, 21, 800), 19, 6, (256, 128, 64), True, 0.1),
 }
 

@@ -13,7 +13,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
     read, events = Encoders.from_dict(encoders), content.get("events")
     return Checkpoint(
-        config=config_from_dict(content["config"]),
+        config=config_from_dict(_with_precision(content["config"])),
         encoders=read,
         users=users,
         items=items,
@@ -234,6 +234,12 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         calibration={task: calibration_from_plain(of) for task, of in calibration.items()},
         events=None if events is None else LastEvents.from_plain(events, read.schema),
     )
+
+
+def _with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a checkpoint, those of earlier releases with the precision that they had."""
+    training = {"precision": "fp32", **config["training"]}
+    return {**config, "training": training}
 
 
 def _checked_weights(weights: object) -> dict[str, Tensor]:
@@ -393,6 +399,7 @@ class RunDirectory:
             names = () if config.data.table is None else config.data.table.fields
             words = (f"data.table.fields.{name}.vocabulary_file" for name in names)
             allowed = (*allowed, *_PLACES, *words)
+        config = settled_as(config, checkpoint.config)
         changed = changed_keys(checkpoint.config, config, allowed=allowed)
         if changed:
             raise ConfigError(
@@ -481,6 +488,16 @@ class RunDirectory:
     def write_table(self, path: Path, table: pa.Table) -> None:
         with atomic_writer(path) as file:
             pyarrow.parquet.write_table(table, file)
+
+
+def settled_as(config: ExperimentConfig, before: ExperimentConfig) -> ExperimentConfig:
+    """Return a config whose precisions, where it says `auto`, are those that a run began with."""
+    settled: dict[str, Any] = {}
+    for section in ("training", "evaluation"):
+        now, then = getattr(config, section), getattr(before, section)
+        if now.precision == "auto":
+            settled[section] = replace(now, precision=then.precision)
+    return replace(config, **settled)
 
 
 def changed_keys(

@@ -20,16 +20,16 @@ import pyarrow.parquet
 import yaml
 
 from deepfm import experiment
-from deepfm.checkpoint import RunDirectory, load_checkpoint
+from deepfm.checkpoint import RunDirectory, load_checkpoint, settled_as
 from deepfm.comparison_means import mean_counts
-from deepfm.config import ExperimentConfig, load_config
+from deepfm.config import ExperimentConfig, config_from_dict, load_config
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.download import DownloadError
 from deepfm.data.load import ExperimentData
 from deepfm.data.options import CandidatesConfig
 from deepfm.data.ranking import Events
 from deepfm.data.sources import tabular
-from deepfm.errors import ConfigError, MissingDataError
+from deepfm.errors import ConfigError, DeepFMError, MissingDataError
 from deepfm.evaluation.bootstrap import affordable_samples, bootstrap_auc, bootstrap_mean
 from deepfm.evaluation.measures import log_odds_of
 from deepfm.evaluation.ranking import SHORT_RANKING, RankCounts, hit_rate, ndcg, rank_counts
@@ -143,7 +143,7 @@ def _run(name: str, config: ExperimentConfig, seed: int) -> RunDirectory:
     folder = FOLDER / f"{name}-{seed}"
     config = dataclasses.replace(config, seed=seed, output_dir=str(folder))
     run = RunDirectory(folder)
-    equal = run.config.exists() and yaml.safe_load(run.config.read_text()) == config.to_dict()
+    equal = run.config.exists() and _is_of(config, yaml.safe_load(run.config.read_text()))
     if equal and (found := _other_data(run, config)):
         LOGGER.warning(f"{folder} is trained anew: {found}")
         equal = False
@@ -152,6 +152,16 @@ def _run(name: str, config: ExperimentConfig, seed: int) -> RunDirectory:
     else:
         experiment.train(config, resume=equal, overwrite=not equal)
     return run
+
+
+def _is_of(config: ExperimentConfig, saved: object) -> bool:
+    """Whether a run has this config, as far as that does not leave it to the machine."""
+    if saved == config.to_dict() or not isinstance(saved, dict):
+        return saved == config.to_dict()
+    try:
+        return bool(saved == settled_as(config, config_from_dict(saved)).to_dict())
+    except DeepFMError:  # of another release
+        return False
 
 
 def _other_data(run: RunDirectory, config: ExperimentConfig) -> str:

@@ -161,6 +161,9 @@ class TrainingConfig:
         checkpoint_every_steps: A checkpoint after so many steps too; null: at epochs' ends.
         evaluate_every_steps: An evaluation after so many steps too; null: at epochs' ends.
         log_every_steps: A log line after so many steps; null: at epochs' ends.
+        precision: Of the matrix products of networks, CIN and attention: `fp32`, `bf16`, or `auto`,
+            which is bf16 where the processor or the GPU has units for it. A run that is resumed
+            keeps what it began with.
         metrics: Metrics of training batches, for the log.
     """
 
@@ -192,6 +195,7 @@ class TrainingConfig:
     checkpoint_every_steps: int | None = limited(None, at_least=1)
     evaluate_every_steps: int | None = limited(None, at_least=1)
     log_every_steps: int | None = limited(None, at_least=1)
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
     scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")
@@ -231,12 +235,14 @@ class EvaluationConfig:
         candidate_seed: Of the items that held-out positives are ranked among.
         batch_size: Rows that are scored at once, and of metrics that are defined by batches.
         max_batches: Limits the evaluations in the course of training, never the final ones.
+        precision: As `training.precision`, of scoring.
         metrics: What is reported.
     """
 
     candidate_seed: int = limited(0, at_least=0)
     batch_size: int = limited(16384, at_least=1)
     max_batches: int | None = limited(None, at_least=1)
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from deepfm.checkpoint import (
     check_same_network,
     flatten,
     load_checkpoint,
+    settled_as,
     transfer,
 )
 from deepfm.config import ExperimentConfig
@@ -39,7 +40,7 @@ from deepfm.evaluation.table_references import (
 from deepfm.models import build_model, parameters_of
 from deepfm.objectives import check_losses
 from deepfm.objectives.tasks import prediction_columns
-from deepfm.preflight import check_memory, check_settings, resolve_device
+from deepfm.preflight import check_memory, check_settings, resolve_device, settle
 from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.trainer import Trainer, TrainingState
@@ -93,6 +94,9 @@ def train(
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
+        if checkpoint is not None:
+            config = settled_as(config, checkpoint.config)
+        config = settle(config, device)
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
         for path in _calibrated(run, checkpoint, init_from, base):
             LOGGER.warning(
@@ -124,7 +128,8 @@ def train(
         state = TrainingState(**saved) if saved else TrainingState()
         parameters = sum(parameters_of(model))
         LOGGER.info(
-            f"{config.model_name} with {parameters:,} parameters on {device}, into {run.path}"
+            f"{config.model_name} with {parameters:,} parameters on {device}, "
+            f"{config.training.precision}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )

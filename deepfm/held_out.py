@@ -4,11 +4,12 @@ Decided here: what a config may change of the one that a checkpoint was trained 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepfm import experiment
-from deepfm.checkpoint import Checkpoint, changed_keys
+from deepfm.checkpoint import Checkpoint, changed_keys, settled_as
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.load import ExperimentData
@@ -64,6 +65,7 @@ def held_out(
     checkpoints = load_several(paths)
     checkpoint, used = checkpoints[0], checkpoints[0].config
     if config is not None:
+        config = settled_as(config, used)
         metrics = (f"tasks.{name}.metrics" for name in used.tasks)
         if changed := changed_keys(used, config, allowed=(*EVALUATION_CHANGES, *metrics)):
             raise ConfigError(
@@ -71,6 +73,8 @@ def held_out(
                 + ", ".join(changed)
             )
         used = config
+        for item in checkpoints:
+            item.config = replace(item.config, evaluation=used.evaluation)
         check_metrics(used.task_list(), used.training.metric, used.task_data())
     data = experiment.load_data(used, checkpoint.encoders)
     before, now = checkpoint.fingerprint, data.fingerprint

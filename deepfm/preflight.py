@@ -1,6 +1,8 @@
 """What is known before any data is read: settings that contradict each other, sizes, the device."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -9,6 +11,7 @@ from deepfm.data.load import declared_schema, label_rules
 from deepfm.data.schema import DatasetSchema, FeatureType
 from deepfm.errors import ConfigError, nearest
 from deepfm.models import build_model, count_parameters
+from deepfm.models.precision import resolve_precision
 from deepfm.models.training_pairs import refuse_batch_norm
 from deepfm.objectives import check_losses, check_metrics
 from deepfm.training.optimizers import assign_optimizers
@@ -154,6 +157,20 @@ def resolve_device(name: str) -> torch.device:
     if not available[name]:
         raise ConfigError(f"no {name} on this machine; use auto or cpu", key="device")
     return torch.device(name)
+
+
+def settle(config: ExperimentConfig, device: torch.device) -> ExperimentConfig:
+    """Return a config that says what `auto` stands for on a device.
+
+    Raises:
+        ConfigError: The device has no products in bf16, which are asked for.
+    """
+    settled: dict[str, Any] = {}
+    for section in ("training", "evaluation"):
+        asked = getattr(config, section)
+        found = resolve_precision(asked.precision, device, key=f"{section}.precision")
+        settled[section] = replace(asked, precision=found)
+    return replace(config, **settled)
 
 
 def describe_size(config: ExperimentConfig) -> list[str]:

@@ -1,13 +1,20 @@
 """The parts of `benchmarks/` that decide what a figure means; no speed is asserted here."""
 
+import figures
 import negatives as cost_of_negatives
 import numpy as np
 import ours
 import pytest
 import report
-from floor import flops_per_row, layers, products
+import torch
+from drivers import drivers
+from floor import DTYPES, flops_per_row, layers, libraries, products
+from floor import measure as measure_floor
+from headlines import headlines
 from micro import measure, negatives, ranking
-from peers.measure import StepClock, Task
+from peers import environments
+from peers.measure import StepClock, Task, check_device
+from peers.variants import VARIANTS, adam, autocast, medium_is_float32, precision_of
 from textbook import learned
 from torch import nn
 from workloads import WORKLOADS, Workload, generate
@@ -40,10 +47,120 @@ def test_the_floor_counts_two_operations_per_weight():
     assert layers(WORKLOADS["W1"])[0] == (429, 400)
     assert flops_per_row(WORKLOADS["W1"]) == 2 * 492_000
     for name, workload in WORKLOADS.items():
-        forward, backward = products(workload, rows=2)
-        assert len(backward) == 2 * len(forward) == 2 * (len(workload.hidden) + 1), name
-        for call in forward + backward:
-            call()
+        for precision, dtype in DTYPES.items():
+            forward, backward = products(workload, rows=2, precision=precision)
+            assert len(backward) == 2 * len(forward) == 2 * (len(workload.hidden) + 1), name
+            assert {call().dtype for call in forward + backward} == {dtype}
+
+
+def test_the_floor_measures_each_library_and_leaves_none_out():
+    before = torch.get_float32_matmul_precision()
+    try:
+        used = []
+        taken = measure_floor(
+            [lambda: used.append(torch.get_float32_matmul_precision())],
+            {"one": "highest", "other": "medium"},
+            "cpu",
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(taken) == {"one", "other"}
+    assert used[:4] == ["highest", "medium", "highest", "medium"]  # in turns
+    assert list(libraries("bf16", "cpu")) == ["oneDNN"]
+    assert "MKL" in libraries("fp32", "cpu")
+
+
+def test_medium_products_count_as_float32_only_where_they_are(monkeypatch):
+    assert medium_is_float32() in (True, False)
+    real, before = torch.Tensor.__matmul__, torch.get_float32_matmul_precision()
+
+    def rounded(left, right):
+        if left.dtype == torch.float64:
+            return real(left, right)
+        return real(left.bfloat16(), right.bfloat16()).float()
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
+    assert not medium_is_float32()
+    assert torch.get_float32_matmul_precision() == before
+    assert libraries("fp32", "cpu") == {"MKL": "highest"}
+
+
+def test_a_peer_in_bf16_returns_float32_from_products_in_bf16():
+    model = nn.Linear(3, 1)
+    inside = []
+    model.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
+
+    class Peer(nn.Module):
+        def forward(self, x):
+            return {"y_pred": model(x), "rows": len(x)}
+
+    peer = Peer()
+    autocast(peer, "cpu")
+    found = peer(torch.ones(2, 3))
+    assert inside == [torch.bfloat16]
+    assert found["y_pred"].dtype == torch.float32
+    assert found["rows"] == 2
+    found["y_pred"].sum().backward()
+    torch.testing.assert_close(model.weight.grad, torch.full((1, 3), 2.0))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_peer_at_its_best_has_a_fused_adam():
+    fused = {v: adam(nn.Linear(1, 1).parameters(), v, lr=1.0).defaults["fused"] for v in VARIANTS}
+    assert fused == {"shipped": None, "best": True, "bf16": True}
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    with pytest.raises(SystemExit, match=r"torchfm is measured on cpu only, not on cuda"):
+        check_device("cuda", ("cpu",), "torchfm")
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="finds no CUDA device"):
+            check_device("cuda", ("cpu", "cuda"), "deepfm")
+
+
+def test_only_the_peers_asked_for_are_built(tmp_path, monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(environments, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(environments, "find_uv", lambda: "uv")
+
+    def install(command, **options):
+        built.append(command)
+        (tmp_path / "torchfm").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(environments.subprocess, "run", install)
+    assert environments.create_all(["torchfm"]) == []
+    assert len(built) == 2
+    assert all(str(tmp_path / "torchfm") in " ".join(command) for command in built)
+    assert environments.create_all(["torchfm"]) == []
+    assert len(built) == 2
+    assert "torchfm: ready" in capsys.readouterr().out
+    assert environments.folder_of("fbgemm", "cuda") == tmp_path / "fbgemm-cuda"
+    assert environments.folder_of("torchfm", "cuda") == tmp_path / "torchfm"
+
+
+def test_every_engine_is_measured_in_each_of_its_ways():
+    found = drivers(["recbole", "fbgemm"], ["lazy_adam"], ["fp32", "bf16"], "cpu")
+    assert [(driver.name, driver.once) for driver in found] == [
+        ("floor fp32", False),
+        ("floor bf16", False),
+        ("deepfm lazy_adam fp32", False),
+        ("deepfm lazy_adam bf16", False),
+        ("recbole, as shipped", True),
+        ("recbole, at its best", False),
+        ("recbole, bf16", False),
+        ("fbgemm, at its best", False),
+        ("fbgemm, bf16", False),
+    ]
+    for driver in found:
+        assert driver.precision in driver.command or driver.role in (
+            figures.PEER,
+            figures.REFERENCE,
+        )
+        if driver.role == figures.PEER:
+            variant = driver.command[driver.command.index("--variant") + 1]
+            assert driver.precision == precision_of(variant)
+    only = drivers(["recbole"], ["adam"], ["bf16"], "cpu")
+    assert [driver.name for driver in only] == ["floor bf16", "deepfm adam bf16", "recbole, bf16"]
 
 
 def test_the_floor_counts_the_same_dnn_as_ours(task):
@@ -79,62 +196,116 @@ def test_ways_of_ranking_agree_and_negatives_are_unknown():
     assert [array.shape for array in drawn] == [(50, 4), (50, 4)]
 
 
-def line(peer, role, rows_per_s, *, flops=100, repeat=0, **more):
+def line(peer, role, rows_per_s, *, precision="fp32", flops=100, repeat=0, **more):
     speeds = {
         f"{what}_{clock}rows_per_s": rows_per_s * factor
         for what, factor in (("train", 1), ("score", 4))
         for clock in ("", "cpu_")
     }
-    place = {"peer": peer, "role": role, "workload": "W1", "threads": 1, "repeat": repeat}
+    place = {"peer": peer, "engine": peer.partition(",")[0], "role": role, "precision": precision}
+    place |= {"workload": "W1", "threads": 1, "repeat": repeat}
     return place | speeds | {"flops_per_row": flops} | more
 
 
+LAZY = {"engine": "deepfm lazy_adam", "auc": 0.75}
+BF16 = {"precision": "bf16"}
+LOST = {"peer": "lost", "engine": "lost", "role": "peer", "precision": "fp32", "workload": "W1"}
 RECORDS = [
-    line("floor", "floor", 1000),
-    line("deepfm adam", "ours", 700, peak_memory_mb=10, auc=0.75, parameters=1234),
-    line("deepfm adam", "ours", 900, peak_memory_mb=12, repeat=1, auc=0.75, parameters=1234),
-    line("fast", "peer", 400),
-    line("large", "peer", 250, flops=200),
-    line("kernels", "reference", 950),
-    {"peer": "lost", "role": "peer", "workload": "W1", "threads": 1, "error": "no | such thing"},
+    line("floor fp32", "floor", 1000),
+    line("floor bf16", "floor", 2000, **BF16),
+    line("deepfm lazy_adam fp32", "ours", 700, peak_memory_mb=10, parameters=1234, **LAZY),
+    line("deepfm lazy_adam fp32", "ours", 900, peak_memory_mb=12, repeat=1, **LAZY),
+    line("deepfm adam fp32", "ours", 600, engine="deepfm adam", auc=0.75),
+    line("deepfm lazy_adam bf16", "ours", 1500, **BF16, **LAZY),
+    line("fast, at its best", "peer", 400, auc=0.75),
+    line("fast, bf16", "peer", 1200, **BF16, auc=0.74),
+    line("large, at its best", "peer", 250, flops=200, auc=0.74),
+    line("large, bf16", "peer", 500, flops=200, **BF16, auc=0.738),
+    line("kernels, at its best", "reference", 950),
+    LOST | {"threads": 1, "error": "no | such thing"},
 ]
 
 
-def test_ratios_are_against_the_floor_and_the_best_peer():
-    (panel,) = report.panels(RECORDS, clock="wall")
+def test_ratios_are_against_the_floor_and_the_best_peer_of_the_same_precision():
+    (panel,) = figures.panels(RECORDS, clock="wall")
     engines = {engine.name: engine for engine in panel.engines}
-    mine = engines["deepfm adam"]
+    mine = engines["deepfm lazy_adam fp32"]
     assert mine.train == (800, 700, 900)
     assert mine.train_quotients == pytest.approx((0.8, 800 / 400, 800 * 100 / (250 * 200)))
     assert mine.score_quotients == pytest.approx(mine.train_quotients)
     assert mine.details["peak_memory_mb"] == 12
-    assert engines["large"].train_quotients == pytest.approx((0.25, 250 / 400, 1.0))
+    assert engines["large, at its best"].train_quotients == pytest.approx((0.25, 250 / 400, 1.0))
+    # the faster peer learns less in bf16, by more than what a run's AUC varies
+    assert [e.name for e in panel.engines if e.learns_less] == ["fast, bf16"]
+    half = engines["deepfm lazy_adam bf16"].train_quotients
+    assert half == pytest.approx((0.75, 1500 / 500, 1500 / 1000))
     assert engines["lost"].train is None
     assert engines["lost"].error == "no | such thing"
 
 
+def test_headlines_compare_one_precision_and_mark_what_does_not():
+    (panel,) = figures.panels(RECORDS, clock="wall")
+    found = {what: (train, score) for what, train, score in headlines(panel)}
+    assert found == {
+        "deepfm lazy_adam fp32 over fast, at its best": (2.0, 2.0),
+        "deepfm lazy_adam fp32 over floor fp32": (0.8, 0.8),
+        "deepfm adam fp32 over fast, at its best": (1.5, 1.5),
+        "deepfm adam fp32 over floor fp32": (0.6, 0.6),
+        "deepfm lazy_adam bf16 over large, bf16": (3.0, 3.0),
+        "deepfm lazy_adam bf16 over floor bf16": (0.75, 0.75),
+        "(unequal precision) deepfm lazy_adam bf16 over fast, at its best": (3.75, 3.75),
+        "(unequal precision) deepfm lazy_adam bf16 over floor fp32": (1.5, 1.5),
+    }
+
+
+def test_the_fastest_in_training_need_not_be_the_fastest_in_scoring():
+    trains, scores = line("trains", "peer", 300), line("scores", "peer", 200)
+    scores |= {"score_rows_per_s": 2000}
+    (panel,) = figures.panels([line("ours", "ours", 600), trains, scores], clock="wall")
+    assert headlines(panel) == [("ours over trains / scores", 2.0, 1.2)]
+
+
+def test_a_headline_says_where_ours_learns_less():
+    records = [
+        line("ours fp32", "ours", 1, engine="ours", auc=0.8),
+        line("ours bf16", "ours", 3, engine="ours", auc=0.79, **BF16),
+        line("floor", "floor", 4, **BF16),
+    ]
+    (panel,) = figures.panels(records, clock="wall")
+    assert headlines(panel) == [("ours bf16 (learns less) over floor", 0.75, 0.75)]
+
+
 def test_the_table_has_a_row_per_engine_failed_ones_too():
-    (panel,) = report.panels(RECORDS, clock="cpu")
+    (panel,) = figures.panels(RECORDS, clock="cpu")
     rows = report.table(panel)
-    assert len(rows) == 2 + 6
-    assert rows[3].startswith("| **deepfm adam** | 800 (700-900) | 80% | 2.00 | 1.60 | 3,200 ")
+    assert len(rows) == 2 + 11
+    mine = "| **deepfm lazy_adam fp32** | fp32 | 800 (700-900) | 80% | 2.00 | 1.60 | 3,200 "
+    assert rows[4].startswith(mine)
+    assert "| fast, bf16 (learns less) | bf16 | 1,200 " in "\n".join(rows)
     assert "failed: no \\| such thing" in rows[-1]
     assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
 
 
 def test_without_peers_there_are_no_ratios():
-    (panel,) = report.panels(RECORDS[:3], clock="wall")
-    assert panel.engines[1].train_quotients == (0.8, None, None)
+    (panel,) = figures.panels(RECORDS[:4], clock="wall")
+    assert panel.engines[2].train_quotients == (0.8, None, None)
+    assert [headline.what for headline in headlines(panel)] == [
+        "deepfm lazy_adam fp32 over floor fp32"
+    ]
 
 
 def test_the_report_of_a_run():
+    learned_aucs = {
+        "adam": {"ours": [0.7, 0.8], "textbook": [0.7, 0.7]},
+        "lazy_adam": {"ours": [0.7], "textbook": [0.7], "ours in bf16": [0.71]},
+    }
     results = {
         "date": "2000-01-01",
         "command": "python benchmarks/run.py",
         "machine": {"CPU": "abacus", "GPU": None},
         "clock": "wall",
         "repeats": 2,
-        "learning": {"auc": {"adam": {"ours": [0.7, 0.8], "textbook": [0.7, 0.7]}}},
+        "learning": {"auc": learned_aucs},
         "records": RECORDS,
         "micro": [
             {
@@ -147,9 +318,23 @@ def test_the_report_of_a_run():
     text = report.markdown(results)
     assert "- CPU: abacus" in text
     assert "GPU" not in text
-    assert "| adam | 0.7500 (0.7000, 0.8000) | 0.7000 (0.7000, 0.7000) |" in text
+    assert "| adam | ours | 0.7500 | 0.7000, 0.8000 |" in text
+    assert "| lazy_adam | ours in bf16 | 0.7100 | 0.7100 |" in text
+    assert "| W1, 1 thread | deepfm lazy_adam bf16 over large, bf16 | 3.00 | 3.00 |" in text
+    assert "| engine | W1, 1 thread: train | of floor | score | AUC |" in text
+    assert "| large, bf16 | 500 | 25% | 2,000 | 0.7380 |" in text
+    assert "| lost | - | - | - | - |" in text
     assert "## W1, 1 thread\n" in text
     assert "| ranking | 1 | plain | 2 | 0.25 of it |" in text
+
+
+def test_the_chart_has_a_bar_per_engine_and_a_line_per_floor(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `bench` is not installed")
+    import chart
+
+    panels = figures.panels(RECORDS, clock="wall")
+    chart.draw(panels, tmp_path / "chart.png", caption="here")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_negatives_are_compared_on_one_model():

@@ -1,6 +1,6 @@
 """Creates one virtual environment per peer under outputs/benchmarks/envs, with uv.
 
-    python benchmarks/peers/environments.py [PEER ...]
+    python benchmarks/peers/environments.py [PEER ...]    # benchmarks/run.py --peers does it too
 
 The peers' requirements exclude each other (fuxictr wants polars < 2, recbole numpy < 2, and so
 on), hence one environment each; uv's cache links the files, so seven copies of torch cost the
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 ENVIRONMENTS = Path(__file__).resolve().parents[2] / "outputs" / "benchmarks" / "envs"
@@ -33,10 +34,18 @@ REQUIREMENTS = {
     "pytorch-widedeep": [TORCH, "pytorch-widedeep==1.7.0"],
 }
 
+# where a peer needs other packages for CUDA; torch itself comes with it unless a wheel says not
+ON_CUDA = {"fbgemm": [TORCH, "fbgemm-gpu==1.8.0", "numpy<2.5"]}
 
-def python_of(peer: str) -> Path:
+
+def folder_of(peer: str, device: str = "cpu") -> Path:
+    """A peer's environment."""
+    return ENVIRONMENTS / (f"{peer}-cuda" if device == "cuda" and peer in ON_CUDA else peer)
+
+
+def python_of(peer: str, device: str = "cpu") -> Path:
     """The interpreter inside a peer's environment."""
-    return ENVIRONMENTS / peer / "bin" / "python"
+    return folder_of(peer, device) / "bin" / "python"
 
 
 def driver_of(peer: str) -> Path:
@@ -44,19 +53,26 @@ def driver_of(peer: str) -> Path:
     return Path(__file__).with_name(f"peer_{peer.replace('-', '_')}.py")
 
 
-def create(peer: str, *, uv: str) -> bool:
-    """Builds a peer's environment; False if it was there with the same requirements."""
-    requirements = "\n".join(REQUIREMENTS[peer]) + "\n"
-    stamp = ENVIRONMENTS / peer / "requirements.stamp"
+def create(peer: str, device: str = "cpu") -> bool:
+    """Builds a peer's environment; False if it was there with the same requirements.
+
+    Raises:
+        subprocess.CalledProcessError: A package cannot be installed.
+        SystemExit: There is no uv.
+    """
+    wanted = (ON_CUDA if device == "cuda" else {}).get(peer, REQUIREMENTS[peer])
+    requirements = "\n".join(wanted) + "\n"
+    folder = folder_of(peer, device)
+    stamp = folder / "requirements.stamp"
     if stamp.is_file() and stamp.read_text() == requirements:
         return False
+    uv = find_uv()
     environment = dict(os.environ)
     # uv does not read pip's settings
     environment.setdefault("UV_FIND_LINKS", environment.get("PIP_FIND_LINKS", ""))
-    folder = ENVIRONMENTS / peer
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-        [uv, "pip", "install", "--quiet", "--python", str(python_of(peer)), *REQUIREMENTS[peer]],
+        [uv, "pip", "install", "--quiet", "--python", str(python_of(peer, device)), *wanted],
     ):
         subprocess.run(command, check=True, env=environment)
     stamp.write_text(requirements)
@@ -72,25 +88,31 @@ def find_uv() -> str:
     return uv
 
 
-def main() -> None:
-    """Creates the environments named on the command line, or all; reports the ones that fail."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(REQUIREMENTS)}")
-    peers = parser.parse_args().peers or list(REQUIREMENTS)
-    if unknown := sorted(set(peers) - set(REQUIREMENTS)):
-        parser.error(f"unknown peers {unknown}; known are {list(REQUIREMENTS)}")
-    uv = find_uv()
+def create_all(peers: Iterable[str], device: str = "cpu") -> list[str]:
+    """Builds environments and says so; returns the peers that have none after it."""
     failed = []
     for peer in peers:
         start = time.perf_counter()
         try:
-            created = create(peer, uv=uv)
+            created = create(peer, device)
         except subprocess.CalledProcessError as error:
             failed.append(peer)
             print(f"{peer}: failed ({error})", file=sys.stderr)
             continue
         print(f"{peer}: {'created' if created else 'ready'} ({time.perf_counter() - start:.0f} s)")
-    if failed:
+    return failed
+
+
+def main() -> None:
+    """Creates the environments named on the command line, or all; reports the ones that fail."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(REQUIREMENTS)}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    peers = arguments.peers or list(REQUIREMENTS)
+    if unknown := sorted(set(peers) - set(REQUIREMENTS)):
+        parser.error(f"unknown peers {unknown}; known are {list(REQUIREMENTS)}")
+    if failed := create_all(peers, arguments.device):
         raise SystemExit(f"no environment for {', '.join(failed)}")
 
 

@@ -12,13 +12,16 @@ measured, the same for all:
 - Training: the time between the ends of successive optimizer steps of the peer's own loop, seen
   through torch's global optimizer hook, so the loop runs unchanged and its loading counts; the
   median over the steps after warm-up, wall clock and CPU time of the process. What a peer does
-  once per fit or once per epoch is not in it. Of several optimizers the first one is followed.
+  once per fit or once per epoch is not in it. Of several optimizers the first one is followed. On
+  CUDA the wall clock is that of the device: an event after each step, read when all is done.
 - Scoring: calls of the peer's own predict on the score split, the first as warm-up (it gives
   the AUC), the median of the next three.
 - Peak memory: the peak resident size from the start of fit on, the data included; what a peer
   needed before that to read its data format is not in it, memory it still holds is.
 - Operations: two per weight of each linear layer; the factorization machine, normalization and
   lookups, a percent or less, are left out.
+
+`--variant` says what a peer is given beyond what it ships with (`variants.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +44,11 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+# of a peer's script only its own folder is on the path, of all others the parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[0]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import workloads  # a script's own folder is on the path, its parent is not
+import variants
+import workloads
 
 WARM_UP_STEPS = 5
 PREDICT_CALLS = 3
@@ -64,6 +71,8 @@ class Task(NamedTuple):
     train: workloads.Split
     score: workloads.Split
     epochs: int
+    variant: str = variants.SHIPPED  # of a peer
+    device: str = "cpu"  # or cuda
 
 
 class StepClock:
@@ -71,10 +80,14 @@ class StepClock:
 
     A loop may have several optimizers; only the one that steps first is followed, so that a
     training step is one time.
+
+    Args:
+        device: Of the steps; on `cuda` the wall clock is that of the device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.times: list[tuple[float, float]] = []
+        self._events: list[torch.cuda.Event] | None = [] if device == "cuda" else None
         self._followed: int | None = None  # an id: a reference would keep the state in memory
 
     def __enter__(self) -> StepClock:
@@ -86,6 +99,9 @@ class StepClock:
             self._followed = id(optimizer)
         if id(optimizer) == self._followed:
             self.times.append((time.perf_counter(), time.process_time()))
+            if self._events is not None:
+                self._events.append(torch.cuda.Event(enable_timing=True))
+                self._events[-1].record()
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
@@ -98,6 +114,9 @@ class StepClock:
                 f"{len(steps) + 1} steps are too few; at least {WARM_UP_STEPS + 2} are needed: "
                 f"give --rows {(WARM_UP_STEPS + 2) * workloads.BATCH_SIZE} or more"
             )
+        if self._events is not None:
+            torch.cuda.synchronize()
+            steps[:, 0] = [a.elapsed_time(b) / 1000 for a, b in pairwise(self._events)]
         wall, cpu = np.median(steps[WARM_UP_STEPS:], axis=0).tolist()
         return wall, cpu
 
@@ -107,22 +126,34 @@ def run(
     package: str,
     prepare: Callable[[Task], Prepared],
     arguments: argparse.Namespace | None = None,
+    *,
+    devices: tuple[str, ...] = ("cpu",),
 ) -> None:
     """Runs one engine on one workload and prints its figures as a line of JSON on stdout.
 
-    `arguments` are those of `parser`, given by a driver that has more of its own.
+    Args:
+        arguments: Of a driver that has options of its own, `precision` among them; None: a peer's.
+        devices: That the driver knows how to put the engine on.
     """
-    arguments = arguments or parser().parse_args()
+    is_peer = arguments is None
+    arguments = arguments or peer_parser().parse_args()
+    check_device(arguments.device, devices, peer)
     torch.set_num_threads(arguments.threads)
+    variant = arguments.variant if is_peer else variants.SHIPPED
+    given = variants.set_products(variant, arguments.device) if is_peer else ""
     torch.manual_seed(0)
     workload = workloads.WORKLOADS[arguments.workload]
     train, score = workloads.load(
         workload.name, rows=arguments.rows, score_rows=arguments.score_rows
     )
     with contextlib.redirect_stdout(sys.stderr):  # peers print as they like
-        prepared = prepare(Task(workload, train, score, arguments.epochs))
-        _reset_peak_memory()
-        with StepClock() as clock:
+        prepared = prepare(
+            Task(workload, train, score, arguments.epochs, variant, arguments.device)
+        )
+        if variant == variants.BF16:
+            variants.autocast(prepared.model, arguments.device)
+        _reset_peak_memory(arguments.device)
+        with StepClock(arguments.device) as clock:
             prepared.fit()
         scored = _score(prepared.predict, score) if arguments.score else {}
     wall, cpu = clock.medians()
@@ -133,17 +164,20 @@ def run(
         "torch": torch.__version__,
         "workload": workload.name,
         "threads": arguments.threads,
+        "device": arguments.device,
+        "precision": variants.precision_of(variant) if is_peer else arguments.precision,
         "steps": len(clock.times),
         "train_rows_per_s": round(workloads.BATCH_SIZE / wall),
         "train_cpu_rows_per_s": round(workloads.BATCH_SIZE / cpu),
         "score_rows_per_s": scored.get("wall"),
         "score_cpu_rows_per_s": scored.get("cpu"),
         "peak_memory_mb": round(_peak_memory_mb()),
+        "peak_device_mb": _peak_device_mb(arguments.device),
         "parameters": prepared.parameters or sum(p.numel() for p in prepared.model.parameters()),
         "dnn_inputs": next(m.in_features for m in linear if m.out_features == workload.hidden[0]),
         "flops_per_row": sum(2 * module.weight.numel() for module in linear),
         "auc": scored.get("auc"),
-        "notes": f"train: median per step; {prepared.notes}",
+        "notes": "; ".join(filter(None, (given, prepared.notes))),
     }
     print(json.dumps(result), flush=True)
 
@@ -180,13 +214,45 @@ def parser() -> argparse.ArgumentParser:
     workloads.add_arguments(options)
     options.add_argument("--epochs", type=int, default=1)
     options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options.add_argument("--score", action="store_true", help="measure scoring too")
     return options
 
 
-def _reset_peak_memory() -> None:
+def peer_parser() -> argparse.ArgumentParser:
+    """The options that the peers' drivers have."""
+    options = parser()
+    options.add_argument(
+        "--variant",
+        choices=variants.VARIANTS,
+        default=variants.SHIPPED,
+        help="what the peer is given: nothing, a fused Adam and faster products, autocast too",
+    )
+    return options
+
+
+def check_device(device: str, known: tuple[str, ...], engine: str) -> None:
+    """Stops where an engine cannot run on a device.
+
+    Raises:
+        SystemExit: Its driver does not know the device, or torch finds none here.
+    """
+    if device not in known:
+        raise SystemExit(f"{engine} is measured on {' and '.join(known)} only, not on {device}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"--device cuda: torch {torch.__version__} finds no CUDA device here")
+
+
+def _reset_peak_memory(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is the whole process's
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_device_mb(device: str) -> int | None:
+    """Peak of what torch allocated on a CUDA device, the data included if they lie there."""
+    return round(torch.cuda.max_memory_allocated() / 2**20) if device == "cuda" else None
 
 
 def _peak_memory_mb() -> float:

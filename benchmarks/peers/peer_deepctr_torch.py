@@ -7,10 +7,10 @@ Its L2 terms, 1e-5 by default and over whole tables at every step, are switched 
 """
 
 import numpy as np
-import torch
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat
 from deepctr_torch.models import DeepFM
 from measure import Prepared, Task, run
+from variants import adam
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split
 
 
@@ -43,8 +43,9 @@ def prepare(task: Task) -> Prepared:
         dnn_dropout=workload.dropout,
         l2_reg_linear=0.0,
         l2_reg_embedding=0.0,
+        device=task.device,
     )
-    model.compile(torch.optim.Adam(model.parameters(), lr=LEARNING_RATE), "binary_crossentropy")
+    model.compile(adam(model.parameters(), task.variant, lr=LEARNING_RATE), "binary_crossentropy")
     train, score = _inputs(task.train), _inputs(task.score)
     return Prepared(
         model,
@@ -57,4 +58,4 @@ def prepare(task: Task) -> Prepared:
 
 
 if __name__ == "__main__":
-    run("deepctr-torch", "deepctr-torch", prepare)
+    run("deepctr-torch", "deepctr-torch", prepare, devices=("cpu", "cuda"))

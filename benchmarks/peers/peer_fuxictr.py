@@ -20,6 +20,7 @@ from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
 from measure import Prepared, Task, run
+from variants import SHIPPED, adam
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split, Workload
 
 DATASET = "benchmark"
@@ -28,10 +29,13 @@ DATASET = "benchmark"
 class DeepFM(BaseModel):
     """FM plus DNN on FuxiCTR's layers."""
 
-    def __init__(self, feature_map: FeatureMap, workload: Workload, folder: str) -> None:
+    def __init__(
+        self, feature_map: FeatureMap, workload: Workload, folder: str, device: str
+    ) -> None:
         super().__init__(
             feature_map,
             model_root=folder,
+            gpu=0 if device == "cuda" else -1,
             verbose=0,
             metrics=["AUC"],
             early_stop_patience=sys.maxsize,  # all epochs, at one learning rate
@@ -48,6 +52,7 @@ class DeepFM(BaseModel):
         )
         self.compile("adam", "binary_crossentropy", LEARNING_RATE)
         self.reset_parameters()
+        self.model_to_device()
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         fields = self.get_inputs(inputs)
@@ -115,7 +120,9 @@ def prepare(task: Task) -> Prepared:
         batch_size=BATCH_SIZE,
         num_workers=0,
     )
-    model = DeepFM(feature_map, task.workload, scratch.name)
+    model = DeepFM(feature_map, task.workload, scratch.name, task.device)
+    if task.variant != SHIPPED:
+        model.optimizer = adam(model.parameters(), task.variant, lr=LEARNING_RATE)
 
     def fit() -> None:
         with scratch:
@@ -131,4 +138,4 @@ def prepare(task: Task) -> Prepared:
 
 
 if __name__ == "__main__":
-    run("fuxictr", "fuxictr", prepare)
+    run("fuxictr", "fuxictr", prepare, devices=("cpu", "cuda"))

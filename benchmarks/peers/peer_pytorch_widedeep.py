@@ -9,6 +9,7 @@ activation. No worker processes (its default is one per core).
 import numpy as np
 import torch
 from measure import Prepared, Task, run
+from variants import adam
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split
 
 try:
@@ -54,7 +55,7 @@ def prepare(task: Task) -> Prepared:
     trainer = Trainer(
         model,
         objective="binary",
-        optimizers=torch.optim.Adam(model.parameters(), lr=LEARNING_RATE),
+        optimizers=adam(model.parameters(), task.variant, lr=LEARNING_RATE),
         # its defaults, normal(0, 1) embeddings first of all, take many epochs to unlearn
         initializers={"wide": Normal(std=0.01), "deeptabular": Normal(std=0.01, pattern="embed")},
         num_workers=0,

@@ -23,6 +23,7 @@ from recbole.data import data_preparation
 from recbole.data.dataset import Dataset
 from recbole.model.context_aware_recommender import DeepFM
 from recbole.trainer import Trainer
+from variants import SHIPPED, adam
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split
 
 NAME = "benchmark"
@@ -82,17 +83,21 @@ def prepare(task: Task) -> Prepared:
             "eval_batch_size": BATCH_SIZE,
             "learning_rate": LEARNING_RATE,
             "epochs": task.epochs,
-            "use_gpu": False,
+            "use_gpu": task.device == "cuda",
+            "gpu_id": "0",
         },
     )
     train, _, score = data_preparation(config, FullVocabulary(config))
-    model = DeepFM(config, train.dataset)
+    model = DeepFM(config, train.dataset).to(config["device"])
     trainer = Trainer(config, model)
+    if task.variant != SHIPPED:
+        trainer.optimizer = adam(model.parameters(), task.variant, lr=LEARNING_RATE)
 
     def predict() -> np.ndarray:
         model.eval()
         with torch.no_grad():
-            return torch.cat([model.predict(batch[0]) for batch in score]).numpy()
+            batches = (batch[0].to(config["device"]) for batch in score)
+            return torch.cat([model.predict(batch).cpu() for batch in batches]).numpy()
 
     return Prepared(
         model,
@@ -104,4 +109,4 @@ def prepare(task: Task) -> Prepared:
 
 
 if __name__ == "__main__":
-    run("recbole", "recbole", prepare)
+    run("recbole", "recbole", prepare, devices=("cpu", "cuda"))

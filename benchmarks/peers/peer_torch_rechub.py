@@ -14,6 +14,7 @@ from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFea
 from torch_rechub.models.ranking import DeepFM
 from torch_rechub.trainers import CTRTrainer
 from torch_rechub.utils.data import DataGenerator
+from variants import adam_options
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split
 
 
@@ -50,7 +51,7 @@ def prepare(task: Task) -> Prepared:
     scratch = TemporaryDirectory()  # the trainer saves the weights when it is done
     trainer = CTRTrainer(
         model,
-        optimizer_params={"lr": LEARNING_RATE},
+        optimizer_params={"lr": LEARNING_RATE, **adam_options(task.variant)},
         n_epoch=task.epochs,
         model_path=scratch.name,
     )

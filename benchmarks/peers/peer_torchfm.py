@@ -12,6 +12,7 @@ import torch
 from measure import Prepared, Task, run
 from torch.utils.data import DataLoader, Dataset
 from torchfm.model.dfm import DeepFactorizationMachineModel
+from variants import adam
 from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split
 
 BUCKETS = 100
@@ -40,7 +41,7 @@ def prepare(task: Task) -> Prepared:
     model = DeepFactorizationMachineModel(
         sizes, EMBEDDING_DIM, mlp_dims=workload.hidden, dropout=workload.dropout
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = adam(model.parameters(), task.variant, lr=LEARNING_RATE)
     criterion = torch.nn.BCELoss()
     train = DataLoader(Rows(task.train), batch_size=BATCH_SIZE, shuffle=True)
     score = DataLoader(Rows(task.score), batch_size=BATCH_SIZE)

@@ -77,7 +77,9 @@ def build_model(schema: "DatasetSchema", config: "ExperimentConfig") -> "BaseCTR
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the accelerators' generators as well.
         torch.default_generator.manual_seed(config.seed)
-        return model_class(schema, config.model, config.task_list())
+        model = model_class(schema, config.model, config.task_list())
+    model.scoring_precision = config.evaluation.precision
+    return model
 
 
 class ParameterCount(NamedTuple):

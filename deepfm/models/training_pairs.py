@@ -17,6 +17,7 @@ from deepfm.data.batch import Inputs, Pairs
 from deepfm.data.item_columns import ItemColumns
 from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.layers.precision import as_now
 from deepfm.models.pairs import Halves, Terms
 from deepfm.objectives import PairLogits
 from deepfm.utils.logging import LOGGER
@@ -183,7 +184,7 @@ class TrainingPairs:
             part = slice(row, row + height), slice(column, column + width)
             if not plan.twice:
                 return tile(*part)
-            found: Tensor = checkpoint(tile, *part, use_reentrant=False)
+            found: Tensor = checkpoint(tile, *part, use_reentrant=False, context_fn=as_now)
             return found
 
         bands = [

@@ -17,6 +17,7 @@ from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch, Inputs
 from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.layers.precision import Precision, products_in
 from deepfm.models.training_pairs import TrainingPairs
 from deepfm.objectives import Logits, PairLogits
 from deepfm.training.optimizers import Assigned
@@ -125,6 +126,7 @@ class TrainingStep:
 
     Args:
         model: In training mode.
+        precision: Of the matrix products of its networks, forward and backward.
         assigned, schedules: Of all trained parameters, one schedule for each optimizer.
     """
 
@@ -134,9 +136,12 @@ class TrainingStep:
         config: TrainingConfig,
         assigned: Sequence[Assigned],
         schedules: Sequence[Schedule],
+        *,
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model
         self.config = config
+        self.precision: Precision = precision
         self.optimizers = [item.optimizer for item in assigned]
         self.schedules = schedules
         self.every = config.gradient_accumulation_steps
@@ -164,6 +169,10 @@ class TrainingStep:
 
     def add(self, batch: Batch) -> Forward:
         """Add the gradient of a batch."""
+        with products_in(self.precision):
+            return self._add(batch)
+
+    def _add(self, batch: Batch) -> Forward:
         model = self.model
         if not self._batches:
             for optimizer in self.optimizers:

@@ -26,6 +26,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError, DeepFMError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.precision import resolve_precision
 from deepfm.objectives import is_larger_better
 from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
 from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
@@ -223,7 +224,10 @@ class _Fit:
         assigned = assign_optimizers(model, self.config)
         schedules = build_schedules(assigned, self.config, maximize=self.maximize)
         self.roles = [item.role for item in assigned]
-        self.step = TrainingStep(model, self.config, assigned, schedules)
+        precision = resolve_precision(
+            self.config.precision, trainer.device, key="training.precision"
+        )
+        self.step = TrainingStep(model, self.config, assigned, schedules, precision=precision)
         if self.config.sparse_optimizer is None and dense_update_dominates(
             model, self.config.batch_size
         ):

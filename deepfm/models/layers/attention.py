@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
+from deepfm.models.layers.precision import ProductLinear
 
 
 class FieldSelfAttention(nn.Module):
@@ -69,10 +70,12 @@ class _AttentionLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = nn.Linear(in_features, attention_dim, bias=False)
-        self.key = nn.Linear(in_features, attention_dim, bias=False)
-        self.value = nn.Linear(in_features, attention_dim, bias=False)
-        self.residual = nn.Linear(in_features, attention_dim, bias=False) if use_residual else None
+        self.query = ProductLinear(in_features, attention_dim, bias=False, narrow=True)
+        self.key = ProductLinear(in_features, attention_dim, bias=False, narrow=True)
+        self.value = ProductLinear(in_features, attention_dim, bias=False, narrow=True)
+        self.residual = (
+            ProductLinear(in_features, attention_dim, bias=False) if use_residual else None
+        )
         self.norm = nn.LayerNorm(attention_dim)
         self.reset_parameters()
 
@@ -86,8 +89,9 @@ class _AttentionLayer(nn.Module):
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, F, A/heads)
             for project in (self.query, self.key, self.value)
         )
-        scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5  # (B, heads, F, F)
-        attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)  # (B, F, A)
+        scores = (query @ key.transpose(-2, -1)).to(x.dtype) / query.shape[-1] ** 0.5
+        weights = scores.softmax(-1).to(value.dtype)  # (B, heads, F, F)
+        attended = (weights @ value).transpose(1, 2).flatten(2).to(x.dtype)  # (B, F, A)
         if self.residual is not None:
             attended = attended + self.residual(x)
         normalized: Tensor = self.norm(attended.relu())

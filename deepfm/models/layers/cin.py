@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
 from deepfm.models.layers.dnn import initialize_linears
+from deepfm.models.layers.precision import ProductLinear, narrowed
 
 
 class CIN(nn.Module):
@@ -72,19 +73,19 @@ class CIN(nn.Module):
         self.output_dim = sum(pooled) + last
         self._splits = list(zip(forwarded, pooled, strict=True)) if split_half else []
         linears = [
-            nn.Linear(maps * num_fields, size, bias=bias)
+            ProductLinear(maps * num_fields, size, bias=bias, narrow=True)
             for maps, size in zip([num_fields, *forwarded], layer_sizes, strict=True)
         ]
         initialize_linears(linears, init)
         self.layers = nn.ModuleList(linears)
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
-        x0 = maps = field_embeddings.transpose(1, 2)  # (B, D, F)
+        x0 = maps = narrowed(field_embeddings).transpose(1, 2)  # (B, D, F)
         outputs = []
         for k, layer in enumerate(self.layers):
             products = torch.einsum("bdh,bdf->bdhf", maps, x0)  # (B, D, H, F)
             maps = pooled = layer(products.flatten(2))  # (B, D, H)
             if k < len(self._splits):
                 maps, pooled = maps.split(self._splits[k], dim=2)
-            outputs.append(pooled.sum(1))  # (B, H)
+            outputs.append(pooled.sum(1, dtype=field_embeddings.dtype))  # (B, H)
         return torch.cat(outputs, dim=1)  # (B, output_dim)

@@ -2,16 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from deepfm.errors import ArgumentError
+from deepfm.models.layers.dropout import Dropout, ReLUDropout, norm_relu_dropout
 from deepfm.models.layers.options import check_arguments, parse_call
+from deepfm.models.layers.precision import ProductLinear, is_open
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -53,91 +52,6 @@ _TORCH_ACTIVATIONS: dict[str, dict[str, type]] = {
 ACTIVATION_NAMES = (*ACTIVATIONS, *_TORCH_ACTIVATIONS, "Dice")
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 INITS = ("xavier_uniform", "torch")
-
-
-class Dropout(nn.Module):
-    """Zeroes each number with probability p in training and scales the others by 1 / (1 - p).
-
-    On the CPU a number costs 16 random bits of torch's generator, 5 times less than
-    `nn.Dropout`'s draw; p is rounded to a multiple of 2^-16, and the scale is that of the
-    rounded p. On other devices it is `nn.Dropout`.
-
-    Source: N. Srivastava et al., "Dropout", JMLR 15, 2014.
-
-    Args:
-        p: Probability that a number is zeroed, in [0, 1).
-
-    Example:
-        >>> Dropout(0.5)(torch.ones(1000)).unique()
-        tensor([0., 2.])
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.p)
-        return x * self._mask(x)
-
-    def _mask(self, x: Tensor) -> Tensor:
-        """What each number is multiplied with: 0, or 1 / (1 - p)."""
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        mask = torch.empty_like(x, requires_grad=False)  # a float mask: no pass to convert it
-        torch.ge(bits, self._dropped - 2**15, out=mask)
-        return mask.mul_(self._scale)
-
-    @property
-    def _dropped(self) -> int:
-        """How many of 2^16 equally likely numbers mean zero."""
-        return min(round(self.p * 2**16), 2**16 - 1)
-
-    @property
-    def _scale(self) -> float:
-        return 2**16 / (2**16 - self._dropped)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
-
-class ReLUDropout(Dropout):
-    """`Dropout` of relu(x), the same numbers bit by bit; in training x is overwritten.
-
-    Of both, the backward pass needs only which outputs are above 0, so nothing but the output is
-    kept: per layer two arrays less than `nn.ReLU` and `Dropout` allocate and keep. Where x comes
-    from must not need it, which linear maps and norms do not.
-
-    Example:
-        >>> ReLUDropout(0.5).eval()(torch.tensor([-1.0, 2.0]))
-        tensor([0., 2.])
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            return super().forward(F.relu(x))
-        return _relu_dropout(x, self._mask(x), self._scale)
-
-
-class _ReLUDropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
-        ctx.scale = scale
-        return x.relu_().mul_(mask)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, y, 0).mul_(ctx.scale), None, None
-
-
-_relu_dropout: Callable[[Tensor, Tensor, float], Tensor] = _ReLUDropout.apply
 
 
 class Dice(nn.Module):
@@ -266,11 +180,20 @@ class MLP(nn.Module):
         self.return_hidden = return_hidden
         self.layers, linears = nn.ModuleList(), []
         for width, rate in zip(hidden_units, rates, strict=True):
-            linears.append(nn.Linear(in_features, width, bias=bias and norm != "batch"))
+            function = activation_from(activation, width)
+            is_last = len(self.layers) == len(hidden_units) - 1
+            reads_narrow = norm in (None, "batch") and type(function) is nn.ReLU
+            linears.append(
+                ProductLinear(
+                    in_features,
+                    width,
+                    bias=bias and norm != "batch",
+                    narrow=reads_narrow and not is_last,
+                )
+            )
             layer = nn.Sequential(linears[-1])
             if norm is not None:
                 layer.append(NORMS[norm](width))
-            function = activation_from(activation, width)
             if type(function) is nn.ReLU:
                 layer.append(ReLUDropout(rate))
             else:
@@ -279,12 +202,12 @@ class MLP(nn.Module):
             in_features = width
         initialize_linears(linears, init)
 
-    def _linears(self) -> Iterator[tuple[nn.Linear, list[nn.Module]]]:
+    def _linears(self) -> Iterator[tuple[ProductLinear, list[nn.Module]]]:
         """Of each layer the linear map, and what follows."""
         for layer in self.layers:
             assert isinstance(layer, nn.Sequential)
             linear, *others = layer
-            assert isinstance(linear, nn.Linear)
+            assert isinstance(linear, ProductLinear)
             yield linear, others
 
     def opened(self) -> tuple[nn.Linear, nn.Sequential]:
@@ -312,7 +235,7 @@ class MLP(nn.Module):
                 )
             elif bias is None:
                 bias = weight.new_zeros(len(weight))
-            layer = nn.Sequential(_linear(weight, bias))
+            layer = nn.Sequential(_linear(weight, bias, narrow=linear.narrow))
             for module in others:
                 if isinstance(module, ReLUDropout):
                     layer.append(nn.ReLU(inplace=True))
@@ -333,10 +256,26 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         hidden = []
         for layer in self.layers:
-            x = layer(x)
+            assert isinstance(layer, nn.Sequential)
+            x = _in_few_passes(layer, x) if is_open() else layer(x)
             if self.return_hidden:  # else evaluation would keep every layer's output alive
-                hidden.append(x)
+                hidden.append(x.float() if x.dtype is torch.bfloat16 else x)
         return hidden if self.return_hidden else x
+
+
+def _in_few_passes(layer: nn.Sequential, x: Tensor) -> Tensor:
+    """A layer of `MLP` with what follows its product in as few passes over numbers as can be."""
+    y: Tensor
+    linear, *others = layer
+    if isinstance(last := others[-1], nn.ReLU | ReLUDropout):
+        is_active = isinstance(last, ReLUDropout) and last.is_active
+        if len(others) == 1 and not is_active:
+            y = linear(x, relu=True)
+            return y
+        if isinstance(norm := others[0], nn.BatchNorm1d) and isinstance(last, ReLUDropout):
+            return norm_relu_dropout(linear(x), norm, last)
+    y = layer(x)
+    return y
 
 
 def initialize_linears(linears: Iterable[nn.Linear], init: str) -> None:
@@ -356,9 +295,10 @@ def initialize_linears(linears: Iterable[nn.Linear], init: str) -> None:
             nn.init.zeros_(linear.bias)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor, *, narrow: bool) -> ProductLinear:
     """A linear map with these weights, (out_features, in_features) and (out_features,)."""
     out_features, in_features = weight.shape
-    linear = nn.Linear(in_features, out_features, device="meta")
+    with torch.device("meta"):
+        linear = ProductLinear(in_features, out_features, narrow=narrow)
     linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return linear

@@ -13,6 +13,7 @@ from deepfm.models.layers.dnn import (
     ReLUDropout,
     activation_from,
 )
+from deepfm.models.layers.precision import ProductLinear
 from tests import reference
 from tests.models.oracle import array, mlp_layers
 
@@ -124,7 +125,7 @@ def test_no_bias_and_initial_weights_of_torch():
 )
 def test_order_within_a_layer(norm, norm_type):
     layer = MLP(5, (7,), activation="gelu", norm=norm, dropout=0.1).layers[0]
-    assert [type(module) for module in layer] == [nn.Linear, norm_type, nn.GELU, Dropout]
+    assert [type(module) for module in layer] == [ProductLinear, norm_type, nn.GELU, Dropout]
 
 
 def test_linear_has_a_bias_except_under_batch_norm():
