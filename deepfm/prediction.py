@@ -109,6 +109,8 @@ class Predictor:
                 raise CheckpointError("the checkpoint lacks the events that its histories need")
             self._histories = ServedHistories(loaded.events, self.schema)
         self._rows = ServedRows(self.encoders, self._tables, self._histories)
+        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
+        self._wanted = tuple(dict.fromkeys(wanted))
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
@@ -316,8 +318,7 @@ class Predictor:
 
     def _absent(self, columns: Collection[str]) -> list[str]:
         """The raw columns that fields do without."""
-        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        return [name for name in dict.fromkeys(wanted) if name not in columns]
+        return [name for name in self._wanted if name not in columns]
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
