@@ -152,7 +152,7 @@ def main() -> None:
     items = predictor._served_items
 
     def best(found: Sequence[Any], logits: np.ndarray) -> None:
-        known = {item: logit for item, logit in zip(ids, logits, strict=True)}
+        known = dict(zip(ids, logits, strict=True))
         close(
             np.array([one.probability for one in found]),
             1 / (1 + np.exp(-np.array([known[one.item] for one in found], np.float64))),

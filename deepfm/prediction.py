@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,11 @@ class Predictor:
 
     Of several models the logits are averaged. The calibration of a checkpoint is applied.
 
+    What every request needs is made at the first one: the model in evaluation mode with its batch
+    norm folded, dictionaries of values, the encoded items and their share of each logit. So the
+    weights of `model` must stay as they are. Threads may share a predictor, and it can be pickled
+    or copied, without what is made at a request.
+
     Args:
         checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them.
         device: Where the model runs.
@@ -104,9 +109,16 @@ class Predictor:
                 raise CheckpointError("the checkpoint lacks the events that its histories need")
             self._histories = ServedHistories(loaded.events, self.schema)
         self._rows = ServedRows(self.encoders, self._tables, self._histories)
+        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
+        self._wanted = tuple(dict.fromkeys(wanted))
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made at the first request, which is made anew."""
+        made = ("_scorer", "_ranked", "_served_items")
+        return {name: value for name, value in vars(self).items() if name not in made}
 
     def predict(self, rows: Given) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.
@@ -306,8 +318,7 @@ class Predictor:
 
     def _absent(self, columns: Collection[str]) -> list[str]:
         """The raw columns that fields do without."""
-        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        return [name for name in dict.fromkeys(wanted) if name not in columns]
+        return [name for name in self._wanted if name not in columns]
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}

@@ -102,10 +102,12 @@ def best_of(logits: np.ndarray, count: int) -> np.ndarray:
         >>> best_of(np.array([1.0, 3.0, 2.0, 3.0]), 3).tolist()
         [1, 3, 2]
     """
-    places = np.arange(len(logits))
-    if count < len(logits):
-        least = np.partition(logits, len(logits) - count)[len(logits) - count]
-        if not np.isnan(least):  # which sorts behind all numbers
-            places = np.flatnonzero(logits >= least)
-    order = np.argsort(-logits[places], kind="stable")[:count]
-    return places[order]
+    keys = -logits
+    places = np.arange(len(keys))
+    if 0 < count < len(keys):
+        last = np.partition(keys, count - 1)[count - 1]
+        if not np.isnan(last):  # which sorts behind all numbers
+            places = np.flatnonzero(keys <= last)
+    order = np.argsort(keys[places], kind="stable")[:count]
+    best: np.ndarray = places[order]
+    return best

@@ -1,13 +1,20 @@
 """Predicting on raw rows: equal to the training side, whatever form the rows come in."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
@@ -16,8 +23,9 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.writer import TableWriter
 from deepfm.errors import DataError
-from deepfm.evaluation.scoring import evaluate, score
+from deepfm.evaluation.scoring import evaluate, score, score_items
 from deepfm.prediction import Predictor
+from deepfm.served_items import best_of
 from tests import tiny
 
 
@@ -192,9 +200,150 @@ def test_a_column_that_a_field_does_without_is_said_once(declared, raw, tmp_path
     assert seven.startswith("no column age, tags: all 7 rows are scored as if")
 
 
-def test_what_is_no_arrow_table_is_refused(predictor):
-    with pytest.raises(DataError, match=r"expected a pyarrow\.Table, found dict"):
-        predictor.predict({"user": [1, "x"]})
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ("user", r"expected rows as a pyarrow\.Table, .*; found str"),
+        ([1, 2], r"row 1: expected rows as .*; found a int in the list"),
+        ({"user": [1, "x"], "item": [1, 1]}, "column user: expected values of one type, found int"),
+        ({"user": [1, 2], "item": [1]}, "column item: expected 2 values, as in column user, found"),
+        ({"user": 1, "item": 1}, "column user: expected the column's values, one per row, found 1"),
+    ],
+)
+def test_what_are_no_rows_is_refused(predictor, rows, problem):
+    with pytest.raises(DataError, match=problem):
+        predictor.predict(rows)
+
+
+@pytest.fixture
+def read_by_arrow(predictor, monkeypatch):
+    """How often rows took the path through Arrow."""
+    taken = []
+    real = predictor._rows._read_by_arrow
+    monkeypatch.setattr(
+        predictor._rows, "_read_by_arrow", lambda given: [taken.append(1), real(given)][1]
+    )
+    return taken
+
+
+@pytest.mark.parametrize("columns", [("user", "item"), ("user", "item", "age", "tags"), None])
+@pytest.mark.parametrize("count", [1, 40])
+def test_few_rows_in_any_form_are_read_as_by_arrow(
+    predictor, raw, read_by_arrow, columns, count, caplog
+):
+    rows = (raw if columns is None else raw.select(columns)).slice(0, count)
+    expected = predictor._rows._read_by_arrow(rows).inputs
+    read_by_arrow.clear()
+    forms = [rows, rows.to_pylist(), rows.to_pydict()]
+    forms += [
+        {n: rows[n].to_pylist() if n == "tags" else rows[n].to_numpy() for n in rows.column_names}
+    ]
+    if find_spec("pandas"):
+        import pandas
+
+        forms += [rows.to_pandas(), pandas.DataFrame(rows.to_pylist())]
+    if find_spec("polars"):
+        import polars
+
+        forms += [polars.from_arrow(rows)]
+    for form in forms:
+        found = predictor._rows.read(form).inputs
+        assert torch.equal(found.sparse, expected.sparse)
+        assert torch.equal(found.dense, expected.dense)
+        assert all(map(torch.equal, found.sequence_ids, expected.sequence_ids))
+        assert all(map(torch.equal, found.sequence_lengths, expected.sequence_lengths))
+        np.testing.assert_array_equal(predictor.predict(form), predictor.predict(rows))
+    assert not read_by_arrow
+    assert not caplog.messages
+
+
+def test_a_column_that_rows_bring_overrides_the_table(predictor, raw, read_by_arrow):
+    rows = raw.select(["user", "item"]).slice(0, 3).to_pylist()
+    other = [{**row, "age": 77} for row in rows]
+    expected = predictor._rows._read_by_arrow(other).inputs.sparse
+    read_by_arrow.clear()
+    assert torch.equal(predictor._rows.read(other).inputs.sparse, expected)
+    assert not torch.equal(predictor._rows.read(rows).inputs.sparse, expected)
+    assert not read_by_arrow
+
+
+def test_many_rows_take_the_path_through_arrow(predictor, raw, read_by_arrow, monkeypatch):
+    monkeypatch.setattr("deepfm.data.served_rows.FEW", 5)
+    for form in (raw.slice(0, 6), raw.slice(0, 6).to_pydict(), raw.slice(0, 6).to_pylist()):
+        predictor.predict(form)
+    assert len(read_by_arrow) == 3
+    predictor.predict(raw.slice(0, 5))
+    assert len(read_by_arrow) == 3
+
+
+def test_a_pickled_or_copied_predictor_predicts_the_same(predictor, raw):
+    rows = raw.select(["user", "item"]).slice(0, 9)
+    fresh = pickle.loads(pickle.dumps(predictor))
+    expected, listed = predictor.predict(rows), predictor.recommend(5)
+    size = len(pickle.dumps(fresh))
+    for again in (fresh, pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
+        np.testing.assert_array_equal(again.predict(rows), expected)
+        assert again.recommend(5) == listed
+        assert again.knows_user(5)
+    assert len(pickle.dumps(predictor)) <= size  # what was made for requests is left out
+
+
+def test_threads_may_share_a_predictor(predictor, raw):
+    rows = [raw.select(["user", "item"]).slice(start, 7) for start in range(0, 70, 7)]
+    predictor.model.train()  # which must not matter, and not be changed
+    alone = copy.deepcopy(predictor)
+    expected = [alone.predict(part) for part in rows]
+    lists = [alone.recommend(user, top=4) for user in range(10)]
+
+    def ask(number: int):
+        k = number % 10
+        return k, predictor.predict(rows[k]), predictor.recommend(k, top=4)
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, found, listed in pool.map(ask, range(80)):
+            np.testing.assert_array_equal(found, expected[k])
+            assert listed == lists[k]
+    assert predictor.model.training
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, -1.0, 2.5, float("nan"), float("inf")]), max_size=30),
+    st.integers(0, 12),
+)
+def test_the_best_are_those_of_a_stable_sort(values, count):
+    logits = np.array(values, np.float32)
+    expected = np.argsort(-logits, kind="stable")[:count]
+    np.testing.assert_array_equal(best_of(logits, count), expected)
+
+
+@pytest.mark.parametrize("model_name", ["xdeepfm", "fm"])
+def test_lists_of_models_with_and_without_halves(tiny_config, model_name):
+    config = load_config(tiny_config(training__epochs=1, model_name=model_name))
+    experiment.train(config)
+    predictor = Predictor(RunDirectory(config.output_dir).best)
+    served = predictor._served_items
+    inputs = predictor._rows.of_user("user", 5, served.any_item)
+    wanted = np.array([3, 1, 17])
+    expected = score_items(predictor.model, inputs, wanted[None], served.catalogue, batch_size=100)[
+        0
+    ]
+    np.testing.assert_allclose(served.logits(inputs, wanted), expected, rtol=0, atol=1e-5)
+
+
+def test_several_models_rank_by_the_mean_of_their_logits(tiny_config, tmp_path):
+    paths = []
+    for seed in (1, 2):
+        config = load_config(
+            tiny_config(training__epochs=1, seed=seed, output_dir=f"{tmp_path}/{seed}")
+        )
+        experiment.train(config)
+        paths.append(RunDirectory(config.output_dir).best)
+    both = Predictor(paths)
+    served = both._served_items
+    inputs, wanted = both._rows.of_user("user", 5, served.any_item), np.arange(9)
+    of_each = [Predictor(path)._served_items.logits(inputs, wanted) for path in paths]
+    assert served.logits(inputs, wanted).dtype == np.float64
+    np.testing.assert_allclose(served.logits(inputs, wanted), np.mean(of_each, axis=0), rtol=1e-6)
 
 
 def test_a_file_without_rows_has_no_scores(predictor, tmp_path):

@@ -6,15 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
+import torch
 import yaml
 
 from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
+from deepfm.data.encoding.few_values import NotPlain
 from deepfm.data.labels import group_ids
 from deepfm.data.served_histories import ServedHistories
-from deepfm.errors import CheckpointError, DataError
+from deepfm.data.sources.rows_given import plain_columns
+from deepfm.data.splits import Times
+from deepfm.errors import CheckpointError, DataError, Place
 from deepfm.evaluation.scoring import score_tasks
 from deepfm.prediction import Predictor
 
@@ -205,3 +209,43 @@ def test_the_size_is_said_and_a_checkpoint_without_events_is_refused(trained, tm
     checkpoint.save(tmp_path / "without.pt")
     with pytest.raises(CheckpointError, match="lacks the events"):
         Predictor(tmp_path / "without.pt")
+
+
+@pytest.mark.parametrize(
+    ("users", "times"),
+    [
+        ([1, 100, 5000, 7], [880_000_000, 2_000_000_000, 0, 888_000_000]),
+        (["1", "100", "", "x"], [8.9e8, 8.8e8, 1.0, 0.0]),
+        ([1.0, 100.0], [889_237_269, 889_237_270]),
+        ([None, 100], [10**9, 10**9]),
+    ],
+)
+def test_few_rows_see_what_they_see_through_arrow(trained, users, times):
+    predictor, _, _ = trained
+    rows = {"user_id": users, "movie_id": [50] * len(users), "timestamp": times}
+    histories, read = predictor._histories, predictor._rows
+    plain, count = plain_columns(rows)
+    table = predictor._tables.complete(predictor.schema, pa.table(rows))
+    encoded = predictor.encoders.encode(table)
+    few = histories.added_to_few(encoded, plain)
+    expected = histories.added_to_rows(encoded, table, Times(), lambda k: Place(row=k))
+    expected = expected.select(slice(None))
+    built = len(predictor.schema.built_fields)
+    assert built == 2
+    for found, wanted in zip(
+        few.sequence_ids[-built:], expected.sequence_ids[-built:], strict=True
+    ):
+        assert torch.equal(found, wanted)
+    assert torch.equal(few.sequence_lengths[-1], expected.sequence_lengths[-1])
+    inputs = read._read_few(plain, count).inputs
+    assert torch.equal(inputs.sparse, expected.sparse)
+    assert all(map(torch.equal, inputs.sequence_ids, expected.sequence_ids))
+
+
+@pytest.mark.parametrize("time", [None, float("nan"), float("inf"), "soon", "881250949", True])
+def test_times_that_are_no_plain_numbers_are_left_to_arrow(trained, time):
+    predictor, _, _ = trained
+    row = pa.table({"user_id": [1], "movie_id": [50]})
+    inputs = predictor.encoders.encode(predictor._tables.complete(predictor.schema, row))
+    with pytest.raises(NotPlain):
+        predictor._histories.added_to_few(inputs, {"user_id": [1], "timestamp": [time]})

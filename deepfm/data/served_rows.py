@@ -6,7 +6,7 @@ all others go through Arrow. The inputs are the same, and errors are those of Ar
 
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -60,6 +60,10 @@ class ServedRows:
     def _few_rows(self) -> FewRows:
         return few_rows(self._encoders)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is made at the first request, which is made anew."""
+        return {name: value for name, value in vars(self).items() if name != "_few_rows"}
+
     def read(self, given: Given) -> ReadRows:
         """The inputs of rows in any of the forms of `deepfm.data.sources.rows_given`.
 
@@ -74,11 +78,7 @@ class ServedRows:
                     return self._read_few(columns, rows)
         except NotPlain:
             pass
-        table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
-        inputs = self._encoders.encode(table)
-        if self._histories is not None:
-            inputs = self._histories.added_to_rows(inputs, table, Times(), _row)
-        return ReadRows(inputs, table.column_names)
+        return self._read_by_arrow(given)
 
     def of_user(self, column: str, user: object, others: Mapping[str, Given]) -> Inputs:
         """The inputs of one row of a user, without a history.
@@ -110,6 +110,13 @@ class ServedRows:
             row = pa.table({column: pa.array([wanted])})
             found = self._tables.positions(self._encoders.schema, row, side)[0].as_py()
             return None if found is None else int(found)
+
+    def _read_by_arrow(self, given: Given) -> ReadRows:
+        table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
+        inputs = self._encoders.encode(table)
+        if self._histories is not None:
+            inputs = self._histories.added_to_rows(inputs, table, Times(), _row)
+        return ReadRows(inputs, table.column_names)
 
     def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
         columns = self._side_values.completed(columns, rows)

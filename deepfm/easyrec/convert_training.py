@@ -69,6 +69,7 @@ def training_of(pipeline: Pipeline, objectives: Objectives) -> Keys:
         "drop_last": data.drop_remainder,
         "losses": objectives.losses,
         "initial_bias": "zero",
+        "precision": _precision(pipeline),
         "metrics": objectives.train_metrics,
     }
     found |= _optimizers(pipeline)
@@ -94,6 +95,15 @@ def training_of(pipeline: Pipeline, objectives: Objectives) -> Keys:
     if config.log_step_count_steps:
         found["log_every_steps"] = config.log_step_count_steps
     return found
+
+
+def _precision(pipeline: Pipeline) -> str:
+    path, asked = "train_config.mixed_precision", pipeline.message.train_config.mixed_precision
+    if asked not in ("", "BF16", "FP16"):
+        raise pipeline.error(path, f"expected BF16 or FP16, found {asked!r}")
+    if asked == "FP16":
+        pipeline.note(path, "FP16 is trained in fp32; BF16 is supported")
+    return "bf16" if asked == "BF16" else "fp32"
 
 
 def _clipping(pipeline: Pipeline) -> Keys:

@@ -169,8 +169,8 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "cudnn_allow_tf32": _NO_TF32,
         "cuda_matmul_allow_tf32": _NO_TF32,
         "global_embedding_constraints": _PLACEMENT,
-        "mixed_precision": _ignored("training is in float32"),
-        "grad_scaler": _ignored("training is in float32, which needs no scaling"),
+        "mixed_precision": _honoured("training.precision: BF16 is bf16; FP16 is trained in fp32"),
+        "grad_scaler": _ignored("neither fp32 nor bf16 needs scaling"),
         "gradient_accumulation_steps": _honoured(
             "training.gradient_accumulation_steps with sparse_update: backward"
         ),

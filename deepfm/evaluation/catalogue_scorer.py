@@ -8,8 +8,9 @@ from deepfm.data.batch import Inputs
 from deepfm.data.dataset import Catalogue
 from deepfm.data.schema import DatasetSchema
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.layers.precision import products_in
 from deepfm.models.pairs import Halves, PairScorer
-from deepfm.models.precision import products_of_scoring
+from deepfm.models.precision import precision_of_scoring
 
 CPU_PAIRS = 2048  # by halves: the two widest activations of 2,048 pairs fit into the L2 cache
 
@@ -36,6 +37,7 @@ class CatalogueScorer:
         batch_size: int,
     ) -> None:
         self._device, self._size = model.device, batch_size
+        self._precision = precision_of_scoring(model)
         on_cpu = self._device.type == "cpu"
         self._pairs_at_once = min(batch_size, CPU_PAIRS) if on_cpu else batch_size
         self._catalogue = catalogue
@@ -46,10 +48,10 @@ class CatalogueScorer:
         empty = catalogue.with_room(_empty_row(model.schema))
         self._scorer = PairScorer(model, empty.to(self._device))
         parts = []
-        with products_of_scoring(model):
-            for wanted in torch.from_numpy(items).split(batch_size):
-                rows = empty.select(torch.zeros_like(wanted))
-                catalogue.overwrite(rows, torch.arange(len(wanted)), wanted)
+        for wanted in torch.from_numpy(items).split(batch_size):
+            rows = empty.select(torch.zeros_like(wanted))
+            catalogue.overwrite(rows, torch.arange(len(wanted)), wanted)
+            with products_in(self._precision):
                 parts.append(self._scorer.item_halves(rows.to(self._device)))
         self._items = Halves(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -63,20 +65,21 @@ class CatalogueScorer:
         """
         candidates = torch.from_numpy(self._position[items])
         scores = torch.empty(items.shape)
-        with products_of_scoring(self._scorer.model):
-            for users in torch.arange(len(items)).split(self._size):
-                scores[users] = self._scorer.logits(
+        for users in torch.arange(len(items)).split(self._size):
+            with products_in(self._precision):
+                found = self._scorer.logits(
                     self._users(inputs, users),
                     self._items,
                     candidates[users].to(self._device),
                     pairs_at_once=self._pairs_at_once,
-                ).cpu()
+                )
+            scores[users] = found.cpu()
         return scores.masked_fill_(torch.from_numpy(items < 0), torch.nan).numpy()
 
     @torch.inference_mode()
     def all_logits(self, inputs: Inputs) -> np.ndarray:
         """Logits of all D items for one row, (D,) float32."""
-        with products_of_scoring(self._scorer.model):
+        with products_in(self._precision):
             users = self._users(inputs, torch.zeros(1, dtype=torch.int64))
             found = self._scorer.all_logits(users, self._items, pairs_at_once=self._pairs_at_once)
         return found.cpu().numpy()

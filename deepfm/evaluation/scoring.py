@@ -34,7 +34,8 @@ from deepfm.evaluation.ranking import (
 from deepfm.evaluation.scored import Scored
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.frozen import frozen
-from deepfm.models.precision import products_of_scoring
+from deepfm.models.layers.precision import products_in
+from deepfm.models.precision import precision_of_scoring
 from deepfm.objectives import Objective, Task, logits_by_name
 from deepfm.objectives.tasks import doubled, of_only_task
 from deepfm.utils.named import reported_names
@@ -105,7 +106,7 @@ def score_tasks(
     scorer, device = frozen(model), model.device
     size = _rows_at_once(device, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
-    with torch.inference_mode(), products_of_scoring(model):
+    with torch.inference_mode(), products_in(precision_of_scoring(model)):
         batches = [
             logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
             for start in range(0, rows, size)

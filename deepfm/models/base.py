@@ -76,8 +76,8 @@ class BaseCTRModel(nn.Module, ABC):
     """
 
     several_tasks: ClassVar[bool] = False  # whether `forward` gives logits by the tasks' names
-    scoring_precision: str = "fp32"  # `evaluation.precision`, which the scoring loop reads
     is_frozen = False  # whether it is for evaluation only, as `deepfm.models.frozen` makes it
+    scoring_precision: str = "fp32"  # `evaluation.precision`, which the scoring loop reads
 
     def __init__(
         self, schema: DatasetSchema, config: ModelConfig, tasks: Sequence[Task] = (Task(),)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
@@ -91,7 +92,8 @@ class PairScorer:
     the empty row; a user's half is the user's row with an empty item, and has the bias. Fields
     for which id 0 is an ordinary row of the table are thereby counted once.
 
-    The weights are read when the scorer is made. Use it in inference mode.
+    The weights are read when the scorer is made. Use it in inference mode. Halves are float32 in
+    any precision of products: they are few, and their sum is what the network begins with.
 
     Source: S. Rendle, "Factorization Machines", ICDM 2010, Lemma 3.1, for the sum over pairs.
 
@@ -117,14 +119,17 @@ class PairScorer:
     def user_halves(self, inputs: Inputs) -> Halves:
         """Halves of users from their rows with an empty item."""
         terms = self._terms(inputs)
-        hidden = terms.flat[:, :0] if self.first is None else self.first(terms.flat)
+        hidden = terms.flat[:, :0]
+        if self.first is not None:
+            hidden = F.linear(terms.flat, self.first.weight, self.first.bias)  # (B, H)
         return Halves(hidden, terms.user_factors(self.bias))
 
     def item_halves(self, inputs: Inputs) -> Halves:
         """Halves of items from empty rows with their features in place."""
         terms = self._terms(inputs).beyond(self.empty)
-        flat = terms.flat
-        hidden = flat[:, :0] if self.first is None else flat @ self.first.weight.T  # (B, H)
+        hidden = terms.flat[:, :0]
+        if self.first is not None:
+            hidden = F.linear(terms.flat, self.first.weight)  # (B, H)
         return Halves(hidden, terms.item_factors())
 
     def logits(

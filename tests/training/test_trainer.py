@@ -264,10 +264,11 @@ def test_a_rate_of_zero_freezes_a_part_whatever_the_schedule(tiny_data):
         assert torch.equal(weight, before[name]) == name.startswith("dnn."), name
 
 
-def test_two_runs_are_equal_bit_by_bit_and_another_seed_is_not(tiny_data):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_runs_are_equal_bit_by_bit_and_another_seed_is_not(tiny_data, precision):
     results = []
     for seed in (5, 5, 6):
-        model, trainer = make(tiny_data)
+        model, trainer = make(tiny_data, precision=precision)
         trainer.seed = seed
         state = trainer.fit(model, tiny_data.train, tiny_data.valid)
         results.append((model.state_dict(), comparable(state.history)))
@@ -428,6 +429,7 @@ ACCUMULATED = {"gradient_accumulation_steps": 3, "gradient_clip_scope": "dense"}
             "losses": ["binary_cross_entropy", "binary_focal"],
         },
         {**ACCUMULATED, "evaluate_every_steps": 2, "lr": 0.05, "optimizer": "adagrad"},
+        {"precision": "bf16", "evaluate_every_steps": 3},
     ],
 )  # fmt: skip
 def test_a_resumed_run_ends_bit_by_bit_like_an_uninterrupted_one(tiny_data, stop_at, extra):

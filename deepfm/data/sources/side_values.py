@@ -115,7 +115,7 @@ class _Side:
             if not are_texts:
                 values = [None if value is None else _number(str(value)) for value in values]
         elif wanted.kind == REAL and not are_texts:
-            if not all(value is None or value == value // 1 for value in values):  # type: ignore[operator]
+            if not all(value is None or value == value // 1 for value in values):
                 raise NotPlain("ids that are no whole numbers")
         elif wanted.kind != NOTHING:
             raise NotPlain(f"ids that are {wanted.kind}")

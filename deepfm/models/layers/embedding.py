@@ -4,7 +4,6 @@ Decided here: which fields each view shows, which are projected, and how the wei
 table begin. `lookup` makes the vectors, `views` arranges them, `storage` keeps the tables.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -310,7 +309,10 @@ class FeatureEmbedding(Lookup):
         terms += [term.sum(1, keepdim=True) for term in self._dense_terms(vectors)]
         if not terms:
             return vectors.dense.new_zeros(vectors.dense.shape[0], 1)
-        return functools.reduce(torch.add, terms)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
 
     def _dense_terms(self, vectors: Vectors) -> list[Tensor]:
         """The first-order terms of dense columns, (B, columns) each: plain ones, then binned."""
