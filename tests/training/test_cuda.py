@@ -50,7 +50,7 @@ def fit(config, data, device, *, state=None, stop_after=None, states=None):
 
 
 def assert_close_runs(config):
-    """Of losses and logits; weights that no logit depends on, as biases before batch norm, drift."""
+    """Losses and logits; weights on which no logit depends, as biases before batch norm, drift."""
     data = experiment.load_data(config)
     model, on_cpu = fit(config, data, "cpu")
     other, on_gpu = fit(config, data, "cuda")
