@@ -46,15 +46,17 @@ def fit(config, data, device, *, state=None, stop_after=None, states=None):
         should_stop=lambda: 15 if next(steps) == stop_after else 0,
         save=lambda state, is_best: states.append(state) if states is not None else None,
     )
-    return {name: weight.cpu() for name, weight in model.state_dict().items()}, last
+    return model.cpu().eval(), last
 
 
 def assert_close_runs(config):
+    """Losses and logits; weights on which no logit depends, as biases before batch norm, drift."""
     data = experiment.load_data(config)
-    expected, on_cpu = fit(config, data, "cpu")
-    found, on_gpu = fit(config, data, "cuda")
-    for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, msg=name, rtol=1e-2, atol=1e-3)
+    model, on_cpu = fit(config, data, "cpu")
+    other, on_gpu = fit(config, data, "cuda")
+    inputs = data.valid.inputs.select(slice(0, 200))
+    with torch.no_grad():
+        torch.testing.assert_close(other(inputs), model(inputs), rtol=1e-2, atol=5e-3)
     for one, other in zip(on_cpu.history, on_gpu.history, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
@@ -133,8 +135,8 @@ def test_a_run_that_is_resumed_ends_where_an_uninterrupted_one_does(tiny_config,
     assert states[-1].step
     assert all(weight.device.type == "cpu" for weight in states[-1].model.values())
     found, resumed = fit(config, data, "cuda", state=states[-1])
-    for name, weight in expected.items():
-        assert torch.equal(found[name], weight), name
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight), name
     for one, other in zip(last.history, resumed.history, strict=True):
         assert {k: v for k, v in one.items() if k != "seconds"} == {
             k: v for k, v in other.items() if k != "seconds"
