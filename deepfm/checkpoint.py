@@ -48,8 +48,8 @@ from deepfm.utils.locks import HeldElsewhere, SoleLock
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
-    "training.checkpoint_every_steps", "output_dir", "device", "data.auto_download",
-    "data.store_dir", "data.verify",
+    "training.checkpoint_every_steps", "training.threads", "output_dir", "device",
+    "data.auto_download", "data.store_dir", "data.verify",
 )  # fmt: skip
 # Where files are may change too, if the checkpoint knows their content.
 _PLACES = (
@@ -491,12 +491,15 @@ class RunDirectory:
 
 
 def settled_as(config: ExperimentConfig, before: ExperimentConfig) -> ExperimentConfig:
-    """Return a config whose precisions, where it says `auto`, are those that a run began with."""
+    """Return a config in which what it leaves to the machine is what a run began with."""
     settled: dict[str, Any] = {}
     for section in ("training", "evaluation"):
         now, then = getattr(config, section), getattr(before, section)
         if now.precision == "auto":
             settled[section] = replace(now, precision=then.precision)
+    if config.training.threads is None:
+        training = settled.get("training", config.training)
+        settled["training"] = replace(training, threads=before.training.threads)
     return replace(config, **settled)
 
 

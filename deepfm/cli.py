@@ -17,6 +17,7 @@ import deepfm
 from deepfm.errors import ConfigError, DataError, DeepFMError, nearest
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar, configure_logging
+from deepfm.utils.openmp import wait_passively
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     configure_logging()
+    wait_passively()
     parsed = _parser().parse_args(arguments)
     try:
         parsed.run(parsed)
@@ -190,7 +192,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     from deepfm.data.files.writer import TableWriter, writable_format
     from deepfm.prediction import Predictor
     from deepfm.several import expanded
+    from deepfm.utils.startup import leave_pandas_out
 
+    leave_pandas_out()
     source, output = arguments.input, arguments.output
     writable_format(Path(output))
     checkpoints = expanded(arguments.checkpoint)
@@ -247,7 +251,9 @@ def _counts(title: str, counts: Counter[str]) -> str:
 def _recommend(arguments: argparse.Namespace) -> None:
     from deepfm.prediction import Predictor, ScoredItem
     from deepfm.several import expanded
+    from deepfm.utils.startup import leave_pandas_out
 
+    leave_pandas_out()
     if arguments.top < 1:
         raise ConfigError(f"--top: expected at least 1, found {arguments.top}")
     predictor = Predictor(expanded(arguments.checkpoint))

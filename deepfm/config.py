@@ -161,6 +161,7 @@ class TrainingConfig:
         checkpoint_every_steps: A checkpoint after so many steps too; null: at epochs' ends.
         evaluate_every_steps: An evaluation after so many steps too; null: at epochs' ends.
         log_every_steps: A log line after so many steps; null: at epochs' ends.
+        threads: Of the CPU in a step; null: by its work, two where that is large enough to share.
         precision: Of the matrix products of networks, CIN and attention: `fp32`, `bf16`, or `auto`,
             which is bf16 where the processor or the GPU has units for it. A run that is resumed
             keeps what it began with.
@@ -195,6 +196,7 @@ class TrainingConfig:
     checkpoint_every_steps: int | None = limited(None, at_least=1)
     evaluate_every_steps: int | None = limited(None, at_least=1)
     log_every_steps: int | None = limited(None, at_least=1)
+    threads: int | None = limited(None, at_least=1)
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")

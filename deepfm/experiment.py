@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device, settle
 from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
+from deepfm.training.threads import settle_threads
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -116,7 +118,10 @@ def train(
             expected=checkpoint.fingerprint if checkpoint else None,
         )
         check_memory(data.encoders.schema, config)
-        model = build_model(data.encoders.schema, config)
+        model = build_model(data.encoders.schema, config).to(device)
+        begun = None if checkpoint is None else checkpoint.config.training
+        threads = settle_threads(config.training, begun, model, data.valid.inputs)
+        config = replace(config, training=replace(config.training, threads=threads))
         start = None
         if base is not None:
             transfer(model, base)
@@ -129,7 +134,7 @@ def train(
         parameters = sum(parameters_of(model))
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, "
-            f"{config.training.precision}, into {run.path}"
+            f"{config.training.precision}, threads: {threads}, into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )

@@ -1,7 +1,7 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,18 +10,23 @@ import pyarrow as pa
 import torch
 
 from deepfm.data.batch import Inputs
-from deepfm.data.dataset import Catalogue
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
 from deepfm.data.served_histories import ServedHistories
+from deepfm.data.served_rows import ServedRows
+from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
 from deepfm.errors import CheckpointError, DataError, Place
-from deepfm.evaluation.scoring import score_items, score_tasks
+from deepfm.evaluation.members import Members
+from deepfm.evaluation.scoring import score_tasks
+from deepfm.models.base import BaseCTRModel
+from deepfm.models.frozen import frozen
 from deepfm.objectives.tasks import of_only_task, prediction_columns
+from deepfm.served_items import ServedItems, best_of
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.logging import LOGGER
 
@@ -98,11 +103,12 @@ class Predictor:
             if loaded.events is None:
                 raise CheckpointError("the checkpoint lacks the events that its histories need")
             self._histories = ServedHistories(loaded.events, self.schema)
+        self._rows = ServedRows(self.encoders, self._tables, self._histories)
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
 
-    def predict(self, columns: pa.Table) -> np.ndarray:
+    def predict(self, rows: Given) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.
 
         Of three classes or more, the probability of each, (N, C); of a regression the number, (N,);
@@ -112,22 +118,21 @@ class Predictor:
         seen is served as unknown. Other columns are ignored. A warning names columns that fields
         do without.
 
-        Raises:
-            DataError: A column is missing that cannot be looked up, or a value cannot be read.
-        """
-        return of_only_task(self.predict_tasks(columns))
+        Args:
+            rows: N rows as an Arrow table, a frame of pandas or polars, a list with a dict per row,
+                or a dict with the values of each column, in lists or arrays.
 
-    def predict_tasks(self, columns: pa.Table) -> dict[str, np.ndarray]:
+        Raises:
+            DataError: The rows are in none of these forms, a column is missing that cannot be
+                looked up, or a value cannot be read.
+        """
+        return of_only_task(self.predict_tasks(rows))
+
+    def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
-        if not isinstance(columns, pa.Table):
-            found = type(columns).__name__
-            raise DataError(f"expected a pyarrow.Table, found {found}; pa.Table.from_… makes one")
-        columns = self._tables.complete(self.schema, columns)
-        inputs = self.encoders.encode(columns)
-        if self._histories is not None:
-            inputs = self._histories.added_to_rows(inputs, columns, Times(), _row)
-        _warn_of_absent(self._absent(columns), len(columns))
-        return self._predicted(inputs)
+        read = self._rows.read(rows)
+        _warn_of_absent(self._absent(read.columns), read.inputs.num_rows)
+        return self._predicted(read.inputs)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
@@ -161,7 +166,7 @@ class Predictor:
                 whole = np.full(len(rows.table), np.nan)
                 whole[kept] = values
                 predictions[name] = pa.array(whole, from_pandas=True)
-            count, absent = count + len(rows.table), absent or self._absent(columns)
+            count, absent = count + len(rows.table), absent or self._absent(columns.column_names)
             unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
         _warn_of_absent(absent, count)
@@ -172,7 +177,8 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        return self._position(self._ranked(), user) is not None
+        self._ranked  # noqa: B018 - refuses a checkpoint without items
+        return self._rows.place("user", user) is not None
 
     def recommend(
         self,
@@ -198,40 +204,31 @@ class Predictor:
                 a list has no values for; a time is none; or a model that reads no history is given
                 one, or a time.
         """
-        ranked = self._ranked()
+        ranked = self._ranked
         fields = self.schema.fields.values()
         if context := [field.name for field in fields if field.group == "context"]:
             raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
-        row = _user_row(ranked, user)
-        own = [field.raw_columns for field in fields if field.group == "item"]
-        for column in {column for columns in own for column in columns}:
-            any_item = ranked.items[column].slice(0, 1)  # each item replaces it by its own
-            row = row.append_column(column, any_item)
-        row = self._tables.complete(self.schema, row)
-        items = np.arange(len(ranked.items))
-        if (position := self._position(ranked, user)) is not None:
-            items = np.setdiff1d(items, ranked.history.items_of(position))
-        encoded = self.encoders.encode(ranked.items, "item")
-        catalogue = Catalogue.of(self.schema, encoded)
-        inputs = self.encoders.encode(row)
+        items = self._served_items
+        allowed = np.ones(len(items.table), bool)
+        if (position := self._rows.place("user", user)) is not None:
+            allowed[ranked.history.items_of(position)] = False
+        inputs = self._rows.of_user(ranked.user_column, user, items.any_item)
         if self._histories is None:
             if history is not None or time is not None:
                 raise DataError("the model reads no history, so it can be given none, and no time")
         elif history is None:
             inputs = self._histories.added_to_user(inputs, user, time)
         else:
-            given = self._histories.given(history, ranked.items)
-            inputs = self._histories.added_given(inputs, given, encoded, time)
-            items = np.setdiff1d(items, given.items)
-        logits = score_items(
-            self.model, inputs, items[None], catalogue, batch_size=self.batch_size
-        )[0]
-        best = np.argsort(-logits, kind="stable")[:top]
-        titles = self.schema.item_title_column
-        found, task = ranked.items.take(items[best]), self.tasks[0]
+            given = self._histories.given(history, items.table)
+            inputs = self._histories.added_given(inputs, given, items.catalogue.inputs, time)
+            allowed[given.items] = False
+        wanted = np.flatnonzero(allowed)
+        logits = items.logits(inputs, wanted)
+        best = best_of(logits, top)
+        found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
+        values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
         listed = zip(
-            found[ranked.item_column].to_pylist(),
-            found[titles].to_pylist() if titles else [None] * len(best),
+            *([None if of is None else of[place] for place in found] for of in values),
             task.predicted({"": logits[best]}).tolist(),
             strict=True,
         )
@@ -240,9 +237,21 @@ class Predictor:
         return [Recommendation(*row) for row in listed]
 
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        logits = score_tasks(self.model, inputs, batch_size=self.batch_size)
+        logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
         return {task.name: task.predicted(logits) for task in self.tasks}
 
+    @cached_property
+    def _scorer(self) -> BaseCTRModel | Members:
+        """The model for evaluation only."""
+        return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
+
+    @cached_property
+    def _served_items(self) -> ServedItems:
+        return ServedItems(
+            self._ranked.items, self.encoders, self._scorer, batch_size=self.batch_size
+        )
+
+    @cached_property
     def _ranked(self) -> "_Ranked":
         """The items to rank.
 
@@ -295,10 +304,10 @@ class Predictor:
                 place=Place(file=str(path), line=1),
             )
 
-    def _absent(self, columns: pa.Table) -> list[str]:
+    def _absent(self, columns: Collection[str]) -> list[str]:
         """The raw columns that fields do without."""
         wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        return [name for name in dict.fromkeys(wanted) if name not in columns.column_names]
+        return [name for name in dict.fromkeys(wanted) if name not in columns]
 
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
@@ -307,11 +316,6 @@ class Predictor:
                 absent = columns[field.column].null_count if field.default is None else 0
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
-
-    def _position(self, ranked: "_Ranked", user: object) -> int | None:
-        """Row of the user table; None for a user that is not there."""
-        found = self._tables.positions(self.schema, _user_row(ranked, user), "user")[0].as_py()
-        return None if found is None else int(found)
 
 
 class _Ranked(NamedTuple):
@@ -329,11 +333,6 @@ class _Ranked(NamedTuple):
     item_column: str
 
 
-def _row(index: int) -> Place:
-    """Where a row of a table in memory stands."""
-    return Place(row=index + 1)
-
-
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:
     """Where a row of those that are kept of a file stands."""
     return rows.place(int(kept[index]))
@@ -346,7 +345,3 @@ def _warn_of_absent(columns: list[str], rows: int) -> None:
             f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
             "its field allows"
         )
-
-
-def _user_row(ranked: _Ranked, user: object) -> pa.Table:
-    return pa.table({ranked.user_column: pa.array([user])})

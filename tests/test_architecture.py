@@ -80,7 +80,11 @@ MAY_IMPORT = {
         "errors", "utils.logging", "data.schema", "models.base", "objectives", "evaluation",
         "checkpoint",
     },
-    "prediction": {"errors", "utils.logging", "data", "objectives", "evaluation", "several"},
+    "served_items": {"data", "models", "evaluation"},
+    "prediction": {
+        "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
+        "served_items",
+    },
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",

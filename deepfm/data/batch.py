@@ -1,6 +1,6 @@
 """What a model sees (`Inputs`) and what a training step sees (`Batch`), after encoding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -67,12 +67,16 @@ class Inputs(NamedTuple):
         sequence_ids: Per sequence field the padded ids, (B, L) int64. Where nothing is cut, L is
             that of the longest list, and a data set may hold them as `Ragged`.
         sequence_lengths: Per sequence field the number of valid ids, (B,) int64.
+        located: What the host has found of the rows of tables that these very rows read, those
+            of their `pairs` included; see `deepfm.models.layers.tables.Located`. None: nothing
+            yet. Other rows that are made of these have none.
     """
 
     sparse: Tensor
     dense: Tensor
     sequence_ids: "tuple[Tensor | Ragged, ...]"
     sequence_lengths: tuple[Tensor, ...]
+    located: Mapping[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -105,7 +109,22 @@ class Inputs(NamedTuple):
         )
 
     def to(self, device: torch.device | str) -> "Inputs":
-        return self.map(lambda tensor: tensor.to(device))
+        """Return the same on a device, where all ids are int64."""
+        return self.moved(lambda tensor: _widened(tensor.to(device)))
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> "Inputs":
+        """Return the same after a function that changes no tensor's numbers.
+
+        What the host keeps of `located` stays as it is.
+        """
+        moved = self.map(function)
+        if self.located is None:
+            return moved
+        located = {
+            name: (function(rows), function(place), host)
+            for name, (rows, place, host) in self.located.items()
+        }
+        return moved._replace(located=located)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Inputs":
         """Return what a function makes of each tensor; `Ragged` ids, of no batch, stay."""
@@ -127,6 +146,8 @@ class Pairs(NamedTuple):
         allowed: Which of them count as negatives of a row, (B, N) bool.
         log_q: Logarithm of the share of each item among those drawn, (D,) float32; None: all are
             drawn alike.
+        halves: The B rows without their items, and the D items without users, as a model reads
+            them whose logit adds up; None: nobody has made them yet.
     """
 
     items: Inputs
@@ -134,11 +155,16 @@ class Pairs(NamedTuple):
     negatives: Tensor
     allowed: Tensor
     log_q: Tensor | None = None
+    halves: tuple[Inputs, Inputs] | None = None
 
-    def to(self, device: torch.device | str) -> "Pairs":
-        own, negatives, allowed = (t.to(device) for t in (self.own, self.negatives, self.allowed))
-        log_q = None if self.log_q is None else self.log_q.to(device)
-        return Pairs(self.items.to(device), own, negatives, allowed, log_q)
+    def moved(self, function: Callable[[Tensor], Tensor]) -> "Pairs":
+        """Return the same after a function that changes no tensor's numbers."""
+        own, negatives, allowed = map(function, (self.own, self.negatives, self.allowed))
+        log_q = None if self.log_q is None else function(self.log_q)
+        halves = self.halves
+        if halves is not None:
+            halves = halves[0].moved(function), halves[1].moved(function)
+        return Pairs(self.items.moved(function), own, negatives, allowed, log_q, halves)
 
 
 class Batch(NamedTuple):
@@ -160,9 +186,43 @@ class Batch(NamedTuple):
     group: Tensor | None = None
     pairs: Pairs | None = None
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """Return the same on a device, where all ids are int64.
+
+        Args:
+            non_blocking: Do not wait for what `packed` gave with `pin`.
+        """
+        return self.moved(lambda tensor: _widened(tensor.to(device, non_blocking=non_blocking)))
+
+    def packed(self, *, pin: bool) -> "Batch":
+        """Return the same as it travels to a device: whole numbers as int32 where they fit.
+
+        Args:
+            pin: Lay it where a GPU fetches it by itself, in memory that is never swapped out.
+        """
+
+        def pack(tensor: Tensor) -> Tensor:
+            tensor = _narrowed(tensor)
+            return tensor.pin_memory() if pin else tensor
+
+        return self.moved(pack)
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the same after a function that changes no tensor's numbers."""
         weight, group = (
-            None if tensor is None else tensor.to(device) for tensor in (self.weight, self.group)
+            None if tensor is None else function(tensor) for tensor in (self.weight, self.group)
         )
-        pairs = None if self.pairs is None else self.pairs.to(device)
-        return Batch(self.inputs.to(device), self.label.to(device), weight, group, pairs)
+        pairs = None if self.pairs is None else self.pairs.moved(function)
+        return Batch(self.inputs.moved(function), function(self.label), weight, group, pairs)
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    """Whole numbers as int32, if all of them fit."""
+    if tensor.dtype is not torch.int64 or not tensor.numel():
+        return tensor
+    low, high = torch.aminmax(tensor)
+    return tensor.int() if int(low) >= -(2**31) and int(high) < 2**31 else tensor
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.long() if tensor.dtype is torch.int32 else tensor

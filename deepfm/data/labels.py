@@ -22,7 +22,7 @@ _YES = {
     for word in (no, yes)
     for form in (str.lower, str.upper, str.capitalize)
 }
-_NO_GROUP = 0  # a hash is 0 once in 2^64
+NO_GROUP = 0  # a hash is 0 once in 2^64
 
 
 @dataclass(frozen=True)
@@ -322,7 +322,7 @@ def group_ids(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
             texts = as_text(encoded.dictionary)
         texts = pc.if_else(pc.equal(texts, ""), None, texts)  # absent, as it is everywhere else
         hashes = hash_texts(texts, "xxh64")  # 0 where there is none
-        hashes = np.append(hashes, np.uint64(_NO_GROUP)).view(np.int64)
+        hashes = np.append(hashes, np.uint64(NO_GROUP)).view(np.int64)
         codes = encoded.indices.fill_null(len(hashes) - 1)
         found[:, index] = hashes[codes.to_numpy(zero_copy_only=False)]
     return found

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from deepfm.data.history import Histories
+from deepfm.data.history import Histories, age_ids
 from deepfm.data.schema import ITEMS, DatasetSchema
 
 
@@ -111,6 +111,20 @@ class LastEvents(NamedTuple):
                 raise ValueError(f"an event of {name} has an id outside its {size} rows")
 
 
+class PaddedEvents(NamedTuple):
+    """The events before each of N rows, padded with 0 to the longest list, L at least 1.
+
+    Attributes:
+        ids: By built field of items, (N, L) int64.
+        ages: The classes of the times since them, (N, L) int64.
+        lengths: How many there are, (N,) int64.
+    """
+
+    ids: dict[str, np.ndarray]
+    ages: np.ndarray
+    lengths: np.ndarray
+
+
 class EventTimes:
     """Finds what users did before a time, whole arrays at once."""
 
@@ -135,6 +149,20 @@ class EventTimes:
             with_equal: Count the events of that very time, too.
         """
         events = self.events
+        starts, lengths = self.ranges(user, now, with_equal=with_equal)
+        return Histories(
+            {name: torch.from_numpy(ids) for name, ids in events.ids.items()},
+            torch.from_numpy(events.time),
+            torch.from_numpy(starts),
+            torch.from_numpy(lengths),
+            torch.from_numpy(np.array(now)),  # which Arrow may have lent read-only
+        )
+
+    def ranges(
+        self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of `before` where each row's events begin, and how many they are, (N,) int64 each."""
+        events = self.events
         place = np.searchsorted(events.user, user)
         known = place < len(events.user)
         known[known] = events.user[place[known]] == user[known]
@@ -142,14 +170,24 @@ class EventTimes:
         rank = np.searchsorted(self._distinct, now, side="right" if with_equal else "left")
         end = np.searchsorted(self._keys, self._key(place, rank))
         start = events.starts[place]
-        lengths = np.where(known, end - start, 0)
-        return Histories(
-            {name: torch.from_numpy(ids) for name, ids in events.ids.items()},
-            torch.from_numpy(events.time),
-            torch.from_numpy(np.where(known, start, 0)),
-            torch.from_numpy(lengths),
-            torch.from_numpy(np.array(now)),  # which Arrow may have lent read-only
-        )
+        return np.where(known, start, 0), np.where(known, end - start, 0)
+
+    def padded(
+        self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False
+    ) -> "PaddedEvents":
+        """What `before` gives, as a batch holds it."""
+        events = self.events
+        starts, lengths = self.ranges(user, now, with_equal=with_equal)
+        longest = int(lengths.max(initial=0))
+        if not longest:
+            nothing = np.zeros((len(lengths), 1), np.int64)
+            return PaddedEvents(dict.fromkeys(events.ids, nothing), nothing, lengths)
+        position = np.arange(longest)
+        there = position < lengths[:, None]
+        places = np.where(there, starts[:, None] + position, 0)
+        ids = {name: np.where(there, of[places], 0) for name, of in events.ids.items()}
+        ages = np.where(there, age_ids(now[:, None] - events.time[places]), 0)
+        return PaddedEvents(ids, ages, lengths)
 
     def _key(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
         """A number that rises with the user's place and then with the time's, (N,) int64."""

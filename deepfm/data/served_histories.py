@@ -1,6 +1,6 @@
 """Histories of rows that are served: what their users did before, by the events of a checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +9,23 @@ import torch
 
 from deepfm.data.batch import Inputs
 from deepfm.data.encoding.cells import A_TIME
+from deepfm.data.encoding.few_values import (
+    REAL,
+    SINGLE,
+    WHOLE,
+    Column,
+    NotPlain,
+    Values,
+    as_texts,
+    check_texts,
+    column_of,
+)
+from deepfm.data.encoding.hashing import hash_few
 from deepfm.data.files.columns import combined, named_in_errors
 from deepfm.data.history import Histories, item_ids
-from deepfm.data.labels import group_ids, refuse_bad
-from deepfm.data.last_events import EventTimes, LastEvents
-from deepfm.data.schema import DatasetSchema
+from deepfm.data.labels import NO_GROUP, group_ids, refuse_bad
+from deepfm.data.last_events import EventTimes, LastEvents, PaddedEvents
+from deepfm.data.schema import AGES, DatasetSchema
 from deepfm.data.sources.tables import find, id_field
 from deepfm.data.splits import Times
 from deepfm.errors import DataError, Place, nearest, shown
@@ -75,11 +87,43 @@ class ServedHistories:
         Raises:
             DataError: The time is none.
         """
-        row = pa.table({self._user: pa.array([user])})
-        users = group_ids(row, [self._user])[:, 0].view(np.uint64)
+        try:
+            users = _hashes(column_of([user], 1))
+        except NotPlain:
+            row = pa.table({self._user: pa.array([user])})
+            users = group_ids(row, [self._user])[:, 0].view(np.uint64)
         now = np.array([self.moment(time)])
-        found = self._events.before(users, now, with_equal=True)
-        return found.added_to(inputs, self._schema)
+        return self._added(inputs, self._events.padded(users, now, with_equal=True))
+
+    def added_to_few(self, inputs: Inputs, columns: Mapping[str, Values]) -> Inputs:
+        """What `added_to_rows` gives, without Arrow.
+
+        Args:
+            columns: The rows, as `deepfm.data.encoding.few_rows.FewRows` takes them.
+
+        Raises:
+            NotPlain: A column is missing, or a row has no time that is a number.
+        """
+        if self._user not in columns or self._time not in columns:
+            raise NotPlain("no user or no time")
+        rows = inputs.num_rows
+        times = column_of(columns[self._time], rows)
+        if times.is_list or times.kind not in (WHOLE, REAL, SINGLE):
+            raise NotPlain(f"times that are {times.kind}")
+        now = np.array(times.values, np.float64)  # None is NaN
+        if not (np.abs(now) < 2.0**63).all():
+            raise NotPlain("a time that is no number")
+        users = _hashes(column_of(columns[self._user], rows))
+        return self._added(inputs, self._events.padded(users, now))
+
+    def _added(self, inputs: Inputs, found: PaddedEvents) -> Inputs:
+        lengths = torch.from_numpy(found.lengths)
+        built = self._schema.built_fields
+        ids = (found.ages if field.built == AGES else found.ids[field.name] for field in built)
+        return inputs._replace(
+            sequence_ids=(*inputs.sequence_ids, *map(torch.from_numpy, ids)),
+            sequence_lengths=(*inputs.sequence_lengths, *(lengths for _ in built)),
+        )
 
     def added_given(
         self, inputs: Inputs, given: GivenHistory, items: Inputs, time: object = None
@@ -135,6 +179,22 @@ class ServedHistories:
                 f"{len(unknown):,} of {len(pairs):,} items of the history are unknown: {named}"
             )
         return GivenHistory(places[known].astype(np.int64), times[known])
+
+
+def _hashes(users: Column) -> np.ndarray:
+    """What `group_ids` gives for the users of few rows, (N,) uint64.
+
+    Raises:
+        NotPlain: A user is a list, or a number that is not written alike everywhere.
+    """
+    if users.is_list:
+        raise NotPlain("lists of users")
+    texts = as_texts(users.kind, users.values)
+    check_texts(texts)
+    hashes = hash_few([(text or "").encode() for text in texts], "xxh64")
+    return np.array(
+        [own if text else NO_GROUP for own, text in zip(hashes, texts, strict=True)], np.uint64
+    )
 
 
 def _moment(time: object) -> float:

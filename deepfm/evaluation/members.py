@@ -17,6 +17,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.evaluation.calibration import Calibration
 from deepfm.evaluation.measures import Array
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.frozen import frozen
 from deepfm.objectives import Task
 
 
@@ -45,6 +46,10 @@ class Members:
     def to(self, device: torch.device | str) -> "Members":
         """The same on a device."""
         return Members(tuple(model.to(device) for model in self.models), self.calibrations)
+
+    def frozen(self) -> "Members":
+        """The same for evaluation only."""
+        return Members(tuple(map(frozen, self.models)), self.calibrations)
 
     def combined(self, logits: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """The logits of rows, (N,) or (N, C) by name, of those of each model."""

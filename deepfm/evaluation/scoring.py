@@ -19,6 +19,7 @@ from deepfm.evaluation.base_rate import (
     verdict,
 )
 from deepfm.evaluation.calibration_figures import calibration_figures, corrected_figures
+from deepfm.evaluation.catalogue_scorer import CatalogueScorer
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.members import Members, mean_of
 from deepfm.evaluation.metrics import CORRECTED, metric_values, undefined
@@ -31,10 +32,9 @@ from deepfm.evaluation.ranking import (
     ranking_metrics,
 )
 from deepfm.evaluation.scored import Scored
-from deepfm.models.base import BaseCTRModel, evaluation_mode
-from deepfm.models.layers.precision import Precision, products_in
-from deepfm.models.pairs import Halves, PairScorer
-from deepfm.models.precision import resolve_precision
+from deepfm.models.base import BaseCTRModel
+from deepfm.models.frozen import frozen
+from deepfm.models.precision import products_of_scoring
 from deepfm.objectives import Objective, Task, logits_by_name
 from deepfm.objectives.tasks import doubled, of_only_task
 from deepfm.utils.named import reported_names
@@ -42,7 +42,6 @@ from deepfm.utils.named import reported_names
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of
 # what its matrix products allow in batches of 4,096, and at 65 % in batches of 16,384.
 CPU_ROWS = 4096
-CPU_PAIRS = 2048  # by halves: the two widest activations of 2,048 pairs fit into the L2 cache
 MAX_CACHED = 2**26  # numbers kept for the items of a ranking: 256 MB; beyond, whole rows
 
 
@@ -88,7 +87,6 @@ def score(
     return of_only_task(score_tasks(model, inputs, batch_size=batch_size, max_rows=max_rows))
 
 
-@torch.inference_mode()
 def score_tasks(
     model: BaseCTRModel | Members,
     inputs: Inputs,
@@ -104,15 +102,18 @@ def score_tasks(
                 for one in model.models
             ]
         )
-    device, size = model.device, _rows_at_once(model, batch_size)
+    scorer, device = frozen(model), model.device
+    size = _rows_at_once(device, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
-    with evaluation_mode(model), products_in(_precision(model)):
+    with torch.inference_mode(), products_of_scoring(model):
         batches = [
-            logits_by_name(model(inputs.select(slice(start, min(start + size, rows))).to(device)))
+            logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
             for start in range(0, rows, size)
         ]
     if not batches:
         return {task.name: _no_logits(task, 0) for task in model.tasks}
+    if len(batches) == 1:
+        return {name: logits.cpu().numpy() for name, logits in batches[0].items()}
     return {name: torch.cat([b[name].cpu() for b in batches]).numpy() for name in batches[0]}
 
 
@@ -145,8 +146,7 @@ def score_items(
     Raises:
         ConfigError: The model gives several logits per row, none of which orders items.
     """
-    if (found := sum(task.num_class for task in model.tasks)) != 1:
-        raise ConfigError(f"items are ranked by one logit, found {found}", key="num_class")
+    refuse_several_logits(model)
     if isinstance(model, Members):
         return mean_of(
             [
@@ -154,18 +154,34 @@ def score_items(
                 for one in model.models
             ]
         )
-    inputs, branches = catalogue.with_room(inputs), model.pair_branches()
-    if branches is not None:
+    inputs = catalogue.with_room(inputs)
+    if model.pair_branches() is not None:
         occurs = np.zeros(catalogue.inputs.num_rows + 1, bool)
         occurs[items] = True  # the last entry is that of -1
         distinct = np.flatnonzero(occurs[:-1])
-        cached = len(distinct) * branches.hidden_width
         pairs = np.count_nonzero(items >= 0)
         # About half the work of a row is done before the DNN's second layer. Halves: that half for
         # users and distinct items, the other for all pairs, padding too. Rows: both, without it.
-        if len(items) + len(distinct) + items.size < 2 * pairs and cached <= MAX_CACHED:
+        saves_work = len(items) + len(distinct) + items.size < 2 * pairs
+        if saves_work and fits_in_halves(model, len(distinct)):
             return _score_halves(model, inputs, items, catalogue, distinct, batch_size)
     return _score_rows(model, inputs, items, catalogue, batch_size)
+
+
+def refuse_several_logits(model: BaseCTRModel | Members) -> None:
+    """Refuse a model whose logits put items in no order.
+
+    Raises:
+        ConfigError: It gives several logits per row.
+    """
+    if (found := sum(task.num_class for task in model.tasks)) != 1:
+        raise ConfigError(f"items are ranked by one logit, found {found}", key="num_class")
+
+
+def fits_in_halves(model: BaseCTRModel, num_items: int) -> bool:
+    """Whether a model allows for halves, and those of so many items are small enough to be kept."""
+    branches = model.pair_branches()
+    return branches is not None and num_items * branches.hidden_width <= MAX_CACHED
 
 
 def _score_rows(
@@ -173,7 +189,8 @@ def _score_rows(
 ) -> np.ndarray:
     """`score_items` by a whole row per pair, in batches that are filled across users."""
     scores = np.full(items.size, np.nan, np.float32)
-    valid, size = np.flatnonzero(items >= 0), _rows_at_once(model, batch_size)
+    valid, model = np.flatnonzero(items >= 0), frozen(model)
+    size = _rows_at_once(model.device, batch_size)
     for start in range(0, len(valid), size):
         part = valid[start : start + size]
         pairs = inputs.select(torch.from_numpy(part // items.shape[1]))
@@ -182,7 +199,6 @@ def _score_rows(
     return scores.reshape(items.shape)
 
 
-@torch.inference_mode()
 def _score_halves(
     model: BaseCTRModel,
     inputs: Inputs,
@@ -192,41 +208,14 @@ def _score_halves(
     batch_size: int,
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
-    device, size = model.device, _rows_at_once(model, batch_size)
-    pairs_at_once = min(size, CPU_PAIRS) if device.type == "cpu" else size
-    position = np.zeros(catalogue.inputs.num_rows + 1, np.int64)  # -1 reads the last: any item
-    position[distinct] = np.arange(len(distinct))
-    candidates = torch.from_numpy(position[items])
-    scores = torch.empty(items.shape)
-    with evaluation_mode(model), products_in(_precision(model)):
-        empty = inputs.select(slice(0, 1)).map(torch.zeros_like)
-        scorer = PairScorer(model, empty.to(device))
-        parts = []
-        for wanted in torch.from_numpy(distinct).split(size):
-            rows = empty.select(torch.zeros_like(wanted))
-            catalogue.overwrite(rows, torch.arange(len(wanted)), wanted)
-            parts.append(scorer.item_halves(rows.to(device)))
-        of_items = Halves(*map(torch.cat, zip(*parts, strict=True)))
-        for users in torch.arange(len(items)).split(size):
-            rows = inputs.select(users)  # a copy, unlike a slice
-            catalogue.clear(rows)
-            scores[users] = scorer.logits(
-                scorer.user_halves(rows.to(device)),
-                of_items,
-                candidates[users].to(device),
-                pairs_at_once=pairs_at_once,
-            ).cpu()
-    return scores.masked_fill_(torch.from_numpy(items < 0), torch.nan).numpy()
+    size = _rows_at_once(model.device, batch_size)
+    scorer = CatalogueScorer(frozen(model), catalogue, items=distinct, batch_size=size)
+    return scorer.logits(inputs, items)
 
 
-def _precision(model: BaseCTRModel) -> Precision:
-    """Of the products of scoring."""
-    return resolve_precision(model.scoring_precision, model.device, key="evaluation.precision")
-
-
-def _rows_at_once(model: BaseCTRModel, batch_size: int) -> int:
+def _rows_at_once(device: torch.device, batch_size: int) -> int:
     """Rows of a batch: as asked for on an accelerator, at most `CPU_ROWS` on the CPU."""
-    return min(batch_size, CPU_ROWS) if model.device.type == "cpu" else batch_size
+    return min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
 
 
 def evaluate(

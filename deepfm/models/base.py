@@ -77,6 +77,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     several_tasks: ClassVar[bool] = False  # whether `forward` gives logits by the tasks' names
     scoring_precision: str = "fp32"  # `evaluation.precision`, which the scoring loop reads
+    is_frozen = False  # whether it is for evaluation only, as `deepfm.models.frozen` makes it
 
     def __init__(
         self, schema: DatasetSchema, config: ModelConfig, tasks: Sequence[Task] = (Task(),)
@@ -249,6 +250,11 @@ class BaseCTRModel(nn.Module, ABC):
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
+    def located(self, inputs: Inputs) -> Inputs:
+        """Return rows on the CPU with what can be found of their tables before a forward pass."""
+        found = self.embedding.located(inputs.sparse, inputs.padded_ids, inputs.sequence_lengths)
+        return inputs._replace(located=found)
+
     def training_logits(self, inputs: Inputs) -> Logits:
         """Return the logits that the losses read, by name.
 
@@ -286,6 +292,7 @@ class BaseCTRModel(nn.Module, ABC):
             inputs.dense,
             inputs.padded_ids,
             inputs.sequence_lengths,
+            inputs.located,
             rate=feature.embedding_l2_reg,
             scope=feature.embedding_l2_scope,
         )
@@ -301,14 +308,15 @@ class BaseCTRModel(nn.Module, ABC):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """While it lasts, a model is in evaluation mode; each of its modules gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """While it lasts, a model is in evaluation mode; modules that were in training return to it."""
+    trained = [module for module in model.modules() if module.training]
+    if trained:
+        model.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in trained:
+            module.training = True
 
 
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:

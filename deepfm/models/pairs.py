@@ -137,6 +137,16 @@ class PairScorer:
             logits[part] = self._logits(users.select(part[0]), items, candidates[part])
         return logits
 
+    def all_logits(self, user: Halves, items: Halves, *, pairs_at_once: int) -> Tensor:
+        """Logits (I,) of one user and all I items, of which no copy is gathered."""
+        logits = items.factors @ user.factors[0]
+        if self.first is not None:
+            for start in range(0, len(logits), pairs_at_once):
+                part = slice(start, start + pairs_at_once)
+                deep: Tensor = self.rest(items.hidden[part] + user.hidden)  # (I, 1)
+                logits[part] += deep.squeeze(1)
+        return logits
+
     def _logits(self, users: Halves, items: Halves, candidates: Tensor) -> Tensor:
         shape, flat = (*candidates.shape, -1), candidates.flatten()
         factors = items.factors.index_select(0, flat).view(shape)  # (U, C, K)

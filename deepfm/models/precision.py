@@ -1,12 +1,17 @@
 """What `auto` means for the precision of matrix products on a device, and what it refuses."""
 
 import functools
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 
 from deepfm.errors import ConfigError
-from deepfm.models.layers.precision import Precision, has_bf16_products
+from deepfm.models.layers.precision import Precision, has_bf16_products, products_in
 from deepfm.utils.logging import LOGGER
+
+if TYPE_CHECKING:
+    from deepfm.models.base import BaseCTRModel
 
 
 def resolve_precision(name: str, device: torch.device, *, key: str) -> Precision:
@@ -32,6 +37,12 @@ def resolve_precision(name: str, device: torch.device, *, key: str) -> Precision
     if not has_bf16_products(device):
         _warn_of_slow(device.type, key)
     return "bf16"
+
+
+def products_of_scoring(model: "BaseCTRModel") -> AbstractContextManager[None]:
+    """Return the context in which a model's networks compute as `evaluation.precision` says."""
+    name = model.scoring_precision
+    return products_in(resolve_precision(name, model.device, key="evaluation.precision"))
 
 
 @functools.cache

@@ -81,6 +81,7 @@ class TrainingPairs:
         self.model = model
         self.task = model.tasks[0].name
         self.columns = ItemColumns.of(model.schema)
+        self._columns_there = self.columns.to(model.device)
         self.branches = model.pair_branches()
         self.first: nn.Linear | None = None  # of the DNN
         if self.branches is not None and self.branches.dnn is not None:
@@ -94,7 +95,6 @@ class TrainingPairs:
         Args:
             inputs: Of the rows, their own items in place.
         """
-        self.columns = self.columns.to(inputs.sparse.device)
         compute = self._by_rows if self.branches is None else self._by_halves
         own, negatives = compute(inputs, pairs)
         of_own = of_negatives = None
@@ -107,12 +107,31 @@ class TrainingPairs:
 
         Those are the batch's own, and the D items alone.
         """
-        columns = self.columns.to(inputs.sparse.device)
-        return _joined(inputs, columns.alone(pairs.items, inputs))
+        return _joined(inputs, self._columns_for(inputs).alone(pairs.items, inputs))
+
+    def prepared(self, inputs: Inputs, pairs: Pairs) -> Pairs:
+        """Pairs on the CPU with the halves that are read, and their rows of the tables.
+
+        Where each pair is a whole row, a tile finds its own rows.
+        """
+        if self.branches is None:
+            return pairs
+        users, items = map(self.model.located, self._halves_read(inputs, pairs.items))
+        return pairs._replace(halves=(users, items))
+
+    def _halves_read(self, inputs: Inputs, items: Inputs) -> tuple[Inputs, Inputs]:
+        """The B rows without their items, and the D items alone."""
+        columns = self._columns_for(inputs)
+        return columns.without_item(inputs), columns.alone(items, inputs)
+
+    def _columns_for(self, inputs: Inputs) -> ItemColumns:
+        """The columns on the device of these rows: the host's, or the model's."""
+        device = inputs.sparse.device
+        return self._columns_there if device == self.model.device else self.columns.to(device)
 
     def _by_halves(self, inputs: Inputs, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Logits (B,) and (B, N) of halves."""
-        users, items = self._halves(inputs, pairs.items)
+        users, items = self._halves(*pairs.halves or self._halves_read(inputs, pairs.items))
         own = self._logits(users, items.select(pairs.own.unsqueeze(1))).squeeze(1)
 
         def tile(rows: slice, columns: slice) -> Tensor:
@@ -122,13 +141,12 @@ class TrainingPairs:
 
         return own, self._tiled(tile, tuple(pairs.allowed.shape))
 
-    def _halves(self, inputs: Inputs, items: Inputs) -> tuple[Halves, Halves]:
+    def _halves(self, of_users: Inputs, of_items: Inputs) -> tuple[Halves, Halves]:
         """Halves of the B users and of the D items."""
         branches, bias = self.branches, self.model.bias
         assert branches is not None  # else there are no halves
         assert bias is not None
-        users = self._terms(self.columns.without_item(inputs))
-        alone = self._terms(self.columns.alone(items, inputs))
+        users, alone = self._terms(of_users), self._terms(of_items)
         own = alone.select(slice(-1)).beyond(alone.select(slice(-1, None)))
         if self.first is None:
             hidden = users.flat[:, :0], own.flat[:, :0]
@@ -158,11 +176,12 @@ class TrainingPairs:
         negatives = pairs.negatives.expand(shape[0], -1)
         places = torch.cat([pairs.own.unsqueeze(1), negatives], dim=1)  # (B, 1 + N)
         number = torch.arange(shape[0], device=places.device).unsqueeze(1).expand(shape)
+        columns_of_rows = self._columns_for(inputs)
 
         def tile(rows: slice, columns: slice) -> Tensor:
             of_users = inputs.select(number[rows, columns].flatten())
             of_items = pairs.items.select(places[rows, columns].flatten())
-            logits = self.model.training_logits(self.columns.replaced(of_users, of_items))
+            logits = self.model.training_logits(columns_of_rows.replaced(of_users, of_items))
             return logits[self.task].view(places[rows, columns].shape)
 
         own, others = self._tiled(tile, shape).split([1, shape[1] - 1], dim=1)

@@ -206,7 +206,7 @@ class JRC(_LogitPerClass):
         from torch.nn.functional import cross_entropy, softplus
 
         own, label = self.own_logits(logits, task, targets), targets.label.long()  # (B,)
-        session = torch.unique(self.group_of(targets), return_inverse=True)[1]  # (B,)
+        session = _numbered(self.group_of(targets))  # (B,)
         calibration = cross_entropy(own, label, reduction="none")  # (B,)
         right, rival = own.gather(1, torch.stack([label, 1 - label], 1)).unbind(1)  # (B,) each
         # A row is a rival of those that own the column of the other class in its session.
@@ -238,6 +238,19 @@ def weighted_loss(logits: "Tensor", label: "Tensor", weight: "Tensor | None") ->
     total = binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")
     divisor = weight.sum()
     return total / (divisor + (divisor == 0))
+
+
+def _numbered(values: "Tensor") -> "Tensor":
+    """Equal values as equal numbers from 0 on, in ascending order, (B,).
+
+    Unlike `torch.unique` it does not ask a device how many there are.
+    """
+    import torch
+
+    ordered, order = values.sort()
+    is_new = torch.zeros_like(order)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(order).scatter_(0, order, is_new.cumsum(0))
 
 
 def _log_sum_exp_by(bucket: "Tensor", values: "Tensor", buckets: int) -> "Tensor":

@@ -223,6 +223,7 @@ def _ranges(model: BaseCTRModel) -> Iterator[None]:
         part = {"embedding": "embedding", "dnn": "dnn", "final": "dnn"}.get(name, "interaction")
         wrap(child, "forward", part)
     wrap(model.embedding, "l2_reg", "embedding")
+    wrap(model.embedding, "located", "embedding")
     try:
         yield
     finally:

@@ -167,6 +167,20 @@ class TrainingStep:
             return self.model.embedding.tables.compact_mode(optimizer)
         return nullcontext()
 
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch on the CPU with the rows of the tables that its gradient is of.
+
+        So no device is asked how many there are. Another batch costs `add` that question.
+        """
+        model, feature = self.model, self.model.config.feature
+        is_compact = model.embedding.tables.is_compact
+        if is_compact and self._pairs is not None and batch.pairs is not None:
+            return batch._replace(pairs=self._pairs.prepared(batch.inputs, batch.pairs))
+        if is_compact or (feature.embedding_l2_reg and feature.embedding_l2_scope == "batch"):
+            located = model.located(self._rows_read(batch)).located
+            return batch._replace(inputs=batch.inputs._replace(located=located))
+        return batch
+
     def add(self, batch: Batch) -> Forward:
         """Add the gradient of a batch."""
         with products_in(self.precision):
@@ -204,7 +218,7 @@ class TrainingStep:
 
     def _rows_read(self, batch: Batch) -> Inputs:
         """Rows that refer to every row of a table that a batch refers to."""
-        if self._pairs is None or batch.pairs is None:
+        if self._pairs is None or batch.pairs is None or batch.inputs.located is not None:
             return batch.inputs
         if self.model.config.feature.embedding_l2_scope == "table":  # which reads no batch
             return batch.inputs

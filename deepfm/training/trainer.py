@@ -13,7 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -32,7 +32,9 @@ from deepfm.training.optimizer_state import load_optimizer_state, optimizer_stat
 from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep, check_batch_norm
+from deepfm.training.threads import running_on, threads_for
 from deepfm.training.train_metrics import TrainMetrics
+from deepfm.training.transfer import batches_on, on_host
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, ProgressBar
 from deepfm.utils.seeding import derive_seed
@@ -181,10 +183,13 @@ class Trainer:
         """
         _keep_freed_memory()
         model.to(self.device)
+        threads = self.config.threads or threads_for(model, valid.inputs, self.config.batch_size)
         run = _Fit(self, model, train, valid, state or TrainingState())
         run.save, run.should_stop, run.log = save, should_stop, log
+        devices = [self.device] if self.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(devices=[]),  # the caller's generator is left as it was
+            running_on(threads),
+            torch.random.fork_rng(devices),  # the caller's generators are left as they were
             run.step.gradient_mode(),
         ):
             run.epochs()
@@ -207,6 +212,7 @@ class _Fit:
         state: TrainingState,
     ) -> None:
         self.trainer, self.config = trainer, trainer.config
+        self.device = trainer.device
         self.model, self.train, self.valid = model, train, valid
         for rows in (train, valid):
             if isinstance(rows, TabularDataset):  # others have labels that they alone know
@@ -238,6 +244,7 @@ class _Fit:
             )
         self.metrics = TrainMetrics(model.tasks, model.schema)
         self._pending: list[Tensor] = []  # losses still on the device
+        self._copied: tuple[int, dict[str, Tensor]] = (-1, {})  # weights, and the steps before them
         self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
         if state.model:
             self._restore(state)
@@ -245,7 +252,7 @@ class _Fit:
     def _restore(self, state: TrainingState) -> None:
         step = self.step
         self.model.load_state_dict(state.model)
-        state.best_model = _copy(state.best_model)  # of a finished run: the model's own
+        state.best_model = _cloned(state.best_model)  # of a finished run: the model's own
         for optimizer, saved in zip(step.optimizers, state.optimizers, strict=True):
             load_optimizer_state(optimizer, self.model, saved)
         # A state of an earlier release has no entry for a schedule that does nothing, and no rates.
@@ -260,16 +267,32 @@ class _Fit:
     def checkpoint(self, is_best: bool) -> None:
         """Bring the state up to date and save it."""
         state, step = self.state, self.step
-        state.model = self.model.state_dict()
         # A sum, because isfinite of all numbers would need as much memory as they do.
-        if not all(tensor.sum().isfinite() for tensor in state.model.values()):
+        finite = [tensor.sum().isfinite() for tensor in self.model.state_dict().values()]
+        if not torch.stack(finite).all():
             _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
+        state.model = self._weights(own=True)
         if step.average is not None:
-            state.ema = step.average.state_dict()
-        state.optimizers = [optimizer_state(item, self.model) for item in step.optimizers]
+            state.ema = on_host(step.average.state_dict())
+        state.optimizers = on_host([optimizer_state(item, self.model) for item in step.optimizers])
         state.schedulers = [schedule.state_dict() for schedule in step.schedules]
         state.metrics = self.metrics.state_dict()
         self.save(state, is_best)
+
+    def _weights(self, *, own: bool) -> dict[str, Tensor]:
+        """The weights as they are now, on the host, where a device's are copied once per step.
+
+        Args:
+            own: On the CPU, those of the model, which change with it.
+        """
+        weights = self.model.state_dict()
+        if self.device.type == "cpu":
+            return weights if own else _cloned(weights)
+        if self.step.average is not None:  # two kinds of weights in a step
+            return _on_host(weights)
+        if self._copied[0] != self.state.total_steps:
+            self._copied = self.state.total_steps, _on_host(weights)
+        return self._copied[1]
 
     def epochs(self) -> None:
         """Train until there is a reason to stop, and give the model the weights that are kept."""
@@ -318,9 +341,12 @@ class _Fit:
         title = f"epoch {state.epoch + 1}/{config.epochs}"
         stop, last = 0, (state.step, state.total_steps)  # at the last update
         self.model.train()
-        with ProgressBar(title, total=end, done=state.step) as bar:
-            batches = epoch.batches(first=state.step)
-            for batch in itertools.islice(batches, end - state.step):
+        rows = itertools.islice(epoch.batches(first=state.step), end - state.step)
+        with (
+            ProgressBar(title, total=end, done=state.step) as bar,
+            closing(batches_on(self.device, rows, self.step.prepared)) as batches,
+        ):
+            for batch in batches:
                 updated = (state.step + 1) % self.step.every == 0 or state.step + 1 == end
                 self._step(batch, updated=updated)
                 state.seconds = before + time.perf_counter() - start
@@ -348,7 +374,7 @@ class _Fit:
         """The gradient of a batch, and the update if it is due."""
         state, step = self.state, self.step
         self._seed_dropout()
-        logits, losses = step.add(batch.to(self.trainer.device))
+        logits, losses = step.add(batch)
         self._pending.append(losses["loss"])
         self.metrics.update(logits, batch)
         if updated:
@@ -363,10 +389,12 @@ class _Fit:
 
     def _seed_dropout(self) -> None:
         seed = derive_seed(self.trainer.seed, "dropout", self.state.epoch, self.state.step)
-        if self.trainer.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)
-        else:  # every device's, for which torch keeps a stack trace where there is none
+        if self.device.type == "mps":
             torch.manual_seed(seed)
+            return
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _collect(self) -> float:
         """Take the losses so far into the state, and give the last."""
@@ -439,11 +467,10 @@ class _Fit:
                 state.best_epoch, state.best_step = state.epoch + 1, state.total_steps
             is_kept = is_best if config.keep == "best" else is_end
             if is_kept:
-                weights = self.model.state_dict()
                 # Weights that change no more are not copied: at 10 million rows that is 0.7 GB.
                 is_final = state.epoch + 1 == config.epochs or self._steps_left() == 0
                 shared = config.keep == "last" or (is_end and is_final)
-                state.best_model = weights if shared else _copy(weights)
+                state.best_model = self._weights(own=shared)
         return metrics, is_best
 
     def _evaluate_within(self) -> bool:
@@ -548,5 +575,10 @@ def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
     )
 
 
-def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+def _cloned(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+def _on_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    copied: dict[str, Tensor] = on_host(dict(weights))
+    return copied

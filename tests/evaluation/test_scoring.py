@@ -151,5 +151,5 @@ def test_batches_on_the_cpu_are_cut(model, tiny_data, monkeypatch, asked, larges
 
 
 def test_batches_on_an_accelerator_are_as_asked_for(model):
-    assert scoring._rows_at_once(model, 16_384) == scoring.CPU_ROWS
-    assert scoring._rows_at_once(model.to("meta"), 16_384) == 16_384
+    assert scoring._rows_at_once(model.device, 16_384) == scoring.CPU_ROWS
+    assert scoring._rows_at_once(model.to("meta").device, 16_384) == 16_384

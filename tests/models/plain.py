@@ -33,7 +33,7 @@ class PlainEmbedding(nn.Module):
         self.dense_vectors, self.encoded = layer.dense_vectors, layer.encoded
         self.projections = layer.projections
 
-    def forward(self, sparse, dense, sequence_ids, sequence_lengths):
+    def forward(self, sparse, dense, sequence_ids, sequence_lengths, located=None):
         vectors, raw, first_order = [], [], 0
         columns, column, plain = iter(sparse.unbind(1)), 0, []
         bags = iter(zip(sequence_ids, sequence_lengths, strict=True))
@@ -105,7 +105,7 @@ class PlainEmbedding(nn.Module):
                 bags.append(pool(0))
         return torch.stack(bags)
 
-    def l2_reg(self, sparse, dense, sequence_ids, sequence_lengths, *, rate):
+    def l2_reg(self, sparse, dense, sequence_ids, sequence_lengths, located=None, *, rate):
         total = 0
         for name, rows in self.touched(sparse, sequence_ids, sequence_lengths).items():
             for table in (name, f"{name}_wide"):

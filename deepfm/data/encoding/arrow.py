@@ -58,7 +58,5 @@ def distinct(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
         values, codes = coded(column)
         counts = np.bincount(codes, minlength=len(values))
         return values.take(pa.array(np.flatnonzero(counts))), counts[counts > 0]
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.string())
-    counted = pc.value_counts(column)
+    counted = pc.value_counts(combined(column))
     return counted.field(0), counted.field(1).to_numpy()

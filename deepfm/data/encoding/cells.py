@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from deepfm.data.encoding.few_values import NUMBER
 from deepfm.data.files.columns import is_text
 from deepfm.errors import DataError
 
@@ -156,17 +157,13 @@ def as_text(values: pa.Array) -> pa.Array:
         raise DataError(f"expected single values, found {kind}") from None
 
 
-# What Arrow's parser takes, in RE2; needed only where some text is no number.
-_NUMBER = r"(?i)^[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan(\([0-9a-z_]*\))?)$"
-
-
 def _parse_floats(texts: pa.Array) -> pa.Array:
     """Texts as float64, null where the text is no number."""
     try:
         return texts.cast(pa.float64())
     except pa.ArrowInvalid:
         texts = texts.cast(pa.large_string())
-        readable = pc.match_substring_regex(texts, _NUMBER)
+        readable = pc.match_substring_regex(texts, f"(?i)^{NUMBER}$")
         return pc.if_else(readable, texts, None).cast(pa.float64())
 
 

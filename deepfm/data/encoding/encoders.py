@@ -174,6 +174,11 @@ class Encoders:
             tuple(lengths for _, lengths in sequences),
         )
 
+    def parts(self) -> Iterator[tuple[FieldReader, Encoder]]:
+        """What reads each field that is read, and what encodes it, in the order of the schema."""
+        for name, reader in self._readers.items():
+            yield reader, self._by_table[self.schema.fields[name].embedding_name]
+
     def grown_from(self, base: "Encoders") -> "Encoders":
         """These encoders with all that `base` has learnt, and what is new appended.
 

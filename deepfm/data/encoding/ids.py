@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import as_text, read_integers, read_numbers
+from deepfm.data.encoding.functions import boundary_ids, quantile_ids
 from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.encoding.kinds import Encoder, TrainingValues, refuse_change
 from deepfm.data.encoding.words import WordIds
@@ -411,9 +412,7 @@ class Boundaries(DeclaredEncoder):
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Ids of float64 numbers, (N,) int64; NaN is absent."""
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and above all boundaries
-            singles = values.astype(np.float32)
-        return np.where(np.isnan(values), -1, np.searchsorted(self.edges, singles, side="left"))
+        return boundary_ids(self.edges, values)
 
     def grown_from(self, base: "Boundaries") -> "Boundaries":
         if not np.array_equal(self.edges, base.edges):
@@ -460,7 +459,7 @@ class Quantiles(Encoder):
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Ids of float64 numbers, (N,) int64; NaN is absent."""
-        return np.where(np.isnan(values), 0, np.searchsorted(self.edges, values) + 1)
+        return quantile_ids(self.edges, values)
 
     def grown_from(self, base: "Quantiles") -> "Quantiles":
         return base

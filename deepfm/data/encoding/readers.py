@@ -8,7 +8,7 @@ Work is done once per distinct value of a batch wherever that is less than once 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,10 @@ class FieldReader(ABC):
     Attributes:
         field: The field.
         can_fail: Whether there are values that it cannot read.
+        takes_lists: Whether a row may have several values.
     """
+
+    takes_lists: ClassVar[bool] = False
 
     def __init__(self, field: FieldSchema) -> None:
         self.field = field
@@ -103,7 +106,7 @@ class FieldReader(ABC):
         """The setting with which rows may lack the field's columns."""
 
     @abstractmethod
-    def _can_do_without_columns(self) -> bool:
+    def can_do_without_columns(self) -> bool:
         """Whether rows without the field's columns are read as if the values were absent."""
 
     def _read(self, rows: LocatedRows, found: ReadSoFar) -> FieldValues:
@@ -124,7 +127,7 @@ class FieldReader(ABC):
     def _columns(self, rows: LocatedRows) -> list[pa.ChunkedArray]:
         """The raw columns; nulls where one is absent and the field has a policy for that."""
         names, wanted = rows.table.column_names, self.field.raw_columns
-        if not set(wanted) <= set(names) and not self._can_do_without_columns():
+        if not set(wanted) <= set(names) and not self.can_do_without_columns():
             self.require(rows)
         nulls = pa.chunked_array([pa.nulls(rows.table.num_rows, pa.string())])
         return [rows.table[column] if column in names else nulls for column in wanted]
@@ -195,8 +198,6 @@ class FieldReader(ABC):
 class IdReader(FieldReader):
     """Reads a sparse field: one categorical value per row."""
 
-    takes_lists = False
-
     def __init__(self, field: FieldSchema) -> None:
         super().__init__(field)
         self._kind = field.encoder
@@ -221,7 +222,7 @@ class IdReader(FieldReader):
 
     _remedy = "bad_values: unknown"
 
-    def _can_do_without_columns(self) -> bool:
+    def can_do_without_columns(self) -> bool:
         return self.field.bad_values == "unknown"
 
     def _reads_fast(self) -> bool:
@@ -350,7 +351,7 @@ class NumberReader(FieldReader):
 
     _remedy = "missing: mean or zero"
 
-    def _can_do_without_columns(self) -> bool:
+    def can_do_without_columns(self) -> bool:
         return self.field.missing != "error" or self.field.default is not None
 
     def _distinct_values(self, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray | None]:
@@ -414,7 +415,7 @@ class NumberReader(FieldReader):
 class IndicatorReader(FieldReader):
     """Reads the dense field beside one with `missing: indicator`: 1 where that one has no number.
 
-    Args:
+    Attributes:
         source: The reader of the other field, which decides what counts as a number; None: every
             value does.
     """
@@ -422,11 +423,11 @@ class IndicatorReader(FieldReader):
     def __init__(self, field: FieldSchema, source: NumberReader | None) -> None:
         super().__init__(field)
         self.can_fail = False
-        self._source = source
+        self.source = source
 
     _remedy = "missing: indicator"
 
-    def _can_do_without_columns(self) -> bool:
+    def can_do_without_columns(self) -> bool:
         return True
 
     def _distinct_values(self, column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray | None]:
@@ -435,9 +436,9 @@ class IndicatorReader(FieldReader):
         return super()._distinct_values(column)
 
     def _reading(self, values: pa.Array) -> Reading:
-        if self._source is None:
+        if self.source is None:
             return read_numbers(self._transform(values).values)
-        absent = np.isnan(self._source.read_values(values).values)
+        absent = np.isnan(self.source.read_values(values).values)
         return Reading((absent if absent.ndim == 1 else absent.any(1)).astype(np.float64))
 
 

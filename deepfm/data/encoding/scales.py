@@ -14,6 +14,13 @@ class Figures(NamedTuple):
     deviation: float
 
 
+class Line(NamedTuple):
+    """(x - origin) / span; 0 for all x where the span is 0."""
+
+    origin: float
+    span: float
+
+
 class Scale:
     """Numbers as they are.
 
@@ -33,6 +40,10 @@ class Scale:
         """What figures are taken of: the numbers, or a function of each that learns nothing."""
         return numbers
 
+    def line(self, figures: Figures) -> Line:
+        """The line that the numbers are scaled along, after a logarithm if there is one."""
+        return Line(0.0, 1.0)
+
     def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
         """The scaled numbers, of the shape they have, float64."""
         return numbers
@@ -44,8 +55,11 @@ class MinMax(Scale):
     name = "min_max"
     is_learnt = True
 
+    def line(self, figures: Figures) -> Line:
+        return Line(figures.low, figures.high - figures.low)
+
     def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
-        return _spread(numbers, figures, figures.low, figures.high - figures.low)
+        return _spread(numbers, self.line(figures))
 
 
 class Standard(Scale):
@@ -54,8 +68,11 @@ class Standard(Scale):
     name = "standard"
     is_learnt = True
 
+    def line(self, figures: Figures) -> Line:
+        return Line(figures.mean, 0.0 if figures.low == figures.high else figures.deviation)
+
     def scaled(self, numbers: np.ndarray, figures: Figures) -> np.ndarray:
-        return _spread(numbers, figures, figures.mean, figures.deviation)
+        return _spread(numbers, self.line(figures))
 
 
 class PlainLog1p(Scale):
@@ -87,9 +104,9 @@ SCALES: dict[str, Scale] = {
 }
 
 
-def _spread(numbers: np.ndarray, figures: Figures, origin: float, span: float) -> np.ndarray:
-    if figures.low == figures.high or not span:
+def _spread(numbers: np.ndarray, line: Line) -> np.ndarray:
+    if not line.span:
         return np.zeros(numbers.shape)
     with np.errstate(over="ignore"):  # clipped afterwards
-        found: np.ndarray = (numbers - origin) / span
+        found: np.ndarray = (numbers - line.origin) / line.span
     return found

@@ -46,11 +46,15 @@ from deepfm.data.encoding.cells import (
     read_times,
     where,
 )
-from deepfm.data.encoding.expressions import parse_expression
+from deepfm.data.encoding.functions import (
+    FUNCTIONS,
+    bucket_edges,
+    criteo_logs,
+    in_buckets,
+    where_finite,
+)
 from deepfm.data.files.columns import is_text
 from deepfm.errors import ConfigError, nearest
-
-BLANK = np.iinfo(np.int64).min  # what criteo_log makes of a blank; no other result reaches it
 
 
 class Transform(ABC):
@@ -101,18 +105,12 @@ class Bucket(Transform):
     name = "bucket"
 
     def __init__(self, argument: str) -> None:
-        try:
-            self._edges = np.array([int(edge) for edge in argument.split(",")])
-        except ValueError:
-            raise ValueError("expected whole numbers as edges") from None
-        if (np.diff(self._edges) <= 0).any():
-            raise ValueError("expected rising edges")
+        self._edges = bucket_edges(argument)
 
     def __call__(self, values: pa.Array) -> Reading:
         numbers, bad, expected = read_numbers(values)
-        index = np.searchsorted(self._edges, numbers, side="right") - 1
-        is_absent = (index < 0) | np.isnan(numbers)
-        return Reading(pa.array(self._edges[index], mask=is_absent), bad, expected)
+        found, is_absent = in_buckets(self._edges, numbers)
+        return Reading(pa.array(found, mask=is_absent), bad, expected)
 
 
 class Prefix(Transform):
@@ -151,14 +149,10 @@ class CriteoLog(Transform):
 
     def __call__(self, values: pa.Array) -> Reading:
         numbers, bad, expected = read_numbers(values)
-        blank = np.isnan(numbers)
-        logs = np.floor(np.log(np.maximum(numbers, 1.0)) ** 2)
-        found = np.where(numbers > 2, logs, np.trunc(numbers))
-        low = found < -(2.0**62)  # no such integer exists, and the blank needs a value
+        found, low = criteo_logs(numbers)
         if low.any():
             bad, expected = low if bad is None else bad | low, expected or "a number above -2^62"
-        found = np.where(blank | low, 0.0, found).astype(np.int64)
-        return Reading(pa.array(np.where(blank, BLANK, found), mask=bad), bad, expected)
+        return Reading(pa.array(found, mask=bad), bad, expected)
 
 
 class IsMissing(Transform):
@@ -273,92 +267,46 @@ def time_pattern(form: str, needed: str = "") -> str:
 
 
 class Numeric(Transform):
-    """A function of float64 numbers; a result that is not finite is a value that cannot be read."""
+    """A function of float64 numbers; a result that is not finite is a value that cannot be read.
+
+    It is the one that `deepfm.data.encoding.functions.FUNCTIONS` has under its name.
+    """
 
     gives_numbers = True
 
     def __init__(self, argument: str) -> None:
         self._spec = f"{self.name}({argument})"
+        if self.name in FUNCTIONS:
+            self._function = FUNCTIONS[self.name](argument)
 
-    @abstractmethod
     def function(self, numbers: np.ndarray) -> np.ndarray:
         """The function's values, (N,) float64."""
+        return self._function(numbers)
 
     def __call__(self, values: pa.Array) -> Reading:
         numbers, bad, expected = read_numbers(values)
-        absent = np.isnan(numbers)
-        with np.errstate(all="ignore"):
-            found = self.function(np.where(absent, 1.0, numbers))
-        undefined = ~np.isfinite(found) & ~absent
+        found, undefined = where_finite(self.function, numbers)
         if undefined.any():
             if bad is None or np.argmax(undefined) < np.argmax(bad):
                 expected = f"a number that {self._spec} has a finite value for"
             bad = undefined if bad is None else bad | undefined
-        return Reading(pa.array(found, mask=absent | undefined), bad, expected)
+        return Reading(pa.array(found, mask=np.isnan(numbers) | undefined), bad, expected)
 
 
 class Log10(Numeric):
     name = "log10"
 
-    def __init__(self, argument: str) -> None:
-        super().__init__(argument)
-        self._threshold, self._default = _two_numbers(argument, "threshold", "default")
-        if self._threshold < 0:
-            raise ValueError("expected a threshold of at least 0")
-
-    def function(self, numbers: np.ndarray) -> np.ndarray:
-        above = numbers > self._threshold
-        return np.where(above, np.log10(np.where(above, numbers, 1.0)), self._default)
-
 
 class ZScore(Numeric):
     name = "zscore"
-
-    def __init__(self, argument: str) -> None:
-        super().__init__(argument)
-        self._mean, self._deviation = _two_numbers(argument, "mean", "standard deviation")
-        if self._deviation <= 0:
-            raise ValueError("expected a standard deviation above 0")
-
-    def function(self, numbers: np.ndarray) -> np.ndarray:
-        scaled: np.ndarray = (numbers - self._mean) / self._deviation
-        return scaled
 
 
 class MinMax(Numeric):
     name = "minmax"
 
-    def __init__(self, argument: str) -> None:
-        super().__init__(argument)
-        self._low, self._high = _two_numbers(argument, "min", "max")
-        if self._low >= self._high:
-            raise ValueError("expected min below max")
-
-    def function(self, numbers: np.ndarray) -> np.ndarray:
-        scaled: np.ndarray = (numbers - self._low) / (self._high - self._low)
-        return scaled
-
 
 class Expression(Numeric):
     name = "expression"
-
-    def __init__(self, argument: str) -> None:
-        super().__init__(argument)
-        self._compiled = parse_expression(argument)
-
-    def function(self, numbers: np.ndarray) -> np.ndarray:
-        return self._compiled(numbers)
-
-
-def _two_numbers(argument: str, first: str, second: str) -> tuple[float, float]:
-    parts = argument.split(",")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 2 or not np.isfinite(numbers).all():
-        raise ValueError(f"expected {first} and {second}, two finite numbers")
-    return numbers[0], numbers[1]
 
 
 TRANSFORMS: dict[str, type[Transform]] = {

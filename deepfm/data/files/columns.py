@@ -43,10 +43,15 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def combined(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one array: lists of one length as ordinary ones, a column of nulls as text."""
+    """A column as one array: lists of one length as ordinary ones, a column of nulls as text.
+
+    Views of texts become texts: as Arrow finds their distinct values, null is the empty text.
+    """
     kind = column.type
     if pa.types.is_null(kind):
         column = column.cast(pa.string())
+    elif kind == pa.string_view():
+        column = column.cast(pa.large_string())
     elif pa.types.is_fixed_size_list(kind):
         column = column.cast(pa.list_(kind.value_type))
     elif pa.types.is_string(kind) and column.nbytes >= 1 << 31:  # beyond its offsets

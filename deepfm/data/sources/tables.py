@@ -1,5 +1,6 @@
 """The raw tables of a data set, and values looked up from one in another."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -45,25 +46,37 @@ class SideTables(NamedTuple):
             wanted, ids = (t[field.column].combine_chunks() for t in (columns, table))
             return find(wanted, ids)
 
+    def missing(self, schema: "DatasetSchema", present: Collection[str]) -> dict[str, list[str]]:
+        """The columns to look up by side, which fields read and rows do not bring along."""
+        found: dict[str, list[str]] = {}
+        present = set(present)
+        for side, table in (("user", self.users), ("item", self.items)):
+            if table is None:
+                continue
+            read = (
+                column
+                for field in schema.fields.values()
+                if field.group == side
+                for column in field.raw_columns
+            )
+            known = table.column_names
+            names = [name for name in dict.fromkeys(read) if name not in present and name in known]
+            if names:
+                found[side] = names
+                present.update(names)
+        return found
+
     def complete(self, schema: "DatasetSchema", columns: pa.Table) -> pa.Table:
         """Look up, by id, the user and item columns that the rows do not bring along.
 
         Columns that are there stay as they are; an unknown id gives nulls.
         """
-        for side, table in (("user", self.users), ("item", self.items)):
-            if table is None:
-                continue
-            present = columns.column_names
-            missing = [
-                column
-                for field in schema.fields.values()
-                for column in field.raw_columns
-                if field.group == side and column not in present
-            ]
-            if missing := [name for name in dict.fromkeys(missing) if name in table.column_names]:
-                found = table.take(self.positions(schema, columns, side))
-                for name in missing:
-                    columns = columns.append_column(name, found[name])
+        for side, names in self.missing(schema, columns.column_names).items():
+            table = self.users if side == "user" else self.items
+            assert table is not None
+            found = table.select(names).take(self.positions(schema, columns, side))
+            for name in names:
+                columns = columns.append_column(name, found[name])
         return columns
 
 

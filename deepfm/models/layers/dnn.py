@@ -247,6 +247,12 @@ class MLP(nn.Module):
             layers.append(layer.eval())
         return layers
 
+    def for_evaluation(self) -> "MLP":
+        """Return a network of the `folded` layers, in evaluation mode; this one stays as it is."""
+        found = copy.copy(self)
+        vars(found)["_modules"] = {"layers": nn.ModuleList(self.folded())}
+        return found.eval()
+
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         hidden, is_fused = [], is_open() and len(x) >= MANY_ROWS
         for layer in self.layers:

@@ -4,6 +4,7 @@ Decided here: which fields each view shows, which are projected, and how the wei
 table begin. `lookup` makes the vectors, `views` arranges them, `storage` keeps the tables.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
 from deepfm.models.layers.fields import DenseField, IdField
-from deepfm.models.layers.lookup import Lookup, Request, Vectors, merged, slices
+from deepfm.models.layers.lookup import (
+    LocatedParts,
+    Lookup,
+    Request,
+    Vectors,
+    merged,
+    slices,
+)
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import WIDE, Read, Tables
@@ -168,7 +176,9 @@ class FeatureEmbedding(Lookup):
         self.dropouts = nn.ModuleDict()
         if variational_dropout:
             self._add_dropouts()
-        self.reset_parameters()
+        # On the device meta nothing has a value, and torch would import its compiler to draw one.
+        if not any(weight.is_meta for weight in self.parameters()):
+            self.reset_parameters()
 
     def _set_dense_weights(self, num_columns: int) -> None:
         """Make first-order weights of so many dense columns, but those that have one per bin."""
@@ -176,9 +186,10 @@ class FeatureEmbedding(Lookup):
         binned = [column for group in groups for column in group.columns]
         plain = [column for column in range(num_columns) if column not in binned]
         self.dense_first_order = nn.Parameter(torch.empty(len(plain))) if plain else None
-        order = torch.tensor([*plain, *binned], dtype=torch.int64)
-        self.register_buffer("_plain_columns", order[: len(plain)], persistent=False)
-        self.register_buffer("_place", order.argsort(), persistent=False)
+        order = [*plain, *binned]
+        place = sorted(range(len(order)), key=order.__getitem__)
+        for name, columns in (("_plain_columns", plain), ("_place", place)):
+            self.register_buffer(name, torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def _set_fields(self, names: Sequence[str]) -> None:
         """Set what `field_embeddings` shows, and which columns of `flat_embeddings` it lacks."""
@@ -275,9 +286,10 @@ class FeatureEmbedding(Lookup):
         dense: Tensor,
         sequence_ids: Sequence[Tensor],
         sequence_lengths: Sequence[Tensor],
+        located: LocatedParts | None = None,
     ) -> Views:
         """Return views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
-        vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths)
+        vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths, located)
         flat = dense[:, :0]
         if self._deep_parts:
             flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
@@ -294,12 +306,11 @@ class FeatureEmbedding(Lookup):
 
     def _first_order(self, vectors: Vectors) -> Tensor:
         """The sum of the first-order vectors, (B, 1)."""
-        total = vectors.dense.new_zeros(vectors.dense.shape[0], 1)
-        for term in sums(vectors, WIDE):
-            total = total + term
-        for term in self._dense_terms(vectors):
-            total = total + term.sum(1, keepdim=True)
-        return total
+        terms = sums(vectors, WIDE)
+        terms += [term.sum(1, keepdim=True) for term in self._dense_terms(vectors)]
+        if not terms:
+            return vectors.dense.new_zeros(vectors.dense.shape[0], 1)
+        return functools.reduce(torch.add, terms)
 
     def _dense_terms(self, vectors: Vectors) -> list[Tensor]:
         """The first-order terms of dense columns, (B, columns) each: plain ones, then binned."""
@@ -348,6 +359,7 @@ class FeatureEmbedding(Lookup):
         dense: Tensor,
         sequence_ids: Sequence[Tensor],
         sequence_lengths: Sequence[Tensor],
+        located: LocatedParts | None = None,
         *,
         rate: float,
         scope: str,
@@ -364,5 +376,6 @@ class FeatureEmbedding(Lookup):
         if scope == "table":
             norms = self.tables.squared_norms_of_all()
         else:
-            norms = self.tables.squared_norms(self.ids(sparse, sequence_ids, sequence_lengths))
+            ids = self.ids(sparse, sequence_ids, sequence_lengths, located)
+            norms = self.tables.squared_norms(ids)
         return rate / 2 * sum(norms, dense.new_zeros(()))

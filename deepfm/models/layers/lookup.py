@@ -18,7 +18,7 @@ from deepfm.models.layers.initializers import initializer_from
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.numbers import EncodedFields, groups_of_one_shape
 from deepfm.models.layers.storage import PackedTables
-from deepfm.models.layers.tables import EMBEDDING, Answer, Bag, Ids, Read, Tables
+from deepfm.models.layers.tables import EMBEDDING, Answer, Bag, Ids, Located, Read, Tables
 
 POOLED = ("mean", "sum", "max")  # combiners without weights of their own
 POSITION_DECAY = 0.1  # per place, of the weights of positions before training
@@ -68,6 +68,8 @@ class Vectors(NamedTuple):
     terms: list[Tensor]
 
 
+# As `Located`, by parameter, in a batch that knows no layer.
+LocatedParts = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 # A part of a view: fields that are looked up side by side, or columns of raw numbers.
 Part = tuple[str, ...] | slice
 
@@ -187,10 +189,11 @@ class Lookup(nn.Module):
         dense: Tensor,
         sequence_ids: Sequence[Tensor],
         sequence_lengths: Sequence[Tensor],
+        located: LocatedParts | None = None,
     ) -> Vectors:
         """Vectors of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         self._check_shapes(sparse, dense, sequence_ids)
-        ids = self.ids(sparse, sequence_ids, sequence_lengths)
+        ids = self.ids(sparse, sequence_ids, sequence_lengths, located)
         found = Vectors({}, {}, dense, [])
         shares = self._shares(ids.bags, sequence_lengths)
         for piece, answer in zip(self._pieces, self.tables.lookup(ids), strict=True):
@@ -216,8 +219,18 @@ class Lookup(nn.Module):
             if field.name in self.positions
         }
 
-    def ids(
+    def located(
         self, sparse: Tensor, sequence_ids: Sequence[Tensor], sequence_lengths: Sequence[Tensor]
+    ) -> Mapping[str, Located] | None:
+        """What can be found of the tables' rows before these ids, on the CPU, are looked up."""
+        return self.tables.located(self.ids(sparse, sequence_ids, sequence_lengths))
+
+    def ids(
+        self,
+        sparse: Tensor,
+        sequence_ids: Sequence[Tensor],
+        sequence_lengths: Sequence[Tensor],
+        located: LocatedParts | None = None,
     ) -> Ids:
         """The ids of a batch, and which of them count in a sequence."""
         bags = []
@@ -228,7 +241,9 @@ class Lookup(nn.Module):
             nothing = -1 if field.padding_idx is None else field.padding_idx
             valid = (position < lengths.unsqueeze(1)) & (ids != nothing)  # (B, L)
             bags.append(Bag(ids, valid))
-        return Ids(sparse, bags)
+        if located is None:
+            return Ids(sparse, bags)
+        return Ids(sparse, bags, {name: Located(*parts) for name, parts in located.items()})
 
     def _check_shapes(self, sparse: Tensor, dense: Tensor, sequence_ids: Sequence[Tensor]) -> None:
         for what, tensor, width in (
@@ -359,11 +374,11 @@ def shares_of_places(weights: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
         >>> shares_of_places(weights, valid, torch.tensor([2]))
         tensor([[0.5000, 0.5000, 0.0000]])
     """
-    position = torch.arange(valid.shape[1], device=valid.device)
-    place = (lengths.unsqueeze(1) - 1 - position).clamp(0, len(weights) - 1)  # (B, L)
-    chosen = weights[place].masked_fill(~valid, -math.inf)
-    some = valid.any(1, keepdim=True)
-    return torch.where(some, chosen, 0.0).softmax(1) * valid
+    position = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+    place = (lengths.unsqueeze(1) - position).clamp_(0, len(weights) - 1)  # (B, L)
+    # Not -inf, of which a row without valid places would be all: that is NaN, and its gradient too.
+    lowest = torch.finfo(weights.dtype).min
+    return torch.where(valid, weights[place], lowest).softmax(1) * valid
 
 
 def pool(vectors: Tensor, valid: Tensor, combiner: str) -> Tensor:

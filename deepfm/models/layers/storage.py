@@ -3,7 +3,7 @@
 Decided here: the layout, what a lookup costs, and how gradients arrive in compact mode.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from deepfm.models.layers.fields import IdField
-from deepfm.models.layers.tables import Answer, Capabilities, Ids, Read, Table, Tables
+from deepfm.models.layers.tables import Answer, Capabilities, Ids, Located, Read, Table, Tables
 
 # Up to this many table rows per lookup, ticking them off costs less than sorting the lookups: 5
 # times less with a tenth of a row per lookup, as much with 9 (measured on one core).
@@ -29,6 +29,8 @@ class Layout(NamedTuple):
         sparse: Positions among the sparse fields of those that read its rows, all of each row.
         sequences: The same of sequence fields, each with the first row of its table.
         null: The row of every id that means "nothing".
+        offsets: Of the sparse fields, the first row of each one's table, on the CPU.
+        padding: Of the sparse fields, the id that means "nothing"; -1 if there is no such id.
     """
 
     columns: dict[str, slice]
@@ -36,6 +38,8 @@ class Layout(NamedTuple):
     sparse: list[int]
     sequences: dict[int, int]
     null: int
+    offsets: Tensor
+    padding: Tensor
 
     @property
     def widths(self) -> list[int]:
@@ -142,14 +146,15 @@ class PackedTables(Tables):
         self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
         readers = {name for first, *_ in rows for name in first.readers}
         sparse, sequences = self._positions(readers)
-        for what, numbers in (
-            ("offsets", [offsets[field.table_name] for field in sparse.values()]),
-            ("padding", [padding.get(field.table_name, -1) for field in sparse.values()]),
-        ):
-            values = torch.tensor(numbers, dtype=torch.int64)
-            self.register_buffer(f"{parameter}_{what}", values, persistent=False)
+        numbers = {
+            "offsets": [offsets[field.table_name] for field in sparse.values()],
+            "padding": [padding.get(field.table_name, -1) for field in sparse.values()],
+        }
+        on_cpu = [torch.tensor(n, dtype=torch.int64, device="cpu") for n in numbers.values()]
+        for what, values in zip(numbers, on_cpu, strict=True):
+            self.register_buffer(f"{parameter}_{what}", values.to(weight.device), persistent=False)
         starts = {k: offsets[field.table_name] for k, field in sequences.items()}
-        self.layouts[parameter] = Layout(columns, trainable, list(sparse), starts, null)
+        self.layouts[parameter] = Layout(columns, trainable, list(sparse), starts, null, *on_cpu)
         of_sparse = tuple(field.name for field in sparse.values())
         of_bags = tuple(field.name for field in sequences.values())
         return [Answer(suffix, of_sparse, of_bags) for suffix in columns]
@@ -182,60 +187,79 @@ class PackedTables(Tables):
 
     def lookup(self, ids: Ids) -> list[Tensor]:
         """The vectors of all ids of a batch, (B, C, dim) for each of `answers`."""
-        return self.read(self.locate(ids))
+        compact = self._batches is not None and torch.is_grad_enabled()
+        found: list[Tensor] = []
+        for name, layout in self.layouts.items():
+            if compact and layout.trainable:
+                found += self._read_compact(name, self._located(name, ids))
+            else:
+                found += self._read(name, self._rows(name, ids))
+        return found
 
-    def locate(self, ids: Ids) -> dict[str, Tensor]:
-        """Rows of each packed parameter for the ids of all fields that read it, (B, C)."""
-        return {name: self._rows(name, layout, ids) for name, layout in self.layouts.items()}
+    def located(self, ids: Ids) -> dict[str, Located]:
+        """The rows of each trainable parameter that the ids refer to."""
+        return {
+            name: self._located(name, ids)
+            for name, layout in self.layouts.items()
+            if layout.trainable
+        }
 
-    def _rows(self, name: str, layout: Layout, ids: Ids) -> Tensor:
-        sparse = ids.sparse
+    def _located(self, name: str, ids: Ids) -> Located:
+        if ids.located is not None:
+            return ids.located[name]
+        rows = self._rows(name, ids)
+        distinct, place = distinct_rows(rows.flatten(), len(self._weight(name)))
+        return Located(distinct, place.view(rows.shape), distinct)
+
+    def _rows(self, name: str, ids: Ids) -> Tensor:
+        """The rows of a parameter for the ids of all fields that read it, (B, C)."""
+        layout, sparse = self.layouts[name], ids.sparse
         if len(layout.sparse) < sparse.shape[1]:
             own = [sparse[:, k : k + 1] for k in layout.sparse]
             sparse = torch.cat([sparse[:, :0], *own], dim=1)
         offsets, padding = getattr(self, f"{name}_offsets"), getattr(self, f"{name}_padding")
+        if offsets.device != sparse.device:  # of a batch that is on its way to the tables
+            offsets, padding = layout.offsets, layout.padding
         parts = [(sparse + offsets).masked_fill(sparse == padding, layout.null)]
         for k, start in layout.sequences.items():
             bag = ids.bags[k]
             parts.append((bag.ids + start).masked_fill(~bag.valid, layout.null))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def read(self, rows: Mapping[str, Tensor]) -> list[Tensor]:
-        """The vectors in located rows, for each of `answers`."""
-        return [vectors for name, own in rows.items() for vectors in self._read(name, own)]
-
     def _read(self, name: str, rows: Tensor) -> list[Tensor]:
         """The vectors in rows (B, C) of one parameter, (B, C, dim) for each table in a row.
 
         The null row receives no gradient.
         """
+        layout = self.layouts[name]
+        found = F.embedding(rows, self._weight(name), padding_idx=layout.null)  # (B, C, stride)
+        return [found[..., own] for own in layout.columns.values()]
+
+    def _read_compact(self, name: str, located: Located) -> list[Tensor]:
+        """The same from a copy of the distinct rows, on which the gradient arrives."""
+        assert self._batches is not None
         weight, layout = self._weight(name), self.layouts[name]
-        columns, null = layout.columns.values(), layout.null
-        if self._batches is None or not layout.trainable or not torch.is_grad_enabled():
-            found = F.embedding(rows, weight, padding_idx=null)  # (B, C, stride)
-            return [found[..., own] for own in columns]
-        distinct, inverse = distinct_rows(rows.flatten(), null, len(weight))
-        values = weight.detach().index_select(0, distinct).requires_grad_()  # (U, stride)
-        self._batches.append(CompactRows(weight, distinct, values))
-        trained = values.masked_fill((distinct == null).unsqueeze(1), 0.0)
+        rows, place, host = located
+        values = weight.detach().index_select(0, rows).requires_grad_()  # (U, stride)
+        self._batches.append(CompactRows(weight, rows, values, host))
+        trained = values.masked_fill((rows == layout.null).unsqueeze(1), 0.0)
 
         def gather(own: slice, width: int) -> Tensor:
             part = trained[:, own.start] if width == 1 else trained[:, own]
-            return part.index_select(0, inverse).view(*rows.shape, width)
+            return part.index_select(0, place.flatten()).view(*place.shape, width)
 
         # Separate gathers: index_add_, their backward pass, is 2 to 4 times slower on odd widths,
         # and on one column slower than on none.
-        return [gather(*part) for part in zip(columns, layout.widths, strict=True)]
+        return [gather(*part) for part in zip(layout.columns.values(), layout.widths, strict=True)]
 
     def squared_norms(self, ids: Ids) -> list[Tensor]:
         """Of each trainable parameter, the sum of squares of the rows that the ids refer to, ();
         null rows do not count."""
         norms = []
-        for name, rows in self.locate(ids).items():
-            if self.layouts[name].trainable:
-                distinct = torch.unique(rows)
-                distinct = distinct[distinct != self.layouts[name].null]
-                norms.append(F.embedding(distinct, self._weight(name)).square().sum())
+        for name, (rows, _, _) in (ids.located or self.located(ids)).items():
+            is_null = (rows == self.layouts[name].null).unsqueeze(1)
+            vectors = F.embedding(rows, self._weight(name))  # (U, stride)
+            norms.append(vectors.masked_fill(is_null, 0.0).square().sum())
         return norms
 
     def widths(self, weight: Tensor) -> list[int]:
@@ -328,15 +352,15 @@ class CompactRows(NamedTuple):
 
     Attributes:
         weight: The parameter, (R, stride).
-        rows: Their numbers, (U,), distinct; where the number of distinct rows is not known
-            without a device's answer, the null row fills the tail.
-        values: A copy of them, (U, stride), with the gradient in `.grad`. A row of the tail
-            has the gradient zero, as the null row has.
+        rows: Their numbers, (U,), distinct.
+        values: A copy of them, (U, stride), with the gradient in `.grad`; the null row's is zero.
+        host: `rows` on the host, or where they were found.
     """
 
     weight: nn.Parameter
     rows: Tensor
     values: Tensor
+    host: Tensor
 
     @property
     def gradient(self) -> Tensor:
@@ -347,15 +371,13 @@ class CompactRows(NamedTuple):
         return gradient
 
 
-def distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
-    """The distinct numbers among `rows` (N,), ascending, and the place of each row there, (N,).
+def distinct_rows(rows: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """The distinct numbers among `rows` (N,), ascending, (U,), and the place of each row there.
 
-    On the CPU (U,) numbers; elsewhere always N of them, filled with `null`, because the size of
-    U would cost a synchronisation in every step. The numbers are below `total`.
+    Of rows on another device than the CPU, U costs a synchronisation. The numbers are below
+    `total`.
     """
-    if rows.device.type != "cpu":
-        return padded_distinct_rows(rows, null, total)
-    if total > _SMALL * len(rows):
+    if rows.device.type != "cpu" or total > _SMALL * len(rows):
         distinct, place = torch.unique(rows, return_inverse=True)
         return distinct, place
     seen = torch.zeros(total, dtype=torch.uint8).index_fill_(0, rows, 1)
@@ -365,22 +387,21 @@ def distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
     return distinct, place.index_select(0, rows)
 
 
-def padded_distinct_rows(rows: Tensor, null: int, total: int) -> tuple[Tensor, Tensor]:
-    """`distinct_rows` at a fixed size of N, by a stable sort."""
-    ordered, order = rows.sort(stable=True)
-    is_new = torch.ones_like(ordered)
-    is_new[1:] = ordered[1:] != ordered[:-1]
-    place = is_new.cumsum(0) - 1
-    distinct = torch.full_like(rows, null).scatter_(0, place, ordered)  # equal places, equal values
-    return distinct, torch.empty_like(rows).scatter_(0, order, place)
-
-
 def _merged(batches: Sequence[CompactRows]) -> CompactRows:
     """One entry whose rows are those of all batches, with the sum of their gradients."""
     weight = batches[0].weight
-    numbers = torch.cat([batch.rows for batch in batches])
-    rows, inverse = torch.unique(numbers, return_inverse=True)
+    numbers = torch.cat([batch.host.cpu() for batch in batches])  # mostly there already
+    host, inverse = torch.unique(numbers, return_inverse=True)
+    rows = _sent(host, weight.device)
     values = weight.detach().index_select(0, rows).requires_grad_()
     gradients = torch.cat([batch.gradient for batch in batches])
+    inverse = _sent(inverse, weight.device)
     values.grad = torch.zeros_like(values).index_add_(0, inverse, gradients)
-    return CompactRows(weight, rows, values)
+    return CompactRows(weight, rows, values, host)
+
+
+def _sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """The numbers on a device, which nobody waits for."""
+    if device.type != "cuda":
+        return numbers.to(device)
+    return numbers.pin_memory().to(device, non_blocking=True)

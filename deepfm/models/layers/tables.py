@@ -4,7 +4,7 @@ Decided here: how a table is addressed, what one call of a lookup carries, and w
 asked for in training. A field may have several tables, which differ in their suffix: "" is its
 embedding, `wide` its first-order weights.
 
-A lookup is three steps, so that each can be taken apart: `locate` finds the rows of all fields,
+A lookup is three steps, so that each can be taken apart: `located` finds the rows of all fields,
 one call reads them, and after the backward pass their gradients are added up and applied. Only
 tables and the optimizer of their rows know how they are stored; views, models and the trainer do
 not. Another storage is a subclass of `Tables` that `FeatureEmbedding(..., tables=...)` is given.
@@ -122,16 +122,32 @@ class Bag(NamedTuple):
     valid: Tensor
 
 
+class Located(NamedTuple):
+    """The rows of a parameter that the ids of a batch refer to.
+
+    Attributes:
+        rows: Their numbers, (U,) int64, distinct and ascending.
+        place: Of each lookup among them, (B, C).
+        host: `rows` on the host, where several batches are merged without asking a device.
+    """
+
+    rows: Tensor
+    place: Tensor
+    host: Tensor
+
+
 class Ids(NamedTuple):
     """The ids of a batch.
 
     Attributes:
         sparse: Of the fields with one id per row, (B, n); `padding_idx` or -1 means none.
         bags: Of the sequence fields.
+        located: What `Tables.located` gave for them; None: it was not asked.
     """
 
     sparse: Tensor
     bags: Sequence[Bag]
+    located: "Mapping[str, Located] | None" = None
 
 
 class Answer(NamedTuple):
@@ -199,6 +215,13 @@ class Tables(nn.Module, ABC):
 
         An id that means "nothing" has the zero vector, through which no gradient passes.
         """
+
+    def located(self, ids: Ids) -> Mapping[str, Located] | None:
+        """What can be found of these ids, on the CPU, before a lookup; None: nothing.
+
+        How many rows a batch reads is known then, and no device has to be asked.
+        """
+        return None
 
     @abstractmethod
     def squared_norms(self, ids: Ids) -> list[Tensor]:

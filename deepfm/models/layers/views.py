@@ -48,8 +48,9 @@ def fields_at_one_dim(
         aligned.append(own)
     if len(aligned) == 1:
         return aligned[0]
-    nothing = vectors.dense.new_zeros(vectors.dense.shape[0], 0, dim)
-    return torch.cat([nothing, *aligned], dim=1)
+    if not aligned:
+        return vectors.dense.new_zeros(vectors.dense.shape[0], 0, dim)
+    return torch.cat(aligned, dim=1)
 
 
 def fields_of_flat(flat: Tensor, places: Mapping[str, slice], projections: NamedWeights) -> Tensor:

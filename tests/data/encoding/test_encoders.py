@@ -98,6 +98,16 @@ def test_encoders_read_back_equal_from_plain_data(tiny_columns):
     assert equal(encoders.encode(tiny_columns), again.encode(tiny_columns))
 
 
+def test_absent_views_of_texts_stay_absent():
+    """As the frames of polars give texts; Arrow's dictionaries of them have no null."""
+    values = ["a", None, "b", "a", None]
+    table, views = (pa.table({"f": pa.array(values, kind)}) for kind in ("string", "string_view"))
+    for field in (sparse(), sparse(hash_buckets=7), sparse(default="b"), sparse(min_count=2)):
+        one, other = (Encoders.fit(schema(field), part) for part in (table, views))
+        assert one.schema == other.schema
+        assert equal(one.encode(table), other.encode(views))
+
+
 def test_a_group_is_encoded_alone(tiny_columns):
     items = Encoders.fit(tiny.schema(), tiny_columns).encode(tiny_columns, group="item")
     assert items.sparse.shape[1] == 1

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfm.data.encoding.cells import as_text, read_integers, read_numbers, read_whole_numbers
-from deepfm.data.encoding.transforms import BLANK, find_transform
+from deepfm.data.encoding.functions import BLANK
+from deepfm.data.encoding.transforms import find_transform
 from deepfm.errors import ConfigError, DataError
 
 UTC = dt.UTC

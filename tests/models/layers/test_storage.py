@@ -9,7 +9,7 @@ from deepfm.models.features import field_specs
 from deepfm.models.layers.embedding import FeatureEmbedding, Groups
 from deepfm.models.layers.fields import IdField
 from deepfm.models.layers.initializers import initializer_from
-from deepfm.models.layers.storage import PackedTables, distinct_rows, padded_distinct_rows
+from deepfm.models.layers.storage import PackedTables, distinct_rows
 from deepfm.models.layers.tables import Read
 from deepfm.training.sparse_optimizers import LazyAdam, LazySGD, RowwiseAdagrad
 from tests.models.conftest import random_inputs
@@ -37,6 +37,11 @@ def loss_of(views):
     )
 
 
+def located(layer, inputs):
+    sparse, dense, ids, lengths, *_ = inputs
+    return sparse, dense, ids, lengths, layer.located(sparse, ids, lengths)
+
+
 @pytest.fixture
 def layer(schema):
     return build(schema)
@@ -52,8 +57,14 @@ def test_one_parameter_per_dim_and_one_lookup_each(layer, inputs, monkeypatch):
     assert sorted(widths) == [3, 4, 5, 6]  # dims 2 to 5 with the first-order column
     calls, whole = [], []
     lookup = layer.tables.lookup
-    read = layer.tables.read
-    monkeypatch.setattr(layer.tables, "read", lambda rows: calls.extend(rows) or read(rows))
+    embedding = torch.nn.functional.embedding
+
+    def counted(rows, weight, **options):
+        if any(weight is packed for packed in layer.tables.parameters()):
+            calls.append(rows)
+        return embedding(rows, weight, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "embedding", counted)
     monkeypatch.setattr(layer.tables, "lookup", lambda ids: whole.append(ids) or lookup(ids))
     layer(*inputs)
     assert len(calls) == 4
@@ -84,7 +95,7 @@ def compact_gradients(layer, batches, optimizer=None):
             loss_of(layer(*inputs)).backward()
         assert all(parameter.grad is None for parameter in tables.parameters())
         touched = tables.touched()
-    for weight, rows, values in touched:
+    for weight, rows, values, _ in touched:
         gradient = torch.zeros_like(weight).index_add_(0, rows, values.grad)
         for name, place in tables.places.items():
             if getattr(tables, place.parameter) is weight:
@@ -92,13 +103,13 @@ def compact_gradients(layer, batches, optimizer=None):
     return result
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("num_batches", [1, 3])
-def test_compact_gradients_equal_plain_ones(schema, layer, monkeypatch, padded, num_batches):
-    """Also where the number of rows is fixed, and summed over several backward passes."""
-    if padded:
-        monkeypatch.setattr("deepfm.models.layers.storage.distinct_rows", padded_distinct_rows)
+def test_compact_gradients_equal_plain_ones(schema, layer, ahead, num_batches):
+    """Also where rows were located before, and summed over several backward passes."""
     batches = [double(random_inputs(schema, 64, seed)) for seed in range(num_batches)]
+    if ahead:
+        batches = [located(layer, inputs) for inputs in batches]
     plain = PlainEmbedding(layer)
     for inputs in batches:
         loss_of(plain(*inputs)).backward()
@@ -120,7 +131,7 @@ def test_only_rows_that_count_are_touched(layer, inputs):
     tables = layer.tables
     with tables.compact_mode(LazySGD(tables, lr=1.0)):
         loss_of(layer(*inputs)).backward()
-        for weight, rows, values in tables.touched():
+        for weight, rows, values, _ in tables.touched():
             expected = set()
             for name, ids in plain.items():
                 place = tables.places[name]
@@ -132,14 +143,12 @@ def test_only_rows_that_count_are_touched(layer, inputs):
             assert len(others) <= 1
 
 
-@pytest.mark.parametrize("find", [distinct_rows, padded_distinct_rows])
 @pytest.mark.parametrize("total", [10, 10_000])  # ticked off, and sorted
-def test_distinct_rows(find, total):
+def test_distinct_rows(total):
     rows = torch.tensor([7, 3, 7, 9, 3, 3])
-    distinct, inverse = find(rows, 5, total)
+    distinct, inverse = distinct_rows(rows, total)
     assert torch.equal(distinct[inverse], rows)
-    tail = [] if find is distinct_rows else [5, 5, 5]
-    assert distinct.tolist() == [3, 7, 9, *tail]
+    assert distinct.tolist() == [3, 7, 9]
 
 
 @pytest.mark.parametrize("total", [1, 500, 30_000, 2_000_000])
@@ -147,7 +156,7 @@ def test_distinct_rows_of_a_small_table_are_those_of_a_sort(total):
     rows = torch.randint(total, (20_000,), generator=torch.Generator().manual_seed(0))
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found = distinct_rows(rows, 0, total)
+        found = distinct_rows(rows, total)
         torch.set_num_threads(1)
         for part, expected in zip(found, torch.unique(rows, return_inverse=True), strict=True):
             assert torch.equal(part, expected)
@@ -240,7 +249,7 @@ def test_an_id_of_two_fields_is_one_row(compact):
         optimizer = LazyAdam(tables, lr=0.1, betas=(0.9, 0.999), eps=1e-8)
         with tables.compact_mode(optimizer):
             layer(*inputs).flat_embeddings.sum().backward()
-            ((_, rows, values),) = tables.touched()
+            ((_, rows, values, _),) = tables.touched()
             assert rows.tolist() == [1, 2, 4]
             assert torch.equal(values.grad[:, 0], count[rows])
             optimizer.step()
@@ -322,15 +331,13 @@ def test_what_not_all_fields_read_lies_apart():
     assert tables["t_wide"].shape == (5, 2)
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_compact_gradients_of_parts_are_those_of_whole_tables(monkeypatch, padded):
-    if padded:
-        monkeypatch.setattr("deepfm.models.layers.storage.distinct_rows", padded_distinct_rows)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_compact_gradients_of_parts_are_those_of_whole_tables(ahead):
     layer, inputs = split_tables(), split_inputs()
     loss_of(layer(*inputs)).backward()
     expected = {name: layer.tables[name].grad for name in layer.tables.places}
     layer.zero_grad()
-    actual = compact_gradients(layer, [inputs])
+    actual = compact_gradients(layer, [located(layer, inputs) if ahead else inputs])
     for name, gradient in actual.items():
         assert gradient.any()
         torch.testing.assert_close(gradient, expected[name], msg=name)

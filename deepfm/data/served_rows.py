@@ -1,0 +1,131 @@
+"""Raw rows that are served: what a model sees of them, whatever form they are given in.
+
+Decided here: few rows are read by dictionaries and plain arrays, as long as their values are plain;
+all others go through Arrow. The inputs are the same, and errors are those of Arrow's path.
+"""
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from deepfm.data.batch import Inputs
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.few_rows import FewRows
+from deepfm.data.encoding.few_rows_spec import few_rows, inputs_of
+from deepfm.data.encoding.few_values import NotPlain, Values
+from deepfm.data.served_histories import ServedHistories
+from deepfm.data.sources.rows_given import Given, as_table, plain_columns
+from deepfm.data.sources.side_values import SideValues
+from deepfm.data.sources.tables import SideTables, id_field
+from deepfm.data.splits import Times
+from deepfm.errors import Place
+
+FEW = 1000  # rows; from about there on Arrow is the faster one
+
+
+class ReadRows(NamedTuple):
+    """Rows as they are scored.
+
+    Attributes:
+        inputs: What a model sees, N rows.
+        columns: The names of the raw columns, with those that were looked up.
+    """
+
+    inputs: Inputs
+    columns: Collection[str]
+
+
+class ServedRows:
+    """Reads raw rows: looks up what is known of their users and items, encodes, adds histories.
+
+    Threads may share it, and it can be pickled.
+    """
+
+    def __init__(
+        self, encoders: Encoders, tables: SideTables, histories: ServedHistories | None
+    ) -> None:
+        self._encoders, self._tables, self._histories = encoders, tables, histories
+        self._side_values = SideValues(tables, encoders.schema)
+        schema = encoders.schema
+        read = {name for field in schema.fields.values() for name in field.raw_columns}
+        ids = (schema.user_field, schema.item_field)
+        read |= {schema.fields[name].column for name in ids if name is not None}
+        if schema.time_column is not None:
+            read.add(schema.time_column)
+        self._read_columns = frozenset(read)
+
+    @cached_property
+    def _few_rows(self) -> FewRows:
+        return few_rows(self._encoders)
+
+    def read(self, given: Given) -> ReadRows:
+        """The inputs of rows in any of the forms of `deepfm.data.sources.rows_given`.
+
+        Raises:
+            DataError: They are in none, a column is missing that cannot be looked up, or a value
+                cannot be read.
+        """
+        try:
+            if _may_be_few(given):
+                columns, rows = plain_columns(given, self._read_columns)
+                if rows <= FEW:
+                    return self._read_few(columns, rows)
+        except NotPlain:
+            pass
+        table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
+        inputs = self._encoders.encode(table)
+        if self._histories is not None:
+            inputs = self._histories.added_to_rows(inputs, table, Times(), _row)
+        return ReadRows(inputs, table.column_names)
+
+    def of_user(self, column: str, user: object, others: Mapping[str, Given]) -> Inputs:
+        """The inputs of one row of a user, without a history.
+
+        Args:
+            column: Of the id.
+            others: Columns of one value, of what is no user's.
+
+        Raises:
+            DataError: A value cannot be read.
+        """
+        try:
+            row = self._side_values.completed({column: [user], **others}, 1)
+            return inputs_of(self._few_rows.encode(row, 1))
+        except NotPlain:
+            table = as_table({column: [user], **others})
+            return self._encoders.encode(self._tables.complete(self._encoders.schema, table))
+
+    def place(self, side: str, wanted: object) -> int | None:
+        """The row of the `user` or `item` table that belongs to an id; None: it has none.
+
+        Raises:
+            DataError: There is no such table.
+        """
+        try:
+            return self._side_values.place(side, wanted)
+        except NotPlain:
+            column = id_field(self._encoders.schema, side).column
+            row = pa.table({column: pa.array([wanted])})
+            found = self._tables.positions(self._encoders.schema, row, side)[0].as_py()
+            return None if found is None else int(found)
+
+    def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
+        columns = self._side_values.completed(columns, rows)
+        inputs = inputs_of(self._few_rows.encode(columns, rows))
+        if self._histories is not None:
+            inputs = self._histories.added_to_few(inputs, columns)
+        return ReadRows(inputs, columns.keys())
+
+
+def _may_be_few(given: Given) -> bool:
+    """Whether rows are so few, as far as that is known without looking at them."""
+    if isinstance(given, Mapping):
+        return all(len(values) <= FEW for values in given.values() if hasattr(values, "__len__"))
+    return not hasattr(given, "__len__") or len(given) <= FEW
+
+
+def _row(index: int) -> Place:
+    """Where a row of a table in memory stands."""
+    return Place(row=index + 1)
