@@ -508,6 +508,17 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog):
     ]
 
 
+def test_mixed_precision_is_that_of_products(tmp_path, caplog):
+    caplog.set_level("INFO", "deepfm")
+    for said, expected in (("", "fp32"), ("BF16", "bf16"), ("FP16", "fp32")):
+        config = convert(tmp_path, train=f"{TRAIN} mixed_precision: '{said}'")
+        assert (config.training.precision, config.evaluation.precision) == (expected, "fp32")
+    (line,) = (record.message.partition(": ")[2] for record in caplog.records)
+    assert line == "train_config.mixed_precision: FP16 is trained in fp32; BF16 is supported"
+    found = problem(tmp_path, train=f"{TRAIN} mixed_precision: 'FP8'")
+    assert "train_config.mixed_precision: expected BF16 or FP16, found 'FP8'" in found
+
+
 def test_overrides_come_before_the_checks(tmp_path):
     config = convert(tmp_path, "feature_configs[:].id_feature.num_buckets=7")
     assert [f.num_buckets for f in config.data.table.fields.values()] == [7, 7, None]

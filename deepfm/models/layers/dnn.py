@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_weights
 from deepfm.errors import ArgumentError
 from deepfm.models.layers.dropout import Dropout, ReLUDropout, norm_relu_dropout
 from deepfm.models.layers.options import check_arguments, parse_call
-from deepfm.models.layers.precision import ProductLinear, is_open
+from deepfm.models.layers.precision import MANY_ROWS, ProductLinear, is_open
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -254,10 +254,10 @@ class MLP(nn.Module):
         return found.eval()
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        hidden = []
+        hidden, is_fused = [], is_open() and len(x) >= MANY_ROWS
         for layer in self.layers:
             assert isinstance(layer, nn.Sequential)
-            x = _in_few_passes(layer, x) if is_open() else layer(x)
+            x = _in_few_passes(layer, x) if is_fused else layer(x)
             if self.return_hidden:  # else evaluation would keep every layer's output alive
                 hidden.append(x.float() if x.dtype is torch.bfloat16 else x)
         return hidden if self.return_hidden else x

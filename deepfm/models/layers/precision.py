@@ -20,7 +20,7 @@ Precision = Literal["fp32", "bf16"]
 
 _PRECISION: ContextVar[Precision | None] = ContextVar("precision of products", default=None)
 _AMPERE = (8, 0)
-_MANY_ROWS = 1024
+MANY_ROWS = 1024  # of fewer, calls from Python cost more than passes over numbers
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _runs_in_onednn(x: Tensor, dtype: torch.dtype) -> bool:
     `torch.mm`. On a processor with AVX-512 it is up to twice as fast as MKL for widths that are
     no multiple of 16, and 10 % for others; a call costs 15 µs more.
     """
-    is_worth_it = dtype is torch.bfloat16 or (x.dim() == 2 and len(x) >= _MANY_ROWS)
+    is_worth_it = dtype is torch.bfloat16 or (x.dim() == 2 and len(x) >= MANY_ROWS)
     return is_worth_it and _KERNELS.get((dtype, x.device.type), False)
 
 
