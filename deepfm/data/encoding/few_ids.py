@@ -24,12 +24,12 @@ from deepfm.data.encoding.few_values import (
     real_of_text,
     without_nan,
 )
+from deepfm.data.encoding.scales import FLOAT32_MAX
+from deepfm.data.encoding.sequences import LONGEST_LIST
 
 REMEMBERED = 1 << 16  # values per field and type whose ids are kept
 TEXTS_REMEMBERED = 1 << 12  # texts per sequence field whose lists of ids are kept
 LONGEST_REMEMBERED = 256  # characters of a text
-LONGEST_LIST = 10_000  # as in `deepfm.data.encoding.encoders`
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def cannot_be_read() -> None:
