@@ -20,14 +20,13 @@ from deepfm.data.encoding.kinds import Accumulator, Counted, Encoder
 from deepfm.data.encoding.located import LocatedRows, ReadSoFar, table_of
 from deepfm.data.encoding.readers import FieldReader, readers_of
 from deepfm.data.encoding.registry import grown
-from deepfm.data.encoding.sequences import kept_elements, pad
+from deepfm.data.encoding.sequences import LONGEST_LIST, kept_elements, pad
 from deepfm.data.files.rows import Rows
 from deepfm.data.schema import ITEMS, DatasetSchema, FeatureType, FieldSchema, LabelScale
 from deepfm.errors import DataError
 
 FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
 FIT_BYTES = 1 << 28
-LONGEST_LIST = 10_000  # elements of one row, where a field sets no max_length
 _TILE = 2048  # rows
 
 

@@ -24,12 +24,12 @@ from deepfm.data.encoding.few_values import (
     real_of_text,
     without_nan,
 )
+from deepfm.data.encoding.scales import FLOAT32_MAX
+from deepfm.data.encoding.sequences import LONGEST_LIST
 
 REMEMBERED = 1 << 16  # values per field and type whose ids are kept
 TEXTS_REMEMBERED = 1 << 12  # texts per sequence field whose lists of ids are kept
 LONGEST_REMEMBERED = 256  # characters of a text
-LONGEST_LIST = 10_000  # as in `deepfm.data.encoding.encoders`
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def cannot_be_read() -> None:
@@ -276,18 +276,18 @@ class Sequences:
         ids = self._ids.of(kind, elements)
         absent, longest = self._absent, self._longest
         default = self._ids.of_default(kind) if self._has_default else []
+        all_known = min((*ids, *default), default=absent + 1) > absent
         found, start = [], 0
         for part in lists:
-            if not part:
-                own = default
-            else:
+            own = default
+            if part:
                 own = ids[start : start + len(part)]
                 start += len(part)
-            if not longest and len(own) > LONGEST_LIST:
-                raise NotPlain("a very long list")
-            if (longest and len(own) > longest) or min(own, default=absent + 1) <= absent:
+            if not all_known:
                 own = [one for one in own if one > absent]
-                if longest and len(own) > longest:
-                    own = own[:longest] if self._keeps_first else own[-longest:]
+            if longest and len(own) > longest:
+                own = own[:longest] if self._keeps_first else own[-longest:]
+            if len(part or ()) > LONGEST_LIST and not longest:
+                raise NotPlain("a very long list")
             found.append(own)
         return found

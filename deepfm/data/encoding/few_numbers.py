@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfm.data.encoding.few_ids import FLOAT32_MAX, cannot_be_read, is_absent
+from deepfm.data.encoding.few_ids import cannot_be_read, is_absent
 from deepfm.data.encoding.few_transforms import TRANSFORMS, Transform, reals
 from deepfm.data.encoding.few_values import (
     NOTHING,
@@ -19,6 +19,7 @@ from deepfm.data.encoding.few_values import (
     check_texts,
     check_wholes,
 )
+from deepfm.data.encoding.scales import FLOAT32_MAX
 
 _LARGE = 2.0**63  # numbers from here on may be no int64, beyond float32 or infinite
 

@@ -8,12 +8,11 @@ import numpy as np
 
 from deepfm.data.encoding.ids import QuantileSample
 from deepfm.data.encoding.kinds import Encoder, TrainingValues
-from deepfm.data.encoding.scales import SCALES, Figures, Log1p, PlainLog1p
+from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES, Figures, Log1p, PlainLog1p
 
 if TYPE_CHECKING:
     from deepfm.data.schema import FieldSchema
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 FILLED_WITH_MEAN = ("mean", "indicator")  # values of `missing`
 MOMENTS_BLOCK = 1 << 16  # numbers whose moments are taken at once
 

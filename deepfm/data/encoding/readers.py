@@ -20,8 +20,7 @@ from deepfm.data.encoding.crosses import cross
 from deepfm.data.encoding.ids import plain
 from deepfm.data.encoding.kinds import Counted
 from deepfm.data.encoding.located import Cells, FieldValues, LocatedRows, ReadSoFar
-from deepfm.data.encoding.numbers import FLOAT32_MAX
-from deepfm.data.encoding.scales import SCALES
+from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES
 from deepfm.data.encoding.transforms import Split, find_transform, transform_class
 from deepfm.data.files.columns import combined, is_list, is_number, is_text, list_lengths
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema

@@ -4,6 +4,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class Figures(NamedTuple):
     """Range and moments of the training split's numbers, as `Scale.curved` gives them."""

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+LONGEST_LIST = 10_000  # elements of one row, where a field sets no max_length
+
 
 def pad(
     ids: np.ndarray, row: np.ndarray, rows: int, max_length: int, keep: str, absent: int = 0

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepfm.data.encoding import encoders as module
-from deepfm.data.encoding.encoders import LONGEST_LIST, Encoders
+from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.sequences import LONGEST_LIST
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, DataError, Place
 from tests import tiny

@@ -23,8 +23,8 @@ from deepfm.data.encoding.ids import (
     plain,
     splitmix64,
 )
-from deepfm.data.encoding.numbers import FLOAT32_MAX, MOMENTS_BLOCK, Scaler, SeenNumbers
-from deepfm.data.encoding.scales import SCALES
+from deepfm.data.encoding.numbers import MOMENTS_BLOCK, Scaler, SeenNumbers
+from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES
 from deepfm.data.encoding.sequences import pad
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.schema import FeatureType, FieldSchema
