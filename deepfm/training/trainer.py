@@ -394,7 +394,8 @@ class _Fit:
             return
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
     def _collect(self) -> float:
         """Take the losses so far into the state, and give the last."""

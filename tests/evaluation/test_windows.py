@@ -225,3 +225,22 @@ def test_a_batch_is_scored_in_the_precision_of_its_logits():
     np.testing.assert_array_equal(
         scored.predicted, torch.tensor([0.3, -1.0]).sigmoid().double().numpy()
     )
+
+
+def test_batches_that_are_read_together_count_as_one_by_one(monkeypatch):
+    """As those of a GPU are read, which are many when somebody asks."""
+    schema = DatasetSchema(fields={}, label_field="y")
+    task = Task(train_metrics=(spec("auc", thresholds=20, decay_step=3),))
+    at_once, together = TrainMetrics([task], schema), TrainMetrics([task], schema)
+    for step in range(8):
+        logits = {"": torch.linspace(-1, 1, 6) * (step - 3)}
+        batch = rows([0, 1, 0, 1, 1, step % 2])
+        at_once.update(logits, batch)
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainMetrics, "_read", lambda self: None)
+            together.update(logits, batch)
+    assert 0 < at_once.values()["auc"] < 1
+    assert together.values() == at_once.values()
+    for name, state in at_once.state_dict().items():
+        other = together.state_dict()[name]
+        assert all(np.array_equal(state[key], other[key]) for key in state), name
