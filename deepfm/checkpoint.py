@@ -238,8 +238,9 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
 
 def _with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a checkpoint, those of earlier releases with the precision that they had."""
-    training = {"precision": "fp32", **config["training"]}
-    return {**config, "training": training}
+    if not isinstance(training := config.get("training"), Mapping):
+        return dict(config)
+    return {**config, "training": {"precision": "fp32", **training}}
 
 
 def _checked_weights(weights: object) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ def test_auto_is_written_down_as_what_it_became(tiny_config, run, machine, has, 
     changes = {"training__precision": "auto", "evaluation__precision": "auto"}
     assert main(["train", "--config", str(tiny_config(training__epochs=1, **changes))]) == 0
     assert precisions(run) == [expected, expected]
-    assert f", {expected}, into" in (run / "train.log").read_text()
+    assert f", {expected}, " in (run / "train.log").read_text()
 
 
 @pytest.mark.parametrize("began", [True, False])

@@ -1,6 +1,13 @@
 """Second-order interactions of all field pairs in linear time."""
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from deepfm.models.layers.precision import is_open
 
 
 class FactorizationMachine(nn.Module):
@@ -26,6 +33,28 @@ class FactorizationMachine(nn.Module):
     def forward(self, field_embeddings: Tensor) -> Tensor:
         if field_embeddings.dim() != 3:
             raise ValueError(f"expected embeddings (B, F, D), got {tuple(field_embeddings.shape)}")
+        if is_open() and torch.is_grad_enabled():
+            return _second_order(field_embeddings)
         square_of_sum = field_embeddings.sum(1).square()  # (B, D)
         sum_of_squares = field_embeddings.square().sum(1)  # (B, D)
         return 0.5 * (square_of_sum - sum_of_squares)
+
+
+class _SecondOrder(torch.autograd.Function):
+    """The layer, its gradient in two passes over the vectors: g_d * (sum_i e_{i,d} - e_{j,d})."""
+
+    @staticmethod
+    def forward(ctx: Any, fields: Tensor) -> Tensor:
+        total = fields.sum(1)
+        ctx.save_for_backward(fields, total)
+        return total.square().sub_(fields.square().sum(1)).mul_(0.5)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        fields, total = ctx.saved_tensors
+        others: Tensor = total.unsqueeze(1) - fields
+        return others.mul_(gradient.unsqueeze(1))
+
+
+_second_order: Callable[[Tensor], Tensor] = _SecondOrder.apply

@@ -13,6 +13,7 @@ from deepfm.models.layers.attention import FieldSelfAttention
 from deepfm.models.layers.cin import CIN
 from deepfm.models.layers.dnn import MLP
 from deepfm.models.layers.dropout import ReLUDropout, norm_relu_dropout
+from deepfm.models.layers.fm import FactorizationMachine
 from deepfm.models.layers.precision import (
     ProductLinear,
     has_bf16_products,
@@ -166,6 +167,17 @@ def test_a_network_equals_float64(norm, dropout, activation):
         for (key, one), other in zip(mlp.named_buffers(), exact.buffers(), strict=True):
             assert one.dtype in (torch.float32, torch.int64)
             torch.testing.assert_close(one.double(), other.double(), rtol=0.02, atol=0.02, msg=key)
+
+
+def test_the_second_order_of_a_training_step_is_the_layers_bit_by_bit():
+    layer, fields = FactorizationMachine(), drawn(40, 6, 5)
+    expected, of_fields = gradients(layer, fields.double())
+    plain = gradients(layer, fields)[0]
+    with products_in("fp32"):
+        found, gradient = gradients(layer, fields)
+    assert torch.equal(found, plain)
+    torch.testing.assert_close(gradient.double(), of_fields, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_hidden_outputs_are_float32():
