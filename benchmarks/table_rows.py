@@ -2,12 +2,13 @@
 
     python benchmarks/table_rows.py --optimizers rowwise_adagrad lazy_adam --repeats 3
 
-The model and the rows of `ours.py` on W1 (a million table rows) and on W1x50, which differs in
-its cardinalities alone: 50 times as many ids per field, drawn by the same law, 50 million table
-rows. One process per measurement, small and large in turns. `lazy_adam` keeps three numbers per
-weight and needs 11 GB for 50 million rows, `rowwise_adagrad` 4.5 GB. Prints a line of JSON per
-optimizer: microseconds of CPU time per training row, medians over the repeats, and how many
-more the large tables take.
+The model and the rows of `ours.py` on W1, a million table rows, and with 50 million: `W1-spread` has
+the same rows, ids spread over tables 50 times as large, so that nothing differs but the
+size; with `--drawn` also on `W1x50`, 50 times as many ids by the same law, of which a batch has
+almost twice as many distinct ones. One process per measurement, in turns. `lazy_adam` keeps three
+numbers per weight and needs 11 GB for 50 million rows, `rowwise_adagrad` 4.3 GB. Prints a line of
+JSON per optimizer: microseconds of CPU time per training row and how many more than W1's, medians
+over the repeats, and peak memory.
 """
 
 import argparse
@@ -19,12 +20,14 @@ from pathlib import Path
 from ours import OPTIMIZERS
 from process import start
 
-SMALL, LARGE = "W1", "W1x50"
+SMALL, SPREAD, DRAWN = "W1", "W1-spread", "W1x50"
 
 
-def compare(optimizer: str, *, repeats: int, rows: int, threads: int) -> dict[str, object]:
-    """Microseconds per training row and peak memory on both, and the difference."""
-    micros: dict[str, list[float]] = {SMALL: [], LARGE: []}
+def compare(
+    optimizer: str, larger: list[str], *, repeats: int, rows: int, threads: int
+) -> dict[str, object]:
+    """Microseconds per training row and peak memory of each workload, and what more than W1."""
+    micros: dict[str, list[float]] = {workload: [] for workload in (SMALL, *larger)}
     memory = dict.fromkeys(micros, 0)
     for _ in range(repeats):
         for workload, found in micros.items():
@@ -39,11 +42,10 @@ def compare(optimizer: str, *, repeats: int, rows: int, threads: int) -> dict[st
         "repeats": repeats,
         "rows": rows,
         "threads": threads,
-        **{
-            f"{workload}_us_per_row": [round(value, 2) for value in sorted(found)]
-            for workload, found in micros.items()
+        "us_per_row": {workload: round(value, 2) for workload, value in median.items()},
+        "us_more_per_row": {
+            workload: round(median[workload] - median[SMALL], 2) for workload in larger
         },
-        "us_more_per_row": round(median[LARGE] - median[SMALL], 2),
         "peak_memory_mb": memory,
     }
 
@@ -60,10 +62,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=102_400)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--drawn", action="store_true", help="W1x50 too")
     arguments = parser.parse_args()
     for optimizer in arguments.optimizers:
         found = compare(
             optimizer,
+            [SPREAD, *([DRAWN] * arguments.drawn)],
             repeats=arguments.repeats,
             rows=arguments.rows,
             threads=arguments.threads,

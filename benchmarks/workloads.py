@@ -46,11 +46,12 @@ class Workload(NamedTuple):
     hidden: tuple[int, ...]
     batch_norm: bool
     dropout: float
+    stretch: int = 1  # table rows per id that can occur; the others are never read
 
     @property
     def vocabulary_sizes(self) -> list[int]:
         """Rows of each sparse field's table, the reserved 0 included."""
-        return [cardinality + 1 for cardinality in self.cardinalities]
+        return [self.stretch * cardinality + 1 for cardinality in self.cardinalities]
 
     @property
     def sequence_vocabulary_size(self) -> int:
@@ -79,6 +80,8 @@ _W1 = (
 WORKLOADS = {
     "W1": Workload("W1", 13, _W1, 0, 0, (400, 400, 400), False, 0.0),
     "W2": Workload("W2", 13, tuple(10 * n for n in _W1), 0, 0, (400, 400, 400), False, 0.0),
+    # 50 million table rows: W1's ids spread over them, and as many ids as that
+    "W1-spread": Workload("W1-spread", 13, _W1, 0, 0, (400, 400, 400), False, 0.0, stretch=50),
     "W1x50": Workload("W1x50", 13, tuple(50 * n for n in _W1), 0, 0, (400, 400, 400), False, 0.0),
     "W3": Workload("W3", 0, (943, 1682, 2, 7, 21, 800), 19, 6, (256, 128, 64), True, 0.1),
 }
@@ -150,6 +153,7 @@ def generate(workload: Workload, rows: int) -> Split:
     interaction = (total**2 - squares).sum(1)
     logit = 1.5 * _standardized(first_order) + 0.8 * _standardized(interaction) - 1.0
     label = (random.random(rows) < 1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
+    sparse *= workload.stretch
     return Split(dense, sparse, ids, lengths, label)
 
 

@@ -42,6 +42,15 @@ def test_a_workload_is_the_same_every_time_and_keeps_id_0_free(name):
         np.testing.assert_array_equal((first.sequence > 0).sum(1), first.lengths)
 
 
+def test_a_stretched_workload_has_the_same_rows_in_larger_tables():
+    plain, stretched = (generate(WORKLOADS[name], 64) for name in ("W1", "W1-spread"))
+    np.testing.assert_array_equal(stretched.sparse, 50 * plain.sparse)
+    np.testing.assert_array_equal(stretched.label, plain.label)
+    sizes, larger = (WORKLOADS[name].vocabulary_sizes for name in ("W1", "W1-spread"))
+    assert [50 * (size - 1) + 1 for size in sizes] == larger
+    assert (stretched.sparse.max(0) < larger).all()
+
+
 def test_the_floor_counts_two_operations_per_weight():
     # 26 embeddings of 16 and 13 dense fields; 429 * 400 + 2 * 400 * 400 + 400 weights
     assert layers(WORKLOADS["W1"])[0] == (429, 400)
