@@ -2,8 +2,8 @@
 
     python benchmarks/table_rows.py --optimizers rowwise_adagrad lazy_adam --repeats 3
 
-The model and the rows of `ours.py` on W1, a million table rows, and with 50 million: `W1-spread` has
-the same rows, ids spread over tables 50 times as large, so that nothing differs but the
+The model and the rows of `ours.py` on W1, a million table rows, and with 50 million: `W1-spread`
+has the same rows, ids spread over tables 50 times as large, so that nothing differs but the
 size; with `--drawn` also on `W1x50`, 50 times as many ids by the same law, of which a batch has
 almost twice as many distinct ones. One process per measurement, in turns. `lazy_adam` keeps three
 numbers per weight and needs 11 GB for 50 million rows, `rowwise_adagrad` 4.3 GB. Prints a line of
