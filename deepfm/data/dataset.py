@@ -32,7 +32,8 @@ class Catalogue(NamedTuple):
 
     @classmethod
     def of(cls, schema: DatasetSchema, inputs: Inputs) -> "Catalogue":
-        return cls(inputs, ItemColumns.of(schema))
+        """Of encoded items, whose ids a data set may hold as int32."""
+        return cls(inputs.to("cpu"), ItemColumns.of(schema))
 
     def overwrite(self, inputs: Inputs, rows: Tensor, items: Tensor) -> None:
         """Overwrite, in place, the item features of some rows with those of the given items."""
