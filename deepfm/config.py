@@ -197,7 +197,7 @@ class TrainingConfig:
     evaluate_every_steps: int | None = limited(None, at_least=1)
     log_every_steps: int | None = limited(None, at_least=1)
     threads: int | None = limited(None, at_least=1)
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
     scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")

@@ -16,7 +16,8 @@ READABLE_VERSIONS = (1, 2)
 def current_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The content of a config of any version that can be read, as one of this version.
 
-    Version 1: `scale: log1p` is ln(1 + x), not standardised, and the output bias starts at 0.
+    Version 1: `scale: log1p` is ln(1 + x), not standardised, the output bias starts at 0, and
+    products are computed in fp32.
 
     Args:
         source: What a warning begins with.
@@ -26,11 +27,12 @@ def current_config(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
         return raw
     LOGGER.warning(
         f"{source}format_version 1: defaults of that version hold (scale log1p is not "
-        "standardised, initial_bias is zero); without the key those of this release do"
+        "standardised, initial_bias is zero, precision is fp32); without the key those of this "
+        "release do"
     )
     raw["format_version"] = FORMAT_VERSION
     if isinstance(training := raw.get("training", {}), Mapping):
-        raw["training"] = {"initial_bias": "zero", **training}
+        raw["training"] = {"initial_bias": "zero", "precision": "fp32", **training}
     fields = raw
     for section in ("data", "table", "fields"):
         if not isinstance(below := fields.get(section), Mapping):

@@ -100,6 +100,7 @@ def test_steps_equal_a_plain_loop(tiny_data, optimizer, every):
     model, trainer = make(
         tiny_data,
         epochs=1,
+        precision="fp32",
         optimizer=optimizer,
         gradient_clip_norm=0.05,
         gradient_accumulation_steps=every,
@@ -122,6 +123,7 @@ def test_steps_of_an_exact_sparse_optimizer_equal_a_plain_loop(
     model, trainer = make(
         tiny_data,
         epochs=1,
+        precision="fp32",
         sparse_optimizer={"name": optimizer, "lr": 0.05},
         gradient_clip_norm=0.05,
         gradient_clip_scope="all" if sparse_update == "step" else "dense",

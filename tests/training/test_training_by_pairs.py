@@ -174,7 +174,7 @@ def test_scores_and_no_probabilities(by_pairs, tmp_path, capsys):
 
 def test_every_model_learns_by_pairs(by_pairs):
     for name in ("deepfm", "xdeepfm", "attention_deepfm", "wide_and_deep"):
-        steps = {"epochs": 6, "batch_size": 32, "lr": 0.03}
+        steps = {"epochs": 6, "batch_size": 32, "lr": 0.03, "precision": "fp32"}
         path = by_pairs(model_name=name, **{f"training__{k}": v for k, v in steps.items()})
         metrics = experiment.train(load_config(path), overwrite=True)
         assert metrics["test"]["auc"] > 0.55, name
