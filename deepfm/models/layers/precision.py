@@ -87,8 +87,9 @@ def _runs_in_onednn(x: Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN's kernel is the fast one for a product of this type.
 
     In float32 it computes in float32, unless the program has allowed torch less by
-    `torch.set_float32_matmul_precision`, which is left as it is. On a processor with AVX-512 it is up to twice as fast as MKL for widths that are
-    no multiple of 16, and 10 % for others; a call costs 15 µs more.
+    `torch.set_float32_matmul_precision`, which is left as it is. On a processor with AVX-512 it is
+    up to twice as fast as MKL for widths that are no multiple of 16, and 10 % for others; a call
+    costs 15 µs more.
     """
     is_worth_it = dtype is torch.bfloat16 or (x.dim() == 2 and len(x) >= MANY_ROWS)
     return is_worth_it and _KERNELS.get((dtype, x.device.type), False)
