@@ -187,7 +187,6 @@ def test_single_precision_keeps_its_spelling():
         ([{1: 2}], "expected the name of a column, found 1"),
         (OlderFrame(3), "found OlderFrame"),
     ],
-    ids=str,
 )
 def test_what_is_none_of_the_forms(given, message):
     for function in (as_table, plain_columns):
@@ -204,7 +203,6 @@ def test_what_is_none_of_the_forms(given, message):
         ([object()], "column f: .*found object: "),
         ([["a"], "a"], "column f: .*found list, str: "),
     ],
-    ids=str,
 )
 def test_values_that_do_not_go_together(values, message):
     for given in ({"f": values}, [{"f": value} for value in values]):
