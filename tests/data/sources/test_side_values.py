@@ -63,7 +63,9 @@ def test_ids_are_found_where_arrow_finds_them(vocabulary, wanted):
         found = values._sides["user"].places(column_of(wanted, len(wanted)))
     except NotPlain:
         return
-    assert found == find(pa.array(wanted), vocabulary).to_pylist()
+    # Of numbers beyond int64 Arrow makes no array by itself, and no table here has them.
+    in_arrow = [None if type(one) is int and abs(one) >= 2**63 else one for one in wanted]
+    assert found == find(pa.array(in_arrow), vocabulary).to_pylist()
 
 
 @pytest.mark.parametrize(
