@@ -136,7 +136,7 @@ class _AttentionLayer(nn.Module):
         if self.divisor != 1.0:
             scores = scores / self.divisor
         weights = self.dropout(scores.softmax(-1)).to(value.dtype)
-        attended = (weights @ value).transpose(1, 2).flatten(2).to(x.dtype)  # (B, F, A)
+        attended: Tensor = (weights @ value).transpose(1, 2).flatten(2).to(x.dtype)  # (B, F, A)
         if self.adds_input:
             attended = attended + (x if self.residual is None else self.residual(x))
         if self.norm is None:
