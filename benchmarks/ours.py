@@ -5,12 +5,12 @@
 
 The model is a DeepFM if `--model` names no other; the workload says what its DNN is. Dense fields
 go raw into the first-order term and the DNN (429 inputs on W1), with `--dense embedded` by a linear
-map to 16 numbers each (624 inputs); a first-order weight per id, mean pooling of the multi-hot field. `--optimizer` updates the embedding tables:
-`lazy_adam` and `rowwise_adagrad` touch the rows of a batch only, `adam` is the exact dense
-update; all other weights have Adam. Embeddings begin normal with a deviation of 0.01, about as
-the peers' do. `--precision` is that of the DNN's products, in training and in scoring.
-`Trainer.fit` validates at the end of each epoch, here on one batch, copies the
-best weights and puts them back at the end, all outside a step.
+map to 16 numbers each (624 inputs); a first-order weight per id, mean pooling of the multi-hot
+field. `--optimizer` updates the embedding tables: `lazy_adam` and `rowwise_adagrad` touch the rows
+of a batch only, `adam` is the exact dense update; all other weights have Adam. Embeddings begin
+normal with a deviation of 0.01, about as the peers' do. `--precision` is that of the model's
+products, in training and in scoring. `Trainer.fit` validates at the end of each epoch, here on one
+batch, copies the best weights and puts them back at the end, all outside a step.
 """
 
 import argparse

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
+    AutoIntConfig,
+    DCNConfig,
+    DCNv2Config,
     DeepFMConfig,
     FactorizationMachineConfig,
+    FCNConfig,
+    FwFMConfig,
+    LRConfig,
     ModelConfig,
     WideAndDeepConfig,
     XDeepFMConfig,
@@ -48,7 +54,13 @@ MODELS: dict[str, Entry] = {
         AttentionDeepFMConfig, "deepfm.models.attention_deepfm:AttentionDeepFM"
     ),
     "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
+    "lr": Entry(LRConfig, "deepfm.models.lr:LR"),
     "fm": Entry(FactorizationMachineConfig, "deepfm.models.fm:FM"),
+    "fwfm": Entry(FwFMConfig, "deepfm.models.fwfm:FwFM"),
+    "dcn": Entry(DCNConfig, "deepfm.models.dcn:DCN"),
+    "dcn_v2": Entry(DCNv2Config, "deepfm.models.dcn_v2:DCNv2"),
+    "autoint": Entry(AutoIntConfig, "deepfm.models.autoint:AutoInt"),
+    "fcn": Entry(FCNConfig, "deepfm.models.fcn:FCN"),
 }
 
 

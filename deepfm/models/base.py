@@ -114,8 +114,7 @@ class BaseCTRModel(nn.Module, ABC):
         self._build_components()
         self.final = None
         if self.has_network and (final := self.networks.final) is not None:
-            deep_width = self.networks.dnn.hidden_units[-1]
-            width = self.uses_first_order + self.interaction_dim + deep_width
+            width = self.uses_first_order + self.interaction_dim + self.deep_width
             network = _network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
@@ -177,13 +176,17 @@ class BaseCTRModel(nn.Module, ABC):
         return 0
 
     @property
+    def deep_width(self) -> int:
+        """Width of what `final` gets of the networks, or of the one network, below it."""
+        return self.networks.dnn.hidden_units[-1]
+
+    @property
     def output_bias(self) -> nn.Parameter | None:
         """The bias that every logit has: the global one, or that of the last output layer."""
         if self.bias is not None:
             return self.bias
-        branch = getattr(self, "dnn", None) if self.final is None else self.final
-        last = branch[-1] if isinstance(branch, nn.Sequential) else None
-        return last.bias if isinstance(last, nn.Linear) else None
+        biases = [layer.bias for layer in self.output_layers if layer.bias is not None]
+        return biases[-1] if biases else None
 
     @property
     def device(self) -> torch.device:
@@ -255,7 +258,10 @@ class BaseCTRModel(nn.Module, ABC):
         """The map from a branch's output to logits; without a bias where there is a global one."""
         bias = bias and not self.has_global_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
-        initialize_linears([linear], (self.networks.final or self.networks.dnn).init)
+        init = "xavier_uniform"
+        if self.has_network:
+            init = (self.networks.final or self.networks.dnn).init
+        initialize_linears([linear], init)
         self.output_layers.append(linear)
         return linear
 

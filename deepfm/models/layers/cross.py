@@ -47,7 +47,7 @@ class VectorCrossNetwork(nn.Module):
 
     def forward(self, x0: Tensor) -> Tensor:
         along = product(x0, torch.cat(list(self.weights)))  # (B, L)
-        scale, shift = torch.ones_like(along[:, :1]), torch.zeros_like(self.biases[0])
+        scale, shift = torch.ones_like(along[:, :1]), x0.new_zeros(self.output_dim)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             scale = scale * (1 + along[:, layer : layer + 1]) + (weight * shift).sum()  # (B, 1)
             shift = shift + bias  # (n,)

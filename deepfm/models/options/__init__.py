@@ -2,12 +2,26 @@
 
     sections   what several models read
     fm         factorization machines, alone and with networks
+    crosses    linear models, weighted pairs, cross networks, attention over fields
 
 No torch here: a config is read, checked and explained without it. A default stands here and
 nowhere else. The first sentence of each entry under `Attributes` is what `deepfm config` prints.
 Options of a model's own stand in one section that is named like the model.
 """
 
+from deepfm.models.options.crosses import (
+    AutoIntConfig,
+    CrossV2Config,
+    DCNConfig,
+    DCNv2Config,
+    FCNConfig,
+    FieldAttentionConfig,
+    FieldWeightedConfig,
+    FwFMConfig,
+    LRConfig,
+    MaskedCrossConfig,
+    VectorCrossConfig,
+)
 from deepfm.models.options.fm import (
     AttentionDeepFMConfig,
     DeepFMConfig,
@@ -29,15 +43,26 @@ from deepfm.models.options.sections import (
 __all__ = [
     "AttentionConfig",
     "AttentionDeepFMConfig",
+    "AutoIntConfig",
     "CINConfig",
+    "CrossV2Config",
+    "DCNConfig",
+    "DCNv2Config",
     "DNNConfig",
     "DeepFMConfig",
+    "FCNConfig",
     "FMConfig",
     "FactorizationMachineConfig",
     "FeatureConfig",
+    "FieldAttentionConfig",
+    "FieldWeightedConfig",
+    "FwFMConfig",
+    "LRConfig",
+    "MaskedCrossConfig",
     "ModelConfig",
     "NetworkConfig",
     "Norm",
+    "VectorCrossConfig",
     "WideAndDeepConfig",
     "XDeepFMConfig",
 ]
