@@ -23,7 +23,7 @@ ON_MPS = set(
     index_select leaky_relu leaky_relu_backward lt masked_fill mm mul native_batch_norm
     native_batch_norm_backward native_layer_norm native_layer_norm_backward ne neg
     new_empty_strided new_zeros ones_like permute pow relu searchsorted select select_backward
-    sigmoid sin slice slice_backward split split_with_sizes squeeze stack sub sum t
+    sigmoid sigmoid_backward sin slice slice_backward split split_with_sizes squeeze stack sub sum t
     threshold_backward transpose unbind unsqueeze view
     """.split()  # noqa: SIM905
 )
@@ -42,7 +42,12 @@ GROUPS = {
 
 
 # Groups of models that read others than these.
-OWN_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {}
+OWN_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "finalmlp": {"deep": GROUPS["deep"], "gate_1": ("keys", "user", "views"), "gate_2": ("price",)},
+    "tf4ctr": {"deep": GROUPS["deep"], "easy": GROUPS["deep"]},
+    "dlrm": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
+    "wukong": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
+}
 # Models without a network `dnn`, and those that take no network `final`, or always have one.
 WITHOUT_NETWORK = {"fm"}
 WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
