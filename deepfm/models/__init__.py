@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
+    AutoIntConfig,
+    DCNConfig,
+    DCNv2Config,
     DeepFMConfig,
     DLRMConfig,
     FactorizationMachineConfig,
+    FCNConfig,
     FinalMLPConfig,
     FinalNetConfig,
+    FwFMConfig,
+    LRConfig,
     MaskNetConfig,
     ModelConfig,
     MultiTowerConfig,
@@ -55,6 +61,7 @@ MODELS: dict[str, Entry] = {
         AttentionDeepFMConfig, "deepfm.models.attention_deepfm:AttentionDeepFM"
     ),
     "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
+    "lr": Entry(LRConfig, "deepfm.models.lr:LR"),
     "fm": Entry(FactorizationMachineConfig, "deepfm.models.fm:FM"),
     "masknet": Entry(MaskNetConfig, "deepfm.models.masknet:MaskNet"),
     "finalmlp": Entry(FinalMLPConfig, "deepfm.models.finalmlp:FinalMLP"),
@@ -63,6 +70,11 @@ MODELS: dict[str, Entry] = {
     "wukong": Entry(WukongConfig, "deepfm.models.wukong:Wukong"),
     "dlrm": Entry(DLRMConfig, "deepfm.models.dlrm:DLRM"),
     "multi_tower": Entry(MultiTowerConfig, "deepfm.models.multi_tower:MultiTower"),
+    "fwfm": Entry(FwFMConfig, "deepfm.models.fwfm:FwFM"),
+    "dcn": Entry(DCNConfig, "deepfm.models.dcn:DCN"),
+    "dcn_v2": Entry(DCNv2Config, "deepfm.models.dcn_v2:DCNv2"),
+    "autoint": Entry(AutoIntConfig, "deepfm.models.autoint:AutoInt"),
+    "fcn": Entry(FCNConfig, "deepfm.models.fcn:FCN"),
 }
 
 

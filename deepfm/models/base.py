@@ -187,9 +187,8 @@ class BaseCTRModel(nn.Module, ABC):
         """The bias that every logit has: the global one, or that of the last output layer."""
         if self.bias is not None:
             return self.bias
-        branch = getattr(self, "dnn", None) if self.final is None else self.final
-        last = branch[-1] if isinstance(branch, nn.Sequential) else None
-        return last.bias if isinstance(last, nn.Linear) else None
+        biases = [layer.bias for layer in self.output_layers if layer.bias is not None]
+        return biases[-1] if biases else None
 
     @property
     def device(self) -> torch.device:
@@ -261,7 +260,10 @@ class BaseCTRModel(nn.Module, ABC):
         """The map from a branch's output to logits; without a bias where there is a global one."""
         bias = bias and not self.has_global_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
-        initialize_linears([linear], (self.networks.final or self.networks.dnn).init)
+        init = "xavier_uniform"
+        if self.has_network:
+            init = (self.networks.final or self.networks.dnn).init
+        initialize_linears([linear], init)
         self.output_layers.append(linear)
         return linear
 

@@ -20,7 +20,7 @@ ON_MPS = set(
     arange bernoulli_
     binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone copy_ cos cumsum
     detach div div_ embedding embedding_dense_backward empty empty_like eq expand flip index
-    index_select leaky_relu leaky_relu_backward lt masked_fill mm mul native_batch_norm
+    index_add index_select leaky_relu leaky_relu_backward lt masked_fill mm mul native_batch_norm
     native_batch_norm_backward native_layer_norm native_layer_norm_backward ne neg
     new_empty_strided new_zeros ones_like permute pow relu searchsorted select select_backward
     sigmoid sigmoid_backward sin slice slice_backward split split_with_sizes squeeze stack sub sum t
@@ -49,7 +49,8 @@ OWN_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "wukong": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
 }
 # Models without a network `dnn`, and those that take no network `final`, or always have one.
-WITHOUT_NETWORK = {"fm"}
+WITHOUT_NETWORK = {"lr", "fm", "fwfm", "fcn"}
+WITHOUT_DROPOUT = WITHOUT_NETWORK - {"fcn"}
 WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
 
 
@@ -174,7 +175,8 @@ def test_the_seed_alone_decides_the_weights(schema, config):
 
 def test_overfits_32_rows(model, schema):
     inputs, label = random_inputs(schema, 32), labels(32)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    rate = 0.1 if model.config.name == "lr" else 0.02  # nothing but weights that start near 0
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     for _ in range(150):
         optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(model(inputs), label).backward()
@@ -254,6 +256,6 @@ def test_a_training_step_uses_nothing_that_mps_lacks(schema, config, scope):
         (loss + model.get_l2_reg_loss(inputs)).backward()
         model.predict(inputs)
     assert torch.float64 not in recorder.dtypes
-    of_dropouts = set() if config.model_name in WITHOUT_NETWORK else ON_CPU_ONLY
-    assert recorder.operators - ON_MPS == of_dropouts
+    of_dropouts = set() if config.model_name in WITHOUT_DROPOUT else ON_CPU_ONLY
+    assert recorder.operators - ON_MPS <= of_dropouts
     assert "embedding_dense_backward" in recorder.operators  # the backward pass was recorded

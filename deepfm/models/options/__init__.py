@@ -1,17 +1,30 @@
 """What a config says about a model: one dataclass per model, one per section that it reads.
 
-    sections   what several models read
-    fm         factorization machines, alone and with networks
-
-    masknet    MaskNet
-    streams    networks beside each other: FinalMLP, FinalNet, TF4CTR, towers
-    sparse_dense    ids and numbers apart: DLRM, Wukong
+    sections       what several models read
+    fm             factorization machines, alone and with networks
+    crosses        linear models, weighted pairs, cross networks, attention over fields
+    masknet        MaskNet
+    streams        networks beside each other: FinalMLP, FinalNet, TF4CTR, towers
+    sparse_dense   ids and numbers apart: DLRM, Wukong
 
 No torch here: a config is read, checked and explained without it. A default stands here and
 nowhere else. The first sentence of each entry under `Attributes` is what `deepfm config` prints.
 Options of a model's own stand in one section that is named like the model.
 """
 
+from deepfm.models.options.crosses import (
+    AutoIntConfig,
+    CrossV2Config,
+    DCNConfig,
+    DCNv2Config,
+    FCNConfig,
+    FieldAttentionConfig,
+    FieldWeightedConfig,
+    FwFMConfig,
+    LRConfig,
+    MaskedCrossConfig,
+    VectorCrossConfig,
+)
 from deepfm.models.options.fm import (
     AttentionDeepFMConfig,
     DeepFMConfig,
@@ -51,20 +64,30 @@ from deepfm.models.options.streams import (
 __all__ = [
     "AttentionConfig",
     "AttentionDeepFMConfig",
+    "AutoIntConfig",
     "BilinearStreamsConfig",
     "CINConfig",
+    "CrossV2Config",
+    "DCNConfig",
+    "DCNv2Config",
     "DLRMConfig",
     "DNNConfig",
     "DeepFMConfig",
     "DotsConfig",
+    "FCNConfig",
     "FMConfig",
     "FactorizationMachineConfig",
     "FactorizedBlocksConfig",
     "FeatureConfig",
+    "FieldAttentionConfig",
+    "FieldWeightedConfig",
     "FinalMLPConfig",
     "FinalNetConfig",
+    "FwFMConfig",
+    "LRConfig",
     "MaskBlocksConfig",
     "MaskNetConfig",
+    "MaskedCrossConfig",
     "ModelConfig",
     "MultiTowerConfig",
     "NetworkConfig",
@@ -72,6 +95,7 @@ __all__ = [
     "TF4CTRConfig",
     "TowersConfig",
     "TwinTowersConfig",
+    "VectorCrossConfig",
     "WideAndDeepConfig",
     "WukongConfig",
     "WukongLayerConfig",
