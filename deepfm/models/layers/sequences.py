@@ -71,6 +71,23 @@ def sequence_view(
     )
 
 
+class Encoding(NamedTuple):
+    """An encoder, what it reads, and where its output stands.
+
+    Attributes:
+        name: Of its output among the parts of a view.
+        encoder: The encoder.
+        sequence: Name of the sequence that it reads.
+        group: The flat view whose end its output stands at; `fields`: it stands in for the pooled
+            vectors of the sequence's fields.
+    """
+
+    name: str
+    encoder: "SequenceEncoder"
+    sequence: str
+    group: str
+
+
 class SequenceEncoder(nn.Module):
     """An encoder with what it is to read of a view, (B, output_dim).
 
