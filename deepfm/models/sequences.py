@@ -82,7 +82,8 @@ def sequences_of(schema: DatasetSchema, feature: FeatureConfig) -> dict[str, Seq
         for field in given.query:
             if not schema.fields[field].is_dense and schema.fields[field].numbers:
                 raise ConfigError(
-                    f"field {field} is a sequence of numbers, which no query has", key=f"{key}.query"
+                    f"field {field} is a sequence of numbers, which no query has",
+                    key=f"{key}.query",
                 )
         found[name] = SequenceFields(
             tuple(given.query), tuple(events), feature.table_suffixes.get(name, "")
@@ -170,7 +171,8 @@ def build_encoders(
         )
         if not fields.query and options.name not in WITHOUT_QUERY:
             raise ConfigError(
-                f"{options.name} compares events with a query", key=f"feature.sequences.{name}.query"
+                f"{options.name} compares events with a query",
+                key=f"feature.sequences.{name}.query",
             )
         places = schema.fields[fields.sequence[0]].max_length if options.positions else 0
         if options.positions and not places:

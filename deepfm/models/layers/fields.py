@@ -87,6 +87,9 @@ class NumbersField(NamedTuple):
         return 1
 
 
+Field = IdField | DenseField | NumbersField
+
+
 def first_readers(fields: Iterable[IdField]) -> dict[str, IdField]:
     """By name of their tables, the first field that reads them, which describes them.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
-from deepfm.models.layers.fields import DenseField, IdField, NumbersField
+from deepfm.models.layers.fields import DenseField, Field, IdField, NumbersField
 from deepfm.models.layers.initializers import initializer_from
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.numbers import EncodedFields, groups_of_one_shape
@@ -103,7 +103,7 @@ class Lookup(nn.Module):
 
     def __init__(
         self,
-        fields: Sequence[IdField | DenseField | NumbersField],
+        fields: Sequence[Field],
         requests: Sequence[Request],
         *,
         first_order: bool = False,

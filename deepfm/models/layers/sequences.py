@@ -3,7 +3,7 @@
 The encoders themselves are in `encoders`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from deepfm.models.layers.lookup import Part, Vectors
 from deepfm.models.layers.tables import EMBEDDING
 from deepfm.models.layers.views import end_to_end
+
+FIELDS = "fields"  # the group of an encoder that stands in for pooled vectors
 
 
 class SequenceFields(NamedTuple):
@@ -43,6 +45,20 @@ class SequenceView(NamedTuple):
     sequence: Tensor
     mask: Tensor
     lengths: Tensor
+
+
+def only_encoded(
+    sequences: Mapping[str, SequenceFields], encodings: "Sequence[Encoding]"
+) -> set[str]:
+    """The sequence fields that a flat view shows as what is made of them, not pooled besides.
+
+    Args:
+        sequences: Those that somebody reads: encoders, or else the model.
+    """
+    in_place = {e.sequence for e in encodings if e.group == FIELDS}
+    behind = {e.sequence for e in encodings if e.group != FIELDS}
+    names = [name for name in sequences if name in behind or name not in in_place]
+    return {field for name in names for field in sequences[name].sequence}
 
 
 def sequence_view(

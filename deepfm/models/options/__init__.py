@@ -2,6 +2,8 @@
 
     sections   what several models read
     fm         factorization machines, alone and with networks
+    sequences  sequences of events and their encoders
+    towers     networks over groups of fields, and encoders beside them
 
 No torch here: a config is read, checked and explained without it. A default stands here and
 nowhere else. The first sentence of each entry under `Attributes` is what `deepfm config` prints.
@@ -25,19 +27,23 @@ from deepfm.models.options.sections import (
     NetworkConfig,
     Norm,
 )
+from deepfm.models.options.towers import DINTowersConfig, MultiTowerDINConfig, TowersConfig
 
 __all__ = [
     "AttentionConfig",
     "AttentionDeepFMConfig",
     "CINConfig",
+    "DINTowersConfig",
     "DNNConfig",
     "DeepFMConfig",
     "FMConfig",
     "FactorizationMachineConfig",
     "FeatureConfig",
     "ModelConfig",
+    "MultiTowerDINConfig",
     "NetworkConfig",
     "Norm",
+    "TowersConfig",
     "WideAndDeepConfig",
     "XDeepFMConfig",
 ]
