@@ -11,9 +11,17 @@ from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
     DeepFMConfig,
+    DLRMConfig,
     FactorizationMachineConfig,
+    FinalMLPConfig,
+    FinalNetConfig,
+    MaskNetConfig,
     ModelConfig,
+    MultiTowerConfig,
+    MultiTowerDINConfig,
+    TF4CTRConfig,
     WideAndDeepConfig,
+    WukongConfig,
     XDeepFMConfig,
 )
 
@@ -49,6 +57,14 @@ MODELS: dict[str, Entry] = {
     ),
     "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
     "fm": Entry(FactorizationMachineConfig, "deepfm.models.fm:FM"),
+    "masknet": Entry(MaskNetConfig, "deepfm.models.masknet:MaskNet"),
+    "finalmlp": Entry(FinalMLPConfig, "deepfm.models.finalmlp:FinalMLP"),
+    "finalnet": Entry(FinalNetConfig, "deepfm.models.finalnet:FinalNet"),
+    "tf4ctr": Entry(TF4CTRConfig, "deepfm.models.tf4ctr:TF4CTR"),
+    "wukong": Entry(WukongConfig, "deepfm.models.wukong:Wukong"),
+    "dlrm": Entry(DLRMConfig, "deepfm.models.dlrm:DLRM"),
+    "multi_tower": Entry(MultiTowerConfig, "deepfm.models.multi_tower:MultiTower"),
+    "multi_tower_din": Entry(MultiTowerDINConfig, "deepfm.models.multi_tower_din:MultiTowerDIN"),
 }
 
 

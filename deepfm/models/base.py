@@ -20,6 +20,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.easyrec.names import dropout_loss
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.features import build_embedding
+from deepfm.models.layers.bilinear import BilinearFusion
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.embedding import FlatGroup, Views
 from deepfm.models.layers.options import called
@@ -93,7 +94,8 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(task.fitted(schema) for task in tasks)
-        self.output_layers: list[nn.Linear] = []  # whose outputs are added to the bias
+        # whose outputs are added to the bias
+        self.output_layers: list[nn.Linear | BilinearFusion] = []
         if len(tasks) > 1 and not self.several_tasks:
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
@@ -115,8 +117,7 @@ class BaseCTRModel(nn.Module, ABC):
         self._build_components()
         self.final = None
         if self.has_network and (final := self.networks.final) is not None:
-            deep_width = self.networks.dnn.hidden_units[-1]
-            width = self.uses_first_order + self.interaction_dim + deep_width
+            width = self.uses_first_order + self.interaction_dim + self.deep_width
             network = _network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
@@ -181,6 +182,11 @@ class BaseCTRModel(nn.Module, ABC):
     def interaction_dim(self) -> int:
         """Width of what `_fuse` gets as interactions; 0 for None."""
         return 0
+
+    @property
+    def deep_width(self) -> int:
+        """Width of what `final` gets of the networks, or of the one network, below it."""
+        return self.networks.dnn.hidden_units[-1]
 
     @property
     def output_bias(self) -> nn.Parameter | None:
@@ -390,11 +396,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
     """The network that a section of the config describes, without an output layer."""
-    name = called(config.activation).removeprefix("nn.")
-    if name and name not in ACTIVATION_NAMES:
-        hint = nearest(name, ACTIVATION_NAMES)
-        problem = f"unknown activation {config.activation!r}; {hint}"
-        raise ConfigError(problem, key=f"{section}.activation")
+    check_activation(config, section)
     with config_section(section):
         return MLP(
             in_features,
@@ -405,6 +407,19 @@ def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
             bias=config.bias,
             init=config.init,
         )
+
+
+def check_activation(config: DNNConfig, section: str) -> None:
+    """Refuse an unknown activation, with the nearest known one.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    name = called(config.activation).removeprefix("nn.")
+    if name and name not in ACTIVATION_NAMES:
+        hint = nearest(name, ACTIVATION_NAMES)
+        problem = f"unknown activation {config.activation!r}; {hint}"
+        raise ConfigError(problem, key=f"{section}.activation")
 
 
 @contextmanager

@@ -193,7 +193,10 @@ def build_encoders(
             attends_unknown=options.unknown == "attend",
             max_length=options.max_length,
         )
-        found.append(Encoding(f"{options.name} of {name}", module, name, options.group))
+        title = f"{options.name} of {name}"
+        others = [one.name for one in found if one.name.partition(" (")[0] == title]
+        title = f"{title} ({len(others) + 1})" if others else title
+        found.append(Encoding(title, module, name, options.group))
     return found
 
 

@@ -407,7 +407,9 @@ class FeatureEmbedding(Lookup):
             for name, (own, query, place) in self._sequence_views.items()
         }
         encoded = self._encoded(vectors, sequences)
-        flat = self._flat(vectors, "deep", self._deep_parts, self._suffixes["deep"], encoded)
+        flat = dense[:, :0]
+        if "deep" not in self._others:
+            flat = self._flat(vectors, "deep", self._deep_parts, self._suffixes["deep"], encoded)
         groups = {
             name: self._flat(vectors, name, parts, suffix, encoded)
             for name, (parts, suffix) in self._others.items()

@@ -4,6 +4,9 @@
     fm         factorization machines, alone and with networks
     sequences  sequences of events and their encoders
     towers     networks over groups of fields, and encoders beside them
+    masknet    MaskNet
+    streams    networks beside each other: FinalMLP, FinalNet, TF4CTR, towers
+    sparse_dense    ids and numbers apart: DLRM, Wukong
 
 No torch here: a config is read, checked and explained without it. A default stands here and
 nowhere else. The first sentence of each entry under `Attributes` is what `deepfm config` prints.
@@ -17,6 +20,7 @@ from deepfm.models.options.fm import (
     WideAndDeepConfig,
     XDeepFMConfig,
 )
+from deepfm.models.options.masknet import MaskBlocksConfig, MaskNetConfig
 from deepfm.models.options.sections import (
     AttentionConfig,
     CINConfig,
@@ -27,23 +31,54 @@ from deepfm.models.options.sections import (
     NetworkConfig,
     Norm,
 )
-from deepfm.models.options.towers import DINTowersConfig, MultiTowerDINConfig, TowersConfig
+from deepfm.models.options.sparse_dense import (
+    DLRMConfig,
+    DotsConfig,
+    WukongConfig,
+    WukongLayerConfig,
+    WukongLayersConfig,
+)
+from deepfm.models.options.streams import (
+    BilinearStreamsConfig,
+    FactorizedBlocksConfig,
+    FinalMLPConfig,
+    FinalNetConfig,
+    MultiTowerConfig,
+    TF4CTRConfig,
+    TowersConfig,
+    TwinTowersConfig,
+)
+from deepfm.models.options.towers import DINTowersConfig, MultiTowerDINConfig
 
 __all__ = [
     "AttentionConfig",
     "AttentionDeepFMConfig",
+    "BilinearStreamsConfig",
     "CINConfig",
     "DINTowersConfig",
+    "DLRMConfig",
     "DNNConfig",
     "DeepFMConfig",
+    "DotsConfig",
     "FMConfig",
     "FactorizationMachineConfig",
+    "FactorizedBlocksConfig",
     "FeatureConfig",
+    "FinalMLPConfig",
+    "FinalNetConfig",
+    "MaskBlocksConfig",
+    "MaskNetConfig",
     "ModelConfig",
+    "MultiTowerConfig",
     "MultiTowerDINConfig",
     "NetworkConfig",
     "Norm",
+    "TF4CTRConfig",
     "TowersConfig",
+    "TwinTowersConfig",
     "WideAndDeepConfig",
+    "WukongConfig",
+    "WukongLayerConfig",
+    "WukongLayersConfig",
     "XDeepFMConfig",
 ]

@@ -1,30 +1,20 @@
-"""Towers over groups of fields, whose outputs meet in a last network."""
+"""Options of towers with encoders of sequences beside them."""
 
 from dataclasses import dataclass, field
 
-from deepfm.models.options.sections import DNNConfig, NetworkConfig
+from deepfm.models.options.sections import NetworkConfig
 from deepfm.models.options.sequences import ENCODERS, EncoderConfig
+from deepfm.models.options.streams import TowersConfig
 from deepfm.utils.named import one_of, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowersConfig:
-    """Networks over groups.
-
-    Attributes:
-        towers: The network of each group of `feature.groups`, by the group's name; none: one over
-            `deep`, which is `dnn`.
-    """
-
-    towers: dict[str, DNNConfig] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class DINTowersConfig(TowersConfig):
-    """Networks over groups, and encoders of sequences.
+    """Towers of groups of fields, and of sequences.
 
     Attributes:
-        din_towers: Encoders of sequences whose outputs are towers, in their order.
+        din_towers: Encoders of sequences, in the order in which their outputs stand behind the
+            other towers'.
     """
 
     din_towers: tuple[EncoderConfig, ...] = one_of(ENCODERS, "encoder", ("din",))
@@ -35,7 +25,7 @@ class DINTowersConfig(TowersConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTowerDINConfig(NetworkConfig):
-    """Options of MultiTowerDIN.
+    """Options of a model of several towers, some of them encoders of sequences.
 
     Attributes:
         multi_tower_din: The towers.
