@@ -172,6 +172,13 @@ def _check_encodings(
                 )
             continue
         fields = sequences[encoding.sequence].sequence
+        width, dim = encoding.encoder.output_dim, encoding.encoder.sequence_dim
+        if width != dim:
+            raise ConfigError(
+                f"{encoding.name} is {width} wide, and the fields that it would stand in for are "
+                f"{dim}",
+                key="feature.encoders.group",
+            )
         for name in fields:
             if (other := replaced.setdefault(name, encoding.name)) != encoding.name:
                 raise ConfigError(

@@ -130,7 +130,7 @@ class SequenceEncoder(nn.Module):
         max_length: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.sequence_dim = encoder, sequence_dim
         self.attends_unknown, self.max_length = attends_unknown, max_length
         self.places = nn.Parameter(torch.zeros(places, sequence_dim)) if places else None
 
