@@ -632,6 +632,86 @@ def mlp(x, layers, activation):
     return np.array(x)
 
 
+def _scored(parts, layers, activation, weight, bias):
+    """Linear(MLP(parts end to end))."""
+    hidden = mlp(np.concatenate(parts), layers, activation)
+    return sum(w * h for w, h in zip(weight, hidden, strict=True)) + bias
+
+
+def _widened(query, sequence):
+    return np.concatenate([query, np.zeros(sequence.shape[1] - len(query))])
+
+
+def din(query, sequence, counts, layers, activation, weight, bias, softmax_of_scores):
+    """One row: query (Dq,), sequence (L, Ds) and which of its positions count."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    scores = [_scored([q, s, q - s, q * s], layers, activation, weight, bias) for s in events]
+    if softmax_of_scores and scores:
+        scores = softmax(scores)
+    total = np.zeros(sequence.shape[1])
+    for a, s in zip(scores, events, strict=True):
+        total = total + a * s
+    return total
+
+
+def simple_attention(query, sequence, counts):
+    """One row, as `din`."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    if not events:
+        return np.zeros(sequence.shape[1])
+    weights = softmax([sum(a * b for a, b in zip(q, s, strict=True)) for s in events])
+    return sum(w * s for w, s in zip(weights, events, strict=True))
+
+
+def multi_window_din(
+    query, sequence, counts, layers, activation, weight, bias, slope, windows, newest
+):
+    """One row, as `din`; windows take so many events each, from the newest on."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    if newest == "last":
+        events.reverse()
+    result = []
+    for window in windows:
+        inside, events = events[:window], events[window:]
+        total = np.zeros(len(q))
+        for s in inside:
+            a = _scored([s, q * s, q], layers, activation, weight, bias)
+            total = total + (a if a > 0 else slope * a) * s
+        result.extend(total / max(len(inside), 1))
+    return np.array([*result, *q])
+
+
+def mean_self_attention(sequence, counts, maps, num_heads):
+    """One row, as `din`. `maps` has (weight, bias) of query, key, value, then of the same inside
+    the attention, and of its output."""
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    width = len(maps["output"][1])
+    if not events:
+        return np.zeros(width)
+
+    def mapped(name, x):
+        weight, bias = maps[name]
+        return weight @ x + bias
+
+    q, k, v = (
+        [mapped(f"inner {name}", mapped(name, s)) for s in events]
+        for name in ("query", "key", "value")
+    )
+    size, total = width // num_heads, np.zeros(width)
+    for t in range(len(events)):
+        attended = np.zeros(width)
+        for head in range(num_heads):
+            own = slice(head * size, (head + 1) * size)
+            weights = softmax([q[t][own] @ key[own] / math.sqrt(size) for key in k])
+            for w, value in zip(weights, v, strict=True):
+                attended[own] += w * value[own]
+        total += maps["output"][0] @ attended + maps["output"][1]
+    return total / len(events)
+
+
 def field_self_attention(fields, layers, num_heads, scale=True, norm="after", identity=False):
     """One row's field vectors (F, D) through layers of {query, key, value, residual?, norm?}.
 

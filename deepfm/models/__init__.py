@@ -24,6 +24,7 @@ from deepfm.models.options import (
     MaskNetConfig,
     ModelConfig,
     MultiTowerConfig,
+    MultiTowerDINConfig,
     TF4CTRConfig,
     WideAndDeepConfig,
     WukongConfig,
@@ -75,6 +76,7 @@ MODELS: dict[str, Entry] = {
     "dcn_v2": Entry(DCNv2Config, "deepfm.models.dcn_v2:DCNv2"),
     "autoint": Entry(AutoIntConfig, "deepfm.models.autoint:AutoInt"),
     "fcn": Entry(FCNConfig, "deepfm.models.fcn:FCN"),
+    "multi_tower_din": Entry(MultiTowerDINConfig, "deepfm.models.multi_tower_din:MultiTowerDIN"),
 }
 
 

@@ -110,6 +110,7 @@ class BaseCTRModel(nn.Module, ABC):
             required=self.required_groups,
             flat_embeddings=self.uses_flat_embeddings,
             flat_groups=self.flat_groups,
+            sequences=self.sequences,
         )
         shape = (self.num_class,) if self.num_class > 1 else ()
         self.bias = nn.Parameter(torch.zeros(shape)) if self.has_global_bias else None
@@ -166,6 +167,11 @@ class BaseCTRModel(nn.Module, ABC):
         `flat_embeddings`.
         """
         return {}
+
+    @property
+    def sequences(self) -> Sequence[str]:
+        """Names of the sequences that `_parts` reads, beside those that encoders read."""
+        return ()
 
     @property
     def required_groups(self) -> tuple[str, ...]:
@@ -277,7 +283,8 @@ class BaseCTRModel(nn.Module, ABC):
         """Whether nothing in the config keeps the logit from being what `PairBranches` says."""
         feature = self.config.feature
         plain = self.final is None and self.num_class == 1 and self.has_global_bias
-        return plain and not feature.groups and feature.variational_dropout is None
+        plain = plain and feature.variational_dropout is None
+        return plain and not (feature.groups or feature.encoders)
 
     def pair_branches(self) -> PairBranches | None:
         """Return what `pairs.PairScorer` needs to score users x items; None: only whole rows score.

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from deepfm.errors import ConfigError
 from deepfm.models.base import Parts
 from deepfm.models.layers.embedding import FlatGroup, Views
-from deepfm.models.options import MultiTowerConfig
+from deepfm.models.options import NetworkConfig, TowersConfig
 from deepfm.models.streams import StreamsModel
 
 
@@ -20,11 +20,17 @@ class MultiTower(StreamsModel):
     Source: no paper; the model `multi_tower` of TorchEasyRec.
     """
 
-    config: MultiTowerConfig
+    config: NetworkConfig
+
+    @property
+    def section(self) -> TowersConfig:
+        """What the config says about the towers, in the section that is named like the model."""
+        found: TowersConfig = getattr(self.config, self.config.name)
+        return found
 
     @property
     def flat_groups(self) -> Mapping[str, FlatGroup | None]:
-        towers, groups = self.config.multi_tower.towers, self.config.feature.groups
+        towers, groups = self.section.towers, self.config.feature.groups
         if towers and not groups:
             raise ConfigError(
                 f"expected the fields of each tower: {', '.join(towers)}", key="feature.groups"
@@ -33,25 +39,33 @@ class MultiTower(StreamsModel):
 
     @property
     def uses_flat_embeddings(self) -> bool:
-        return not self.config.multi_tower.towers
+        return not self.section.towers
 
     @property
     def required_groups(self) -> tuple[str, ...]:
-        return tuple(self.config.multi_tower.towers) or ("deep",)
+        return tuple(self.section.towers) or ("deep",)
 
     def _build_components(self) -> None:
         towers = {}
-        for name, config in self.config.multi_tower.towers.items():
+        for name, config in self.section.towers.items():
             width = self.embedding.group_total_dim(name)
-            towers[name] = self._stream(width, config, f"multi_tower.towers.{name}")
+            towers[name] = self._stream(width, config, f"{self.config.name}.towers.{name}")
         if not towers:
             towers["deep"] = self._stream(self.embedding.total_dim, None, "dnn")
         self.towers = nn.ModuleList(towers.values())
         widths = {name: tower.output_dim for name, tower in towers.items()}
-        self._set_outputs(widths, one_bias=True)
+        self._set_outputs(widths | self._encoder_widths(), one_bias=True)
+
+    def _encoder_widths(self) -> dict[str, int]:
+        """Of what stands beside the towers of a subclass, by name."""
+        return {}
+
+    def _streams(self, views: Views) -> list[Tensor]:
+        """What the towers give, (B, width) each."""
+        read = views.groups or {"deep": views.flat_embeddings}
+        names = self.section.towers or ("deep",)
+        return [tower(read[name]) for name, tower in zip(names, self.towers, strict=True)]
 
     def _parts(self, views: Views) -> Parts:
-        read = views.groups or {"deep": views.flat_embeddings}
-        pairs = zip(self.stream_widths, self.towers, strict=True)
-        streams = [tower(read[name]) for name, tower in pairs]
+        streams = self._streams(views)
         return self._logits(streams) if self.final is None else self._meet(streams)

@@ -11,11 +11,14 @@ from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError
 from deepfm.models import MODELS, build_model
+from deepfm.models.layers import encoders
+from deepfm.models.options.sequences import SequenceConfig
 from tests.models.conftest import changed, random_inputs, replaced
 
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
     """
+    _prelu_kernel _prelu_kernel_backward any constant_pad_nd gt rsqrt rsub scalar_tensor where
     _softmax _softmax_backward_data _to_copy _unsafe_view add add_ addcmul addmm alias amax
     arange bernoulli_
     binary_cross_entropy_with_logits bitwise_and bitwise_not bmm cat clamp clone copy_ cos cumsum
@@ -48,6 +51,27 @@ OWN_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "dlrm": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
     "wukong": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
 }
+SEQUENCES = {
+    "bought": SequenceConfig(query=("item",), sequence=("items",)),
+    "opened": SequenceConfig(query=("children", "price"), sequence=("locks",)),
+    "tagged": SequenceConfig(sequence=("tags",)),
+    "keyed": SequenceConfig(query=("user",), sequence=("keys",)),
+}
+OF_FIELDS = (
+    {"name": "din", "input": "bought", "positions": True, "group": "fields"},
+    {"name": "simple_attention", "input": "keyed", "group": "fields"},
+)
+BEHIND = (
+    {"name": "din", "input": "bought", "positions": True, "norm": "batch"},
+    {"name": "multi_window_din", "input": "opened", "windows": (1, 2), "unknown": "attend"},
+    {"name": "self_attention", "input": "tagged", "attention_dim": 4, "num_heads": 2},
+)
+# What encodes sequences in a model, and the towers of one that has such.
+SEQUENTIAL = {
+    "deepfm": ((*BEHIND, OF_FIELDS[1], {"name": "pooling", "input": "tagged"}), ("din",)),
+    "fm": (OF_FIELDS, ("din",)),
+    "multi_tower_din": ((BEHIND[0], OF_FIELDS[1]), BEHIND),
+}
 # Models without a network `dnn`, and those that take no network `final`, or always have one.
 WITHOUT_NETWORK = {"lr", "fm", "fwfm", "fcn"}
 WITHOUT_DROPOUT = WITHOUT_NETWORK - {"fcn"}
@@ -57,15 +81,23 @@ WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
 @pytest.fixture(
     params=[
         (name, kind)
-        for kind in ("plain", "groups", "final")
+        for kind in ("plain", "groups", "final", "sequences")
         for name in MODELS
         if kind != "final" or name not in WITHOUT_CHOICE_OF_FINAL
+        if kind != "sequences" or name in SEQUENTIAL
     ],
     ids=lambda param: "-".join(param),
 )
 def config(request, config):
     name, kind = request.param
     config = replaced(config, model_name=name)
+    if kind == "sequences":
+        own, towers = SEQUENTIAL[name]
+        config = changed(config, "feature", sequences=SEQUENCES, encoders=own)
+        return changed(config, "multi_tower_din", din_towers=towers)
+    if name == "multi_tower_din":
+        one = {"bought": SEQUENCES["bought"]}
+        config = changed(config, "feature", sequences=one)
     if kind == "plain":
         return config
     groups = OWN_GROUPS.get(name, GROUPS)
@@ -247,7 +279,8 @@ class _Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("scope", ["batch", "table"])
-def test_a_training_step_uses_nothing_that_mps_lacks(schema, config, scope):
+def test_a_training_step_uses_nothing_that_mps_lacks(schema, config, scope, monkeypatch):
+    monkeypatch.setattr(encoders, "counted_positions", lambda mask: None)  # which is the CPU's way
     config = changed(config, "feature", embedding_l2_scope=scope)
     model = build_model(schema, changed(config, "dnn", dropout=0.1))
     inputs, label = model.located(random_inputs(schema, 8)), labels(8)  # as the host prepares them

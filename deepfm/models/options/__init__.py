@@ -1,10 +1,12 @@
 """What a config says about a model: one dataclass per model, one per section that it reads.
 
     sections       what several models read
+    sequences      sequences of events and their encoders
     fm             factorization machines, alone and with networks
     crosses        linear models, weighted pairs, cross networks, attention over fields
     masknet        MaskNet
     streams        networks beside each other: FinalMLP, FinalNet, TF4CTR, towers
+    towers         towers with encoders of sequences beside them
     sparse_dense   ids and numbers apart: DLRM, Wukong
 
 No torch here: a config is read, checked and explained without it. A default stands here and
@@ -60,6 +62,7 @@ from deepfm.models.options.streams import (
     TowersConfig,
     TwinTowersConfig,
 )
+from deepfm.models.options.towers import DINTowersConfig, MultiTowerDINConfig
 
 __all__ = [
     "AttentionConfig",
@@ -70,6 +73,7 @@ __all__ = [
     "CrossV2Config",
     "DCNConfig",
     "DCNv2Config",
+    "DINTowersConfig",
     "DLRMConfig",
     "DNNConfig",
     "DeepFMConfig",
@@ -90,6 +94,7 @@ __all__ = [
     "MaskedCrossConfig",
     "ModelConfig",
     "MultiTowerConfig",
+    "MultiTowerDINConfig",
     "NetworkConfig",
     "Norm",
     "TF4CTRConfig",
