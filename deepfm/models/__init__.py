@@ -16,6 +16,13 @@ from deepfm.models.options import (
     WideAndDeepConfig,
     XDeepFMConfig,
 )
+from deepfm.models.options_tasks import (
+    DBMTLConfig,
+    ESMMConfig,
+    MMoEConfig,
+    PLEConfig,
+    SharedBottomConfig,
+)
 
 if TYPE_CHECKING:
     from deepfm.config import ExperimentConfig
@@ -49,6 +56,11 @@ MODELS: dict[str, Entry] = {
     ),
     "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
     "fm": Entry(FactorizationMachineConfig, "deepfm.models.fm:FM"),
+    "shared_bottom": Entry(SharedBottomConfig, "deepfm.models.shared_bottom:SharedBottom"),
+    "mmoe": Entry(MMoEConfig, "deepfm.models.mmoe:MMoE"),
+    "ple": Entry(PLEConfig, "deepfm.models.ple:PLE"),
+    "dbmtl": Entry(DBMTLConfig, "deepfm.models.dbmtl:DBMTL"),
+    "esmm": Entry(ESMMConfig, "deepfm.models.esmm:ESMM"),
 }
 
 

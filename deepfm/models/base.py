@@ -98,8 +98,8 @@ class BaseCTRModel(nn.Module, ABC):
             model_name=config.name,
             first_order=self.uses_first_order,
             field_group=self.field_group if self.uses_field_embeddings else None,
-            flat_embeddings=self.has_network,
             required=self.required_groups,
+            flat_embeddings=self.uses_flat_embeddings,
         )
         shape = (self.num_class,) if self.num_class > 1 else ()
         self.bias = nn.Parameter(torch.zeros(shape)) if self.has_global_bias else None
@@ -108,7 +108,7 @@ class BaseCTRModel(nn.Module, ABC):
         if self.has_network and (final := self.networks.final) is not None:
             deep_width = self.networks.dnn.hidden_units[-1]
             width = self.uses_first_order + self.interaction_dim + deep_width
-            network = _network(width, final, "final")
+            network = make_network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
     @property
@@ -139,6 +139,10 @@ class BaseCTRModel(nn.Module, ABC):
     def has_network(self) -> bool:
         """Whether a network reads the flat embeddings, and the config says what `networks` are."""
         return True
+
+    @property
+    def uses_flat_embeddings(self) -> bool:
+        return self.has_network
 
     @property
     def field_group(self) -> str:
@@ -173,12 +177,12 @@ class BaseCTRModel(nn.Module, ABC):
     def _build_components(self) -> None:
         """Make the branches from `self.embedding`'s dims and `self.config`."""
 
-    @abstractmethod
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Tensor:
         """Logits (B,) or (B, C) from the views (B, 1), (B, F, D) and (B, total), without the
         global bias."""
+        raise NotImplementedError(f"{type(self).__name__} needs _forward_components")
 
     def _fuse(
         self, first_order: Tensor, interactions: Tensor | None, deep: Tensor | None
@@ -203,7 +207,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     def _dnn_branch(self, in_features: int) -> nn.Sequential:
         """The deep branch, (B, in_features) -> logits (B, C), or its hidden units for `final`."""
-        network = _network(in_features, self.networks.dnn, "dnn")
+        network = make_network(in_features, self.networks.dnn, "dnn")
         if self.networks.final is not None:
             return nn.Sequential(network)
         return nn.Sequential(network, self._output_linear(network.output_dim))
@@ -245,8 +249,8 @@ class BaseCTRModel(nn.Module, ABC):
         """What a class says of its own forward pass."""
         return None
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Return logits, (B,) for one class and (B, C) for more."""
+    def forward(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
+        """Return logits, (B,) for one class and (B, C) for more; of several tasks by name."""
         logits = self._forward_components(*self.embedding(*inputs))
         return logits if self.bias is None else self.bias + logits
 
@@ -319,8 +323,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
-    """The network that a section of the config describes, without an output layer."""
+def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
+    """Return the network that a section of the config describes, without an output layer."""
     name = called(config.activation).removeprefix("nn.")
     if name and name not in ACTIVATION_NAMES:
         hint = nearest(name, ACTIVATION_NAMES)

@@ -18,6 +18,14 @@ from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError
 from deepfm.models import MODELS
 from deepfm.models.options import NetworkConfig
+from deepfm.models.options_tasks import (
+    DBMTLSection,
+    ESMMSection,
+    LevelConfig,
+    MMoESection,
+    PLESection,
+    SharedBottomSection,
+)
 
 
 @pytest.fixture
@@ -119,6 +127,9 @@ def inputs(schema) -> Inputs:
     return random_inputs(schema, 4)
 
 
+TOWER = {"tower": DNNConfig(hidden_units=(8,), dropout=0.0)}
+
+
 @pytest.fixture
 def config() -> ExperimentConfig:
     """Small branches, no dropout, batch norm; `feature.fm_embedding_dim` is 4."""
@@ -127,6 +138,17 @@ def config() -> ExperimentConfig:
         dnn=DNNConfig(hidden_units=(16, 8), dropout=0.0),
         cin=CINConfig(layer_sizes=(5, 4, 3)),
         attention=AttentionConfig(num_heads=2, attention_dim=6, num_layers=2),
+        shared_bottom=SharedBottomSection(bottom=small_network(16), tower=small_network(8)),
+        mmoe=MMoESection(expert=small_network(12, 8), gate=small_network(6), **TOWER),
+        ple=PLESection(
+            levels={
+                "one": LevelConfig(task_expert=small_network(12), shared_experts=2),
+                "two": LevelConfig(task_expert=small_network(8), task_experts=1),
+            },
+            **TOWER,
+        ),
+        dbmtl=DBMTLSection(bottom=small_network(16), expert=small_network(12), **TOWER),
+        esmm=ESMMSection(**TOWER),
     )
 
 
@@ -158,6 +180,16 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
     )
 
 
+# Models that can predict one thing; ESMM predicts three.
+OF_ONE_TASK = [name for name in MODELS if name != "esmm"]
+# Models whose sections `dnn` and `final` are not read.
+WITHOUT_NETWORK = {"fm", "shared_bottom", "mmoe", "ple", "dbmtl", "esmm"}
+
+
+def small_network(*hidden_units: int, **values) -> DNNConfig:
+    return DNNConfig(hidden_units=hidden_units, **({"dropout": 0.0} | values))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EveryConfig(NetworkConfig):
     """The sections of all models, so that a test can go from one model to another."""
@@ -165,6 +197,11 @@ class EveryConfig(NetworkConfig):
     fm: FMConfig = field(default_factory=FMConfig)
     cin: CINConfig = field(default_factory=CINConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    shared_bottom: SharedBottomSection = field(default_factory=SharedBottomSection)
+    mmoe: MMoESection = field(default_factory=MMoESection)
+    ple: PLESection = field(default_factory=PLESection)
+    dbmtl: DBMTLSection = field(default_factory=DBMTLSection)
+    esmm: ESMMSection = field(default_factory=ESMMSection)
 
 
 EVERY = {name: type(name, (EveryConfig,), {"name": name}) for name in MODELS}

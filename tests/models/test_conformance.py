@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError
-from deepfm.models import MODELS, build_model
-from tests.models.conftest import changed, random_inputs, replaced
+from deepfm.models import build_model
+from tests.models.conftest import OF_ONE_TASK, WITHOUT_NETWORK, changed, random_inputs, replaced
 
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
@@ -41,14 +41,11 @@ GROUPS = {
 }  # fmt: skip
 
 
-WITHOUT_NETWORK = {"fm"}
-
-
 @pytest.fixture(
     params=[
         (name, kind)
         for kind in ("plain", "groups", "final")
-        for name in MODELS
+        for name in OF_ONE_TASK
         if kind != "final" or name not in WITHOUT_NETWORK
     ],
     ids=lambda param: "-".join(param),
@@ -181,7 +178,7 @@ def test_the_bias_moves_every_logit(model, schema):
     inputs = random_inputs(schema, 4)
     before = model(inputs)
     with torch.no_grad():
-        (model.final[1].bias if model.bias is None else model.bias).add_(2.0)
+        model.output_bias.add_(2.0)
     torch.testing.assert_close(model(inputs), before + 2.0)
 
 
