@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
-    DeepFMConfig,
-    FactorizationMachineConfig,
-    ModelConfig,
-    WideAndDeepConfig,
-    XDeepFMConfig,
-)
-from deepfm.models.options_tasks import (
     DBMTLConfig,
+    DeepFMConfig,
     ESMMConfig,
+    FactorizationMachineConfig,
     MMoEConfig,
+    ModelConfig,
     PLEConfig,
     SharedBottomConfig,
+    WideAndDeepConfig,
+    XDeepFMConfig,
 )
 
 if TYPE_CHECKING:
@@ -129,13 +127,15 @@ def count_parameters(schema: "DatasetSchema", config: "ExperimentConfig") -> Par
 
 def parameters_of(model: "BaseCTRModel") -> ParameterCount:
     """Return how many weights a model has; the zeros that stand for no value are none."""
-    from deepfm.models.layers.tables import EMBEDDING, WIDE
+    from deepfm.models.layers.tables import is_wide
 
     tables = model.embedding.tables
     of_tables = {id(parameter) for parameter in tables.parameters()}
     dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
-    sizes = {WIDE: 0, EMBEDDING: 0}
+    embedding = wide = 0
     for table in tables.logical.values():
-        sizes[table.suffix] = sizes.get(table.suffix, 0) + table.rows * table.dim
-    wide = sizes.pop(WIDE)
-    return ParameterCount(dense, sum(sizes.values()), wide)
+        if is_wide(table.suffix):
+            wide += table.rows * table.dim
+        else:
+            embedding += table.rows * table.dim
+    return ParameterCount(dense, embedding, wide)

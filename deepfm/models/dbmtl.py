@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from deepfm.errors import ConfigError
 from deepfm.models.layers.experts import MultiGateExperts
-from deepfm.models.options_tasks import DBMTLConfig
+from deepfm.models.options import DBMTLConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 
 

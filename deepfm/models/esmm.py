@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError
-from deepfm.models.options_tasks import ESMMConfig
+from deepfm.models.options import ESMMConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 from deepfm.objectives import Task
 

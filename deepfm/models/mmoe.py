@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from deepfm.models.layers.experts import MultiGateExperts
-from deepfm.models.options_tasks import MMoEConfig
+from deepfm.models.options import MMoEConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from deepfm.errors import ConfigError
 from deepfm.models.base import config_section
 from deepfm.models.layers.experts import ExtractionLevel
-from deepfm.models.options_tasks import PLEConfig
+from deepfm.models.options import PLEConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 
 

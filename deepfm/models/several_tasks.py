@@ -10,8 +10,7 @@ from deepfm.errors import ConfigError, nearest
 from deepfm.models.base import BaseCTRModel, make_network
 from deepfm.models.layers.dnn import initialize_linears
 from deepfm.models.layers.experts import NetworkMaker
-from deepfm.models.options import DNNConfig
-from deepfm.models.options_tasks import TowersConfig
+from deepfm.models.options import DNNConfig, TowersConfig
 from deepfm.objectives import Task
 from deepfm.objectives.tasks import of_only_task
 
@@ -72,12 +71,17 @@ class SeveralTasksModel(BaseCTRModel):
 
     def forward(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
         """Return logits by task, (B,) for one class and (B, C) for more."""
-        vectors = self._task_vectors(self.embedding(*inputs)[2])
+        vectors = self._task_vectors(self.embedding(*inputs).flat_embeddings)
         logits = {
             task.name: layer(x).squeeze(1)  # which leaves (B, C) alone unless C is 1
             for task, layer, x in zip(self.towered, self.task_outputs, vectors, strict=True)
         }
         return logits if len(logits) > 1 else of_only_task(logits)
+
+    def branches(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the logits of one task, which have no parts; of several there are none."""
+        logits = self(inputs) if len(self.tasks) == 1 else super().branches(inputs)
+        return {"logit": logits}
 
     def _maker(self, config: DNNConfig, key: str) -> NetworkMaker:
         """What makes networks by a section of the model's section."""

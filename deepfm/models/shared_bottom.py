@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.options_tasks import SharedBottomConfig
+from deepfm.models.options import SharedBottomConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 
 

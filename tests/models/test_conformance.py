@@ -11,7 +11,7 @@ from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
-from tests.models.conftest import OF_ONE_TASK, WITHOUT_NETWORK, changed, random_inputs, replaced
+from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
@@ -41,12 +41,19 @@ GROUPS = {
 }  # fmt: skip
 
 
+# Groups of models that read others than these.
+OWN_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {}
+# Models without a network `dnn`, and those that take no network `final`, or always have one.
+WITHOUT_NETWORK = {"fm", "shared_bottom", "mmoe", "ple", "dbmtl", "esmm"}
+WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
+
+
 @pytest.fixture(
     params=[
         (name, kind)
         for kind in ("plain", "groups", "final")
         for name in OF_ONE_TASK
-        if kind != "final" or name not in WITHOUT_NETWORK
+        if kind != "final" or name not in WITHOUT_CHOICE_OF_FINAL
     ],
     ids=lambda param: "-".join(param),
 )
@@ -55,7 +62,8 @@ def config(request, config):
     config = replaced(config, model_name=name)
     if kind == "plain":
         return config
-    config = changed(config, "feature", groups=GROUPS, wide_embedding_dim=4)
+    groups = OWN_GROUPS.get(name, GROUPS)
+    config = changed(config, "feature", groups=groups, wide_embedding_dim=4)
     if kind == "groups":
         return config
     final = replace(
@@ -84,6 +92,28 @@ def test_one_finite_logit_per_row_in_training(model, schema):
     logits = model.train()(random_inputs(schema, 4))
     assert logits.shape == (4,)
     assert logits.isfinite().all()
+
+
+def test_branches_add_up_to_the_logits(model, schema):
+    inputs = random_inputs(schema, 8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    model.eval()
+    branches = model.branches(inputs)
+    assert all(part.shape == (8,) for part in branches.values())
+    assert (next(iter(branches)) == "bias") == (model.bias is not None)
+    torch.testing.assert_close(sum(branches.values()), model(inputs), rtol=0, atol=1e-5)
+
+
+def test_training_shows_the_logits_of_branches_beside_those_of_the_rows(model, schema):
+    inputs = random_inputs(schema, 8)
+    logits = model.eval().training_logits(inputs)
+    assert set(logits) == {"", *model.config.branch_names}
+    torch.testing.assert_close(logits[""], model(inputs))
+    assert all(values.shape == (8,) for values in logits.values())
+    for name in model.config.branch_names:
+        assert not torch.equal(logits[name], logits[""])
 
 
 def test_rows_do_not_influence_each_other(model, schema):

@@ -9,7 +9,7 @@ from deepfm.config import DNNConfig
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
 from deepfm.models.esmm import log_odds_of_product
-from deepfm.models.options_tasks import (
+from deepfm.models.options import (
     DBMTLSection,
     ESMMSection,
     LevelConfig,

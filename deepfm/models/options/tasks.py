@@ -1,12 +1,9 @@
-"""What a config says about models of several tasks: a section for each, named after the model.
-
-No torch here. A default stands here and nowhere else.
-"""
+"""Options of models of several tasks: a section for each, named after the model."""
 
 from dataclasses import dataclass, field
 from functools import partial
 
-from deepfm.models.options import DNNConfig, ModelConfig
+from deepfm.models.options.sections import DNNConfig, ModelConfig
 from deepfm.utils.settings import limited
 
 
