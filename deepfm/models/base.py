@@ -12,7 +12,9 @@ from functools import reduce
 from operator import add
 from typing import ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
@@ -186,6 +188,11 @@ class BaseCTRModel(nn.Module, ABC):
         return last.bias if isinstance(last, nn.Linear) else None
 
     @property
+    def output_biases(self) -> dict[str, nn.Parameter]:
+        """The bias that every logit of a task has, by task; without tasks that have none."""
+        return {} if self.output_bias is None else {self.tasks[0].name: self.output_bias}
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
@@ -343,6 +350,19 @@ class BaseCTRModel(nn.Module, ABC):
             logits = logits_by_name(self(inputs))
             found = {task.name: task.prediction(logits) for task in self.tasks}
         return found if len(found) > 1 else of_only_task(found)
+
+    def check_labels(self, label: Tensor, row: NDArray[np.int64]) -> None:
+        """Refuse labels that the losses of a task, or the model, have no meaning for.
+
+        Args:
+            label: Of N rows, (N,) or (N, T).
+            row: Their numbers in the raw table, from 0, (N,).
+
+        Raises:
+            DataError: Names the row.
+        """
+        for task in self.tasks:
+            task.check_labels(label, self.schema)
 
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
         """Return the embedding's L2 penalty by `config.feature`, (), for the mean loss."""

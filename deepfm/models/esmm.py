@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepfm.data.batch import Inputs
-from deepfm.errors import ConfigError
+from deepfm.errors import ConfigError, DataError
 from deepfm.models.options import ESMMConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 from deepfm.objectives import Task
@@ -51,6 +53,22 @@ class ESMM(SeveralTasksModel):
                     key=task.key("losses"),
                 )
         return by_name[section.click], by_name[section.conversion]
+
+    def check_labels(self, label: Tensor, row: NDArray[np.int64]) -> None:
+        super().check_labels(label, row)
+        click, conversion = (task.label_of(label, self.schema) for task in self.towered)
+        both = self._task(self.config.esmm.click_and_conversion).label_of(label, self.schema)
+        for what, bad in (
+            ("a conversion without a click", (click == 0) & ((conversion > 0) | (both > 0))),
+            ("one label says that there is a conversion, and the other not",
+             (click > 0) & (conversion != both)),
+        ):  # fmt: skip
+            if bad.any():
+                first = int(bad.nonzero()[0])
+                raise DataError(f"row {int(row[first]) + 1}: {what}, which esmm has no meaning for")
+
+    def _task(self, name: str) -> Task:
+        return next(task for task in self.tasks if task.name == name)
 
     def _build_components(self) -> None:
         width = self.embedding.total_dim

@@ -80,8 +80,7 @@ class SeveralTasksModel(BaseCTRModel):
 
     def branches(self, inputs: Inputs) -> dict[str, Tensor]:
         """Return the logits of one task, which have no parts; of several there are none."""
-        logits = self(inputs) if len(self.tasks) == 1 else super().branches(inputs)
-        return {"logit": logits}
+        return {"logit": self(inputs)} if len(self.tasks) == 1 else super().branches(inputs)
 
     def _maker(self, config: DNNConfig, key: str) -> NetworkMaker:
         """What makes networks by a section of the model's section."""
