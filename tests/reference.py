@@ -1,5 +1,6 @@
 """Oracles: slow, obvious loops in float64, written from the papers, that tests compare with."""
 
+import functools
 import itertools
 import math
 
@@ -804,3 +805,54 @@ def field_weighted_pairs(fields, strengths):
         r * sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
         for r, (i, j) in zip(strengths, pairs, strict=True)
     )
+
+
+def mixture(shares, experts):
+    """sum_e shares[e] * experts[e], one row, by loops."""
+    found = np.zeros(len(experts[0]))
+    for share, expert in zip(shares, experts, strict=True):
+        for unit, value in enumerate(expert):
+            found[unit] += share * value
+    return found
+
+
+def gate(x, weight, bias):
+    """Shares of experts for one row: softmax(W x + b)."""
+    return softmax(
+        [
+            sum(w * v for w, v in zip(row, x, strict=True)) + b
+            for row, b in zip(weight, bias, strict=True)
+        ]
+    )
+
+
+def extraction_level(tasks, shared, own_experts, shared_experts, gates, shared_gate=None):
+    """One row through a level of PLE.
+
+    Args:
+        tasks, shared: Inputs of each task and of the shared part.
+        own_experts: Per task a list of functions of its input.
+        shared_experts: Functions of the shared input.
+        gates, shared_gate: Functions of the input that give the shares; None: the last level.
+    """
+    of_all = [expert(shared) for expert in shared_experts]
+    found = []
+    every = []
+    for x, experts, shares in zip(tasks, own_experts, gates, strict=True):
+        own = [expert(x) for expert in experts]
+        every += own
+        found.append(mixture(shares(x), own + of_all))
+    if shared_gate is None:
+        return found, shared
+    return found, mixture(shared_gate(shared), every + of_all)
+
+
+def probability_of_both(a, b):
+    """sigma(a) sigma(b), and what is missing to 1, of logits of any size.
+
+    By logarithms: ln p = -ln(1 + e^-a) - ln(1 + e^-b), and 1 - p = sigma(-a) + sigma(a) sigma(-b).
+    """
+    log1p_exp = functools.partial(np.logaddexp, 0.0)  # ln(1 + e^x)
+    positive = -log1p_exp(-a) - log1p_exp(-b)
+    negative = np.logaddexp(-log1p_exp(a), -log1p_exp(-a) - log1p_exp(b))
+    return positive, negative

@@ -11,10 +11,12 @@ from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
     AutoIntConfig,
+    DBMTLConfig,
     DCNConfig,
     DCNv2Config,
     DeepFMConfig,
     DLRMConfig,
+    ESMMConfig,
     FactorizationMachineConfig,
     FCNConfig,
     FinalMLPConfig,
@@ -22,9 +24,12 @@ from deepfm.models.options import (
     FwFMConfig,
     LRConfig,
     MaskNetConfig,
+    MMoEConfig,
     ModelConfig,
     MultiTowerConfig,
     MultiTowerDINConfig,
+    PLEConfig,
+    SharedBottomConfig,
     TF4CTRConfig,
     WideAndDeepConfig,
     WukongConfig,
@@ -77,6 +82,11 @@ MODELS: dict[str, Entry] = {
     "autoint": Entry(AutoIntConfig, "deepfm.models.autoint:AutoInt"),
     "fcn": Entry(FCNConfig, "deepfm.models.fcn:FCN"),
     "multi_tower_din": Entry(MultiTowerDINConfig, "deepfm.models.multi_tower_din:MultiTowerDIN"),
+    "shared_bottom": Entry(SharedBottomConfig, "deepfm.models.shared_bottom:SharedBottom"),
+    "mmoe": Entry(MMoEConfig, "deepfm.models.mmoe:MMoE"),
+    "ple": Entry(PLEConfig, "deepfm.models.ple:PLE"),
+    "dbmtl": Entry(DBMTLConfig, "deepfm.models.dbmtl:DBMTL"),
+    "esmm": Entry(ESMMConfig, "deepfm.models.esmm:ESMM"),
 }
 
 

@@ -149,7 +149,8 @@ def _set(
 def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) -> T:
     """A dataclass from nested data; what is below it is built first, so that paths are whole.
 
-    An `InitVar` of the dataclass is an older key; one whose metadata says `renamed` gets a warning
+    `refused_keys` of the dataclass says of a key that it does not have why. An `InitVar` is an
+    older key; one whose metadata says `renamed` gets a warning
     that names the newer one, if it was read somewhere.
 
     Args:
@@ -167,6 +168,8 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         path = f"{prefix}{key}"
         if key in older:
             given[key] = value
+        elif why := getattr(cls, "refused_keys", {}).get(key):
+            raise _error(sources, path, why)
         elif key not in known:
             problem = f"unknown key {shown(path)}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))

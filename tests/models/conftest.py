@@ -17,7 +17,16 @@ from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError
 from deepfm.models import MODELS, build_model
-from deepfm.models.options import ModelConfig, NetworkConfig
+from deepfm.models.options import (
+    DBMTLSection,
+    ESMMSection,
+    LevelConfig,
+    MMoESection,
+    ModelConfig,
+    NetworkConfig,
+    PLESection,
+    SharedBottomSection,
+)
 
 
 @pytest.fixture
@@ -119,6 +128,9 @@ def inputs(schema) -> Inputs:
     return random_inputs(schema, 4)
 
 
+TOWER = {"tower": DNNConfig(hidden_units=(8,), dropout=0.0)}
+
+
 @pytest.fixture
 def config() -> ExperimentConfig:
     """Small branches, no dropout, batch norm; `feature.fm_embedding_dim` is 4."""
@@ -127,6 +139,17 @@ def config() -> ExperimentConfig:
         dnn=DNNConfig(hidden_units=(16, 8), dropout=0.0),
         cin=CINConfig(layer_sizes=(5, 4, 3)),
         attention=AttentionConfig(num_heads=2, attention_dim=6, num_layers=2),
+        shared_bottom=SharedBottomSection(bottom=small_network(16), tower=small_network(8)),
+        mmoe=MMoESection(expert=small_network(12, 8), gate=small_network(6), **TOWER),
+        ple=PLESection(
+            levels={
+                "one": LevelConfig(task_expert=small_network(12), shared_experts=2),
+                "two": LevelConfig(task_expert=small_network(8), task_experts=1),
+            },
+            **TOWER,
+        ),
+        dbmtl=DBMTLSection(bottom=small_network(16), expert=small_network(12), **TOWER),
+        esmm=ESMMSection(**TOWER),
     )
 
 
@@ -156,6 +179,14 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
         ),
         sequence_lengths=tuple(lengths),
     )
+
+
+# Models that can predict one thing; ESMM predicts three.
+OF_ONE_TASK = [name for name in MODELS if name != "esmm"]
+
+
+def small_network(*hidden_units: int, **values) -> DNNConfig:
+    return DNNConfig(hidden_units=hidden_units, **({"dropout": 0.0} | values))
 
 
 def _sections() -> list[tuple[str, type, Field]]:

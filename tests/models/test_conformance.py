@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError
-from deepfm.models import MODELS, build_model
+from deepfm.models import build_model
 from deepfm.models.layers import encoders
 from deepfm.models.options.sequences import SequenceConfig
-from tests.models.conftest import changed, random_inputs, replaced
+from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 
 # Operators that a training step may use: each has an MPS kernel. A new one is looked up first.
 ON_MPS = set(
@@ -73,7 +73,8 @@ SEQUENTIAL = {
     "multi_tower_din": ((BEHIND[0], OF_FIELDS[1]), BEHIND),
 }
 # Models without a network `dnn`, and those that take no network `final`, or always have one.
-WITHOUT_NETWORK = {"lr", "fm", "fwfm", "fcn"}
+OF_TASKS = {"shared_bottom", "mmoe", "ple", "dbmtl", "esmm"}
+WITHOUT_NETWORK = {"lr", "fm", "fwfm", "fcn"} | OF_TASKS
 WITHOUT_DROPOUT = WITHOUT_NETWORK - {"fcn"}
 WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
 
@@ -82,7 +83,7 @@ WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
     params=[
         (name, kind)
         for kind in ("plain", "groups", "final", "sequences")
-        for name in MODELS
+        for name in OF_ONE_TASK
         if kind != "final" or name not in WITHOUT_CHOICE_OF_FINAL
         if kind != "sequences" or name in SEQUENTIAL
     ],
@@ -247,7 +248,7 @@ def test_the_bias_moves_every_logit(model, schema):
     inputs = random_inputs(schema, 4)
     before = model(inputs)
     with torch.no_grad():
-        (model.final[1].bias if model.bias is None else model.bias).add_(2.0)
+        model.output_bias.add_(2.0)
     torch.testing.assert_close(model(inputs), before + 2.0)
 
 

@@ -8,6 +8,7 @@
     streams        networks beside each other: FinalMLP, FinalNet, TF4CTR, towers
     towers         towers with encoders of sequences beside them
     sparse_dense   ids and numbers apart: DLRM, Wukong
+    tasks          models of several tasks
 
 No torch here: a config is read, checked and explained without it. A default stands here and
 nowhere else. The first sentence of each entry under `Attributes` is what `deepfm config` prints.
@@ -62,6 +63,21 @@ from deepfm.models.options.streams import (
     TowersConfig,
     TwinTowersConfig,
 )
+from deepfm.models.options.tasks import (
+    DBMTLConfig,
+    DBMTLSection,
+    ESMMConfig,
+    ESMMSection,
+    LevelConfig,
+    MMoEConfig,
+    MMoESection,
+    PLEConfig,
+    PLESection,
+    RelationConfig,
+    SharedBottomConfig,
+    SharedBottomSection,
+    TaskTowersConfig,
+)
 from deepfm.models.options.towers import DINTowersConfig, MultiTowerDINConfig
 
 __all__ = [
@@ -71,6 +87,8 @@ __all__ = [
     "BilinearStreamsConfig",
     "CINConfig",
     "CrossV2Config",
+    "DBMTLConfig",
+    "DBMTLSection",
     "DCNConfig",
     "DCNv2Config",
     "DINTowersConfig",
@@ -78,6 +96,8 @@ __all__ = [
     "DNNConfig",
     "DeepFMConfig",
     "DotsConfig",
+    "ESMMConfig",
+    "ESMMSection",
     "FCNConfig",
     "FMConfig",
     "FactorizationMachineConfig",
@@ -89,6 +109,9 @@ __all__ = [
     "FinalNetConfig",
     "FwFMConfig",
     "LRConfig",
+    "LevelConfig",
+    "MMoEConfig",
+    "MMoESection",
     "MaskBlocksConfig",
     "MaskNetConfig",
     "MaskedCrossConfig",
@@ -97,7 +120,13 @@ __all__ = [
     "MultiTowerDINConfig",
     "NetworkConfig",
     "Norm",
+    "PLEConfig",
+    "PLESection",
+    "RelationConfig",
+    "SharedBottomConfig",
+    "SharedBottomSection",
     "TF4CTRConfig",
+    "TaskTowersConfig",
     "TowersConfig",
     "TwinTowersConfig",
     "VectorCrossConfig",
