@@ -110,9 +110,8 @@ def _stand_in(pipeline: Pipeline, key: str, typed: bool) -> str:
 def _files(pipeline: Pipeline, key: str, is_read: bool) -> list[str]:
     """Paths and globs; a directory is all files in it. None where none is named."""
     paths = [path.strip() for path in getattr(pipeline.message, key).split(",") if path.strip()]
-    if not paths:
-        if is_read:
-            raise pipeline.error(key, _NO_PATH)
+    if not paths and is_read:
+        raise pipeline.error(key, _NO_PATH)
     for path in paths:
         if "://" not in path:
             continue

@@ -119,7 +119,7 @@ def test_real_pipelines(name):
          ":3: data_config.label_fields: expected ',' or ']'"),
         ("model_config {\n dssm {", ":2: model_config.dssm: a bracket is not closed"),
         ("model_config {\n esmm { a: [{", ":2: model_config.esmm: a bracket is not closed"),
-        ("train_config {\n num_epoch", ":2: train_config.num_epoch: expected ':' and a value, foun"),
+        ("train_config {\n num_epoch", ":2: train_config.num_epoch: expected ':' and a value"),
         ("train_config {\n num_epoch:", ":2: train_config.num_epoch: a value is missing"),
         ("model_config {\n esmm { } }", ":2: unknown field 'model_config.esmm'; "),
         ("train_config { num_epoch: 1 }\nfeature_configs { id_feature { x: 1 } }\n"
