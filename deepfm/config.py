@@ -383,6 +383,8 @@ class ExperimentConfig:
             explicit_negatives=self.data.explicit_negatives,
             draws_negatives=self.data.num_neg_train > 0 or self.data.negatives_from == "in_batch",
             negatives_for_pairs=self.data.key_for_pairs,
+            branches=self.model.branch_names,
+            with_branches=tuple(n for n, entry in MODELS.items() if entry.options().branch_names),
         )
 
     def to_dict(self) -> dict[str, Any]:

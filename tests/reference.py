@@ -446,6 +446,102 @@ def cin(fields, filters, split_half, biases=None):
     return np.array(output)
 
 
+def field_norm(x, dims, scale, shift):
+    """Vectors end to end, (n,): each has mean 0 and variance 1, but those of one number."""
+    result, start = [], 0
+    for dim in dims:
+        place = slice(start, start + dim)
+        if dim > 1:
+            result.extend(layer_norm(x[place], scale[place], shift[place]))
+        else:
+            result.append(x[start] * scale[start] + shift[start])
+        start += dim
+    return np.array(result)
+
+
+def mask_block(x, embedding, weights):
+    """One row: ReLU(LN(W (m * x) + b)) with m = W_2 ReLU(W_1 e + b_1) + b_2.
+
+    `weights` has W_1 and b_1 as `aggregation`, W_2 and b_2 as `mask`, W and b as `hidden`, and
+    `norm` (scale, shift) if there is one.
+    """
+    (w1, b1), (w2, b2), (w, b) = (weights[name] for name in ("aggregation", "mask", "hidden"))
+    mask = w2 @ np.maximum(w1 @ embedding + b1, 0.0) + b2
+    hidden = w @ (mask * x) + b
+    if "norm" in weights:
+        hidden = np.array(layer_norm(hidden, *weights["norm"]))
+    return np.maximum(hidden, 0.0)
+
+
+def bilinear(x, y, weight):
+    """x_h^T W_hc y_h of one row, (heads, outputs), of weights (heads, outputs, rows, columns)."""
+    heads, outputs, rows, columns = weight.shape
+    result = np.zeros((heads, outputs))
+    for h in range(heads):
+        for c in range(outputs):
+            for i in range(rows):
+                for j in range(columns):
+                    result[h, c] += x[h * rows + i] * weight[h, c, i, j] * y[h * columns + j]
+    return result
+
+
+def feature_gate(x, context, layers, output):
+    """x * 2 sigmoid(W mlp(context) + b) of one row; `output` is (W, b)."""
+    weight, bias = output
+    z = weight @ mlp(context, layers, "relu") + bias
+    return np.array([a * 2 / (1 + math.exp(-b)) for a, b in zip(x, z, strict=True)])
+
+
+def factorized_block(x, layers, combine, activation):
+    """One row through h = W x + b in halves, with norms as in `mlp`, in evaluation mode."""
+    for layer in layers:
+        h = layer["weight"] @ x + layer["bias"]
+        half = len(h) // 2
+        second, products = list(h[:half]), [a * b for a, b in zip(h[:half], h[half:], strict=True)]
+        x = np.array(second + products if combine == "concat" else np.add(second, products))
+        rest = {key: layer[key] for key in ("batch_norm", "layer_norm") if key in layer}
+        x = mlp(x, [{"weight": np.eye(len(x)), **rest}], activation)
+    return x
+
+
+def pairwise_dots(fields):
+    """<x_i, x_j> of one row's vectors, i < j, row by row of the upper triangle."""
+    return np.array(
+        [
+            sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
+            for i in range(len(fields))
+            for j in range(i + 1, len(fields))
+        ]
+    )
+
+
+def wukong_layer(fields, weights):
+    """One row's vectors (N, D) through LN(concat(FMB, LCB) + residual), (N', D).
+
+    `weights`: Y transposed as `compress` (K, N), W_L as `linear` (L, N), `residual` (N', N) or
+    None, `products_norm` and `norm` (scale, shift), `mlp` layers, `output` (W, b).
+    """
+    dim = fields.shape[1]
+    products = []
+    for vector in fields:
+        for column in weights["compress"]:  # <x_n, sum_m Y_mk x_m>
+            mixed = sum(y * other for y, other in zip(column, fields, strict=True))
+            products.append(vector @ mixed)
+    products = layer_norm(products, *weights["products_norm"])
+    weight, bias = weights["output"]
+    flat = weight @ mlp(products, weights["mlp"], "relu") + bias
+    rows = [flat[start : start + dim] for start in range(0, len(flat), dim)]
+    rows += [sum(w * v for w, v in zip(row, fields, strict=True)) for row in weights["linear"]]
+    result = []
+    for n, row in enumerate(rows):
+        residual = fields[n]
+        if weights["residual"] is not None:
+            mixing = weights["residual"][n]
+            residual = sum(w * v for w, v in zip(mixing, fields, strict=True))
+        result.append(layer_norm(row + residual, *weights["norm"]))
+    return np.array(result)
+
+
 def softplus(x):
     return math.log1p(math.exp(x))
 

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "data.ranking": {"errors", "utils", "data"},
     "data.load": {"errors", "config", "data"},
     "models.layers": {"errors", "models.layers"},
-    "models.options": {"errors", "utils.named", "utils.settings"},
+    "models.options": {"errors", "utils.named", "utils.settings", "models.options"},
     "models": {
         "errors", "utils", "data.schema", "data.batch", "data.item_columns", "objectives",
         "easyrec.names", "models",

@@ -11,9 +11,16 @@ from deepfm.errors import ConfigError
 from deepfm.models.options import (
     AttentionDeepFMConfig,
     DeepFMConfig,
+    DLRMConfig,
     FactorizationMachineConfig,
+    FinalMLPConfig,
+    FinalNetConfig,
+    MaskNetConfig,
     ModelConfig,
+    MultiTowerConfig,
+    TF4CTRConfig,
     WideAndDeepConfig,
+    WukongConfig,
     XDeepFMConfig,
 )
 
@@ -49,6 +56,13 @@ MODELS: dict[str, Entry] = {
     ),
     "wide_and_deep": Entry(WideAndDeepConfig, "deepfm.models.wide_and_deep:WideAndDeep"),
     "fm": Entry(FactorizationMachineConfig, "deepfm.models.fm:FM"),
+    "masknet": Entry(MaskNetConfig, "deepfm.models.masknet:MaskNet"),
+    "finalmlp": Entry(FinalMLPConfig, "deepfm.models.finalmlp:FinalMLP"),
+    "finalnet": Entry(FinalNetConfig, "deepfm.models.finalnet:FinalNet"),
+    "tf4ctr": Entry(TF4CTRConfig, "deepfm.models.tf4ctr:TF4CTR"),
+    "wukong": Entry(WukongConfig, "deepfm.models.wukong:Wukong"),
+    "dlrm": Entry(DLRMConfig, "deepfm.models.dlrm:DLRM"),
+    "multi_tower": Entry(MultiTowerConfig, "deepfm.models.multi_tower:MultiTower"),
 }
 
 
@@ -117,13 +131,15 @@ def count_parameters(schema: "DatasetSchema", config: "ExperimentConfig") -> Par
 
 def parameters_of(model: "BaseCTRModel") -> ParameterCount:
     """Return how many weights a model has; the zeros that stand for no value are none."""
-    from deepfm.models.layers.tables import EMBEDDING, WIDE
+    from deepfm.models.layers.tables import is_wide
 
     tables = model.embedding.tables
     of_tables = {id(parameter) for parameter in tables.parameters()}
     dense = sum(p.numel() for p in model.parameters() if id(p) not in of_tables)
-    sizes = {WIDE: 0, EMBEDDING: 0}
+    embedding = wide = 0
     for table in tables.logical.values():
-        sizes[table.suffix] = sizes.get(table.suffix, 0) + table.rows * table.dim
-    wide = sizes.pop(WIDE)
-    return ParameterCount(dense, sum(sizes.values()), wide)
+        if is_wide(table.suffix):
+            wide += table.rows * table.dim
+        else:
+            embedding += table.rows * table.dim
+    return ParameterCount(dense, embedding, wide)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, config_section
+from deepfm.models.base import BaseCTRModel, Parts, config_section
 from deepfm.models.layers.attention import FieldSelfAttention
 from deepfm.models.layers.fm import FactorizationMachine
 from deepfm.models.options import AttentionDeepFMConfig
@@ -50,7 +50,7 @@ class AttentionDeepFM(BaseCTRModel):
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
-    ) -> Tensor:
+    ) -> Parts:
         attended = self.attention(field_embeddings).flatten(1)  # (B, F * A)
         rest = self.embedding.rest(flat_embeddings)
         deep = self.dnn(torch.cat([attended, rest], dim=1))

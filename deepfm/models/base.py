@@ -6,9 +6,11 @@ it a ConfigError about the key that the user wrote.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple
+from functools import reduce
+from operator import add
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,17 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.easyrec.names import dropout_loss
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.features import build_embedding
+from deepfm.models.layers.bilinear import BilinearFusion
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
+from deepfm.models.layers.embedding import FlatGroup, Views
 from deepfm.models.layers.options import called
 from deepfm.models.options import DNNConfig, ModelConfig, NetworkConfig
 from deepfm.objectives import Logits, Task, logits_by_name
 from deepfm.objectives.tasks import of_only_task
+
+# What adds up to logits, but for the global bias: (B, C), or (B, 1), which counts alike in every
+# class.
+Parts: TypeAlias = dict[str, Tensor]
 
 
 class PairBranches(NamedTuple):
@@ -56,8 +64,8 @@ class BaseCTRModel(nn.Module, ABC):
     """The embedding, a global bias, and the branches of a subclass; logits, not probabilities.
 
     A subclass builds its branches in `_build_components` and gives their outputs to `_fuse` in
-    `_forward_components`. Its properties declare which views it reads: there are no weights for a
-    view that nobody reads.
+    `_forward_components`; one that reads more than three views, in `_parts`. Its properties
+    declare which views it reads: there are no weights for a view that nobody reads.
 
     Fusion is one choice for all models. Without `config.final` the branches' logits are added up;
     terms without weights of their own, such as the first-order term, count alike in every class.
@@ -86,7 +94,8 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(task.fitted(schema) for task in tasks)
-        self.output_layers: list[nn.Linear] = []  # whose outputs are added to the bias
+        # whose outputs are added to the bias
+        self.output_layers: list[nn.Linear | BilinearFusion] = []
         if len(tasks) > 1 and not self.several_tasks:
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
@@ -98,16 +107,16 @@ class BaseCTRModel(nn.Module, ABC):
             model_name=config.name,
             first_order=self.uses_first_order,
             field_group=self.field_group if self.uses_field_embeddings else None,
-            flat_embeddings=self.has_network,
             required=self.required_groups,
+            flat_embeddings=self.uses_flat_embeddings,
+            flat_groups=self.flat_groups,
         )
         shape = (self.num_class,) if self.num_class > 1 else ()
         self.bias = nn.Parameter(torch.zeros(shape)) if self.has_global_bias else None
         self._build_components()
         self.final = None
         if self.has_network and (final := self.networks.final) is not None:
-            deep_width = self.networks.dnn.hidden_units[-1]
-            width = self.uses_first_order + self.interaction_dim + deep_width
+            width = self.uses_first_order + self.interaction_dim + self.deep_width
             network = _network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
@@ -141,9 +150,22 @@ class BaseCTRModel(nn.Module, ABC):
         return True
 
     @property
+    def uses_flat_embeddings(self) -> bool:
+        return self.has_network
+
+    @property
     def field_group(self) -> str:
-        """The group whose vectors the field embeddings are: `fm` or `wide`."""
+        """The group whose vectors the field embeddings are: `fm`, `wide` or one of its own."""
         return "fm"
+
+    @property
+    def flat_groups(self) -> Mapping[str, FlatGroup | None]:
+        """Further flat views that `_parts` reads, by name of the group.
+
+        Each with the fields that it has where the config names none: None stands for those of
+        `flat_embeddings`.
+        """
+        return {}
 
     @property
     def required_groups(self) -> tuple[str, ...]:
@@ -154,6 +176,11 @@ class BaseCTRModel(nn.Module, ABC):
     def interaction_dim(self) -> int:
         """Width of what `_fuse` gets as interactions; 0 for None."""
         return 0
+
+    @property
+    def deep_width(self) -> int:
+        """Width of what `final` gets of the networks, or of the one network, below it."""
+        return self.networks.dnn.hidden_units[-1]
 
     @property
     def output_bias(self) -> nn.Parameter | None:
@@ -173,33 +200,55 @@ class BaseCTRModel(nn.Module, ABC):
     def _build_components(self) -> None:
         """Make the branches from `self.embedding`'s dims and `self.config`."""
 
-    @abstractmethod
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
-    ) -> Tensor:
-        """Logits (B,) or (B, C) from the views (B, 1), (B, F, D) and (B, total), without the
-        global bias."""
+    ) -> Parts:
+        """Parts of the logits from the views (B, 1), (B, F, D) and (B, total)."""
+        raise NotImplementedError(f"{type(self).__name__} needs _forward_components, or _parts")
+
+    def _parts(self, views: Views) -> Parts:
+        """Parts of the logits from all views."""
+        return self._forward_components(
+            views.first_order, views.field_embeddings, views.flat_embeddings
+        )
+
+    def _with_auxiliary(self, views: Views) -> tuple[Parts, dict[str, Tensor]]:
+        """The same, and the logits (B,) of `config.branch_names`, which losses read in training."""
+        return self._parts(views), {}
 
     def _fuse(
-        self, first_order: Tensor, interactions: Tensor | None, deep: Tensor | None
-    ) -> Tensor:
-        """Logits, (B,) for one class and (B, C) for more.
+        self,
+        first_order: Tensor,
+        interactions: Tensor | None,
+        deep: Tensor | None,
+        **logits: Tensor,
+    ) -> Parts:
+        """Parts of the logits, of what the branches gave.
 
         Args:
             first_order: (B, 1).
             interactions: (B, interaction_dim); None: the model has none. In a sum of logits they
                 count with their sum.
             deep: What the module of `_dnn_branch` gave; None: the model has none.
+            **logits: Of branches with output layers of their own, (B, C); none where there is a
+                final network.
         """
         if self.final is not None:
-            parts = [first_order] if self.uses_first_order else []  # zero without a group wide
-            parts += [part for part in (interactions, deep) if part is not None]
-            fused: Tensor = self.final(torch.cat(parts, dim=1))
-            return fused.squeeze(1)
-        logits = first_order if deep is None else first_order + deep  # (B, C)
+            outputs = [first_order] if self.uses_first_order else []  # zero without a group wide
+            outputs += [part for part in (interactions, deep) if part is not None]
+            return {"final": self.final(torch.cat(outputs, dim=1))}
+        parts = {"first_order": first_order} if self.uses_first_order else {}
+        parts |= logits
+        if deep is not None:
+            parts["dnn"] = deep  # (B, C)
         if interactions is not None:
-            logits = logits + interactions.sum(1, keepdim=True)
-        return logits.squeeze(1)  # which leaves (B, C) alone unless C is 1
+            parts["interactions"] = interactions.sum(1, keepdim=True)
+        return parts
+
+    def _sum(self, parts: Parts) -> Tensor:
+        """Logits, (B,) for one class and (B, C) for more."""
+        logits = reduce(add, parts.values()).squeeze(1)  # which leaves (B, C) alone unless C is 1
+        return logits if self.bias is None else self.bias + logits
 
     def _dnn_branch(self, in_features: int) -> nn.Sequential:
         """The deep branch, (B, in_features) -> logits (B, C), or its hidden units for `final`."""
@@ -237,7 +286,7 @@ class BaseCTRModel(nn.Module, ABC):
         for cls in type(self).__mro__:
             if "_pair_branches" in vars(cls):
                 return self._pair_branches()
-            if "forward" in vars(cls) or "_forward_components" in vars(cls):
+            if {"forward", "_forward_components", "_parts"} & vars(cls).keys():
                 break
         return None
 
@@ -247,8 +296,24 @@ class BaseCTRModel(nn.Module, ABC):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return logits, (B,) for one class and (B, C) for more."""
-        logits = self._forward_components(*self.embedding(*inputs))
-        return logits if self.bias is None else self.bias + logits
+        return self._sum(self._parts(self.embedding(*inputs)))
+
+    def branches(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return named parts that add up to the logits, the global bias first; each is (B,) or
+        (B, C).
+
+        A model whose branches meet in a network has one part beside the bias. Of several tasks
+        there are none.
+        """
+        if self.several_tasks:
+            raise ConfigError(f"the logits of {self.config.name} have no parts", key="model_name")
+        parts = self._parts(self.embedding(*inputs))
+        rows = next(iter(parts.values())).shape[0]
+        if self.bias is not None:
+            shape = (rows, self.num_class)
+            parts = {"bias": self.bias.expand(shape), **parts}
+        wide = max(part.shape[1] for part in parts.values())
+        return {name: part.expand(rows, wide).squeeze(1) for name, part in parts.items()}
 
     def located(self, inputs: Inputs) -> Inputs:
         """Return rows on the CPU with what can be found of their tables before a forward pass."""
@@ -258,10 +323,13 @@ class BaseCTRModel(nn.Module, ABC):
     def training_logits(self, inputs: Inputs) -> Logits:
         """Return the logits that the losses read, by name.
 
-        Those are the logits of each task, whose name is "" where there is one, and what a subclass
-        adds in training.
+        Those are the logits of each task, whose name is "" where there is one, and those of the
+        branches that `config.branch_names` has.
         """
-        return logits_by_name(self(inputs))
+        if not self.config.branch_names:
+            return logits_by_name(self(inputs))
+        parts, auxiliary = self._with_auxiliary(self.embedding(*inputs))
+        return {self.tasks[0].name: self._sum(parts), **auxiliary}
 
     def outputs(self, inputs: Inputs) -> dict[str, Tensor]:
         """Return a forward pass under the names that the losses give it; see `Task.outputs`."""
@@ -321,11 +389,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
     """The network that a section of the config describes, without an output layer."""
-    name = called(config.activation).removeprefix("nn.")
-    if name and name not in ACTIVATION_NAMES:
-        hint = nearest(name, ACTIVATION_NAMES)
-        problem = f"unknown activation {config.activation!r}; {hint}"
-        raise ConfigError(problem, key=f"{section}.activation")
+    check_activation(config, section)
     with config_section(section):
         return MLP(
             in_features,
@@ -336,6 +400,19 @@ def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
             bias=config.bias,
             init=config.init,
         )
+
+
+def check_activation(config: DNNConfig, section: str) -> None:
+    """Refuse an unknown activation, with the nearest known one.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    name = called(config.activation).removeprefix("nn.")
+    if name and name not in ACTIVATION_NAMES:
+        hint = nearest(name, ACTIVATION_NAMES)
+        problem = f"unknown activation {config.activation!r}; {hint}"
+        raise ConfigError(problem, key=f"{section}.activation")
 
 
 @contextmanager

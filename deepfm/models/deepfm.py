@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, PairBranches
+from deepfm.models.base import BaseCTRModel, PairBranches, Parts
 from deepfm.models.layers.fm import FactorizationMachine
 from deepfm.models.options import DeepFMConfig
 
@@ -39,7 +39,7 @@ class DeepFM(BaseCTRModel):
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
-    ) -> Tensor:
+    ) -> Parts:
         second_order = None if self.fm is None else self.fm(field_embeddings)  # (B, D)
         return self._fuse(first_order, second_order, self.dnn(flat_embeddings))
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest, problem_of
-from deepfm.models.layers.embedding import FeatureEmbedding, Groups, every_field
+from deepfm.models.layers.embedding import FeatureEmbedding, FlatGroup, Groups, every_field
 from deepfm.models.layers.fields import DenseField, IdField, first_readers
 from deepfm.models.layers.initializers import INITIALIZERS, initializer_from
 from deepfm.models.layers.options import called
 from deepfm.models.layers.storage import PackedTables
-from deepfm.models.layers.tables import WIDE, Tables, table_name
+from deepfm.models.layers.tables import WIDE, Tables, is_wide, table_name
 from deepfm.models.options import FeatureConfig
 
 GROUPS = ("wide", "fm", "deep")
@@ -31,6 +31,7 @@ def build_embedding(
     field_group: str | None,
     required: Sequence[str],
     flat_embeddings: bool = True,
+    flat_groups: Mapping[str, FlatGroup | None] | None = None,
 ) -> FeatureEmbedding:
     """The embedding layer for the views that a model reads.
 
@@ -41,22 +42,29 @@ def build_embedding(
     Args:
         model_name: For messages.
         first_order: Whether it reads the first-order term.
-        field_group: The group whose vectors its `field_embeddings` are, `fm` or `wide`; None: it
-            does not read that view.
+        field_group: The group whose vectors its `field_embeddings` are, `fm`, `wide` or one of
+            the model's own; None: it does not read that view.
         required: Groups that it cannot do without, if there are groups at all.
         flat_embeddings: Whether it reads these.
+        flat_groups: Further views that it reads, with the fields of those that the config does
+            not name; None: those of `flat_embeddings`.
 
     Raises:
         ConfigError: Names the key or the field.
     """
     fields = field_specs(schema, feature.init, feature.wide_init)
+    flat_groups = {} if flat_groups is None else flat_groups
+    own = [*flat_groups, *([field_group] if field_group else [])]
+    known = list(dict.fromkeys([*GROUPS, *own, *required]))
+    _check_suffixes(schema, feature.table_suffixes, known)
+    named = feature_groups(schema, feature.groups, required, known) if feature.groups else {}
     groups = None
-    if feature.groups:
-        named = feature_groups(schema, feature.groups, required)
+    if named:
         groups = _groups_of_views(schema, feature, named, field_group)
     elif field_group == "wide":
         groups = every_field(fields)._replace(field_vectors="wide")
-    dim = feature.fm_embedding_dim if field_group == "fm" else None
+    others = _others(feature, named, flat_groups, groups or every_field(fields))
+    dim = None if field_group in (None, "wide") else feature.fm_embedding_dim
     if dim is not None and feature.unequal_dims == "error":
         embedded = [name for name, field in schema.fields.items() if field.is_embedded]
         dim = _common_dim(schema, embedded if groups is None else groups.fm)
@@ -66,6 +74,12 @@ def build_embedding(
         first_order=first_order,
         flat_embeddings=flat_embeddings,
         groups=groups,
+        others=others,
+        suffixes={
+            "fm" if group == field_group else group: suffix
+            for group, suffix in feature.table_suffixes.items()
+            if group in (*GROUPS, field_group)
+        },
         wide_dim=feature.wide_embedding_dim,
         variational_dropout=feature.variational_dropout is not None,
         tables=STORAGES["packed"],
@@ -85,21 +99,68 @@ def _groups_of_views(
     named: Mapping[str, Sequence[str]],
     field_group: str | None,
 ) -> Groups:
-    """The groups that the views show: where `fm` is not among them, it falls back on `deep`."""
+    """The groups that the views show: where the group of field vectors is not among them, `deep`
+    stands in for it."""
     projects = feature.unequal_dims == "project"
     wide, deep = named.get("wide", ()), named.get("deep", ())
-    if field_group != "fm":
+    if field_group in (None, "wide"):
         return Groups(wide, (), deep, field_vectors=field_group or "fm")
-    if "fm" not in named:
+    if field_group not in named:
         fm = [name for name in deep if schema.fields[name].is_embedded] if projects else deep
         return Groups(wide, fm, deep, field_vectors="deep")
     if projects:
-        _check_embedded(schema, named["fm"])
-    return Groups(wide, named["fm"], deep)
+        _check_embedded(schema, named[field_group], field_group)
+    return Groups(wide, named[field_group], deep)
+
+
+def _others(
+    feature: FeatureConfig,
+    named: Mapping[str, Sequence[str]],
+    flat_groups: Mapping[str, FlatGroup | None],
+    groups: Groups,
+) -> dict[str, FlatGroup]:
+    """The further views of a model, with what the config says about them."""
+    found: dict[str, FlatGroup] = {}
+    widths: dict[str, tuple[str, int | None]] = {}
+    for name, group in flat_groups.items():
+        group = FlatGroup(groups.deep) if group is None else group
+        suffix = feature.table_suffixes.get(name, group.suffix)
+        found[name] = group._replace(fields=named.get(name, group.fields), suffix=suffix)
+        other, dim = widths.setdefault(suffix, (name, group.dim))
+        if dim != group.dim:
+            raise ConfigError(
+                f"groups {other} and {name} have one suffix {suffix!r}, and tables of different "
+                "widths",
+                key="feature.table_suffixes",
+            )
+    return found
+
+
+def _check_suffixes(
+    schema: DatasetSchema, suffixes: Mapping[str, str], known: Sequence[str]
+) -> None:
+    """Refuse suffixes of unknown groups, and those that lead to the name of another table."""
+    bases = {field.embedding_name for field in schema.fields.values() if not field.is_dense}
+    for group, suffix in suffixes.items():
+        key = f"feature.table_suffixes.{group}"
+        if group not in known:
+            raise ConfigError(f"unknown group; {nearest(group, known)}", key=key)
+        if not suffix.isidentifier() or is_wide(suffix):
+            raise ConfigError(
+                f"expected letters, digits and _, and neither {WIDE} nor {WIDE}_…, found "
+                f"{suffix!r}",
+                key=key,
+            )
+        for base in bases:
+            if (name := table_name(base, suffix)) in bases:
+                raise ConfigError(f"{base} has a table {name} then, and so has {name}", key=key)
 
 
 def feature_groups(
-    schema: DatasetSchema, groups: Mapping[str, Sequence[str]], required: Sequence[str]
+    schema: DatasetSchema,
+    groups: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    known: Sequence[str] = GROUPS,
 ) -> dict[str, list[str]]:
     """The groups of a config, checked: known names, each field once, no dense field in `wide`.
 
@@ -108,8 +169,8 @@ def feature_groups(
     """
     for group, names in groups.items():
         key = f"feature.groups.{group}"
-        if group not in GROUPS:
-            raise ConfigError(f"unknown group; {nearest(group, GROUPS)}", key=key)
+        if group not in known:
+            raise ConfigError(f"unknown group; {nearest(group, known)}", key=key)
         if not names:
             raise ConfigError("expected at least one field", key=key)
         for name in names:
@@ -128,12 +189,12 @@ def feature_groups(
     return {group: list(names) for group, names in groups.items()}
 
 
-def _check_embedded(schema: DatasetSchema, names: Sequence[str]) -> None:
+def _check_embedded(schema: DatasetSchema, names: Sequence[str], group: str) -> None:
     for name in names:
         if not schema.fields[name].is_embedded:
             raise ConfigError(
                 f"field {name} is raw and has no vector; set dense_embedding: piecewise",
-                key="feature.groups.fm",
+                key=f"feature.groups.{group}",
             )
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from deepfm.errors import ConfigError
-from deepfm.models.base import BaseCTRModel, PairBranches
+from deepfm.models.base import BaseCTRModel, PairBranches, Parts
 from deepfm.models.layers.fm import FactorizationMachine
 from deepfm.models.options import FactorizationMachineConfig
 
@@ -44,7 +44,7 @@ class FM(BaseCTRModel):
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
-    ) -> Tensor:
+    ) -> Parts:
         return self._fuse(first_order, self.fm(field_embeddings), None)
 
     def _pair_branches(self) -> PairBranches | None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, PairBranches
+from deepfm.models.base import BaseCTRModel, PairBranches, Parts
 
 
 class WideAndDeep(BaseCTRModel):
@@ -36,7 +36,7 @@ class WideAndDeep(BaseCTRModel):
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
-    ) -> Tensor:
+    ) -> Parts:
         return self._fuse(first_order, None, self.dnn(flat_embeddings))
 
     def _pair_branches(self) -> PairBranches | None:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, config_section
+from deepfm.models.base import BaseCTRModel, Parts, config_section
 from deepfm.models.layers.cin import CIN
 from deepfm.models.options import XDeepFMConfig
 
@@ -53,8 +53,8 @@ class XDeepFM(BaseCTRModel):
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
-    ) -> Tensor:
+    ) -> Parts:
         explicit, deep = self.cin(field_embeddings), self.dnn(flat_embeddings)
         if self.config.final is not None:
             return self._fuse(first_order, explicit, deep)
-        return self._fuse(first_order + self.cin_output(explicit), None, deep)
+        return self._fuse(first_order, None, deep, cin=self.cin_output(explicit))

@@ -27,6 +27,11 @@ def logits_by_name(logits: "Tensor | dict[str, Tensor]") -> "dict[str, Tensor]":
     return logits if isinstance(logits, dict) else {"": logits}
 
 
+def branch_logits(logits: Logits, task: str = "") -> "dict[str, Tensor]":
+    """Those of the branches of a model with one task, (B,) each; there are some in training."""
+    return {name: values for name, values in logits.items() if name != task}
+
+
 class PairLogits(NamedTuple):
     """Logits of the items that each of B positive rows is compared with.
 
@@ -81,6 +86,7 @@ class Objective(Named):
         learns_base_rate: Whether the best constant prediction is the share of each class.
         only_in_training: Whether it reads logits that exist in training only, so that evaluation
             does not report it.
+        min_branches: How many branches must have logits of their own for it.
         by_pairs: Whether it compares each positive row with negatives that are drawn for it; what
             is predicted then is a score that puts items in order, and no probability.
     """
@@ -93,6 +99,7 @@ class Objective(Named):
     group_option: ClassVar[str] = ""
     learns_base_rate: ClassVar[bool] = False
     only_in_training: ClassVar[bool] = False
+    min_branches: ClassVar[int] = 0
     by_pairs: ClassVar[bool] = False
 
     @classmethod

@@ -31,6 +31,8 @@ class TaskData(NamedTuple):
         draws_negatives: Whether positives get any negatives.
         negatives_for_pairs: The key that says more about negatives than losses of single rows can
             do with; empty: none does.
+        branches: Names of the branches of the model that have logits of their own in training.
+        with_branches: Models that have such branches, for messages.
     """
 
     label_kinds: Mapping[str, str]
@@ -40,6 +42,8 @@ class TaskData(NamedTuple):
     explicit_negatives: bool = False
     draws_negatives: bool = True
     negatives_for_pairs: str = ""
+    branches: tuple[str, ...] = ()
+    with_branches: tuple[str, ...] = ()
 
 
 def check_losses(tasks: Sequence[Task], data: TaskData) -> None:
@@ -213,6 +217,13 @@ def _check_group(item: Objective | Metric, key: str, data: TaskData) -> None:
 def _check_task(item: Objective, task: Task, data: TaskData) -> None:
     """Refuse a loss that does not fit the number of classes and what the label is."""
     key = task.key("losses")
+    if item.min_branches > len(data.branches):
+        found = ", ".join(data.branches) or "none"
+        raise ConfigError(
+            f"{item.name} reads the logits of {item.min_branches} branches or more, found {found}; "
+            f"models that can have them: {', '.join(data.with_branches) or 'none'}",
+            key=key,
+        )
     if not item.fits_classes(task.num_class):
         least = item.min_class
         needed = f"{least}" if item.max_class == least else f"more than {least - 1}"

@@ -1,6 +1,7 @@
 """A schema with every kind of field, inputs for it, and a small config."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, field, fields, make_dataclass, replace
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -11,13 +12,12 @@ from deepfm.config import (
     DNNConfig,
     ExperimentConfig,
     FeatureConfig,
-    FMConfig,
 )
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError
 from deepfm.models import MODELS
-from deepfm.models.options import NetworkConfig
+from deepfm.models.options import ModelConfig, NetworkConfig
 
 
 @pytest.fixture
@@ -158,16 +158,39 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EveryConfig(NetworkConfig):
-    """The sections of all models, so that a test can go from one model to another."""
+def _sections() -> list[tuple[str, type, Field]]:
+    """What the options of some model have beside those of a network, each once."""
+    known = {item.name for item in fields(NetworkConfig)}
+    found: dict[str, tuple[str, type, Field]] = {}
+    for entry in MODELS.values():
+        types = get_type_hints(entry.options)
+        for item in fields(entry.options):
+            if item.name not in known:
+                copy = field(default=item.default, default_factory=item.default_factory)
+                own = found.setdefault(item.name, (item.name, types[item.name], copy))
+                assert own[1] == types[item.name], f"two sections are called {item.name}"
+    return list(found.values())
 
-    fm: FMConfig = field(default_factory=FMConfig)
-    cin: CINConfig = field(default_factory=CINConfig)
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+# The sections of all models, so that a test can go from one model to another.
+EveryConfig = make_dataclass(
+    "EveryConfig", _sections(), bases=(NetworkConfig,), frozen=True, kw_only=True
+)
 
 
-EVERY = {name: type(name, (EveryConfig,), {"name": name}) for name in MODELS}
+def _every(name: str) -> type[ModelConfig]:
+    """A model's options among those of all."""
+    branches = property(lambda self: own_options(self).branch_names)
+    return type(name, (EveryConfig,), {"name": name, "branch_names": branches})
+
+
+def own_options(config: ModelConfig) -> ModelConfig:
+    """Those options among all that the model has, in a class of its own."""
+    own = MODELS[config.name].options
+    return own(**{item.name: getattr(config, item.name) for item in fields(own)})
+
+
+EVERY = {name: _every(name) for name in MODELS}
 
 
 def experiment(model_name: str = "deepfm", **values) -> ExperimentConfig:

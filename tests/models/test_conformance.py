@@ -23,7 +23,7 @@ ON_MPS = set(
     index_select leaky_relu leaky_relu_backward lt masked_fill mm mul native_batch_norm
     native_batch_norm_backward native_layer_norm native_layer_norm_backward ne neg
     new_empty_strided new_zeros ones_like permute pow relu searchsorted select select_backward
-    sigmoid sin slice slice_backward split split_with_sizes squeeze stack sub sum t
+    sigmoid sigmoid_backward sin slice slice_backward split split_with_sizes squeeze stack sub sum t
     threshold_backward transpose unbind unsqueeze view
     """.split()  # noqa: SIM905
 )
@@ -41,7 +41,16 @@ GROUPS = {
 }  # fmt: skip
 
 
+# Groups of models that read others than these.
+OWN_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "finalmlp": {"deep": GROUPS["deep"], "gate_1": ("keys", "user", "views"), "gate_2": ("price",)},
+    "tf4ctr": {"deep": GROUPS["deep"], "easy": GROUPS["deep"]},
+    "dlrm": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
+    "wukong": {"sparse": GROUPS["fm"], "dense": ("price", "distance", "depth")},
+}
+# Models without a network `dnn`, and those that take no network `final`, or always have one.
 WITHOUT_NETWORK = {"fm"}
+WITHOUT_CHOICE_OF_FINAL = WITHOUT_NETWORK
 
 
 @pytest.fixture(
@@ -49,7 +58,7 @@ WITHOUT_NETWORK = {"fm"}
         (name, kind)
         for kind in ("plain", "groups", "final")
         for name in MODELS
-        if kind != "final" or name not in WITHOUT_NETWORK
+        if kind != "final" or name not in WITHOUT_CHOICE_OF_FINAL
     ],
     ids=lambda param: "-".join(param),
 )
@@ -58,7 +67,8 @@ def config(request, config):
     config = replaced(config, model_name=name)
     if kind == "plain":
         return config
-    config = changed(config, "feature", groups=GROUPS, wide_embedding_dim=4)
+    groups = OWN_GROUPS.get(name, GROUPS)
+    config = changed(config, "feature", groups=groups, wide_embedding_dim=4)
     if kind == "groups":
         return config
     final = replace(
@@ -87,6 +97,28 @@ def test_one_finite_logit_per_row_in_training(model, schema):
     logits = model.train()(random_inputs(schema, 4))
     assert logits.shape == (4,)
     assert logits.isfinite().all()
+
+
+def test_branches_add_up_to_the_logits(model, schema):
+    inputs = random_inputs(schema, 8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    model.eval()
+    branches = model.branches(inputs)
+    assert all(part.shape == (8,) for part in branches.values())
+    assert (next(iter(branches)) == "bias") == (model.bias is not None)
+    torch.testing.assert_close(sum(branches.values()), model(inputs), rtol=0, atol=1e-5)
+
+
+def test_training_shows_the_logits_of_branches_beside_those_of_the_rows(model, schema):
+    inputs = random_inputs(schema, 8)
+    logits = model.eval().training_logits(inputs)
+    assert set(logits) == {"", *model.config.branch_names}
+    torch.testing.assert_close(logits[""], model(inputs))
+    assert all(values.shape == (8,) for values in logits.values())
+    for name in model.config.branch_names:
+        assert not torch.equal(logits[name], logits[""])
 
 
 def test_rows_do_not_influence_each_other(model, schema):

@@ -151,7 +151,8 @@ def test_scoring_changes_no_weight(schema, config):
 def test_a_model_that_computes_otherwise_must_say_so_again(schema, config):
     class Doubled(DeepFM):
         def _forward_components(self, first_order, field_embeddings, flat_embeddings):
-            return 2 * super()._forward_components(first_order, field_embeddings, flat_embeddings)
+            parts = super()._forward_components(first_order, field_embeddings, flat_embeddings)
+            return {name: 2 * part for name, part in parts.items()}
 
     class Renamed(DeepFM):
         pass

@@ -1,10 +1,10 @@
-"""The three views of a batch that all models are made of.
+"""The views of a batch that models are made of: three that most read, and groups by name.
 
 Decided here: which fields each view shows, which are projected, and how the weights that are no
 table begin. `lookup` makes the vectors, `views` arranges them, `storage` keeps the tables.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from deepfm.models.layers.lookup import (
 )
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.storage import PackedTables
-from deepfm.models.layers.tables import WIDE, Read, Tables
+from deepfm.models.layers.tables import EMBEDDING, WIDE, Read, Tables, is_wide, table_name
 from deepfm.models.layers.variational_dropout import VariationalDropout
 from deepfm.models.layers.views import end_to_end, fields_at_one_dim, fields_of_flat, sums
 
@@ -34,11 +34,27 @@ class Views(NamedTuple):
         first_order: Sum of the fields' first-order weights, (B, 1); zeros where the layer has none.
         field_embeddings: One vector per field, (B, F, D); None where nobody reads that view.
         flat_embeddings: The fields' own vectors end to end, (B, total).
+        groups: Those of further groups end to end, by name, (B, total) each.
     """
 
     first_order: Tensor
     field_embeddings: Tensor | None
     flat_embeddings: Tensor
+    groups: Mapping[str, Tensor] = {}
+
+
+class FlatGroup(NamedTuple):
+    """Fields whose vectors stand end to end in a view of their own.
+
+    Attributes:
+        fields: Names, in the order of the view; a raw dense field stands there as its numbers.
+        suffix: Of the tables that it reads: its own ones, unless it is empty.
+        dim: Width of these tables, which need a suffix then; None: each field's own.
+    """
+
+    fields: Sequence[str]
+    suffix: str = EMBEDDING
+    dim: int | None = None
 
 
 class Groups(NamedTuple):
@@ -107,6 +123,8 @@ class FeatureEmbedding(Lookup):
         first_order: Whether anybody reads `first_order`.
         flat_embeddings: Whether anybody reads that view; else it is empty, (B, 0).
         groups: The fields of the views; None: there are no groups.
+        others: Further views, by name.
+        suffixes: Of the tables of `wide`, `fm` and `deep`, where these are their own.
         wide_dim: Width of a first-order vector.
         variational_dropout: Whether each group of 2 fields or more has a `VariationalDropout`.
         tables: How the tables are stored: a subclass of `Tables`.
@@ -122,7 +140,7 @@ class FeatureEmbedding(Lookup):
         >>> fields = [IdField("city", 10, 4, 0, None, "xavier_uniform"), DenseField("age", None)]
         >>> layer = FeatureEmbedding(fields, fm_embedding_dim=8, first_order=True)
         >>> views = layer(torch.tensor([[3], [0]]), torch.tensor([[0.5], [2.0]]), (), ())
-        >>> [tuple(view.shape) for view in views]
+        >>> [tuple(view.shape) for view in views[:3]]
         [(2, 1), (2, 1, 8), (2, 5)]
         >>> list(layer.tables.state_dict())
         ['city.weight', 'city_wide.weight']
@@ -139,6 +157,8 @@ class FeatureEmbedding(Lookup):
         first_order: bool,
         flat_embeddings: bool = True,
         groups: Groups | None = None,
+        others: Mapping[str, FlatGroup] | None = None,
+        suffixes: Mapping[str, str] | None = None,
         wide_dim: int = 1,
         variational_dropout: bool = False,
         tables: Callable[[Sequence[IdField], Sequence[Read]], Tables] = PackedTables,
@@ -154,20 +174,38 @@ class FeatureEmbedding(Lookup):
         shows_wide = shown.field_vectors == "wide"
         has_first_order = first_order and bool(shown.wide or weighted)
         keeps_wide = shows_wide or (variational_dropout and has_first_order)
-        wide = Request(shown.wide, WIDE, wide_dim, ordered=keeps_wide)
-        requests = [Request(shown.fm), Request(shown.deep), wide]
+        others = {} if others is None else others
+        self._suffixes = {"wide": "", "fm": "", "deep": ""} | dict(suffixes or {})
+        self._suffixes["wide"] = table_name(WIDE, self._suffixes["wide"])
+        wide = Request(shown.wide, self._suffixes["wide"], wide_dim, ordered=keeps_wide)
+        fm, deep = (
+            Request(names, self._suffixes[group])
+            for group, names in (("fm", shown.fm), ("deep", shown.deep))
+        )
+        requests = [fm, deep, wide, *(Request(*group) for group in others.values())]
         super().__init__(fields, requests, first_order=bool(weighted), tables=tables)
         self.first_order, self._keeps_wide = has_first_order, keeps_wide
         self.fm_embedding_dim = wide_dim if shows_wide else fm_embedding_dim or 0
         self._field_vectors = shown.field_vectors
-        self._wide_parts = self.parts(shown.wide, WIDE)
-        self._fm_parts, self._deep_parts = self.parts(shown.fm), self.parts(shown.deep)
+        self._wide_parts, self._fm_parts, self._deep_parts = (
+            self.parts(request.fields, request.suffix) for request in (wide, fm, deep)
+        )
+        self._others = {
+            name: (self.parts(group.fields, group.suffix), group.suffix)
+            for name, group in others.items()
+        }
         widths = {field.name: field.dim or numbers[field.name] for field in fields}
+        of_tables = {field.name for field in fields if isinstance(field, IdField)}
         self._groups = {
             "wide": dict.fromkeys(shown.wide, wide_dim) | weighted,
             "fm": dict.fromkeys(shown.fm, self.fm_embedding_dim),
             "deep": {name: widths[name] for name in shown.deep},
         }
+        for group, (names, _, dim) in others.items():
+            self._groups[group] = {
+                name: dim if dim is not None and name in of_tables else widths[name]
+                for name in names
+            }
         self.total_dim = sum(self._groups["deep"].values())
         self._set_fields(shown.wide if shows_wide else shown.fm)
         self.projections = NamedWeights(self._projected(shown.fm))
@@ -232,7 +270,7 @@ class FeatureEmbedding(Lookup):
         found = [
             self.tables[name]
             for name, t in self.tables.logical.items()
-            if t.trainable and t.suffix == WIDE
+            if t.trainable and is_wide(t.suffix)
         ]
         groups = [group.first_order for group in self.encoded_fields()]
         dense = [weight for weight in (self.dense_first_order, *groups) if weight is not None]
@@ -244,7 +282,7 @@ class FeatureEmbedding(Lookup):
         found = [
             self.tables[name]
             for name, table in self.tables.logical.items()
-            if table.trainable and (table.suffix != WIDE or reads_wide)
+            if table.trainable and (reads_wide or not is_wide(table.suffix))
         ]
         found += self.dense_vectors.parameters()
         for group in self.encoded_fields():
@@ -291,21 +329,25 @@ class FeatureEmbedding(Lookup):
         vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths, located)
         flat = dense[:, :0]
         if self._deep_parts:
-            flat = torch.cat(end_to_end(vectors, self._deep_parts), dim=1)
+            flat = torch.cat(end_to_end(vectors, self._deep_parts, self._suffixes["deep"]), dim=1)
             flat = self._masked("deep", flat)
+        groups = {
+            name: self._masked(name, torch.cat(end_to_end(vectors, parts, suffix), dim=1))
+            for name, (parts, suffix) in self._others.items()
+        }
         if not self._keeps_wide:
-            return Views(self._first_order(vectors), self._fields(vectors, flat), flat)
+            return Views(self._first_order(vectors), self._fields(vectors, flat), flat, groups)
         wide = self._wide(vectors)
         first_order = dense.new_zeros(dense.shape[0], 1)
         if self.first_order:
             first_order = wide.sum(1, keepdim=True)
         if self._field_vectors == "wide":
-            return Views(first_order, wide.unflatten(1, (self.num_fields, -1)), flat)
-        return Views(first_order, self._fields(vectors, flat), flat)
+            return Views(first_order, wide.unflatten(1, (self.num_fields, -1)), flat, groups)
+        return Views(first_order, self._fields(vectors, flat), flat, groups)
 
     def _first_order(self, vectors: Vectors) -> Tensor:
         """The sum of the first-order vectors, (B, 1)."""
-        terms = sums(vectors, WIDE)
+        terms = sums(vectors, self._suffixes["wide"])
         terms += [term.sum(1, keepdim=True) for term in self._dense_terms(vectors)]
         if not terms:
             return vectors.dense.new_zeros(vectors.dense.shape[0], 1)
@@ -325,7 +367,7 @@ class FeatureEmbedding(Lookup):
 
     def _wide(self, vectors: Vectors) -> Tensor:
         """The first-order vectors end to end, (B, F_w * w), after their variational dropout."""
-        parts = end_to_end(vectors, self._wide_parts, WIDE)
+        parts = end_to_end(vectors, self._wide_parts, self._suffixes["wide"])
         terms = self._dense_terms(vectors)
         if vectors.terms:
             terms = [torch.cat(terms, dim=1).index_select(1, self._place)]
@@ -338,7 +380,13 @@ class FeatureEmbedding(Lookup):
             return None
         if self._field_vectors == "deep" and "deep" in self.dropouts:
             return fields_of_flat(flat, self._fm_in_deep, self.projections)
-        fields = fields_at_one_dim(vectors, self._fm_parts, self.projections, self.fm_embedding_dim)
+        fields = fields_at_one_dim(
+            vectors,
+            self._fm_parts,
+            self.projections,
+            self.fm_embedding_dim,
+            self._suffixes["fm"],
+        )
         if "fm" in self.dropouts:
             return self._masked("fm", fields.flatten(1)).view_as(fields)
         return fields

@@ -18,7 +18,7 @@ from deepfm.models.layers.initializers import initializer_from
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.numbers import EncodedFields, groups_of_one_shape
 from deepfm.models.layers.storage import PackedTables
-from deepfm.models.layers.tables import EMBEDDING, Answer, Bag, Ids, Located, Read, Tables
+from deepfm.models.layers.tables import EMBEDDING, Answer, Bag, Ids, Located, Read, Tables, is_wide
 
 POOLED = ("mean", "sum", "max")  # combiners without weights of their own
 POSITION_DECAY = 0.1  # per place, of the weights of positions before training
@@ -138,7 +138,7 @@ class Lookup(nn.Module):
         self.positions = NamedWeights({field.name: (field.max_length,) for field in by_place})
         self.encoded = nn.ModuleDict()
         self._encoded_runs: dict[str, list[tuple[str, ...]]] = {}
-        orders = [r.fields for r in requests if r.suffix == EMBEDDING and r.ordered]
+        orders = [r.fields for r in requests if not is_wide(r.suffix) and r.ordered]
         for shape, fields_of in groups_of_one_shape(vectors).items():
             places = [range(part.start, part.stop) for part in map(self._columns_of, fields_of)]
             columns = list(itertools.chain(*places))
@@ -163,11 +163,14 @@ class Lookup(nn.Module):
             group.reset_parameters()
 
     def parts(self, names: Sequence[str], suffix: str = EMBEDDING) -> list[Part]:
-        """What stands end to end in a view of these fields: runs, and columns of raw numbers."""
+        """What stands end to end in a view of these fields: runs, and columns of raw numbers.
+
+        Fields that have no table are the same whatever the suffix.
+        """
         heads = {
             run[0]: run for piece in self._pieces if piece.suffix == suffix for run in piece.runs
         }
-        if suffix == EMBEDDING:
+        if not is_wide(suffix):
             heads |= {run[0]: run for runs in self._encoded_runs.values() for run in runs}
         inside = {name for run in heads.values() for name in run[1:]}
         raw = {field.name for field in self._dense if field.dim is None}

@@ -2,7 +2,8 @@
 
 Decided here: how a table is addressed, what one call of a lookup carries, and what tables can be
 asked for in training. A field may have several tables, which differ in their suffix: "" is its
-embedding, `wide` its first-order weights.
+embedding, `wide` its first-order weights, any other one a further embedding, for a view that has
+tables of its own. A suffix that begins with `wide_` is of first-order weights too.
 
 A lookup is three steps, so that each can be taken apart: `located` finds the rows of all fields,
 one call reads them, and after the backward pass their gradients are added up and applied. Only
@@ -65,6 +66,16 @@ class Table(NamedTuple):
         return table_name(self.base, self.suffix)
 
 
+def is_wide(suffix: str) -> bool:
+    """Whether tables of a suffix hold first-order weights.
+
+    Example:
+        >>> is_wide("wide"), is_wide("wide_user"), is_wide("wider")
+        (True, True, False)
+    """
+    return suffix == WIDE or suffix.startswith(f"{WIDE}_")
+
+
 def table_name(base: str, suffix: str) -> str:
     """Name of a table in `state_dict`.
 
@@ -102,7 +113,7 @@ def _table(field: IdField, suffix: str, widths: Mapping[str, int]) -> Table:
     dim, *others = set(widths.values())
     if others:
         raise ValueError(f"table {table_name(field.table_name, suffix)}: two dims, {widths}")
-    initializer = field.wide_initializer if suffix == WIDE else None
+    initializer = field.wide_initializer if is_wide(suffix) else None
     return Table(
         field.table_name,
         suffix,

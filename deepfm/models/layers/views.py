@@ -20,9 +20,15 @@ def end_to_end(vectors: Vectors, parts: Sequence[Part], suffix: str = EMBEDDING)
     return [
         vectors.dense[:, part]
         if isinstance(part, slice)
-        else vectors.runs[suffix, part[0]].flatten(1)
+        else _run(vectors, part[0], suffix).flatten(1)
         for part in parts
     ]
+
+
+def _run(vectors: Vectors, first: str, suffix: str) -> Tensor:
+    """Fields side by side, (B, fields, d); those without a table are the same in all suffixes."""
+    found = vectors.runs.get((suffix, first))
+    return vectors.runs[EMBEDDING, first] if found is None else found
 
 
 def sums(vectors: Vectors, suffix: str) -> list[Tensor]:
@@ -32,7 +38,11 @@ def sums(vectors: Vectors, suffix: str) -> list[Tensor]:
 
 
 def fields_at_one_dim(
-    vectors: Vectors, parts: Sequence[Part], projections: NamedWeights, dim: int
+    vectors: Vectors,
+    parts: Sequence[Part],
+    projections: NamedWeights,
+    dim: int,
+    suffix: str = EMBEDDING,
 ) -> Tensor:
     """One vector per field, (B, F, dim): its own, through its projection, or its `dim` numbers."""
     aligned: list[Tensor] = []
@@ -40,11 +50,11 @@ def fields_at_one_dim(
         if isinstance(part, slice):
             own = vectors.dense[:, part].unflatten(1, (-1, dim))
         elif part[0] in projections:
-            run = vectors.runs[EMBEDDING, part[0]].unbind(1)
+            run = _run(vectors, part[0], suffix).unbind(1)
             projected = [F.linear(v, projections[name]) for name, v in zip(part, run, strict=True)]
             own = torch.stack(projected, dim=1)
         else:
-            own = vectors.runs[EMBEDDING, part[0]]
+            own = _run(vectors, part[0], suffix)
         aligned.append(own)
     if len(aligned) == 1:
         return aligned[0]

@@ -1,8 +1,4 @@
-"""What a config says about a model: one dataclass per model, one per section that it reads.
-
-No torch here: a config is read, checked and explained without it. A default stands here and
-nowhere else. The first sentence of each entry under `Attributes` is what `deepfm config` prints.
-"""
+"""Sections that several models read, and what every model has."""
 
 from dataclasses import InitVar, dataclass, field
 from typing import Literal
@@ -33,7 +29,10 @@ class FeatureConfig:
         embedding_l2_scope: Which rows are penalized in a step: those of the `batch`, or those of
             the whole `table`.
         groups: Fields of the views: `wide` (first-order term), `fm` (field embeddings; falls back
-            to `deep`) and `deep` (flat embeddings). Without any, every field is in every view.
+            to `deep`), `deep` (flat embeddings), and those that the model names besides. Without
+            any, every field is in every view.
+        table_suffixes: Groups that have tables of their own, with what ends these tables' names;
+            groups of one suffix share them.
         wide_embedding_dim: Width of a first-order weight.
         wide_init: Initializer of first-order weights; null: that of their table.
         unequal_dims: What is done where dims of field embeddings differ: `project` or `error`.
@@ -49,6 +48,7 @@ class FeatureConfig:
     embedding_l2_reg: float = limited(1e-5, at_least=0)
     embedding_l2_scope: Literal["batch", "table"] = "batch"
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    table_suffixes: dict[str, str] = field(default_factory=dict)
     wide_embedding_dim: int = limited(1, at_least=1)
     wide_init: str | None = None
     unequal_dims: Literal["project", "error"] = "project"
@@ -150,6 +150,11 @@ class ModelConfig(Named):
 
     feature: FeatureConfig = field(default_factory=FeatureConfig)
 
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Names of the branches whose logits losses can read in training; most models have none."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(ModelConfig):
@@ -166,57 +171,3 @@ class NetworkConfig(ModelConfig):
     global_bias: bool = True
     dnn: DNNConfig = field(default_factory=DNNConfig)
     final: DNNConfig | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FactorizationMachineConfig(ModelConfig):
-    """Options of FM: those of the embedding layer."""
-
-    name = "fm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeepFMConfig(NetworkConfig):
-    """Options of DeepFM.
-
-    Attributes:
-        fm: The linear and the factorization-machine term.
-    """
-
-    name = "deepfm"
-    fm: FMConfig = field(default_factory=FMConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class XDeepFMConfig(NetworkConfig):
-    """Options of xDeepFM.
-
-    Attributes:
-        fm: The linear term.
-        cin: The compressed interaction network.
-    """
-
-    name = "xdeepfm"
-    fm: FMConfig = field(default_factory=FMConfig)
-    cin: CINConfig = field(default_factory=CINConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionDeepFMConfig(NetworkConfig):
-    """Options of AttentionDeepFM.
-
-    Attributes:
-        fm: The linear and the factorization-machine term.
-        attention: Self-attention over fields.
-    """
-
-    name = "attention_deepfm"
-    fm: FMConfig = field(default_factory=FMConfig)
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WideAndDeepConfig(NetworkConfig):
-    """Options of Wide & Deep: those that every model with a deep branch has."""
-
-    name = "wide_and_deep"

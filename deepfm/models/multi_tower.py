@@ -1,0 +1,57 @@
+"""Towers: a network for each group of fields, and a linear map or a network on all of them."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from deepfm.errors import ConfigError
+from deepfm.models.base import Parts
+from deepfm.models.layers.embedding import FlatGroup, Views
+from deepfm.models.options import MultiTowerConfig
+from deepfm.models.streams import StreamsModel
+
+
+class MultiTower(StreamsModel):
+    """logit = bias + sum_g <w_g, DNN_g(vectors of group g)>.
+
+    The sum is a linear map of all towers' outputs end to end; with `final` a network stands
+    there. The fields of a group have one table, however many towers read them.
+
+    Source: no paper; the model `multi_tower` of TorchEasyRec.
+    """
+
+    config: MultiTowerConfig
+
+    @property
+    def flat_groups(self) -> Mapping[str, FlatGroup | None]:
+        towers, groups = self.config.multi_tower.towers, self.config.feature.groups
+        if towers and not groups:
+            raise ConfigError(
+                f"expected the fields of each tower: {', '.join(towers)}", key="feature.groups"
+            )
+        return dict.fromkeys(towers)
+
+    @property
+    def uses_flat_embeddings(self) -> bool:
+        return not self.config.multi_tower.towers
+
+    @property
+    def required_groups(self) -> tuple[str, ...]:
+        return tuple(self.config.multi_tower.towers) or ("deep",)
+
+    def _build_components(self) -> None:
+        towers = {}
+        for name, config in self.config.multi_tower.towers.items():
+            width = self.embedding.group_total_dim(name)
+            towers[name] = self._stream(width, config, f"multi_tower.towers.{name}")
+        if not towers:
+            towers["deep"] = self._stream(self.embedding.total_dim, None, "dnn")
+        self.towers = nn.ModuleList(towers.values())
+        widths = {name: tower.output_dim for name, tower in towers.items()}
+        self._set_outputs(widths, one_bias=True)
+
+    def _parts(self, views: Views) -> Parts:
+        read = views.groups or {"deep": views.flat_embeddings}
+        pairs = zip(self.stream_widths, self.towers, strict=True)
+        streams = [tower(read[name]) for name, tower in pairs]
+        return self._logits(streams) if self.final is None else self._meet(streams)
