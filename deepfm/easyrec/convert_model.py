@@ -137,6 +137,108 @@ def _check_same(source: Source, group: str, dims: dict[str, int], more: str = ""
         )
 
 
+def _flat(source: Source, name: str, *, output_bias: bool = True) -> Keys:
+    """A model whose weights of the final layer may stand alone."""
+    return {"model_name": name, "global_bias": False, "output_bias": output_bias}
+
+
+def _masknet(source: Source) -> Keys:
+    path, module = f"{source.path}.mask_net_module", source.config.mask_net_module
+    if not module.HasField("top_mlp"):  # there is no output layer without it
+        raise source.pipeline.error(path, "mask_net needs top_mlp { hidden_units }")
+    blocks, block = module.n_mask_blocks, module.mask_block
+    for field, value, where in (
+        ("n_mask_blocks", blocks, path),
+        ("hidden_dim", block.hidden_dim, f"{path}.mask_block"),
+    ):
+        if not value:
+            raise source.pipeline.error(where, f"{field}: expected at least 1, found {value}")
+    keys: Keys = {
+        "parallel": module.use_parallel,
+        "hidden_units": [block.hidden_dim] * blocks,
+        "embedding_norm": "vector",
+        "bias": True,
+        "init": "torch",
+    }
+    if ratio := shortest(block.reduction_ratio):  # counts even where there is an aggregation_dim
+        keys["reduction_ratio"] = ratio
+    elif block.aggregation_dim:
+        keys["aggregation_dim"] = block.aggregation_dim
+    else:
+        problem = "expected reduction_ratio or aggregation_dim, found neither"
+        raise source.pipeline.error(f"{path}.mask_block", problem)
+    return _flat(source, "masknet", output_bias=False) | {
+        "masknet": keys,
+        "dnn": network(source.pipeline, module.top_mlp, f"{path}.top_mlp"),
+    }
+
+
+def _dlrm(source: Source) -> Keys:
+    keys = _dense_network(source) | {"with_sparse": source.config.arch_with_sparse}
+    return _flat(source, "dlrm") | {"dlrm": keys, "dnn": source.needed("final")}
+
+
+def _wukong(source: Source) -> Keys:
+    layers = []
+    if not source.config.wukong_layers:
+        raise source.pipeline.error(source.path, "wukong_layers: a value is needed")
+    for k, layer in enumerate(source.config.wukong_layers):
+        path = f"{source.path}.wukong_layers[{k}]"
+        for field in ("lcb_feature_num", "fmb_feature_num", "compressed_feature_num"):
+            if not getattr(layer, field):
+                raise source.pipeline.error(path, f"{field}: expected at least 1, found 0")
+        layers.append(
+            {
+                "factorized": layer.fmb_feature_num,
+                "linear": layer.lcb_feature_num,
+                "compressed": layer.compressed_feature_num,
+                "mlp": network(source.pipeline, layer.feature_num_mlp, f"{path}.feature_num_mlp"),
+            }
+        )
+    keys = _dense_network(source) | {"layers": layers}
+    return _flat(source, "wukong") | {"wukong": keys, "dnn": source.needed("final")}
+
+
+def _dense_network(source: Source) -> Keys:
+    """The network that makes a vector of the numbers; here its last layer goes without saying."""
+    dims = source.dims("sparse")
+    _check_same(source, "sparse", dims)
+    if "dense" not in source.groups.fields:
+        return {}
+    found, width = source.needed("dense_mlp"), next(iter(dims.values()))
+    units, dropout = found["hidden_units"], found["dropout"]
+    if units[-1] != width:
+        source.pipeline.note(
+            f"{source.path}.dense_mlp.hidden_units",
+            f"the last layer has {units[-1]} units, and the vectors of the group sparse are "
+            f"{width} wide; a layer of {width} units is added",
+        )
+        if isinstance(dropout, list):
+            found["dropout"] = [*dropout, 0.0]
+        return {"dense": found}
+    return {"dense": found | {"hidden_units": units[:-1]}}
+
+
+def _multi_tower(source: Source) -> Keys:
+    found = _flat(source, "multi_tower") | {"multi_tower": _group_towers(source)}
+    if final := source.optional("final"):
+        return found | {"final": final}
+    return found | {"dnn": {"hidden_units": [1], "norm": "none", "init": "torch"}}
+
+
+def _group_towers(source: Source) -> Keys:
+    """The network of each group that has one."""
+    towers: Keys = {}
+    for k, tower in enumerate(source.config.towers):
+        path = f"{source.path}.towers[{k}]"
+        if tower.input in towers:
+            raise source.pipeline.error(f"{path}.input", f"a second tower of {tower.input!r}")
+        towers[tower.input] = network(source.pipeline, tower.mlp, f"{path}.mlp")
+    if not towers:
+        raise source.pipeline.error(source.path, "towers: a value is needed")
+    return {"towers": towers}
+
+
 # --- models of several tasks ---------------------------------------------------------------
 
 
@@ -217,6 +319,10 @@ CONVERTED: dict[str, Converter] = {
     "deepfm": _deepfm,
     "wide_and_deep": _wide_and_deep,
     "xdeepfm": _xdeepfm,
+    "mask_net": _masknet,
+    "dlrm": _dlrm,
+    "wukong": _wukong,
+    "multi_tower": _multi_tower,
     "mmoe": _mmoe,
     "ple": _ple,
     "dbmtl": _dbmtl,

@@ -189,6 +189,8 @@ class _Reader:
         is_single = self.config.HasField("value_dim") and self.config.value_dim == 1
         held = {self.columns.get(name) for name in source.get("columns", [self._column(source)])}
         keys: Keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
+        if not is_combo and self.config.weighted and held != {INTEGER}:
+            keys["transform"] = "before(:)"
         if keys["type"] == "sequence":
             keys |= self._many()
         rows, ids = self._encoded_ids() if self.mode == FG_NONE else self._bucketized()
@@ -210,6 +212,8 @@ class _Reader:
         return Feature(self.name, self.path, keys, is_sequence=True)
 
     def _check_one_value(self) -> None:
+        if self.config.DESCRIPTOR.name == "IdFeature" and self.config.weighted:
+            raise self.error("weighted", "not supported in a sequence")
         if self.config.HasField("value_dim") and self.config.value_dim != 1:
             raise self.error(
                 "value_dim",

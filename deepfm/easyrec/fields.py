@@ -294,7 +294,7 @@ FIELDS: dict[str, dict[str, Fate]] = {
         **_FEATURE, **_TABLE, **_WORDS,
         "expression": _honoured("column, in FG_NORMAL and FG_DAG: side:column"),
         "num_buckets": _honoured("num_buckets; an id outside gets row 0"),
-        "weighted": _refused("weights of ids are not supported; false is"),
+        "weighted": _ignored("of `id:weight` the id is read, and weights have no effect"),
         "fg_value_type": _ignored("values are hashed and looked up as text"),
     },
     "RawFeature": {

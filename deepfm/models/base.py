@@ -259,7 +259,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
         """The map from a branch's output to logits; without a bias where there is a global one."""
-        bias = bias and not self.has_global_bias
+        bias = bias and not self.has_global_bias and self.networks.output_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
         initialize_linears([linear], (self.networks.final or self.networks.dnn).init)
         self.output_layers.append(linear)

@@ -52,7 +52,10 @@ def rows_of(path: Path, changes: list[str], count: int, seed: int) -> pa.Table:
                     message.sequence_delim.join(map(str, np.ravel(row))) for row in steps
                 ]
         else:
-            columns[column_of(pipeline, message)] = list(values(pipeline, message, count, rng))
+            column = list(values(pipeline, message, count, rng))
+            if kind == "id_feature" and message.weighted:
+                column = [f"{number}:0.5{message.separator}{number}:2" for number in column]
+            columns[column_of(pipeline, message)] = column
     labels = list(pipeline.message.data_config.label_fields)
     for k, name in enumerate(labels):
         columns[name] = (rng.random(count) < 0.4 + 0.2 * k).astype(np.int64)
