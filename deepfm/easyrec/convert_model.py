@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from deepfm.easyrec.convert_tasks import towers_of
 from deepfm.easyrec.features import Feature, check_initializer
 from deepfm.easyrec.groups import Groups
-from deepfm.easyrec.networks import network
+from deepfm.easyrec.networks import attention, network
 from deepfm.easyrec.pipeline_pb2 import BayesTaskTower
 from deepfm.easyrec.reading import MODELS, Keys, Pipeline, shortest
 
@@ -220,10 +220,26 @@ def _dense_network(source: Source) -> Keys:
 
 
 def _multi_tower(source: Source) -> Keys:
-    found = _flat(source, "multi_tower") | {"multi_tower": _group_towers(source)}
-    if final := source.optional("final"):
-        return found | {"final": final}
-    return found | {"dnn": {"hidden_units": [1], "norm": "none", "init": "torch"}}
+    return _flat(source, "multi_tower") | {
+        "multi_tower": {"towers": _group_towers(source)},
+        "final": source.needed("final"),
+    }
+
+
+def _multi_tower_din(source: Source) -> Keys:
+    encoders, read = [], set[str]()
+    for k, tower in enumerate(source.config.din_towers):
+        path = f"{source.path}.din_towers[{k}]"
+        if tower.input in read:
+            raise source.pipeline.error(f"{path}.input", f"a second tower of {tower.input!r}")
+        read.add(tower.input)
+        encoders.append(attention(source.pipeline, tower.attn_mlp, f"{path}.attn_mlp", tower.input))
+    if not encoders:
+        raise source.pipeline.error(source.path, "din_towers: a value is needed")
+    return _flat(source, "multi_tower_din") | {
+        "multi_tower_din": {"towers": _group_towers(source), "din_towers": encoders},
+        "final": source.needed("final"),
+    }
 
 
 def _group_towers(source: Source) -> Keys:
@@ -236,7 +252,7 @@ def _group_towers(source: Source) -> Keys:
         towers[tower.input] = network(source.pipeline, tower.mlp, f"{path}.mlp")
     if not towers:
         raise source.pipeline.error(source.path, "towers: a value is needed")
-    return {"towers": towers}
+    return towers
 
 
 # --- models of several tasks ---------------------------------------------------------------
@@ -323,6 +339,7 @@ CONVERTED: dict[str, Converter] = {
     "dlrm": _dlrm,
     "wukong": _wukong,
     "multi_tower": _multi_tower,
+    "multi_tower_din": _multi_tower_din,
     "mmoe": _mmoe,
     "ple": _ple,
     "dbmtl": _dbmtl,

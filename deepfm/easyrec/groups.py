@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from deepfm.easyrec.features import Feature
-from deepfm.easyrec.networks import attention_network
+from deepfm.easyrec.networks import attention, attention_network
 from deepfm.easyrec.pipeline_pb2 import (
     FeatureGroupConfig,
     FeatureGroupType,
@@ -184,6 +184,7 @@ class _Reader:
         self.found.paths[wanted.name] = path
         if kind == "SEQUENCE":
             self._sequence(path, wanted.name, names, group.embedding_name_suffix)
+            self._check_query(path, wanted.name)  # which DIN compares with the steps
             return
         if not names:
             raise self.pipeline.error(path, f"feature_names: group {group.group_name!r} has none")
@@ -263,7 +264,7 @@ class _Reader:
             if feature.is_sequence and feature.keys["sequence"] in joined:
                 feature.keys["sequence"] = first
 
-    def check_query(self, path: str, name: str) -> None:
+    def _check_query(self, path: str, name: str) -> None:
         """Refuse a query that an attention cannot compare with the steps."""
         parts = self.found.sequences[name]
         query, steps = (
@@ -281,16 +282,14 @@ class _Reader:
 
     def _encoder(self, path: str, kind: str, config: Any, sequence: str, group: str) -> None:
         if kind not in ("pooling_encoder", "self_attention_encoder"):
-            self.check_query(self.found.paths[sequence], sequence)
-        keys: Keys = {"name": _ENCODERS[kind], "input": sequence, "group": group}
-        keys |= {"unknown": "attend"}
-        if kind in ("din_encoder", "multi_window_din_encoder"):
-            keys |= attention_network(self.pipeline, config.attn_mlp, f"{path}.attn_mlp")
+            self._check_query(self.found.paths[sequence], sequence)
+        keys: Keys = {"name": _ENCODERS[kind], "input": sequence, "unknown": "attend"}
         if kind == "din_encoder":
-            keys["softmax"] = True
+            keys = attention(self.pipeline, config.attn_mlp, f"{path}.attn_mlp", sequence)
         elif kind == "multi_window_din_encoder":
             if not config.windows_len:
                 raise self.pipeline.error(path, "windows_len: a value is needed")
+            keys |= attention_network(self.pipeline, config.attn_mlp, f"{path}.attn_mlp")
             keys |= {"windows": list(config.windows_len), "newest": "first"}
         elif kind == "pooling_encoder":
             if config.pooling_type not in ("sum", "mean"):
@@ -300,12 +299,12 @@ class _Reader:
         elif kind == "self_attention_encoder":
             keys |= {
                 "attention_dim": config.multihead_attn_dim,
-                "heads": config.num_heads,
+                "num_heads": config.num_heads,
                 "dropout": shortest(config.dropout),
             }
         if kind != "multi_window_din_encoder" and config.max_seq_length > 0:
             keys["max_length"] = config.max_seq_length
-        self.found.encoders.append(keys)
+        self.found.encoders.append(keys | {"group": group})
 
     def check_tables(self) -> None:
         """Refuse two tables of one name, which only a suffix would tell apart in the original."""

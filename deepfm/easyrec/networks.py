@@ -39,4 +39,23 @@ def network(pipeline: Pipeline, config: MLP, path: str) -> Keys:
 
 def attention_network(pipeline: Pipeline, config: MLP, path: str) -> Keys:
     """The options of an encoder's network, over positions of which padding counts in norms."""
-    return network(pipeline, config, path) | {"statistics": "padded"}
+    found = network(pipeline, config, path)
+    ratios = set(config.dropout_ratio)
+    if len(ratios) > 1:
+        raise pipeline.error(
+            f"{path}.dropout_ratio",
+            "of an attention network one number for all layers is supported",
+        )
+    dropout = shortest(ratios.pop()) if ratios else 0.0
+    return found | {"dropout": dropout, "statistics": "padded"}
+
+
+def attention(pipeline: Pipeline, config: MLP, path: str, sequence: str) -> Keys:
+    """DIN over a sequence, as the format computes it."""
+    return {
+        "name": "din",
+        "input": sequence,
+        "unknown": "attend",
+        **attention_network(pipeline, config, path),
+        "softmax": True,
+    }
