@@ -168,6 +168,11 @@ class BaseCTRModel(nn.Module, ABC):
         return {}
 
     @property
+    def tower_names(self) -> Sequence[str]:
+        """What its `towers` are for, if it has any: a task, or a group of fields."""
+        return [task.name for task in self.tasks]
+
+    @property
     def required_groups(self) -> tuple[str, ...]:
         """What `feature.groups` must name, if it names any."""
         return ("deep",)
