@@ -61,7 +61,10 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     tables = [parameter for parameter in trained.values() if id(parameter) in of_tables]
     names = {id(weight): name for name, weight in model.state_dict(keep_vars=True).items()}
     dense = {names[id(p)]: p for p in trained.values() if id(p) not in of_tables}
-    parts = _parts(dense, config.part_optimizers, model.tower_names)
+    known = {
+        name: (name, *parameter_names(name, model.config.name, model.tower_names)) for name in dense
+    }
+    parts = _parts(dense, config.part_optimizers, known)
     shared = dense if config.sparse_optimizer is not None else trained
     rest = [parameter for parameter in shared.values() if id(parameter) not in parts]
     common = ("training.scheduler", config.scheduler)
@@ -103,28 +106,29 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
 
 
 def _parts(
-    dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig], towers: Sequence[str]
+    dense: Mapping[str, Tensor],
+    parts: Sequence[PartOptimizerConfig],
+    names: Mapping[str, Sequence[str]],
 ) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to.
 
     A pattern matches the whole name of a parameter, or what TorchEasyRec calls it.
 
     Args:
-        towers: What towers of the model are for.
+        names: All names of a parameter, by ours.
     """
     found: dict[int, int] = {}
-    every = {name: (name, *parameter_names(name, towers)) for name in dense}
     for number, part in enumerate(parts):
         pattern = re.compile(part.pattern)
         matches = [
             parameter
             for name, parameter in dense.items()
-            if any(pattern.fullmatch(known) for known in every[name])
+            if any(pattern.fullmatch(known) for known in names[name])
         ]
         if not matches:
             raise ConfigError(
                 f"{part.pattern!r} matches no whole name of a dense parameter; "
-                f"{_near(part.pattern, every)}",
+                f"{_near(part.pattern, names)}",
                 key="training.part_optimizers",
             )
         for parameter in matches:
