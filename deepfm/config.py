@@ -154,7 +154,7 @@ class TrainingConfig:
         sparse_update: When tables are updated under accumulation: once per `step` of the
             optimizers, or after each `backward` pass.
         gradient_clip_norm: Limit of the gradient's norm; null: none.
-        gradient_clip_norm_type: Which norm that is.
+        gradient_clip_norm_type: Which norm that is; .inf is the largest number.
         gradient_clip_value: Limit of each number of the gradient; null: none.
         gradient_clip_scope: What is clipped: `all` weights, or the `dense` ones.
         ema_decay: Of the moving average of the dense weights that is evaluated and kept; null:
@@ -190,7 +190,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = limited(1, at_least=1)
     sparse_update: Literal["step", "backward"] = "step"
     gradient_clip_norm: float | None = limited(1.0, above=0)
-    gradient_clip_norm_type: float = limited(2.0, above=0)
+    gradient_clip_norm_type: float = limited(2.0, above=0, infinite=True)
     gradient_clip_value: float | None = limited(None, above=0)
     gradient_clip_scope: Literal["all", "dense"] = "all"
     ema_decay: float | None = limited(None, at_least=0, below=1)

@@ -176,6 +176,11 @@ class BaseCTRModel(nn.Module, ABC):
         return ()
 
     @property
+    def tower_names(self) -> Sequence[str]:
+        """What its `towers` are for, if it has any: a task, or a group of fields."""
+        return [task.name for task in self.tasks]
+
+    @property
     def required_groups(self) -> tuple[str, ...]:
         """What `feature.groups` must name, if it names any."""
         return ("deep",)
@@ -272,7 +277,7 @@ class BaseCTRModel(nn.Module, ABC):
 
     def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
         """The map from a branch's output to logits; without a bias where there is a global one."""
-        bias = bias and not self.has_global_bias
+        bias = bias and not self.has_global_bias and self.networks.output_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
         init = "xavier_uniform"
         if self.has_network:

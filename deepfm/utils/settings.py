@@ -38,12 +38,13 @@ _TYPE_NAMES: dict[object, str] = {
 }
 
 
-def limited(default: T, **limits: float) -> T:
+def limited(default: T, *, infinite: bool = False, **limits: float) -> T:
     """A dataclass field whose number (or each of its numbers) stays within limits.
 
-    Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
+    Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive); finite, unless
+    `infinite` says that it need not be.
     """
-    return field(default=default, metadata=limits)
+    return field(default=default, metadata=limits | ({"infinite": True} if infinite else {}))
 
 
 def chosen(default: T, among: Collection[str]) -> T:
@@ -330,7 +331,9 @@ def _below(value: object) -> list[tuple[str, object]]:
 def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> str | None:
     """What is wrong with a number of a field; None where nothing is."""
     if isinstance(number, float) and not math.isfinite(number):
-        return f"{number} is not finite"
+        is_right = math.isinf(number) and "infinite" in item.metadata
+        if not is_right:
+            return f"{number} is not finite"
     if isinstance(number, int) and abs(number) >= 2**63:
         return f"expected at most {2**63 - 1}, found {shown(number)}"
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int
