@@ -1,5 +1,6 @@
 """Oracles: slow, obvious loops in float64, written from the papers, that tests compare with."""
 
+import functools
 import itertools
 import math
 
@@ -446,6 +447,102 @@ def cin(fields, filters, split_half, biases=None):
     return np.array(output)
 
 
+def field_norm(x, dims, scale, shift):
+    """Vectors end to end, (n,): each has mean 0 and variance 1, but those of one number."""
+    result, start = [], 0
+    for dim in dims:
+        place = slice(start, start + dim)
+        if dim > 1:
+            result.extend(layer_norm(x[place], scale[place], shift[place]))
+        else:
+            result.append(x[start] * scale[start] + shift[start])
+        start += dim
+    return np.array(result)
+
+
+def mask_block(x, embedding, weights):
+    """One row: ReLU(LN(W (m * x) + b)) with m = W_2 ReLU(W_1 e + b_1) + b_2.
+
+    `weights` has W_1 and b_1 as `aggregation`, W_2 and b_2 as `mask`, W and b as `hidden`, and
+    `norm` (scale, shift) if there is one.
+    """
+    (w1, b1), (w2, b2), (w, b) = (weights[name] for name in ("aggregation", "mask", "hidden"))
+    mask = w2 @ np.maximum(w1 @ embedding + b1, 0.0) + b2
+    hidden = w @ (mask * x) + b
+    if "norm" in weights:
+        hidden = np.array(layer_norm(hidden, *weights["norm"]))
+    return np.maximum(hidden, 0.0)
+
+
+def bilinear(x, y, weight):
+    """x_h^T W_hc y_h of one row, (heads, outputs), of weights (heads, outputs, rows, columns)."""
+    heads, outputs, rows, columns = weight.shape
+    result = np.zeros((heads, outputs))
+    for h in range(heads):
+        for c in range(outputs):
+            for i in range(rows):
+                for j in range(columns):
+                    result[h, c] += x[h * rows + i] * weight[h, c, i, j] * y[h * columns + j]
+    return result
+
+
+def feature_gate(x, context, layers, output):
+    """x * 2 sigmoid(W mlp(context) + b) of one row; `output` is (W, b)."""
+    weight, bias = output
+    z = weight @ mlp(context, layers, "relu") + bias
+    return np.array([a * 2 / (1 + math.exp(-b)) for a, b in zip(x, z, strict=True)])
+
+
+def factorized_block(x, layers, combine, activation):
+    """One row through h = W x + b in halves, with norms as in `mlp`, in evaluation mode."""
+    for layer in layers:
+        h = layer["weight"] @ x + layer["bias"]
+        half = len(h) // 2
+        second, products = list(h[:half]), [a * b for a, b in zip(h[:half], h[half:], strict=True)]
+        x = np.array(second + products if combine == "concat" else np.add(second, products))
+        rest = {key: layer[key] for key in ("batch_norm", "layer_norm") if key in layer}
+        x = mlp(x, [{"weight": np.eye(len(x)), **rest}], activation)
+    return x
+
+
+def pairwise_dots(fields):
+    """<x_i, x_j> of one row's vectors, i < j, row by row of the upper triangle."""
+    return np.array(
+        [
+            sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
+            for i in range(len(fields))
+            for j in range(i + 1, len(fields))
+        ]
+    )
+
+
+def wukong_layer(fields, weights):
+    """One row's vectors (N, D) through LN(concat(FMB, LCB) + residual), (N', D).
+
+    `weights`: Y transposed as `compress` (K, N), W_L as `linear` (L, N), `residual` (N', N) or
+    None, `products_norm` and `norm` (scale, shift), `mlp` layers, `output` (W, b).
+    """
+    dim = fields.shape[1]
+    products = []
+    for vector in fields:
+        for column in weights["compress"]:  # <x_n, sum_m Y_mk x_m>
+            mixed = sum(y * other for y, other in zip(column, fields, strict=True))
+            products.append(vector @ mixed)
+    products = layer_norm(products, *weights["products_norm"])
+    weight, bias = weights["output"]
+    flat = weight @ mlp(products, weights["mlp"], "relu") + bias
+    rows = [flat[start : start + dim] for start in range(0, len(flat), dim)]
+    rows += [sum(w * v for w, v in zip(row, fields, strict=True)) for row in weights["linear"]]
+    result = []
+    for n, row in enumerate(rows):
+        residual = fields[n]
+        if weights["residual"] is not None:
+            mixing = weights["residual"][n]
+            residual = sum(w * v for w, v in zip(mixing, fields, strict=True))
+        result.append(layer_norm(row + residual, *weights["norm"]))
+    return np.array(result)
+
+
 def softplus(x):
     return math.log1p(math.exp(x))
 
@@ -534,6 +631,86 @@ def mlp(x, layers, activation):
         else:
             x = [ACTIVATIONS[activation](value) for value in x]
     return np.array(x)
+
+
+def _scored(parts, layers, activation, weight, bias):
+    """Linear(MLP(parts end to end))."""
+    hidden = mlp(np.concatenate(parts), layers, activation)
+    return sum(w * h for w, h in zip(weight, hidden, strict=True)) + bias
+
+
+def _widened(query, sequence):
+    return np.concatenate([query, np.zeros(sequence.shape[1] - len(query))])
+
+
+def din(query, sequence, counts, layers, activation, weight, bias, softmax_of_scores):
+    """One row: query (Dq,), sequence (L, Ds) and which of its positions count."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    scores = [_scored([q, s, q - s, q * s], layers, activation, weight, bias) for s in events]
+    if softmax_of_scores and scores:
+        scores = softmax(scores)
+    total = np.zeros(sequence.shape[1])
+    for a, s in zip(scores, events, strict=True):
+        total = total + a * s
+    return total
+
+
+def simple_attention(query, sequence, counts):
+    """One row, as `din`."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    if not events:
+        return np.zeros(sequence.shape[1])
+    weights = softmax([sum(a * b for a, b in zip(q, s, strict=True)) for s in events])
+    return sum(w * s for w, s in zip(weights, events, strict=True))
+
+
+def multi_window_din(
+    query, sequence, counts, layers, activation, weight, bias, slope, windows, newest
+):
+    """One row, as `din`; windows take so many events each, from the newest on."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    if newest == "last":
+        events.reverse()
+    result = []
+    for window in windows:
+        inside, events = events[:window], events[window:]
+        total = np.zeros(len(q))
+        for s in inside:
+            a = _scored([s, q * s, q], layers, activation, weight, bias)
+            total = total + (a if a > 0 else slope * a) * s
+        result.extend(total / max(len(inside), 1))
+    return np.array([*result, *q])
+
+
+def mean_self_attention(sequence, counts, maps, num_heads):
+    """One row, as `din`. `maps` has (weight, bias) of query, key, value, then of the same inside
+    the attention, and of its output."""
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    width = len(maps["output"][1])
+    if not events:
+        return np.zeros(width)
+
+    def mapped(name, x):
+        weight, bias = maps[name]
+        return weight @ x + bias
+
+    q, k, v = (
+        [mapped(f"inner {name}", mapped(name, s)) for s in events]
+        for name in ("query", "key", "value")
+    )
+    size, total = width // num_heads, np.zeros(width)
+    for t in range(len(events)):
+        attended = np.zeros(width)
+        for head in range(num_heads):
+            own = slice(head * size, (head + 1) * size)
+            weights = softmax([q[t][own] @ key[own] / math.sqrt(size) for key in k])
+            for w, value in zip(weights, v, strict=True):
+                attended[own] += w * value[own]
+        total += maps["output"][0] @ attended + maps["output"][1]
+    return total / len(events)
 
 
 def field_self_attention(fields, layers, num_heads, scale=True, norm="after", identity=False):
@@ -628,3 +805,54 @@ def field_weighted_pairs(fields, strengths):
         r * sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
         for r, (i, j) in zip(strengths, pairs, strict=True)
     )
+
+
+def mixture(shares, experts):
+    """sum_e shares[e] * experts[e], one row, by loops."""
+    found = np.zeros(len(experts[0]))
+    for share, expert in zip(shares, experts, strict=True):
+        for unit, value in enumerate(expert):
+            found[unit] += share * value
+    return found
+
+
+def gate(x, weight, bias):
+    """Shares of experts for one row: softmax(W x + b)."""
+    return softmax(
+        [
+            sum(w * v for w, v in zip(row, x, strict=True)) + b
+            for row, b in zip(weight, bias, strict=True)
+        ]
+    )
+
+
+def extraction_level(tasks, shared, own_experts, shared_experts, gates, shared_gate=None):
+    """One row through a level of PLE.
+
+    Args:
+        tasks, shared: Inputs of each task and of the shared part.
+        own_experts: Per task a list of functions of its input.
+        shared_experts: Functions of the shared input.
+        gates, shared_gate: Functions of the input that give the shares; None: the last level.
+    """
+    of_all = [expert(shared) for expert in shared_experts]
+    found = []
+    every = []
+    for x, experts, shares in zip(tasks, own_experts, gates, strict=True):
+        own = [expert(x) for expert in experts]
+        every += own
+        found.append(mixture(shares(x), own + of_all))
+    if shared_gate is None:
+        return found, shared
+    return found, mixture(shared_gate(shared), every + of_all)
+
+
+def probability_of_both(a, b):
+    """sigma(a) sigma(b), and what is missing to 1, of logits of any size.
+
+    By logarithms: ln p = -ln(1 + e^-a) - ln(1 + e^-b), and 1 - p = sigma(-a) + sigma(a) sigma(-b).
+    """
+    log1p_exp = functools.partial(np.logaddexp, 0.0)  # ln(1 + e^x)
+    positive = -log1p_exp(-a) - log1p_exp(-b)
+    negative = np.logaddexp(-log1p_exp(a), -log1p_exp(-a) - log1p_exp(b))
+    return positive, negative

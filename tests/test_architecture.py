@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "format_versions": {"utils.logging"},
     "config": {
         "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
-        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "models.MODELS",
+        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "evaluation.ranking",
+        "models.MODELS",
         "models.options", "training.options",
         "data.options",
     },

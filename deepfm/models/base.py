@@ -12,7 +12,9 @@ from functools import reduce
 from operator import add
 from typing import ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
@@ -20,6 +22,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.easyrec.names import dropout_loss
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.features import build_embedding
+from deepfm.models.layers.bilinear import BilinearFusion
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.embedding import FlatGroup, Views
 from deepfm.models.layers.options import called
@@ -93,7 +96,8 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(task.fitted(schema) for task in tasks)
-        self.output_layers: list[nn.Linear] = []  # whose outputs are added to the bias
+        # whose outputs are added to the bias
+        self.output_layers: list[nn.Linear | BilinearFusion] = []
         if len(tasks) > 1 and not self.several_tasks:
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
@@ -108,6 +112,7 @@ class BaseCTRModel(nn.Module, ABC):
             required=self.required_groups,
             flat_embeddings=self.uses_flat_embeddings,
             flat_groups=self.flat_groups,
+            sequences=self.sequences,
         )
         shape = (self.num_class,) if self.num_class > 1 else ()
         self.bias = nn.Parameter(torch.zeros(shape)) if self.has_global_bias else None
@@ -115,7 +120,7 @@ class BaseCTRModel(nn.Module, ABC):
         self.final = None
         if self.has_network and (final := self.networks.final) is not None:
             width = self.uses_first_order + self.interaction_dim + self.deep_width
-            network = _network(width, final, "final")
+            network = make_network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
     @property
@@ -166,6 +171,16 @@ class BaseCTRModel(nn.Module, ABC):
         return {}
 
     @property
+    def sequences(self) -> Sequence[str]:
+        """Names of the sequences that `_parts` reads, beside those that encoders read."""
+        return ()
+
+    @property
+    def tower_names(self) -> Sequence[str]:
+        """What its `towers` are for, if it has any: a task, or a group of fields."""
+        return [task.name for task in self.tasks]
+
+    @property
     def required_groups(self) -> tuple[str, ...]:
         """What `feature.groups` must name, if it names any."""
         return ("deep",)
@@ -185,8 +200,14 @@ class BaseCTRModel(nn.Module, ABC):
         """The bias that every logit has: the global one, or that of the last output layer."""
         if self.bias is not None:
             return self.bias
-        biases = [layer.bias for layer in self.output_layers if layer.bias is not None]
+        maps = [layer for layer in self.output_layers if isinstance(layer, nn.Linear)]
+        biases = [layer.bias for layer in maps if layer.bias is not None]
         return biases[-1] if biases else None
+
+    @property
+    def output_biases(self) -> dict[str, nn.Parameter]:
+        """The bias that every logit of a task has, by task; without tasks that have none."""
+        return {} if self.output_bias is None else {self.tasks[0].name: self.output_bias}
 
     @property
     def device(self) -> torch.device:
@@ -249,14 +270,14 @@ class BaseCTRModel(nn.Module, ABC):
 
     def _dnn_branch(self, in_features: int) -> nn.Sequential:
         """The deep branch, (B, in_features) -> logits (B, C), or its hidden units for `final`."""
-        network = _network(in_features, self.networks.dnn, "dnn")
+        network = make_network(in_features, self.networks.dnn, "dnn")
         if self.networks.final is not None:
             return nn.Sequential(network)
         return nn.Sequential(network, self._output_linear(network.output_dim))
 
     def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
         """The map from a branch's output to logits; without a bias where there is a global one."""
-        bias = bias and not self.has_global_bias
+        bias = bias and not self.has_global_bias and self.networks.output_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
         init = "xavier_uniform"
         if self.has_network:
@@ -275,7 +296,8 @@ class BaseCTRModel(nn.Module, ABC):
         """Whether nothing in the config keeps the logit from being what `PairBranches` says."""
         feature = self.config.feature
         plain = self.final is None and self.num_class == 1 and self.has_global_bias
-        return plain and not feature.groups and feature.variational_dropout is None
+        plain = plain and feature.variational_dropout is None
+        return plain and not (feature.groups or feature.encoders)
 
     def pair_branches(self) -> PairBranches | None:
         """Return what `pairs.PairScorer` needs to score users x items; None: only whole rows score.
@@ -294,8 +316,8 @@ class BaseCTRModel(nn.Module, ABC):
         """What a class says of its own forward pass."""
         return None
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Return logits, (B,) for one class and (B, C) for more."""
+    def forward(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
+        """Return logits, (B,) for one class and (B, C) for more; of several tasks by name."""
         return self._sum(self._parts(self.embedding(*inputs)))
 
     def branches(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -350,6 +372,19 @@ class BaseCTRModel(nn.Module, ABC):
             found = {task.name: task.prediction(logits) for task in self.tasks}
         return found if len(found) > 1 else of_only_task(found)
 
+    def check_labels(self, label: Tensor, row: NDArray[np.int64]) -> None:
+        """Refuse labels that the losses of a task, or the model, have no meaning for.
+
+        Args:
+            label: Of N rows, (N,) or (N, T).
+            row: Their numbers in the raw table, from 0, (N,).
+
+        Raises:
+            DataError: Names the row.
+        """
+        for task in self.tasks:
+            task.check_labels(label, self.schema)
+
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
         """Return the embedding's L2 penalty by `config.feature`, (), for the mean loss."""
         feature = self.config.feature
@@ -387,13 +422,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
-    """The network that a section of the config describes, without an output layer."""
-    name = called(config.activation).removeprefix("nn.")
-    if name and name not in ACTIVATION_NAMES:
-        hint = nearest(name, ACTIVATION_NAMES)
-        problem = f"unknown activation {config.activation!r}; {hint}"
-        raise ConfigError(problem, key=f"{section}.activation")
+def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
+    """Return the network that a section of the config describes, without an output layer."""
+    check_activation(config, section)
     with config_section(section):
         return MLP(
             in_features,
@@ -404,6 +435,19 @@ def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
             bias=config.bias,
             init=config.init,
         )
+
+
+def check_activation(config: DNNConfig, section: str) -> None:
+    """Refuse an unknown activation, with the nearest known one.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    name = called(config.activation).removeprefix("nn.")
+    if name and name not in ACTIVATION_NAMES:
+        hint = nearest(name, ACTIVATION_NAMES)
+        problem = f"unknown activation {config.activation!r}; {hint}"
+        raise ConfigError(problem, key=f"{section}.activation")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, Parts, _network, config_section
+from deepfm.models.base import BaseCTRModel, Parts, config_section, make_network
 from deepfm.models.layers.cross import CrossNetwork
 from deepfm.models.options import DCNv2Config
 
@@ -44,7 +44,7 @@ class DCNv2(BaseCTRModel):
         self.backbone = None
         cross_width = width
         if config.backbone is not None:
-            self.backbone = _network(width, config.backbone, "dcn_v2.backbone")
+            self.backbone = make_network(width, config.backbone, "dcn_v2.backbone")
             cross_width = self.backbone.output_dim
         with config_section("dcn_v2"):
             self.cross = CrossNetwork(

@@ -16,6 +16,7 @@ from deepfm.data.encoding.ids import (
     Boundaries,
     DeclaredVocabulary,
     HashBuckets,
+    NumberBits,
     NumBuckets,
     Quantiles,
     Vocabulary,
@@ -25,6 +26,7 @@ from deepfm.data.encoding.numbers import FILLED_WITH_MEAN, Scaler
 from deepfm.data.encoding.readers import FieldReader, IndicatorReader
 from deepfm.data.encoding.scales import SCALES, Figures, Log1p, MinMax, PlainLog1p, Scale, Standard
 from deepfm.data.encoding.transforms import (
+    Before,
     Bucket,
     CriteoLog,
     Expression,
@@ -44,8 +46,8 @@ from deepfm.data.files.columns import is_text
 
 # Classes that `FewRows` knows; a field with another one, such as one of a plug-in, is not plain.
 _TRANSFORMS: set[type[Transform]] = {
-    Bucket, Prefix, CriteoLog, IsMissing, Log10, ZScore, MinMaxTransform, Expression, Hour, Weekday,
-    HourOfWeek,
+    Bucket, Prefix, Before, CriteoLog, IsMissing, Log10, ZScore, MinMaxTransform, Expression, Hour,
+    Weekday, HourOfWeek,
 }  # fmt: skip
 _IN_LOGARITHMS: Mapping[type[Scale], bool] = {
     Scale: False, MinMax: False, Standard: False, Log1p: True, PlainLog1p: True,
@@ -120,6 +122,8 @@ def _field(reader: FieldReader) -> dict[str, Any]:
         "takes_lists": reader.takes_lists,
         "max_length": field.max_length,
         "keep": field.keep,
+        "sequence": field.sequence,
+        "keeps_places": field.keeps_places,
         "table": field.embedding_name,
         "value_dim": field.value_dim,
         "needs_number": needs_number and not is_indicator,
@@ -181,4 +185,5 @@ _PLAIN: Mapping[type[Encoder], Callable[[Any], dict[str, Any]]] = {
     NumBuckets: NumBuckets.to_dict,
     Quantiles: Quantiles.to_dict,
     Boundaries: Boundaries.to_dict,
+    NumberBits: NumberBits.to_dict,
 }

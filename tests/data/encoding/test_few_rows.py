@@ -75,6 +75,7 @@ WORDS = {"a": 4, "b": 0, "5": 2}
     [
         {}, {"min_count": 2}, {"default": "c"}, {"default": "5"}, {"hash_buckets": 13},
         {"hash_buckets": 13, "hash_function": "murmur64a"}, {"transform": "prefix(1)"},
+        {"transform": "before(.)"},
         {"hash_buckets": 13, "hash_function": "farm64", "padding_idx": None},
         {"vocabulary": WORDS}, {"vocabulary": WORDS, "oov_id": 3, "default": "a"},
         {"transform": "is_missing"},
@@ -144,7 +145,7 @@ def test_numbers_are_plain(scale, missing, clip, given):
     [
         {}, {"max_length": 2}, {"max_length": 2, "keep": "last"}, {"default": "b|x|a"},
         {"default": "b|x|a", "max_length": 2}, {"hash_buckets": 13}, {"vocabulary": WORDS},
-        {"separator": "|", "transform": "prefix(1)"},
+        {"separator": "|", "transform": "prefix(1)"}, {"separator": "|", "transform": "before(b)"},
     ],
     ids=str,
 )  # fmt: skip
@@ -511,8 +512,8 @@ def test_it_is_of_plain_data_only():
 
     check(spec)
     assert isinstance(FewRows.of_plain(spec).encode(table.to_pydict(), 1), EncodedArrays)
-    with pytest.raises(ValueError, match="expected version 1 of few rows, found 2"):
-        FewRows.of_plain(spec | {"version": 2})
+    with pytest.raises(ValueError, match="expected version 2 of few rows, found 1"):
+        FewRows.of_plain(spec | {"version": 1})
 
 
 def test_it_can_be_pickled():
