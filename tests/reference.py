@@ -447,6 +447,102 @@ def cin(fields, filters, split_half, biases=None):
     return np.array(output)
 
 
+def field_norm(x, dims, scale, shift):
+    """Vectors end to end, (n,): each has mean 0 and variance 1, but those of one number."""
+    result, start = [], 0
+    for dim in dims:
+        place = slice(start, start + dim)
+        if dim > 1:
+            result.extend(layer_norm(x[place], scale[place], shift[place]))
+        else:
+            result.append(x[start] * scale[start] + shift[start])
+        start += dim
+    return np.array(result)
+
+
+def mask_block(x, embedding, weights):
+    """One row: ReLU(LN(W (m * x) + b)) with m = W_2 ReLU(W_1 e + b_1) + b_2.
+
+    `weights` has W_1 and b_1 as `aggregation`, W_2 and b_2 as `mask`, W and b as `hidden`, and
+    `norm` (scale, shift) if there is one.
+    """
+    (w1, b1), (w2, b2), (w, b) = (weights[name] for name in ("aggregation", "mask", "hidden"))
+    mask = w2 @ np.maximum(w1 @ embedding + b1, 0.0) + b2
+    hidden = w @ (mask * x) + b
+    if "norm" in weights:
+        hidden = np.array(layer_norm(hidden, *weights["norm"]))
+    return np.maximum(hidden, 0.0)
+
+
+def bilinear(x, y, weight):
+    """x_h^T W_hc y_h of one row, (heads, outputs), of weights (heads, outputs, rows, columns)."""
+    heads, outputs, rows, columns = weight.shape
+    result = np.zeros((heads, outputs))
+    for h in range(heads):
+        for c in range(outputs):
+            for i in range(rows):
+                for j in range(columns):
+                    result[h, c] += x[h * rows + i] * weight[h, c, i, j] * y[h * columns + j]
+    return result
+
+
+def feature_gate(x, context, layers, output):
+    """x * 2 sigmoid(W mlp(context) + b) of one row; `output` is (W, b)."""
+    weight, bias = output
+    z = weight @ mlp(context, layers, "relu") + bias
+    return np.array([a * 2 / (1 + math.exp(-b)) for a, b in zip(x, z, strict=True)])
+
+
+def factorized_block(x, layers, combine, activation):
+    """One row through h = W x + b in halves, with norms as in `mlp`, in evaluation mode."""
+    for layer in layers:
+        h = layer["weight"] @ x + layer["bias"]
+        half = len(h) // 2
+        second, products = list(h[:half]), [a * b for a, b in zip(h[:half], h[half:], strict=True)]
+        x = np.array(second + products if combine == "concat" else np.add(second, products))
+        rest = {key: layer[key] for key in ("batch_norm", "layer_norm") if key in layer}
+        x = mlp(x, [{"weight": np.eye(len(x)), **rest}], activation)
+    return x
+
+
+def pairwise_dots(fields):
+    """<x_i, x_j> of one row's vectors, i < j, row by row of the upper triangle."""
+    return np.array(
+        [
+            sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
+            for i in range(len(fields))
+            for j in range(i + 1, len(fields))
+        ]
+    )
+
+
+def wukong_layer(fields, weights):
+    """One row's vectors (N, D) through LN(concat(FMB, LCB) + residual), (N', D).
+
+    `weights`: Y transposed as `compress` (K, N), W_L as `linear` (L, N), `residual` (N', N) or
+    None, `products_norm` and `norm` (scale, shift), `mlp` layers, `output` (W, b).
+    """
+    dim = fields.shape[1]
+    products = []
+    for vector in fields:
+        for column in weights["compress"]:  # <x_n, sum_m Y_mk x_m>
+            mixed = sum(y * other for y, other in zip(column, fields, strict=True))
+            products.append(vector @ mixed)
+    products = layer_norm(products, *weights["products_norm"])
+    weight, bias = weights["output"]
+    flat = weight @ mlp(products, weights["mlp"], "relu") + bias
+    rows = [flat[start : start + dim] for start in range(0, len(flat), dim)]
+    rows += [sum(w * v for w, v in zip(row, fields, strict=True)) for row in weights["linear"]]
+    result = []
+    for n, row in enumerate(rows):
+        residual = fields[n]
+        if weights["residual"] is not None:
+            mixing = weights["residual"][n]
+            residual = sum(w * v for w, v in zip(mixing, fields, strict=True))
+        result.append(layer_norm(row + residual, *weights["norm"]))
+    return np.array(result)
+
+
 def softplus(x):
     return math.log1p(math.exp(x))
 
@@ -537,8 +633,92 @@ def mlp(x, layers, activation):
     return np.array(x)
 
 
-def field_self_attention(fields, layers, num_heads):
-    """One row's field vectors (F, D) through layers of {query, key, value, residual?, norm}."""
+def _scored(parts, layers, activation, weight, bias):
+    """Linear(MLP(parts end to end))."""
+    hidden = mlp(np.concatenate(parts), layers, activation)
+    return sum(w * h for w, h in zip(weight, hidden, strict=True)) + bias
+
+
+def _widened(query, sequence):
+    return np.concatenate([query, np.zeros(sequence.shape[1] - len(query))])
+
+
+def din(query, sequence, counts, layers, activation, weight, bias, softmax_of_scores):
+    """One row: query (Dq,), sequence (L, Ds) and which of its positions count."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    scores = [_scored([q, s, q - s, q * s], layers, activation, weight, bias) for s in events]
+    if softmax_of_scores and scores:
+        scores = softmax(scores)
+    total = np.zeros(sequence.shape[1])
+    for a, s in zip(scores, events, strict=True):
+        total = total + a * s
+    return total
+
+
+def simple_attention(query, sequence, counts):
+    """One row, as `din`."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    if not events:
+        return np.zeros(sequence.shape[1])
+    weights = softmax([sum(a * b for a, b in zip(q, s, strict=True)) for s in events])
+    return sum(w * s for w, s in zip(weights, events, strict=True))
+
+
+def multi_window_din(
+    query, sequence, counts, layers, activation, weight, bias, slope, windows, newest
+):
+    """One row, as `din`; windows take so many events each, from the newest on."""
+    q = _widened(query, sequence)
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    if newest == "last":
+        events.reverse()
+    result = []
+    for window in windows:
+        inside, events = events[:window], events[window:]
+        total = np.zeros(len(q))
+        for s in inside:
+            a = _scored([s, q * s, q], layers, activation, weight, bias)
+            total = total + (a if a > 0 else slope * a) * s
+        result.extend(total / max(len(inside), 1))
+    return np.array([*result, *q])
+
+
+def mean_self_attention(sequence, counts, maps, num_heads):
+    """One row, as `din`. `maps` has (weight, bias) of query, key, value, then of the same inside
+    the attention, and of its output."""
+    events = [s for s, counted in zip(sequence, counts, strict=True) if counted]
+    width = len(maps["output"][1])
+    if not events:
+        return np.zeros(width)
+
+    def mapped(name, x):
+        weight, bias = maps[name]
+        return weight @ x + bias
+
+    q, k, v = (
+        [mapped(f"inner {name}", mapped(name, s)) for s in events]
+        for name in ("query", "key", "value")
+    )
+    size, total = width // num_heads, np.zeros(width)
+    for t in range(len(events)):
+        attended = np.zeros(width)
+        for head in range(num_heads):
+            own = slice(head * size, (head + 1) * size)
+            weights = softmax([q[t][own] @ key[own] / math.sqrt(size) for key in k])
+            for w, value in zip(weights, v, strict=True):
+                attended[own] += w * value[own]
+        total += maps["output"][0] @ attended + maps["output"][1]
+    return total / len(events)
+
+
+def field_self_attention(fields, layers, num_heads, scale=True, norm="after", identity=False):
+    """One row's field vectors (F, D) through layers of {query, key, value, residual?, norm?}.
+
+    `norm` stands `after` or `before` the ReLU. With `identity` a layer without `residual` adds
+    its input.
+    """
     for layer in layers:
         attention_dim = len(layer["query"])
         size = attention_dim // num_heads
@@ -552,7 +732,7 @@ def field_self_attention(fields, layers, num_heads):
                 for other in fields:
                     key = [layer["key"][r] @ other for r in rows]
                     scores.append(sum(q * k for q, k in zip(query, key, strict=True)))
-                exps = [math.exp(score / math.sqrt(size)) for score in scores]
+                exps = [math.exp(score / (math.sqrt(size) if scale else 1)) for score in scores]
                 for r in rows:
                     heads.append(
                         sum(
@@ -562,9 +742,69 @@ def field_self_attention(fields, layers, num_heads):
                     )
             if "residual" in layer:
                 heads = [x + layer["residual"][r] @ fields[m] for r, x in enumerate(heads)]
-            new.append(np.array(layer_norm([max(x, 0.0) for x in heads], *layer["norm"])))
+            elif identity:
+                heads = [x + own for x, own in zip(heads, fields[m], strict=True)]
+            if norm == "before":
+                heads = layer_norm(heads, *layer["norm"])
+            heads = [max(x, 0.0) for x in heads]
+            if norm == "after":
+                heads = layer_norm(heads, *layer["norm"])
+            new.append(np.array(heads))
         fields = new
     return np.array(fields)
+
+
+def vector_cross(x0, weights, biases):
+    """Deep & Cross, one row: x_{l+1} = x_0 x_l^T w_l + b_l + x_l, the outer product in full."""
+    x = np.array(x0)
+    for w, b in zip(weights, biases, strict=True):
+        outer = np.array([[a * c for c in x] for a in x0])
+        x = (
+            np.array([sum(outer[i][j] * w[j] for j in range(len(x))) for i in range(len(x))])
+            + b
+            + x
+        )
+    return x
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def matrix_cross(x0, layers):
+    """DCN V2 and GDCN, one row through layers of {weight, bias, gate?}."""
+    x = list(x0)
+    for layer in layers:
+        new = []
+        for i, weights in enumerate(layer["weight"]):
+            y = sum(w * value for w, value in zip(weights, x, strict=True)) + layer["bias"][i]
+            if "gate" in layer:
+                y *= sigmoid(sum(w * v for w, v in zip(layer["gate"][i], x, strict=True)))
+            new.append(x0[i] * y + x[i])
+        x = new
+    return np.array(x)
+
+
+def masked_cross(x0, layers, exponential):
+    """DCNv3, one row through layers of {weight, bias, norm: (scale, shift)}."""
+    x = list(x0)
+    for layer in layers:
+        h = [sum(w * v for w, v in zip(row, x, strict=True)) for row in layer["weight"]]
+        masked = h[: len(x) // 2]
+        normed = layer_norm(masked, *layer["norm"])
+        c = h + [value * max(n, 0.0) for value, n in zip(masked, normed, strict=True)]
+        anchor = x if exponential else x0
+        x = [anchor[i] * (c[i] + layer["bias"][i]) + x[i] for i in range(len(x))]
+    return np.array(x)
+
+
+def field_weighted_pairs(fields, strengths):
+    """FwFM, one row: sum over pairs of r_ij <v_i, v_j>, pairs in the order of combinations."""
+    pairs = itertools.combinations(range(len(fields)), 2)
+    return sum(
+        r * sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
+        for r, (i, j) in zip(strengths, pairs, strict=True)
+    )
 
 
 def mixture(shares, experts):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Batch, Inputs, Pairs, Ragged
+from deepfm.data.encoding.functions import number_ids
+from deepfm.data.encoding.sequences import first_difference
 from deepfm.data.item_columns import ItemColumns
 from deepfm.data.labels import class_weights
 from deepfm.data.negatives import PairSampling
@@ -193,7 +195,8 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
             schema: With vocabulary sizes.
             columns: By field name: ids (N,) for sparse fields (-1 for no value in a field without
                 `padding_idx`), finite numbers (N,) or vectors (N, value_dim) for dense ones, and
-                (ids (N, L), lengths (N,)) for sequences.
+                (ids (N, L), lengths (N,)) for sequences; in the place of ids, finite numbers for
+                sequences of numbers.
             label: 0 or 1, the number of a class, or any finite number, as the loss needs it, (N,),
                 or (N, T), a column per `label_columns` of the schema.
             weight: Of each row in the training loss, (N,).
@@ -208,14 +211,17 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
         label = _finite(label, "label")
         by_type: dict[FeatureType, list[Tensor]] = {kind: [] for kind in FeatureType}
         sequences: list[tuple[Tensor, Tensor]] = []
+        together: dict[str, dict[str, np.ndarray]] = {}
         for field in schema.fields.values():
             if field.name not in columns:
                 raise DataError(f"field {field.name}: no array of that name")
             values, place = columns[field.name], f"field {field.name}"
             kind = field.feature_type
             if kind is FeatureType.SEQUENCE:
-                ids, lengths = _padded_sequence(values, place)
+                ids, lengths = _padded_sequence(values, place, of_numbers=field.numbers)
                 sequences.append((ids, lengths))
+                if field.sequence:
+                    together.setdefault(field.sequence, {})[field.name] = lengths.numpy()
             else:
                 read = _finite if kind is FeatureType.DENSE else _whole
                 ids = read(values, place)
@@ -223,6 +229,14 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
             if len(ids) != len(label):
                 raise DataError(f"{place}: {len(ids)} rows, but {len(label)} labels")
             _check_ids(ids, field)
+        for name, of_fields in together.items():
+            if (found := first_difference(of_fields)) is not None:
+                row, first, other = found
+                raise DataError(
+                    f"field {other}: expected {of_fields[first][row]} elements, as many as field "
+                    f"{first} of the same sequence {name}, found {of_fields[other][row]} in row "
+                    f"{row}"
+                )
         inputs = Inputs(
             _columns(by_type[FeatureType.SPARSE], len(label), _id_type(schema)),
             _columns(by_type[FeatureType.DENSE], len(label), torch.float32),
@@ -407,11 +421,15 @@ def _whole(values: Any, place: str) -> Tensor:
     return whole
 
 
-def _padded_sequence(values: Any, place: str) -> tuple[Tensor, Tensor]:
+def _padded_sequence(values: Any, place: str, *, of_numbers: bool) -> tuple[Tensor, Tensor]:
     """The padded ids (N, L) of a sequence field, and its lengths (N,)."""
     if not isinstance(values, tuple | list) or len(values) != 2:
         raise DataError(f"{place}: expected (ids (N, L), lengths (N,)), got {shown(type(values))}")
-    ids, lengths = (_whole(part, place) for part in values)
+    ids, lengths = values[0], _whole(values[1], place)
+    if of_numbers:
+        ids = torch.from_numpy(number_ids(_finite(ids, place).double().numpy()))
+    else:
+        ids = _whole(ids, place)
     if ids.dim() != 2 or lengths.shape != ids.shape[:1]:
         raise DataError(
             f"{place}: expected ids (N, L) and lengths (N,), got {tuple(ids.shape)} and "
@@ -431,7 +449,8 @@ def _check_ids(ids: Tensor, field: FieldSchema) -> None:
     if field.feature_type is FeatureType.DENSE or not ids.numel():
         return
     low, high = int(ids.min()), int(ids.max())
-    may_be_absent = field.padding_idx is None and field.feature_type is FeatureType.SPARSE
+    is_single = field.feature_type is FeatureType.SPARSE
+    may_be_absent = field.padding_idx is None and (is_single or field.keeps_places)
     lowest = -1 if may_be_absent else 0
     if low < lowest or high >= field.vocabulary_size:
         bad = low if low < lowest else high

@@ -73,6 +73,8 @@ class FieldConfig:
     max_length: int | None = limited(None, at_least=0)
     combiner: Literal["mean", "sum", "max", "position"] | None = None
     keep: Literal["first", "last"] | None = None
+    sequence: str | None = None
+    numbers: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

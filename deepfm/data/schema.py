@@ -96,6 +96,11 @@ class FieldSchema:
             fields of group `item`.
         max_length: Elements of a sequence that are kept; 0 keeps all of them.
         keep: Which elements those are: the `first` or the `last` ones.
+        sequence: Name of the sequence of events that a sequence field tells something about, in
+            each row as much as the other fields of that name: an element without a value keeps its
+            place. Empty: the field stands alone, and such elements are left out.
+        numbers: Whether the elements of a sequence are numbers, as they are, and no categories.
+            Their ids are the bits of float32 numbers, and -1 for none; there is no table.
         combiner: How a sequence's vectors are pooled: `mean`, `sum`, `max`, or `position`, which
             weighs them by how recent they are: the last element is the most recent one.
         padding_idx: The id of padding and of unknown values, whose row is zero and never
@@ -148,6 +153,8 @@ class FieldSchema:
     group: str = "context"
     max_length: int = 0
     keep: str = "first"
+    sequence: str = ""
+    numbers: bool = False
     combiner: str = "mean"
     padding_idx: int | None = 0
     dense_embedding: str = "none"
@@ -256,6 +263,10 @@ class FieldSchema:
             raise ConfigError(
                 "combiner position has a weight for each place, and needs max_length",
                 key=f"field {self.name}",
+            )
+        if self.numbers and self.embedding_name != self.name:
+            raise ConfigError(
+                "a sequence of numbers has no table to share", key=f"field {self.name}"
             )
         if self.columns:
             self._check_cross(given)
@@ -379,7 +390,14 @@ class FieldSchema:
     @property
     def is_embedded(self) -> bool:
         """Whether the field has a vector in `field_embeddings`."""
-        return not self.is_dense or self.dense_embedding != "none"
+        if self.is_dense:
+            return self.dense_embedding != "none"
+        return not self.numbers
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether elements of a sequence without a value count as elements."""
+        return bool(self.sequence) or self.numbers
 
 
 _EMBEDDED = (FeatureType.SPARSE, FeatureType.SEQUENCE)
@@ -402,6 +420,8 @@ _ONLY_FOR |= {
     "max_length": (FeatureType.SEQUENCE,),
     "keep": (FeatureType.SEQUENCE,),
     "combiner": (FeatureType.SEQUENCE,),
+    "sequence": (FeatureType.SEQUENCE,),
+    "numbers": (FeatureType.SEQUENCE,),
 }
 _ONLY_WITH = {key: encoder.key for encoder in ID_ENCODERS for key in encoder.options} | {
     "keep": "max_length"
@@ -480,6 +500,7 @@ class DatasetSchema:
             if name is not None and name not in self.fields:
                 raise ConfigError(f"{key} {name!r} is no field; {nearest(name, self.fields)}")
         self._check_shared_tables()
+        self._check_sequences()
         by_type = {
             kind: tuple(f for f in self.fields.values() if f.feature_type is kind)
             for kind in FeatureType
@@ -498,6 +519,20 @@ class DatasetSchema:
                     raise ConfigError(
                         f"fields {other.name} and {item.name} share the table "
                         f"{item.embedding_name}, but have {key} {theirs} and {mine}"
+                    )
+
+    def _check_sequences(self) -> None:
+        """Fields of one sequence must keep the same elements."""
+        first: dict[str, FieldSchema] = {}
+        for item in self.fields.values():
+            if not item.sequence:
+                continue
+            other = first.setdefault(item.sequence, item)
+            for key in ("max_length", "keep"):
+                if (mine := getattr(item, key)) != (theirs := getattr(other, key)):
+                    raise ConfigError(
+                        f"fields {other.name} and {item.name} are of one sequence, "
+                        f"{item.sequence}, but have {key} {theirs} and {mine}"
                     )
 
     @property

@@ -22,6 +22,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.easyrec.names import dropout_loss
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.features import build_embedding
+from deepfm.models.layers.bilinear import BilinearFusion
 from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.embedding import FlatGroup, Views
 from deepfm.models.layers.options import called
@@ -95,7 +96,8 @@ class BaseCTRModel(nn.Module, ABC):
         self.schema = schema
         self.config = config
         self.tasks = tuple(task.fitted(schema) for task in tasks)
-        self.output_layers: list[nn.Linear] = []  # whose outputs are added to the bias
+        # whose outputs are added to the bias
+        self.output_layers: list[nn.Linear | BilinearFusion] = []
         if len(tasks) > 1 and not self.several_tasks:
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
@@ -110,14 +112,14 @@ class BaseCTRModel(nn.Module, ABC):
             required=self.required_groups,
             flat_embeddings=self.uses_flat_embeddings,
             flat_groups=self.flat_groups,
+            sequences=self.sequences,
         )
         shape = (self.num_class,) if self.num_class > 1 else ()
         self.bias = nn.Parameter(torch.zeros(shape)) if self.has_global_bias else None
         self._build_components()
         self.final = None
         if self.has_network and (final := self.networks.final) is not None:
-            deep_width = self.networks.dnn.hidden_units[-1]
-            width = self.uses_first_order + self.interaction_dim + deep_width
+            width = self.uses_first_order + self.interaction_dim + self.deep_width
             network = make_network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
@@ -169,6 +171,11 @@ class BaseCTRModel(nn.Module, ABC):
         return {}
 
     @property
+    def sequences(self) -> Sequence[str]:
+        """Names of the sequences that `_parts` reads, beside those that encoders read."""
+        return ()
+
+    @property
     def required_groups(self) -> tuple[str, ...]:
         """What `feature.groups` must name, if it names any."""
         return ("deep",)
@@ -179,13 +186,18 @@ class BaseCTRModel(nn.Module, ABC):
         return 0
 
     @property
+    def deep_width(self) -> int:
+        """Width of what `final` gets of the networks, or of the one network, below it."""
+        return self.networks.dnn.hidden_units[-1]
+
+    @property
     def output_bias(self) -> nn.Parameter | None:
         """The bias that every logit has: the global one, or that of the last output layer."""
         if self.bias is not None:
             return self.bias
-        branch = getattr(self, "dnn", None) if self.final is None else self.final
-        last = branch[-1] if isinstance(branch, nn.Sequential) else None
-        return last.bias if isinstance(last, nn.Linear) else None
+        maps = [layer for layer in self.output_layers if isinstance(layer, nn.Linear)]
+        biases = [layer.bias for layer in maps if layer.bias is not None]
+        return biases[-1] if biases else None
 
     @property
     def output_biases(self) -> dict[str, nn.Parameter]:
@@ -262,7 +274,10 @@ class BaseCTRModel(nn.Module, ABC):
         """The map from a branch's output to logits; without a bias where there is a global one."""
         bias = bias and not self.has_global_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
-        initialize_linears([linear], (self.networks.final or self.networks.dnn).init)
+        init = "xavier_uniform"
+        if self.has_network:
+            init = (self.networks.final or self.networks.dnn).init
+        initialize_linears([linear], init)
         self.output_layers.append(linear)
         return linear
 
@@ -276,7 +291,8 @@ class BaseCTRModel(nn.Module, ABC):
         """Whether nothing in the config keeps the logit from being what `PairBranches` says."""
         feature = self.config.feature
         plain = self.final is None and self.num_class == 1 and self.has_global_bias
-        return plain and not feature.groups and feature.variational_dropout is None
+        plain = plain and feature.variational_dropout is None
+        return plain and not (feature.groups or feature.encoders)
 
     def pair_branches(self) -> PairBranches | None:
         """Return what `pairs.PairScorer` needs to score users x items; None: only whole rows score.
@@ -403,11 +419,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
     """Return the network that a section of the config describes, without an output layer."""
-    name = called(config.activation).removeprefix("nn.")
-    if name and name not in ACTIVATION_NAMES:
-        hint = nearest(name, ACTIVATION_NAMES)
-        problem = f"unknown activation {config.activation!r}; {hint}"
-        raise ConfigError(problem, key=f"{section}.activation")
+    check_activation(config, section)
     with config_section(section):
         return MLP(
             in_features,
@@ -418,6 +430,19 @@ def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
             bias=config.bias,
             init=config.init,
         )
+
+
+def check_activation(config: DNNConfig, section: str) -> None:
+    """Refuse an unknown activation, with the nearest known one.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    name = called(config.activation).removeprefix("nn.")
+    if name and name not in ACTIVATION_NAMES:
+        hint = nearest(name, ACTIVATION_NAMES)
+        problem = f"unknown activation {config.activation!r}; {hint}"
+        raise ConfigError(problem, key=f"{section}.activation")
 
 
 @contextmanager

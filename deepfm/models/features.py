@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest, problem_of
 from deepfm.models.layers.embedding import FeatureEmbedding, FlatGroup, Groups, every_field
-from deepfm.models.layers.fields import DenseField, IdField, first_readers
+from deepfm.models.layers.fields import DenseField, Field, IdField, NumbersField, first_readers
 from deepfm.models.layers.initializers import INITIALIZERS, initializer_from
 from deepfm.models.layers.options import called
+from deepfm.models.layers.sequences import FIELDS, Encoding, SequenceFields, only_encoded
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import WIDE, Tables, is_wide, table_name
 from deepfm.models.options import FeatureConfig
+from deepfm.models.sequences import build_encoders, sequences_of
 
 GROUPS = ("wide", "fm", "deep")
 ENCODED_INIT = "normal(0.01)"  # of the maps from encoded numbers to their vectors
@@ -32,6 +34,7 @@ def build_embedding(
     required: Sequence[str],
     flat_embeddings: bool = True,
     flat_groups: Mapping[str, FlatGroup | None] | None = None,
+    sequences: Sequence[str] = (),
 ) -> FeatureEmbedding:
     """The embedding layer for the views that a model reads.
 
@@ -48,6 +51,7 @@ def build_embedding(
         flat_embeddings: Whether it reads these.
         flat_groups: Further views that it reads, with the fields of those that the config does
             not name; None: those of `flat_embeddings`.
+        sequences: Those that it reads, by name, beside those that encoders read.
 
     Raises:
         ConfigError: Names the key or the field.
@@ -56,14 +60,22 @@ def build_embedding(
     flat_groups = {} if flat_groups is None else flat_groups
     own = [*flat_groups, *([field_group] if field_group else [])]
     known = list(dict.fromkeys([*GROUPS, *own, *required]))
-    _check_suffixes(schema, feature.table_suffixes, known)
+    of_sequences = sequences_of(schema, feature)
+    _check_suffixes(schema, feature.table_suffixes, [*known, *of_sequences])
+    encodings = build_encoders(schema, feature.encoders, of_sequences, "feature.encoders")
+    flat = [*(["deep"] if flat_embeddings else []), *flat_groups]
+    _check_encodings(encodings, of_sequences, flat, model_name)
+    read = dict.fromkeys([*sequences, *(encoding.sequence for encoding in encodings)])
+    of_sequences = {name: of_sequences[name] for name in read}
+    _check_numbers(schema, feature.groups, of_sequences)
+    encoded = only_encoded(of_sequences, encodings)
     named = feature_groups(schema, feature.groups, required, known) if feature.groups else {}
     groups = None
     if named:
         groups = _groups_of_views(schema, feature, named, field_group)
     elif field_group == "wide":
-        groups = every_field(fields)._replace(field_vectors="wide")
-    others = _others(feature, named, flat_groups, groups or every_field(fields))
+        groups = every_field(fields, encoded)._replace(field_vectors="wide")
+    others = _others(feature, named, flat_groups, groups or every_field(fields, encoded))
     dim = None if field_group in (None, "wide") else feature.fm_embedding_dim
     if dim is not None and feature.unequal_dims == "error":
         embedded = [name for name, field in schema.fields.items() if field.is_embedded]
@@ -80,6 +92,8 @@ def build_embedding(
             for group, suffix in feature.table_suffixes.items()
             if group in (*GROUPS, field_group)
         },
+        sequences=of_sequences,
+        encodings=encodings,
         wide_dim=feature.wide_embedding_dim,
         variational_dropout=feature.variational_dropout is not None,
         tables=STORAGES["packed"],
@@ -134,6 +148,68 @@ def _others(
                 key="feature.table_suffixes",
             )
     return found
+
+
+def _check_encodings(
+    encodings: Sequence[Encoding],
+    sequences: Mapping[str, SequenceFields],
+    flat: Sequence[str],
+    model_name: str,
+) -> None:
+    """Refuse encoders whose output has no place.
+
+    Args:
+        flat: The flat views that the model reads.
+    """
+    replaced: dict[str, str] = {}
+    for encoding in encodings:
+        if encoding.group != FIELDS:
+            if encoding.group not in flat:
+                raise ConfigError(
+                    f"{model_name} reads no flat group {encoding.group!r}; "
+                    f"{nearest(encoding.group, [*flat, FIELDS])}",
+                    key="feature.encoders.group",
+                )
+            continue
+        fields = sequences[encoding.sequence].sequence
+        width, dim = encoding.encoder.output_dim, encoding.encoder.sequence_dim
+        if width != dim:
+            raise ConfigError(
+                f"{encoding.name} is {width} wide, and the fields that it would stand in for are "
+                f"{dim}",
+                key="feature.encoders.group",
+            )
+        for name in fields:
+            if (other := replaced.setdefault(name, encoding.name)) != encoding.name:
+                raise ConfigError(
+                    f"{other} and {encoding.name} both stand in for the vector of field {name}",
+                    key="feature.encoders.group",
+                )
+
+
+def _check_numbers(
+    schema: DatasetSchema,
+    groups: Mapping[str, Sequence[str]],
+    sequences: Mapping[str, SequenceFields],
+) -> None:
+    """Refuse sequences of numbers that a group names, or that no sequence reads."""
+    read = {name for fields in sequences.values() for name in fields.sequence}
+    for field in schema.sequence_fields:
+        if not field.numbers:
+            continue
+        for group, names in groups.items():
+            if field.name in names:
+                raise ConfigError(
+                    f"field {field.name} is a sequence of numbers, which stands in "
+                    "feature.sequences only",
+                    key=f"feature.groups.{group}",
+                )
+        if field.name not in read:
+            raise ConfigError(
+                "a sequence of numbers counts only in a sequence that an encoder reads: name it in "
+                "feature.sequences",
+                key=f"field {field.name}",
+            )
 
 
 def _check_suffixes(
@@ -213,7 +289,7 @@ def _common_dim(schema: DatasetSchema, names: Sequence[str]) -> int:
 
 def field_specs(
     schema: DatasetSchema, initializer: str, wide_initializer: str | None = None
-) -> list[IdField | DenseField]:
+) -> list[Field]:
     """The embedding layer's specifications, in schema order.
 
     Args:
@@ -242,13 +318,13 @@ def field_specs(
     return specs
 
 
-def _field_spec(
-    field: FieldSchema, initializer: str, wide_initializer: str | None
-) -> IdField | DenseField:
+def _field_spec(field: FieldSchema, initializer: str, wide_initializer: str | None) -> Field:
     if field.init:
         _check_initializer(f"field {field.name}: init", field.init)
     if field.feature_type is FeatureType.DENSE:
         return _dense_spec(field)
+    if field.numbers:
+        return NumbersField(field.name)
     if field.vocabulary_size < 1:
         problem = "vocabulary_size is 0; fit the encoders first"
         raise ConfigError(problem, key=f"field {field.name}")

@@ -10,7 +10,7 @@ from deepfm.errors import ConfigError, nearest
 from deepfm.models.base import BaseCTRModel, make_network
 from deepfm.models.layers.dnn import initialize_linears
 from deepfm.models.layers.experts import NetworkMaker
-from deepfm.models.options import DNNConfig, TowersConfig
+from deepfm.models.options import DNNConfig, TaskTowersConfig
 from deepfm.objectives import Task
 from deepfm.objectives.tasks import of_only_task
 
@@ -50,16 +50,16 @@ class SeveralTasksModel(BaseCTRModel):
         return self.tasks
 
     @property
-    def section(self) -> TowersConfig:
+    def section(self) -> TaskTowersConfig:
         """The section of the config that is named after the model."""
         found = getattr(self.config, self.config.name)
-        assert isinstance(found, TowersConfig)
+        assert isinstance(found, TaskTowersConfig)
         return found
 
     @property
     def output_biases(self) -> dict[str, nn.Parameter]:
         layers = zip(self.towered, self.output_layers, strict=True)
-        return {task.name: layer.bias for task, layer in layers}
+        return {task.name: layer.bias for task, layer in layers if isinstance(layer, nn.Linear)}
 
     @property
     def output_bias(self) -> nn.Parameter | None:

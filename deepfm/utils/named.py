@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from deepfm.errors import ConfigError, nearest, shown
+from deepfm.errors import ArgumentError, ConfigError, nearest, shown
 from deepfm.utils.logging import LOGGER
 
 if TYPE_CHECKING:
@@ -133,14 +133,17 @@ def named(spec: object, known: Mapping[str, type[N]], key: str, what: str) -> N:
         hint = nearest(str(name), [n for n, item in known.items() if not item.is_old])
         raise ConfigError(f"unknown {what} {name!r}; {hint}", key=key)
     chosen = known[name]
-    options = {item.name: item.default for item in fields(chosen)}
+    options = {item.name: item for item in fields(chosen)}
     for option, value in given.items():
         if option not in options:
             problem = f"{name} has no option {option!r}; {nearest(option, options)}"
             raise ConfigError(problem, key=key)
         _check_option(f"{key}.{option}", value, options[option])
         given[option] = tuple(value) if isinstance(value, list) else value
-    made = chosen(**given)
+    try:
+        made = chosen(**given)
+    except ArgumentError as error:  # of its own check, which knows no section
+        raise ConfigError(error.problem, key=f"{key}.{error.argument}") from None
     if not made.is_old:
         return made
     current = made.current(key)
@@ -170,18 +173,26 @@ def beyond_limits(item: Named) -> Iterator[tuple[str, str, float]]:
     """
     for option in fields(item):
         limits = {name: option.metadata[name] for name in LIMITS if name in option.metadata}
-        number = getattr(item, option.name)
-        if any(not LIMITS[name](number, limit) for name, limit in limits.items()):
-            words = [f"{name.replace('at_', 'of at ')} {limit}" for name, limit in limits.items()]
-            yield option.name, " and ".join(words), number
+        value = getattr(item, option.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if any(not LIMITS[name](number, limit) for name, limit in limits.items()):
+                words = [
+                    f"{name.replace('at_', 'of at ')} {limit}" for name, limit in limits.items()
+                ]
+                yield option.name, " and ".join(words), number
 
 
-def _check_option(key: str, value: Any, default: object) -> None:
+def _check_option(key: str, value: Any, item: "Field[Any]") -> None:
     """Refuse a value that is not of its default's kind."""
+    default = item.default
     if isinstance(default, bool):
         fits, expected = isinstance(value, bool), "true or false"
     elif isinstance(default, str):
         fits, expected = isinstance(value, str), "a text"
+    elif isinstance(default, tuple) and default and "at_least" in item.metadata:
+        fits = isinstance(value, list | tuple) and bool(value)
+        fits = fits and all(isinstance(number, int) and _is_number(number) for number in value)
+        expected = "a list of whole numbers"
     elif isinstance(default, tuple) and default:
         fits = isinstance(value, list | tuple) and len(value) == 2
         fits = fits and all(_is_number(v) and 0 <= v < 1 for v in value)

@@ -16,7 +16,7 @@ from deepfm.config import (
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError
-from deepfm.models import MODELS
+from deepfm.models import MODELS, build_model
 from deepfm.models.options import (
     DBMTLSection,
     ESMMSection,
@@ -244,3 +244,16 @@ def changed(config: ExperimentConfig, section: str, **values) -> ExperimentConfi
         return replaced(config, **{section: replace(getattr(owner, section), **values)})
     except ArgumentError as error:  # as the reader of a file places it
         raise ConfigError(error.problem, key=f"{section}.{error.argument}") from None
+
+
+def shaken(schema: DatasetSchema, config: ExperimentConfig):
+    """A model in evaluation mode whose biases, norms and statistics are not as they begin."""
+    model = build_model(schema, config)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("embedding.tables"):  # whose padding is 0
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for _ in range(3):
+            model(random_inputs(schema, 32, seed=3))
+    return model.eval()

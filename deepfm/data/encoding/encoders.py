@@ -20,7 +20,7 @@ from deepfm.data.encoding.kinds import Accumulator, Counted, Encoder
 from deepfm.data.encoding.located import LocatedRows, ReadSoFar, table_of
 from deepfm.data.encoding.readers import FieldReader, readers_of
 from deepfm.data.encoding.registry import grown
-from deepfm.data.encoding.sequences import LONGEST_LIST, kept_elements, pad
+from deepfm.data.encoding.sequences import LONGEST_LIST, first_difference, pad, with_values
 from deepfm.data.files.rows import Rows
 from deepfm.data.schema import ITEMS, DatasetSchema, FeatureType, FieldSchema, LabelScale
 from deepfm.errors import DataError
@@ -151,6 +151,7 @@ class Encoders:
         count = rows.table.num_rows
         columns: dict[FeatureType, list[_Column]] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
         sequences: list[tuple[Tensor | Ragged, Tensor]] = []
+        together: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for name, reader in self._readers.items():
             if group not in (None, reader.field.group):
                 continue
@@ -165,12 +166,37 @@ class Encoders:
                 if field.encoder.counts_unknown:
                     found.unknown[name] = _unknown(values, codes, ids, field.absent_id)
                 _refuse_longer(rows, field, row, count)
+                if field.sequence:
+                    together[field.sequence][name] = np.bincount(row, minlength=count)
                 sequences.append(_sequence(field, ids, row, count))
+        for sequence, lengths in together.items():
+            self._refuse_unequal(rows, sequence, lengths)
         return Inputs(
             torch.from_numpy(_side_by_side(columns[FeatureType.SPARSE], count, np.int64)),
             torch.from_numpy(_side_by_side(columns[FeatureType.DENSE], count, np.float32)),
             tuple(ids for ids, _ in sequences),
             tuple(lengths for _, lengths in sequences),
+        )
+
+    def _refuse_unequal(
+        self, rows: LocatedRows, sequence: str, lengths: Mapping[str, np.ndarray]
+    ) -> None:
+        """Refuse a row whose lists of one sequence of events are not equally long.
+
+        Args:
+            lengths: Of the lists, by field, (N,) each.
+
+        Raises:
+            DataError: Names the row, two fields, and their lengths.
+        """
+        if (found := first_difference(lengths)) is None:
+            return
+        index, first, other = found
+        column = ", ".join(self.schema.fields[other].raw_columns)
+        raise DataError(
+            f"expected {lengths[first][index]} elements, as many as field {first} of the same "
+            f"sequence {sequence}, found {lengths[other][index]}",
+            place=rows.place(index)._replace(field=other, column=column),
         )
 
     def parts(self) -> Iterator[tuple[FieldReader, Encoder]]:
@@ -337,12 +363,14 @@ def _sequence(
     field: FieldSchema, ids: np.ndarray, row: np.ndarray, count: int
 ) -> tuple[Tensor | Ragged, Tensor]:
     """The ids of a sequence field, of the elements' rows, as a batch holds them, and lengths."""
+    if not field.keeps_places:
+        ids, row = with_values(ids, row, field.absent_id)
     if field.max_length:
-        padded, lengths = pad(ids, row, count, field.max_length, field.keep, absent=field.absent_id)
+        padded, lengths = pad(ids, row, count, field.max_length, field.keep)
         return torch.from_numpy(padded), torch.from_numpy(lengths)
-    kept, lengths = kept_elements(ids, row, count, field.absent_id)
-    of_rows = torch.from_numpy(lengths)
-    return Ragged.of(torch.from_numpy(kept), of_rows), of_rows
+    of_rows = torch.from_numpy(np.bincount(row, minlength=count))
+    ids = np.require(ids, requirements="W")  # a copy of what Arrow has lent
+    return Ragged.of(torch.from_numpy(ids), of_rows), of_rows
 
 
 class _Column(NamedTuple):

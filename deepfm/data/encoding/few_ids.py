@@ -231,27 +231,37 @@ class Sequences:
         self._cut, self._absent = field["cut"], field["absent_id"]
         self._longest, self._keeps_first = field["max_length"], field["keep"] == "first"
         self._has_default = bool(field["default"])
+        self._keeps_places = field["keeps_places"]
+        self.sequence: str = field["sequence"]
         self._of_texts = Memory(self._of_cut_texts, TEXTS_REMEMBERED)
 
-    def padded(self, column: Column) -> tuple[np.ndarray, np.ndarray]:
-        """Padded ids (N, L) int64 and lengths (N,) int64.
+    def padded(self, column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Padded ids (N, L) int64, lengths (N,) int64, and lengths before lists were cut.
+
+        Of a field that leaves elements out before it cuts, the last are the lengths.
 
         Raises:
             NotPlain: Some value needs the path through Arrow.
         """
         lists = self._lists(column)
-        lengths = list(map(len, lists))
+        whole = lengths = list(map(len, lists))
+        if self._keeps_places and self._longest and max(lengths) > self._longest:
+            lists = [self._cut_to_length(one) for one in lists]
+            lengths = list(map(len, lists))
         longest = self._longest or max(max(lengths), 1)
         padded = np.zeros((len(lists), longest), np.int64)
         if len(lists) == 1:
             padded[0, : lengths[0]] = lists[0]
-            return padded, np.array(lengths, np.int64)
+            return padded, np.array(lengths, np.int64), np.array(whole)
         of_rows = np.array(lengths, np.int64)
         padded[np.arange(longest) < of_rows[:, None]] = list(chain.from_iterable(lists))
-        return padded, of_rows
+        return padded, of_rows, np.array(whole)
+
+    def _cut_to_length(self, ids: list[int]) -> list[int]:
+        return ids[: self._longest] if self._keeps_first else ids[-self._longest :]
 
     def _lists(self, column: Column) -> list[list[int]]:
-        """The ids that are kept of each row."""
+        """The ids that are kept of each row; where elements keep their places, before it is cut."""
         kind, values, is_list = column
         if is_list:
             return self._of_lists(kind, values)
@@ -276,7 +286,8 @@ class Sequences:
         ids = self._ids.of(kind, elements)
         absent, longest = self._absent, self._longest
         default = self._ids.of_default(kind) if self._has_default else []
-        all_known = min((*ids, *default), default=absent + 1) > absent
+        keeps_all = self._keeps_places
+        all_known = keeps_all or min((*ids, *default), default=absent + 1) > absent
         found, start = [], 0
         for part in lists:
             own = default
@@ -285,8 +296,8 @@ class Sequences:
                 start += len(part)
             if not all_known:
                 own = [one for one in own if one > absent]
-            if longest and len(own) > longest:
-                own = own[:longest] if self._keeps_first else own[-longest:]
+            if longest and len(own) > longest and not keeps_all:
+                own = self._cut_to_length(own)
             if len(part or ()) > LONGEST_LIST and not longest:
                 raise NotPlain("a very long list")
             found.append(own)

@@ -18,8 +18,9 @@ from deepfm.data.encoding.few_numbers import DenseFields
 from deepfm.data.encoding.few_tables import TABLES
 from deepfm.data.encoding.few_values import NOTHING, Column, Values, column_of, without_nan
 from deepfm.data.encoding.few_values import NotPlain as NotPlain
+from deepfm.data.encoding.sequences import first_difference
 
-VERSION = 1  # of the plain data
+VERSION = 2  # of the plain data
 
 
 class EncodedArrays(NamedTuple):
@@ -111,6 +112,11 @@ class _Group:
         self._sequences = [
             (_Source(f), Sequences(f, tables[f["table"]])) for f in of_type["sequence"]
         ]
+        names_of = [sequence.sequence for _, sequence in self._sequences]
+        self._together = [
+            [k for k, own in enumerate(names_of) if own == name]
+            for name in dict.fromkeys(filter(None, names_of))
+        ]
         names = {field["name"] for field in of_type["dense"]}
         if any(field["source"] not in (None, *names) for field in of_type["dense"]):
             self._not_plain = "an indicator without its field"
@@ -137,9 +143,11 @@ class _Group:
                 of_rows[:, place] = of_field
         dense = self._dense.scaled([source.column(read) for source in self._dense_sources], rows)
         padded = [sequence.padded(source.column(read)) for source, sequence in self._sequences]
-        return EncodedArrays(
-            of_rows, dense, tuple(one for one, _ in padded), tuple(one for _, one in padded)
-        )
+        for places in self._together:
+            if first_difference({str(k): padded[k][2] for k in places}) is not None:
+                raise NotPlain("lists of one sequence that are not equally long")
+        ids_of_rows, lengths = (tuple(part[k] for part in padded) for k in (0, 1))
+        return EncodedArrays(of_rows, dense, ids_of_rows, lengths)
 
 
 class _Columns:

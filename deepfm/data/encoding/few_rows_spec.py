@@ -16,6 +16,7 @@ from deepfm.data.encoding.ids import (
     Boundaries,
     DeclaredVocabulary,
     HashBuckets,
+    NumberBits,
     NumBuckets,
     Quantiles,
     Vocabulary,
@@ -120,6 +121,8 @@ def _field(reader: FieldReader) -> dict[str, Any]:
         "takes_lists": reader.takes_lists,
         "max_length": field.max_length,
         "keep": field.keep,
+        "sequence": field.sequence,
+        "keeps_places": field.keeps_places,
         "table": field.embedding_name,
         "value_dim": field.value_dim,
         "needs_number": needs_number and not is_indicator,
@@ -181,4 +184,5 @@ _PLAIN: Mapping[type[Encoder], Callable[[Any], dict[str, Any]]] = {
     NumBuckets: NumBuckets.to_dict,
     Quantiles: Quantiles.to_dict,
     Boundaries: Boundaries.to_dict,
+    NumberBits: NumberBits.to_dict,
 }

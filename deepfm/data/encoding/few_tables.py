@@ -16,7 +16,7 @@ from deepfm.data.encoding.few_values import (
     real_of_text,
     whole_of_text,
 )
-from deepfm.data.encoding.functions import boundary_ids, quantile_ids
+from deepfm.data.encoding.functions import boundary_ids, number_ids, quantile_ids
 from deepfm.data.encoding.hashing import hash_few
 
 # Values of a vocabulary that a dictionary is made of, on its first use: about 100 bytes each.
@@ -223,6 +223,17 @@ class PlainEdges:
         return found
 
 
+class PlainNumberBits:
+    """As `deepfm.data.encoding.ids.NumberBits`."""
+
+    def __init__(self, plain: Mapping[str, Any]) -> None:
+        pass
+
+    def ids(self, kind: str, values: Sequence[Any]) -> list[int]:
+        found: list[int] = number_ids(np.asarray(values, np.float64)).tolist()
+        return found
+
+
 # By the kind of the encoder.
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "vocabulary": PlainVocabulary,
@@ -231,4 +242,5 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "num_buckets": PlainNumBuckets,
     "quantiles": PlainEdges,
     "boundaries": PlainEdges,
+    "numbers": PlainNumberBits,
 }

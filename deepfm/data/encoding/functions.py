@@ -128,6 +128,21 @@ def boundary_ids(edges: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(numbers), -1, np.searchsorted(edges, singles, side="left"))
 
 
+BITS = 2**32  # bit patterns of a float32
+
+
+def number_ids(numbers: np.ndarray) -> np.ndarray:
+    """The bits of each float64 number as a float32, (N,) int64; absent is -1.
+
+    Example:
+        >>> number_ids(np.array([0.0, 1.0, np.nan])).tolist()
+        [0, 1065353216, -1]
+    """
+    limit = np.finfo(np.float32).max
+    singles = np.clip(numbers, -limit, limit).astype(np.float32)
+    return np.where(np.isnan(numbers), -1, singles.view(np.uint32).astype(np.int64))
+
+
 def _two_numbers(argument: str, first: str, second: str) -> tuple[float, float]:
     parts = argument.split(",")
     try:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfm.data.encoding.cells import as_text, read_integers, read_numbers
-from deepfm.data.encoding.functions import boundary_ids, quantile_ids
+from deepfm.data.encoding.functions import BITS, boundary_ids, number_ids, quantile_ids
 from deepfm.data.encoding.hashing import hash_texts
 from deepfm.data.encoding.kinds import Encoder, TrainingValues, refuse_change
 from deepfm.data.encoding.words import WordIds
@@ -425,6 +425,44 @@ class Boundaries(DeclaredEncoder):
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Boundaries":
         return cls(stored["boundaries"])
+
+
+class NumberBits(DeclaredEncoder):
+    """Numbers to the bits of float32 numbers, as whole numbers; an absent one is -1.
+
+    So a sequence of numbers is held, cut and moved like any other, and `float32_of_bits` of the
+    embedding layer gives the numbers back.
+    """
+
+    kind = key = "numbers"
+    reads = "number"
+    has_declared_ids = True
+
+    @classmethod
+    def of(cls, field: "FieldSchema") -> "NumberBits":
+        return cls()
+
+    @classmethod
+    def declared_rows(cls, field: "FieldSchema") -> int:
+        return BITS
+
+    @property
+    def vocabulary_size(self) -> int:
+        return BITS
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """Ids of float64 numbers, (N,) int64; NaN is absent."""
+        return number_ids(values)
+
+    def grown_from(self, base: "NumberBits") -> "NumberBits":
+        return base
+
+    def to_dict(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "NumberBits":
+        return cls()
 
 
 class Quantiles(Encoder):

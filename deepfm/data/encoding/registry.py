@@ -6,6 +6,7 @@ from deepfm.data.encoding.ids import (
     Boundaries,
     DeclaredVocabulary,
     HashBuckets,
+    NumberBits,
     NumBuckets,
     Quantiles,
     Vocabulary,
@@ -25,6 +26,7 @@ ID_ENCODERS: tuple[type[Encoder], ...] = (
     NumBuckets,
     DeclaredVocabulary,
     Boundaries,
+    NumberBits,
 )
 
 

@@ -187,6 +187,9 @@ def _settings_of(field: FieldSchema) -> dict[str, Any]:
     """What a field says that decides its ids and numbers, and what is learnt for them."""
     settings = {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
     settings["vocabulary"] = None if field.vocabulary is None else field.vocabulary.digest
+    for key in ("sequence", "numbers"):  # which older stores do not know
+        if not settings[key]:
+            del settings[key]
     if field.dense_embedding == "piecewise":
         settings["bins"] = field.bins
     return settings

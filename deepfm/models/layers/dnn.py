@@ -63,7 +63,8 @@ class Dice(nn.Module):
 
     alpha is learned, one per unit, and begins at 0.
 
-    Source: G. Zhou et al., "Deep Interest Network", KDD 2018, arXiv:1706.06978, Eq. (3).
+    Source: G. Zhou et al., "Deep Interest Network", KDD 2018, arXiv:1706.06978, "Data
+    Adaptive Activation Function".
 
     NOTE[DIFF]: The norm's eps is torch's 1e-5, as in TorchEasyRec; the paper has 1e-8.
 
@@ -81,7 +82,10 @@ class Dice(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        p = torch.sigmoid(self.norm(x))
+        return self.bent(x, torch.sigmoid(self.norm(x)))
+
+    def bent(self, x: Tensor, p: Tensor) -> Tensor:
+        """Dice(x) of the share p of its upper half."""
         return p * x + (1 - p) * self.alpha * x
 
 
@@ -209,6 +213,11 @@ class MLP(nn.Module):
             linear, *others = layer
             assert isinstance(linear, ProductLinear)
             yield linear, others
+
+    @property
+    def first(self) -> ProductLinear:
+        """The first linear map."""
+        return next(self._linears())[0]
 
     def opened(self) -> tuple[nn.Linear, nn.Sequential]:
         """Return the first linear map, and all that follows; both have the network's weights."""

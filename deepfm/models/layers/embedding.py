@@ -4,23 +4,32 @@ Decided here: which fields each view shows, which are projected, and how the wei
 table begin. `lookup` makes the vectors, `views` arranges them, `storage` keeps the tables.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
-from deepfm.models.layers.fields import DenseField, IdField
+from deepfm.models.layers.fields import DenseField, Field, IdField, NumbersField
 from deepfm.models.layers.lookup import (
     LocatedParts,
     Lookup,
+    Part,
     Request,
     Vectors,
     merged,
     slices,
 )
 from deepfm.models.layers.named_weights import NamedWeights
+from deepfm.models.layers.sequences import (
+    FIELDS,
+    Encoding,
+    SequenceFields,
+    SequenceView,
+    only_encoded,
+    sequence_view,
+)
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import EMBEDDING, WIDE, Read, Tables, is_wide, table_name
 from deepfm.models.layers.variational_dropout import VariationalDropout
@@ -35,12 +44,14 @@ class Views(NamedTuple):
         field_embeddings: One vector per field, (B, F, D); None where nobody reads that view.
         flat_embeddings: The fields' own vectors end to end, (B, total).
         groups: Those of further groups end to end, by name, (B, total) each.
+        sequences: Events and what they are compared with, by name.
     """
 
     first_order: Tensor
     field_embeddings: Tensor | None
     flat_embeddings: Tensor
     groups: Mapping[str, Tensor] = {}
+    sequences: Mapping[str, SequenceView] = {}
 
 
 class FlatGroup(NamedTuple):
@@ -85,17 +96,25 @@ class Groups(NamedTuple):
         )
 
 
-def every_field(fields: Sequence[IdField | DenseField]) -> Groups:
+def every_field(fields: Sequence[Field], encoded: Collection[str] = ()) -> Groups:
     """Every field in every view, in the order of the inputs.
 
-    The raw dense fields, which have no vector, stand last in `deep` and not in `fm`.
+    The raw dense fields, which have no vector, stand last in `deep` and not in `fm`. Sequences of
+    numbers stand nowhere.
+
+    Args:
+        encoded: Sequence fields that stand in `deep` as what encoders make of them, only.
     """
-    embedded = [field.name for field in fields if field.dim is not None]
+    embedded = [
+        field.name
+        for field in fields
+        if field.dim is not None and not isinstance(field, NumbersField)
+    ]
     raw = [field.name for field in fields if field.dim is None]
     return Groups(
         wide=[field.name for field in fields if isinstance(field, IdField)],
         fm=embedded,
-        deep=[*embedded, *raw],
+        deep=[*(name for name in embedded if name not in encoded), *raw],
     )
 
 
@@ -125,6 +144,9 @@ class FeatureEmbedding(Lookup):
         groups: The fields of the views; None: there are no groups.
         others: Further views, by name.
         suffixes: Of the tables of `wide`, `fm` and `deep`, where these are their own.
+        sequences: Those that somebody reads, by name.
+        encodings: What encoders make of these, behind the vectors of a flat view, or in the place
+            of pooled vectors.
         wide_dim: Width of a first-order vector.
         variational_dropout: Whether each group of 2 fields or more has a `VariationalDropout`.
         tables: How the tables are stored: a subclass of `Tables`.
@@ -151,7 +173,7 @@ class FeatureEmbedding(Lookup):
 
     def __init__(
         self,
-        fields: Sequence[IdField | DenseField],
+        fields: Sequence[Field],
         *,
         fm_embedding_dim: int | None,
         first_order: bool,
@@ -159,11 +181,15 @@ class FeatureEmbedding(Lookup):
         groups: Groups | None = None,
         others: Mapping[str, FlatGroup] | None = None,
         suffixes: Mapping[str, str] | None = None,
+        sequences: Mapping[str, SequenceFields] | None = None,
+        encodings: Sequence[Encoding] = (),
         wide_dim: int = 1,
         variational_dropout: bool = False,
         tables: Callable[[Sequence[IdField], Sequence[Read]], Tables] = PackedTables,
     ) -> None:
-        given = every_field(fields) if groups is None else groups
+        of_sequences = {} if sequences is None else dict(sequences)
+        encoded = only_encoded(of_sequences, encodings)
+        given = every_field(fields, encoded) if groups is None else groups
         shown = given.read(
             first_order=first_order,
             field_embeddings=fm_embedding_dim is not None,
@@ -183,12 +209,18 @@ class FeatureEmbedding(Lookup):
             for group, names in (("fm", shown.fm), ("deep", shown.deep))
         )
         requests = [fm, deep, wide, *(Request(*group) for group in others.values())]
+        for own in of_sequences.values():
+            requests.append(Request(own.query, own.suffix))
+            requests.append(Request(own.sequence, own.suffix, pooled=False))
         super().__init__(fields, requests, first_order=bool(weighted), tables=tables)
         self.first_order, self._keeps_wide = has_first_order, keeps_wide
         self.fm_embedding_dim = wide_dim if shows_wide else fm_embedding_dim or 0
         self._field_vectors = shown.field_vectors
         self._wide_parts, self._fm_parts, self._deep_parts = (
             self.parts(request.fields, request.suffix) for request in (wide, fm, deep)
+        )
+        self._set_sequences(
+            of_sequences, encodings, [fm, deep, *(Request(*g) for g in others.values())]
         )
         self._others = {
             name: (self.parts(group.fields, group.suffix), group.suffix)
@@ -206,6 +238,9 @@ class FeatureEmbedding(Lookup):
                 name: dim if dim is not None and name in of_tables else widths[name]
                 for name in names
             }
+        for name, encoder, _, group in encodings:
+            if group != FIELDS:
+                self._groups[group][name] = encoder.output_dim
         self.total_dim = sum(self._groups["deep"].values())
         self._set_fields(shown.wide if shows_wide else shown.fm)
         self.projections = NamedWeights(self._projected(shown.fm))
@@ -216,6 +251,46 @@ class FeatureEmbedding(Lookup):
         # On the device meta nothing has a value, and torch would import its compiler to draw one.
         if not any(weight.is_meta for weight in self.parameters()):
             self.reset_parameters()
+
+    def _set_sequences(
+        self,
+        sequences: Mapping[str, SequenceFields],
+        encodings: Sequence[Encoding],
+        shown: Sequence[Request],
+    ) -> None:
+        """Set what stands in the views of sequences, and what encoders make of them.
+
+        Args:
+            shown: What views of pooled vectors ask for.
+        """
+        inputs = [
+            field.name
+            for field in self.fields
+            if isinstance(field, NumbersField)
+            or (isinstance(field, IdField) and field.combiner is not None)
+        ]
+        self._sequence_views = {
+            name: (own, self.parts(own.query, own.suffix), inputs.index(own.sequence[0]))
+            for name, own in sequences.items()
+        }
+        self.encoders = nn.ModuleList(encoding.encoder for encoding in encodings)
+        self._encodings = [(encoding.sequence, encoding.group) for encoding in encodings]
+        # By sequence whose pooled vectors an encoder stands in for: widths and places of these.
+        self._replaced: dict[str, list[tuple[int, list[tuple[str, str]]]]] = {}
+        dims = {field.name: field.dim for field in self.fields}
+        for encoding in encodings:
+            if encoding.group == FIELDS:
+                names = sequences[encoding.sequence].sequence
+                places = {
+                    name: [(request.suffix, name) for request in shown if name in request.fields]
+                    for name in names
+                }
+                self._replaced[encoding.sequence] = [
+                    (dims[name] or 0, places[name]) for name in names
+                ]
+                for piece in self._pieces:
+                    if not is_wide(piece.suffix):
+                        piece.pooled.difference_update(names)
 
     def _set_dense_weights(self, num_columns: int) -> None:
         """Make first-order weights of so many dense columns, but those that have one per bin."""
@@ -327,23 +402,60 @@ class FeatureEmbedding(Lookup):
     ) -> Views:
         """Return views of B rows; the arguments are the fields of `deepfm.data.batch.Inputs`."""
         vectors = self.vectors(sparse, dense, sequence_ids, sequence_lengths, located)
+        sequences = {
+            name: sequence_view(vectors, own, query, sequence_lengths[place])
+            for name, (own, query, place) in self._sequence_views.items()
+        }
+        encoded = self._encoded(vectors, sequences)
         flat = dense[:, :0]
-        if self._deep_parts:
-            flat = torch.cat(end_to_end(vectors, self._deep_parts, self._suffixes["deep"]), dim=1)
-            flat = self._masked("deep", flat)
+        if "deep" not in self._others:
+            flat = self._flat(vectors, "deep", self._deep_parts, self._suffixes["deep"], encoded)
         groups = {
-            name: self._masked(name, torch.cat(end_to_end(vectors, parts, suffix), dim=1))
+            name: self._flat(vectors, name, parts, suffix, encoded)
             for name, (parts, suffix) in self._others.items()
         }
         if not self._keeps_wide:
-            return Views(self._first_order(vectors), self._fields(vectors, flat), flat, groups)
+            first_order, fields = self._first_order(vectors), self._fields(vectors, flat)
+            return Views(first_order, fields, flat, groups, sequences)
         wide = self._wide(vectors)
         first_order = dense.new_zeros(dense.shape[0], 1)
         if self.first_order:
             first_order = wide.sum(1, keepdim=True)
         if self._field_vectors == "wide":
-            return Views(first_order, wide.unflatten(1, (self.num_fields, -1)), flat, groups)
-        return Views(first_order, self._fields(vectors, flat), flat, groups)
+            fields = wide.unflatten(1, (self.num_fields, -1))
+        else:
+            fields = self._fields(vectors, flat)
+        return Views(first_order, fields, flat, groups, sequences)
+
+    def _encoded(
+        self, vectors: Vectors, sequences: Mapping[str, SequenceView]
+    ) -> dict[str, list[Tensor]]:
+        """What encoders give to each flat view, (B, output_dim) each; pooled vectors that they
+        stand in for become theirs."""
+        encoded: dict[str, list[Tensor]] = {}
+        for encoder, (sequence, group) in zip(self.encoders, self._encodings, strict=True):
+            output = encoder(sequences[sequence])
+            if group != FIELDS:
+                encoded.setdefault(group, []).append(output)
+                continue
+            widths, places = zip(*self._replaced[sequence], strict=True)
+            for part, keys in zip(output.split(widths, dim=1), places, strict=True):
+                vectors.runs.update(dict.fromkeys(keys, part.unsqueeze(1)))
+        return encoded
+
+    def _flat(
+        self,
+        vectors: Vectors,
+        group: str,
+        parts: Sequence[Part],
+        suffix: str,
+        encoded: Mapping[str, Sequence[Tensor]],
+    ) -> Tensor:
+        """A flat view, (B, total), after its variational dropout."""
+        shown = [*end_to_end(vectors, parts, suffix), *encoded.get(group, ())]
+        if not shown:
+            return vectors.dense[:, :0]
+        return self._masked(group, torch.cat(shown, dim=1))
 
     def _first_order(self, vectors: Vectors) -> Tensor:
         """The sum of the first-order vectors, (B, 1)."""

@@ -72,6 +72,24 @@ class DenseField(NamedTuple):
         return f"periodic_{self.dim}{several}_of_{self.frequencies}_at_{scale}"
 
 
+class NumbersField(NamedTuple):
+    """A sequence field of numbers, whose ids are the bits of float32 numbers.
+
+    Attributes:
+        name: Name of the field.
+    """
+
+    name: str
+
+    @property
+    def dim(self) -> int:
+        """Width of an element."""
+        return 1
+
+
+Field = IdField | DenseField | NumbersField
+
+
 def first_readers(fields: Iterable[IdField]) -> dict[str, IdField]:
     """By name of their tables, the first field that reads them, which describes them.
 

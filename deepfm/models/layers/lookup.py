@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
-from deepfm.models.layers.fields import DenseField, IdField
+from deepfm.models.layers.fields import DenseField, Field, IdField, NumbersField
 from deepfm.models.layers.initializers import initializer_from
 from deepfm.models.layers.named_weights import NamedWeights
 from deepfm.models.layers.numbers import EncodedFields, groups_of_one_shape
@@ -83,7 +83,7 @@ class Lookup(nn.Module):
     gives sum_l w_l v_l, with w the softmax, over the valid rows, of a learned weight per place
     counted from the last one on. A linear dense field gives its
     numbers times a learned matrix, an encoded one what `EncodedFields` says, a raw one has no
-    vector.
+    vector. A sequence of numbers is a sequence of vectors of one number, and is never pooled.
 
     A subclass arranges the vectors in views, and calls `reset_parameters` once it is made.
 
@@ -103,7 +103,7 @@ class Lookup(nn.Module):
 
     def __init__(
         self,
-        fields: Sequence[IdField | DenseField],
+        fields: Sequence[Field],
         requests: Sequence[Request],
         *,
         first_order: bool = False,
@@ -116,6 +116,16 @@ class Lookup(nn.Module):
         self._columns = slices({field.name: field.value_dim for field in self._dense})
         self._num_sparse = sum(field.combiner is None for field in ids)
         self._sequences = [field for field in ids if field.combiner is not None]
+        given = [
+            field
+            for field in self.fields
+            if isinstance(field, NumbersField) or field in self._sequences
+        ]
+        self._num_sequences = len(given)
+        self._places = [k for k, field in enumerate(given) if isinstance(field, IdField)]
+        self._numbers = {
+            field.name: k for k, field in enumerate(given) if isinstance(field, NumbersField)
+        }
         known = {field.name for field in ids}
         reads = [
             Read(name, request.suffix, request.dim)
@@ -198,9 +208,11 @@ class Lookup(nn.Module):
         self._check_shapes(sparse, dense, sequence_ids)
         ids = self.ids(sparse, sequence_ids, sequence_lengths, located)
         found = Vectors({}, {}, dense, [])
-        shares = self._shares(ids.bags, sequence_lengths)
+        shares = self._shares(ids.bags, [sequence_lengths[k] for k in self._places])
         for piece, answer in zip(self._pieces, self.tables.lookup(ids), strict=True):
             piece.cut(answer, ids.bags, shares, found)
+        for name, k in self._numbers.items():
+            found.sequences[EMBEDDING, name] = numbers_of(sequence_ids[k], sequence_lengths[k])
         for name in self._linear:
             values, matrix = dense[:, self._columns[name]], self.dense_vectors[name]
             vector = values * matrix if len(matrix) == 1 else values @ matrix  # (B, d)
@@ -237,9 +249,8 @@ class Lookup(nn.Module):
     ) -> Ids:
         """The ids of a batch, and which of them count in a sequence."""
         bags = []
-        for field, ids, lengths in zip(
-            self._sequences, sequence_ids, sequence_lengths, strict=True
-        ):
+        for field, k in zip(self._sequences, self._places, strict=True):
+            ids, lengths = sequence_ids[k], sequence_lengths[k]
             position = torch.arange(ids.shape[1], device=ids.device)
             nothing = -1 if field.padding_idx is None else field.padding_idx
             valid = (position < lengths.unsqueeze(1)) & (ids != nothing)  # (B, L)
@@ -255,9 +266,9 @@ class Lookup(nn.Module):
         ):
             if tensor.dim() != 2 or tensor.shape[1] != width:
                 raise ValueError(f"expected {what} (B, {width}), got {tuple(tensor.shape)}")
-        if len(sequence_ids) != len(self._sequences):
+        if len(sequence_ids) != self._num_sequences:
             raise ValueError(
-                f"expected ids of {len(self._sequences)} sequence fields, got {len(sequence_ids)}"
+                f"expected ids of {self._num_sequences} sequence fields, got {len(sequence_ids)}"
             )
 
 
@@ -360,6 +371,24 @@ def merged(columns: Sequence[slice]) -> list[slice]:
         else:
             found.append(part)
     return found
+
+
+def numbers_of(bits: Tensor, lengths: Tensor) -> SequenceVectors:
+    """The numbers of a sequence, (B, L, 1), and which are there: those of no bits are not.
+
+    Args:
+        bits: Of float32 numbers, as whole numbers from 0 on; -1 for none, (B, L).
+        lengths: Of the rows, (B,).
+
+    Example:
+        >>> numbers_of(torch.tensor([[0x3F800000, 0xC0000000, -1]]), torch.tensor([3]))[0].flatten()
+        tensor([ 1., -2.,  0.])
+    """
+    position = torch.arange(bits.shape[1], device=bits.device)
+    valid = (position < lengths.unsqueeze(1)) & (bits != -1)
+    signed = torch.where(bits < 2**31, bits, bits - 2**32).to(torch.int32)
+    numbers = torch.where(valid, signed.view(torch.float32), 0.0)
+    return SequenceVectors(numbers.unsqueeze(2), valid)
 
 
 def shares_of_places(weights: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from dataclasses import InitVar, dataclass, field
 from typing import Literal
 
 from deepfm.errors import ArgumentError
-from deepfm.utils.named import Named
+from deepfm.models.options.sequences import ENCODERS, EncoderConfig, SequenceConfig
+from deepfm.utils.named import Named, one_of, resolve
 from deepfm.utils.settings import limited, renamed
 
 Norm = Literal["batch", "layer", "none"]
@@ -31,8 +32,11 @@ class FeatureConfig:
         groups: Fields of the views: `wide` (first-order term), `fm` (field embeddings; falls back
             to `deep`), `deep` (flat embeddings), and those that the model names besides. Without
             any, every field is in every view.
-        table_suffixes: Groups that have tables of their own, with what ends these tables' names;
-            groups of one suffix share them.
+        table_suffixes: Groups and sequences that have tables of their own, with what ends these
+            tables' names; those of one suffix share them.
+        sequences: Lists of events, by name, with what they are compared with.
+        encoders: What turns a sequence into a vector; without any, sequences are pooled field by
+            field.
         wide_embedding_dim: Width of a first-order weight.
         wide_init: Initializer of first-order weights; null: that of their table.
         unequal_dims: What is done where dims of field embeddings differ: `project` or `error`.
@@ -49,10 +53,15 @@ class FeatureConfig:
     embedding_l2_scope: Literal["batch", "table"] = "batch"
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     table_suffixes: dict[str, str] = field(default_factory=dict)
+    sequences: dict[str, SequenceConfig] = field(default_factory=dict)
+    encoders: tuple[EncoderConfig, ...] = one_of(ENCODERS, "encoder", ())
     wide_embedding_dim: int = limited(1, at_least=1)
     wide_init: str | None = None
     unequal_dims: Literal["project", "error"] = "project"
     variational_dropout: float | None = limited(None, at_least=0)
+
+    def __post_init__(self) -> None:
+        resolve(self, "feature")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from deepfm.utils.settings import limited
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowersConfig:
+class TaskTowersConfig:
     """The network of each task, which ends in an output layer for its logits.
 
     Attributes:
@@ -22,7 +22,7 @@ class TowersConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedBottomSection(TowersConfig):
+class SharedBottomSection(TaskTowersConfig):
     """A network for all tasks, and a tower for each.
 
     Attributes:
@@ -33,7 +33,7 @@ class SharedBottomSection(TowersConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMoESection(TowersConfig):
+class MMoESection(TaskTowersConfig):
     """Experts that each task mixes by a gate of its own.
 
     Attributes:
@@ -65,7 +65,7 @@ class LevelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLESection(TowersConfig):
+class PLESection(TaskTowersConfig):
     """Levels of experts of each task's own beside shared ones.
 
     Attributes:
@@ -94,7 +94,7 @@ class RelationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DBMTLSection(TowersConfig):
+class DBMTLSection(TaskTowersConfig):
     """Towers that read those of related tasks, on a shared network or on shared experts.
 
     Attributes:
@@ -114,7 +114,7 @@ class DBMTLSection(TowersConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ESMMSection(TowersConfig):
+class ESMMSection(TaskTowersConfig):
     """Clicks, conversions after a click, and both together.
 
     Attributes:

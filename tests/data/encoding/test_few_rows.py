@@ -511,8 +511,8 @@ def test_it_is_of_plain_data_only():
 
     check(spec)
     assert isinstance(FewRows.of_plain(spec).encode(table.to_pydict(), 1), EncodedArrays)
-    with pytest.raises(ValueError, match="expected version 1 of few rows, found 2"):
-        FewRows.of_plain(spec | {"version": 2})
+    with pytest.raises(ValueError, match="expected version 2 of few rows, found 1"):
+        FewRows.of_plain(spec | {"version": 1})
 
 
 def test_it_can_be_pickled():

@@ -25,7 +25,7 @@ from deepfm.data.encoding.ids import (
 )
 from deepfm.data.encoding.numbers import MOMENTS_BLOCK, Scaler, SeenNumbers
 from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES
-from deepfm.data.encoding.sequences import pad
+from deepfm.data.encoding.sequences import pad, with_values
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.schema import FeatureType, FieldSchema
 
@@ -491,7 +491,7 @@ def test_edges_do_not_all_lie_where_nearly_all_rows_are():
 def test_padding(rows, length, keep):
     ids = np.array([k for row in rows for k in row], np.int64)
     row = np.array([n for n, row in enumerate(rows) for _ in row], np.int64)
-    padded, lengths = pad(ids, row, len(rows), length, keep)
+    padded, lengths = pad(*with_values(ids, row, 0), len(rows), length, keep)
     assert padded.shape == (len(rows), length)
     for elements, found, count in zip(rows, padded.tolist(), lengths.tolist(), strict=True):
         known = [k for k in elements if k]

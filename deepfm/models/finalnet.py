@@ -1,0 +1,61 @@
+"""FinalNet: blocks of factorized interaction layers."""
+
+from torch import Tensor, nn
+
+from deepfm.models.base import Parts, check_activation, config_section
+from deepfm.models.layers.embedding import Views
+from deepfm.models.layers.factorized import FactorizedBlock
+from deepfm.models.options import DNNConfig, FinalNetConfig
+from deepfm.models.streams import StreamsModel
+
+
+class FinalNet(StreamsModel):
+    """logit = bias + (y_1 + y_2) / 2 with y_k = <w_k, block_k(flat embeddings)>, or y_1 alone.
+
+    A block is a stack of factorized interaction layers. In training the logits of two blocks can
+    be read by losses: `branch_distillation` lets both learn from their mean.
+
+    Source: J. Zhu et al., "FINAL: Factorized Interaction Layer for CTR Prediction", SIGIR 2023,
+    doi:10.1145/3539618.3591988.
+
+    NOTE[DIFF]: The layers are FuxiCTR's, whose published figures are FinalNet's; its gates of
+    fields are not built. With `final` the outputs of the blocks meet in a network, and no branch
+    has a logit.
+    """
+
+    config: FinalNetConfig
+
+    def _build_components(self) -> None:
+        config, dnn = self.config.finalnet, self.config.dnn
+        width = self.embedding.total_dim
+        blocks = {"first": self._block(width, dnn, "dnn")}
+        if config.num_blocks == 2:
+            section = "finalnet.second" if config.second else "dnn"
+            blocks["second"] = self._block(width, config.second or dnn, section)
+        self.blocks = nn.ModuleList(blocks.values())
+        self._set_outputs({name: block.output_dim for name, block in blocks.items()})
+
+    def _block(self, in_features: int, config: DNNConfig, section: str) -> FactorizedBlock:
+        check_activation(config, section)
+        with config_section(section):
+            return FactorizedBlock(
+                in_features,
+                config.hidden_units,
+                activation=config.activation,
+                norm=None if config.norm == "none" else config.norm,
+                dropout=config.dropout,
+                bias=config.bias,
+                combine=self.config.finalnet.combine,
+                init=config.init,
+            )
+
+    def _parts(self, views: Views) -> Parts:
+        return self._with_auxiliary(views)[0]
+
+    def _with_auxiliary(self, views: Views) -> tuple[Parts, dict[str, Tensor]]:
+        streams = [block(views.flat_embeddings) for block in self.blocks]
+        if self.final is not None:
+            return self._meet(streams), {}
+        logits = self._logits(streams)
+        parts = {name: part / len(logits) for name, part in logits.items()}
+        return parts, self._as_branches(logits)
