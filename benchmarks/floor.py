@@ -1,6 +1,7 @@
 """The floor: how fast this machine computes nothing but the DNN's matrix products.
 
     python benchmarks/floor.py --workload W1 --threads 1 --precision bf16
+    python benchmarks/floor.py --workload W1 --model dcn_v2
 
 A training step needs three products per linear layer: the output, the gradient of the weights
 and the gradient of the input (of the first layer's too, since embeddings are trained). Scoring
@@ -11,6 +12,8 @@ inputs on W1).
 
 On a CPU torch has two libraries for products in float32, MKL by default and oneDNN. Both are
 measured, pass by pass in turns, and the floor is the faster one, of training and of scoring each.
+
+With `--model` it is the floor of all products of one of our models, as `products.py` finds them.
 """
 
 import argparse
@@ -21,11 +24,15 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
+import ours
 import torch
 import workloads
 from peers.measure import check_device
 from peers.variants import medium_is_float32
-from workloads import BATCH_SIZE, EMBEDDING_DIM, Workload
+from products import Product, of_scoring, of_training_step
+from workloads import BATCH_SIZE, EMBEDDING_DIM, Workload, generate
+
+from deepfm.models import build_model
 
 WARM_UP_STEPS = 5
 STEPS = 30
@@ -59,6 +66,18 @@ def products(
         backward.insert(0, partial(torch.mm, y_gradient, weight, out=x_gradient))
         backward.insert(0, partial(torch.mm, y_gradient.T, x, out=weight_gradient))
     return forward, backward
+
+
+def products_of(
+    name: str, workload: Workload, dense: str = "raw", rows: int = BATCH_SIZE
+) -> tuple[list[Product], list[Product], list[Product]]:
+    """The products of one of our models: forward and backward in training, and of scoring."""
+    schema = ours.schema_of(workload, dense)
+    data = ours.dataset_of(schema, generate(workload, rows))
+    model = build_model(schema, ours.config_of(workload, "lazy_adam", model=name))
+    (batch,) = data.epoch(rows, seed=0, epoch=0).batches()
+    forward, backward = of_training_step(model, batch.inputs, batch.label)
+    return forward, backward, of_scoring(model.eval(), batch.inputs)
 
 
 def libraries(precision: str, device: str) -> dict[str, str]:
@@ -118,14 +137,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    ours.add_model(parser, default=None)
     arguments = parser.parse_args()
     check_device(arguments.device, ("cpu", "cuda"), "the floor")
     torch.set_num_threads(arguments.threads)
     workload = workloads.WORKLOADS[arguments.workload]
+    size, what = flops_per_row(workload), "the DNN"
     forward, backward = products(workload, precision=arguments.precision, device=arguments.device)
+    scoring = forward
+    if arguments.model is not None:
+        found = products_of(arguments.model, workload, arguments.dense)
+        size, what = sum(product.flops for product in found[0]) // BATCH_SIZE, arguments.model
+        dtype = DTYPES[arguments.precision]
+        forward, backward, scoring = (
+            [product.call(dtype, arguments.device) for product in part] for part in found
+        )
     settings = libraries(arguments.precision, arguments.device)
     train, trained_by = figures("train", forward + backward, settings, arguments.device)
-    score, scored_by = figures("score", forward, settings, arguments.device)
+    score, scored_by = figures("score", scoring, settings, arguments.device)
     result = {
         "peer": "floor",
         "torch": torch.__version__,
@@ -136,8 +165,8 @@ def main() -> None:
         **train,
         **score,
         "dnn_inputs": layers(workload)[0][0],
-        "flops_per_row": flops_per_row(workload),
-        "notes": f"matrix products of the DNN only; rows/s of CPU time, {trained_by}; {scored_by}",
+        "flops_per_row": size,
+        "notes": f"matrix products of {what} only; rows/s of CPU time, {trained_by}; {scored_by}",
     }
     print(json.dumps(result), flush=True)
 

@@ -7,6 +7,7 @@ the one that is reported on, not one of all rows. Rankings are not calibrated: t
 trained with drawn candidates, and a list needs no probabilities.
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,6 +62,12 @@ class Halves:
         self.fitted: NDArray[np.bool_] = keys % np.uint64(2) == 0
         self.reported: NDArray[np.bool_] = ~self.fitted
 
+    def within(self, rows: NDArray[np.bool_]) -> "Halves":
+        """Return the same halves of some rows."""
+        found = copy.copy(self)
+        found.fitted, found.reported = self.fitted & rows, self.reported & rows
+        return found
+
 
 def calibrate(
     path: str | Path,
@@ -101,8 +108,10 @@ def calibrate(
         held.rows.inputs,
         batch_size=held.config.evaluation.batch_size,
     )
-    halves, maps, found = Halves(held.rows), dict(checkpoint.calibration), {}
+    every, maps, found = Halves(held.rows), dict(checkpoint.calibration), {}
     for one in chosen:
+        inside = one.in_space(held.rows.label, held.rows.schema) if one.is_of_space else None
+        halves = every if inside is None else every.within(inside.numpy())
         label = one.label_of(held.rows.label, held.rows.schema).numpy()
         log_odds = one.log_odds(doubled(logits))
         assert log_odds is not None  # of what has two classes
@@ -151,10 +160,11 @@ def _fit(
     method: str, label: Array, logit: Array, halves: Halves, split: str, task: str
 ) -> tuple[Calibration, dict[str, Figure], dict[str, Figure]]:
     """A map of one half, with the figures of the other before and after it."""
+    rows = int(halves.fitted.sum() + halves.reported.sum())
     for half in (halves.fitted, halves.reported):
         if len(np.unique(label[half])) < 2:
             raise DataError(
-                f"half of the {len(label):,} rows of {split}, split by {halves.by}, has no two "
+                f"half of the {rows:,} rows of {split}, split by {halves.by}, has no two "
                 f"classes{f' of {task}' if task else ''}: there is nothing to calibrate by"
             )
     fitted = METHODS[method].fit(label[halves.fitted], logit[halves.fitted], split=split)

@@ -62,7 +62,10 @@ WARM_START_CHANGES = (
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
     "feature.embedding_l2_scope",
 )  # fmt: skip
-WARM_START_TASK_CHANGES = ("label", "losses", "weight", "metrics", "train_metrics")
+WARM_START_TASK_CHANGES = (
+    "label", "losses", "weight", "metrics", "train_metrics", "sample_weight", "space",
+    "in_space_weight", "out_space_weight",
+)  # fmt: skip
 # What its fields may change: the size of a vocabulary, which values enter it, and what becomes of
 # its table. Whether declared ids still mean the same is for the encoders to say.
 _FREE_IN_A_FIELD = (

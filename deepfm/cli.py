@@ -298,6 +298,12 @@ def _config_help(arguments: argparse.Namespace) -> None:
     sys.stdout.write(text)
 
 
+def _models(arguments: argparse.Namespace) -> None:
+    from deepfm.model_help import in_full, listed
+
+    sys.stdout.write(listed() if arguments.name is None else in_full(arguments.name))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deepfm", description="Train, evaluate and use CTR models."
@@ -361,6 +367,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--json-schema", action="store_true", help="print a JSON schema for editors instead"
     )
+
+    added = command("models", _models, "list the models: what each is, its options, its source")
+    added.add_argument("name", nargs="?", help="one of them, in full")
 
     added = command("convert", _convert, "write a pipeline of TorchEasyRec as a YAML config")
     added.add_argument("--config", required=True, help="a pipeline, .config or .json")

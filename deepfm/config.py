@@ -22,6 +22,7 @@ from deepfm.data.options import (
 )
 from deepfm.errors import ConfigError, nearest, shown
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
+from deepfm.evaluation.ranking import RANKING_METRICS
 from deepfm.format_versions import FORMAT_VERSION, READABLE_VERSIONS, current_config
 from deepfm.models import MODELS
 from deepfm.models.options import (
@@ -46,7 +47,7 @@ from deepfm.objectives import (
     TaskData,
     metric_names,
 )
-from deepfm.objectives.tasks import classes_of
+from deepfm.objectives.tasks import classes_of, is_larger_better, watched_metrics, weight_name
 from deepfm.packaged import find_config
 from deepfm.training.options import (
     OPTIMIZERS,
@@ -153,7 +154,7 @@ class TrainingConfig:
         sparse_update: When tables are updated under accumulation: once per `step` of the
             optimizers, or after each `backward` pass.
         gradient_clip_norm: Limit of the gradient's norm; null: none.
-        gradient_clip_norm_type: Which norm that is.
+        gradient_clip_norm_type: Which norm that is; .inf is the largest number.
         gradient_clip_value: Limit of each number of the gradient; null: none.
         gradient_clip_scope: What is clipped: `all` weights, or the `dense` ones.
         ema_decay: Of the moving average of the dense weights that is evaluated and kept; null:
@@ -189,7 +190,7 @@ class TrainingConfig:
     gradient_accumulation_steps: int = limited(1, at_least=1)
     sparse_update: Literal["step", "backward"] = "step"
     gradient_clip_norm: float | None = limited(1.0, above=0)
-    gradient_clip_norm_type: float = limited(2.0, above=0)
+    gradient_clip_norm_type: float = limited(2.0, above=0, infinite=True)
     gradient_clip_value: float | None = limited(None, above=0)
     gradient_clip_scope: Literal["all", "dense"] = "all"
     ema_decay: float | None = limited(None, at_least=0, below=1)
@@ -297,12 +298,7 @@ class ExperimentConfig:
                     f"{task.num_class}; leave it out, then they are counted",
                     key=task.key("num_class"),
                 )
-        metric = self.training.metric
-        known = metric_names(self.task_list())
-        if metric not in known:
-            raise ConfigError(
-                f"unknown metric {metric!r}; {nearest(metric, known)}", key="training.metric"
-            )
+        self._check_watched()
 
     @property
     def model_name(self) -> str:
@@ -313,6 +309,26 @@ class ExperimentConfig:
     def feature(self) -> FeatureConfig:
         """The embedding layer's options."""
         return self.model.feature
+
+    def _check_watched(self) -> None:
+        """Refuse to watch what is not there, or a mean of what has no common direction."""
+        watched = watched_metrics(self.training.metric)
+        known = metric_names(self.task_list())
+        if len(watched) > 1:  # ranking is measured by itself
+            known = [name for name in known if name not in RANKING_METRICS]
+        for name in watched:
+            if name not in known:
+                raise ConfigError(
+                    f"unknown metric {name!r}; {nearest(name, known)}", key="training.metric"
+                )
+        if len({is_larger_better(name) for name in watched}) > 1:
+            larger = ", ".join(name for name in watched if is_larger_better(name))
+            smaller = ", ".join(name for name in watched if not is_larger_better(name))
+            raise ConfigError(
+                f"{self.training.metric} has no direction: better is a larger {larger}, and a "
+                f"smaller {smaller}",
+                key="training.metric",
+            )
 
     def _check_tasks(self) -> None:
         """Refuse names that cannot stand in a column's name, and a task that is said twice."""
@@ -333,11 +349,36 @@ class ExperimentConfig:
                 raise ConfigError("each of the tasks says this; leave it out here", key=key)
         if self.data.table is None:
             raise ConfigError("a declared table has the labels of tasks", key="tasks")
+        if all(task.weight == 0 for task in self.tasks.values()):
+            raise ConfigError("every weight is 0: nothing is trained", key="tasks")
+        for name, task in self.tasks.items():
+            self._check_rows_of(name, task)
         if self.data.split.makes_ranking and len(self.tasks) > 1:
             raise ConfigError(
                 f"data.split_strategy {self.data.split_strategy} ranks items by one task, found "
                 f"{', '.join(self.tasks)}",
                 key="tasks",
+            )
+
+    def _check_rows_of(self, name: str, task: TaskConfig) -> None:
+        """Refuse weights or a space of a task that its data has no place for."""
+        for key, value in (("space", task.space), ("sample_weight", task.sample_weight)):
+            if value is not None and self.data.split.makes_ranking:
+                raise ConfigError(
+                    f"data.split_strategy {self.data.split_strategy} ranks by one label and one "
+                    "weight, data.table.sample_weight",
+                    key=f"tasks.{name}.{key}",
+                )
+        table = self.data.table
+        assert table is not None  # of tasks
+        labels = [one.label for one in self.tasks.values()]
+        if task.space is None or task.space in labels:
+            return
+        if (kind := table.label_of(task.space).kind) == "class":
+            raise ConfigError(
+                f"the rows above 0 of a label are a space, and {task.space} is of kind {kind}; "
+                "declare one of kind binary or number",
+                key=f"tasks.{name}.space",
             )
 
     def task_list(self) -> tuple[Task, ...]:
@@ -367,9 +408,21 @@ class ExperimentConfig:
         return () if table is None else table.label_of(label).classes
 
     def label_rules(self) -> dict[str, LabelConfig]:
-        """Return what makes each label that a task has, by its name; empty without a table."""
+        """Return what makes each column of labels, by its name; empty without a table.
+
+        Those of the tasks come first, then labels that are a space only, then weights of tasks.
+        """
         table = self.data.table
-        return {} if table is None else {t.label: table.label_of(t.label) for t in self.task_list()}
+        if table is None:
+            return {}
+        found = {task.label: table.label_of(task.label) for task in self.task_list()}
+        for task in self.tasks.values():
+            if task.space is not None:
+                found.setdefault(task.space, table.label_of(task.space))
+        for task in self.tasks.values():
+            if (column := task.sample_weight) is not None:
+                found[weight_name(column)] = LabelConfig(column=column, kind="weight")
+        return found
 
     def task_data(self) -> TaskData:
         """Return what its data has to offer to tasks."""
@@ -480,6 +533,10 @@ def _model(raw: dict[str, Any], sources: Mapping[str, str]) -> ModelConfig:
     }
     top = {item.name for item in fields(ExperimentConfig) if item.name != "model"}
     for key in raw:
+        if key in TaskConfig.refused_keys:
+            raise ConfigError(
+                TaskConfig.refused_keys[key], key=str(key), source=source_of(sources, str(key))
+            )
         if key not in top | own | readers.keys():
             problem = f"unknown key {shown(key)}; {nearest(str(key), [*top, *own, *readers])}"
             raise ConfigError(problem, source=source_of(sources, str(key)))

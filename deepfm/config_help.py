@@ -7,7 +7,7 @@ is shown here is what the code says.
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, InitVar, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -71,9 +71,14 @@ def commented_yaml(model_name: str) -> str:
     behind = ("training", "evaluation", "format_version")
     own = [item for item in fields(config) if item.name not in ("model", *behind)]
     lines += _lines(config, own, "")
-    lines += _lines(model, fields(model), "")
+    lines += lines_of(model)
     lines += _lines(config, [item for item in fields(config) if item.name in behind], "")
     return "\n".join(lines) + "\n"
+
+
+def lines_of(model: ModelConfig, *, without: Collection[str] = ()) -> list[str]:
+    """Return the commented YAML of a model's keys but some, a line each."""
+    return list(_lines(model, [item for item in fields(model) if item.name not in without], ""))
 
 
 def _lines(config: object, items: Any, indent: str) -> Iterator[str]:
@@ -88,13 +93,13 @@ def _lines(config: object, items: Any, indent: str) -> Iterator[str]:
             yield f"{indent}{item.name}:{comment}"
             yield from _lines(value, fields(value), f"{indent}  ")
             continue
-        shown = "" if value is MISSING else f" {_flow(value)}"
+        shown = "" if value is MISSING else f" {flow(value)}"
         hidden = "# " if value is MISSING and not indent.startswith("#") else ""
         yield f"{indent}{hidden}{item.name}:{shown}{comment}"
         if known := item.metadata.get("named"):
             for name, kind in known.items():
                 if not kind.is_old:
-                    options = ", ".join(f"{k}: {_flow(_default(k_))}" for k, k_ in _options(kind))
+                    options = ", ".join(f"{k}: {flow(_default(k_))}" for k, k_ in _options(kind))
                     yield f"{indent}  # {{{', '.join(filter(None, (f'name: {name}', options)))}}}"
         elif below is not None:
             inner = indent if indent.startswith("#") else f"# {indent}"
@@ -114,8 +119,8 @@ def _default(item: "Field[Any]") -> object:
     return item.default
 
 
-def _flow(value: object) -> str:
-    """A value on one line of YAML."""
+def flow(value: object) -> str:
+    """Return a value on one line of YAML."""
     text: str = yaml.safe_dump(plain(value), default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...").strip()
 

@@ -122,7 +122,7 @@ def train(
         begun = None if checkpoint is None else checkpoint.config.training
         threads = settle_threads(config.training, begun, model, data.valid.inputs)
         config = replace(config, training=replace(config.training, threads=threads))
-        start = None
+        start: dict[str, torch.Tensor] = {}
         if base is not None:
             transfer(model, base)
         elif checkpoint is None and config.training.initial_bias == "base_rate":
@@ -139,9 +139,12 @@ def train(
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
 
-        if start is not None:
-            values = ", ".join(f"{value:.4f}" for value in start.flatten().tolist())
-            LOGGER.info(f"the output bias starts at {values}: the base rate of the rows as trained")
+        for name, bias in start.items():
+            values = ", ".join(f"{value:.4f}" for value in bias.flatten().tolist())
+            of_task = f" of {name}" if name else ""
+            LOGGER.info(
+                f"the output bias{of_task} starts at {values}: the base rate of the rows as trained"
+            )
         if config.feature.groups and model.uses_first_order and not model.embedding.first_order:
             LOGGER.info("feature.groups has no group wide: the first-order term is zero")
 
@@ -286,7 +289,8 @@ def baselines(config: ExperimentConfig) -> list[str]:
             ]
             shown = ("-" if value is None else f"{value:.4f}" for value in values)
             cells.append([title_of(name, task), *shown])
-        lines += [f"{task.name}:"] if task.name else []
+        where = ", in its space:" if task.is_of_space else ":"
+        lines += [f"{task.name}{where}"] if task.name else []
         lines += _aligned(cells)
     return lines
 

@@ -1,5 +1,6 @@
 """Oracles: slow, obvious loops in float64, written from the papers, that tests compare with."""
 
+import functools
 import itertools
 import math
 
@@ -712,8 +713,12 @@ def mean_self_attention(sequence, counts, maps, num_heads):
     return total / len(events)
 
 
-def field_self_attention(fields, layers, num_heads):
-    """One row's field vectors (F, D) through layers of {query, key, value, residual?, norm}."""
+def field_self_attention(fields, layers, num_heads, scale=True, norm="after", identity=False):
+    """One row's field vectors (F, D) through layers of {query, key, value, residual?, norm?}.
+
+    `norm` stands `after` or `before` the ReLU. With `identity` a layer without `residual` adds
+    its input.
+    """
     for layer in layers:
         attention_dim = len(layer["query"])
         size = attention_dim // num_heads
@@ -727,7 +732,7 @@ def field_self_attention(fields, layers, num_heads):
                 for other in fields:
                     key = [layer["key"][r] @ other for r in rows]
                     scores.append(sum(q * k for q, k in zip(query, key, strict=True)))
-                exps = [math.exp(score / math.sqrt(size)) for score in scores]
+                exps = [math.exp(score / (math.sqrt(size) if scale else 1)) for score in scores]
                 for r in rows:
                     heads.append(
                         sum(
@@ -737,6 +742,117 @@ def field_self_attention(fields, layers, num_heads):
                     )
             if "residual" in layer:
                 heads = [x + layer["residual"][r] @ fields[m] for r, x in enumerate(heads)]
-            new.append(np.array(layer_norm([max(x, 0.0) for x in heads], *layer["norm"])))
+            elif identity:
+                heads = [x + own for x, own in zip(heads, fields[m], strict=True)]
+            if norm == "before":
+                heads = layer_norm(heads, *layer["norm"])
+            heads = [max(x, 0.0) for x in heads]
+            if norm == "after":
+                heads = layer_norm(heads, *layer["norm"])
+            new.append(np.array(heads))
         fields = new
     return np.array(fields)
+
+
+def vector_cross(x0, weights, biases):
+    """Deep & Cross, one row: x_{l+1} = x_0 x_l^T w_l + b_l + x_l, the outer product in full."""
+    x = np.array(x0)
+    for w, b in zip(weights, biases, strict=True):
+        outer = np.array([[a * c for c in x] for a in x0])
+        x = (
+            np.array([sum(outer[i][j] * w[j] for j in range(len(x))) for i in range(len(x))])
+            + b
+            + x
+        )
+    return x
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def matrix_cross(x0, layers):
+    """DCN V2 and GDCN, one row through layers of {weight, bias, gate?}."""
+    x = list(x0)
+    for layer in layers:
+        new = []
+        for i, weights in enumerate(layer["weight"]):
+            y = sum(w * value for w, value in zip(weights, x, strict=True)) + layer["bias"][i]
+            if "gate" in layer:
+                y *= sigmoid(sum(w * v for w, v in zip(layer["gate"][i], x, strict=True)))
+            new.append(x0[i] * y + x[i])
+        x = new
+    return np.array(x)
+
+
+def masked_cross(x0, layers, exponential):
+    """DCNv3, one row through layers of {weight, bias, norm: (scale, shift)}."""
+    x = list(x0)
+    for layer in layers:
+        h = [sum(w * v for w, v in zip(row, x, strict=True)) for row in layer["weight"]]
+        masked = h[: len(x) // 2]
+        normed = layer_norm(masked, *layer["norm"])
+        c = h + [value * max(n, 0.0) for value, n in zip(masked, normed, strict=True)]
+        anchor = x if exponential else x0
+        x = [anchor[i] * (c[i] + layer["bias"][i]) + x[i] for i in range(len(x))]
+    return np.array(x)
+
+
+def field_weighted_pairs(fields, strengths):
+    """FwFM, one row: sum over pairs of r_ij <v_i, v_j>, pairs in the order of combinations."""
+    pairs = itertools.combinations(range(len(fields)), 2)
+    return sum(
+        r * sum(a * b for a, b in zip(fields[i], fields[j], strict=True))
+        for r, (i, j) in zip(strengths, pairs, strict=True)
+    )
+
+
+def mixture(shares, experts):
+    """sum_e shares[e] * experts[e], one row, by loops."""
+    found = np.zeros(len(experts[0]))
+    for share, expert in zip(shares, experts, strict=True):
+        for unit, value in enumerate(expert):
+            found[unit] += share * value
+    return found
+
+
+def gate(x, weight, bias):
+    """Shares of experts for one row: softmax(W x + b)."""
+    return softmax(
+        [
+            sum(w * v for w, v in zip(row, x, strict=True)) + b
+            for row, b in zip(weight, bias, strict=True)
+        ]
+    )
+
+
+def extraction_level(tasks, shared, own_experts, shared_experts, gates, shared_gate=None):
+    """One row through a level of PLE.
+
+    Args:
+        tasks, shared: Inputs of each task and of the shared part.
+        own_experts: Per task a list of functions of its input.
+        shared_experts: Functions of the shared input.
+        gates, shared_gate: Functions of the input that give the shares; None: the last level.
+    """
+    of_all = [expert(shared) for expert in shared_experts]
+    found = []
+    every = []
+    for x, experts, shares in zip(tasks, own_experts, gates, strict=True):
+        own = [expert(x) for expert in experts]
+        every += own
+        found.append(mixture(shares(x), own + of_all))
+    if shared_gate is None:
+        return found, shared
+    return found, mixture(shared_gate(shared), every + of_all)
+
+
+def probability_of_both(a, b):
+    """sigma(a) sigma(b), and what is missing to 1, of logits of any size.
+
+    By logarithms: ln p = -ln(1 + e^-a) - ln(1 + e^-b), and 1 - p = sigma(-a) + sigma(a) sigma(-b).
+    """
+    log1p_exp = functools.partial(np.logaddexp, 0.0)  # ln(1 + e^x)
+    positive = -log1p_exp(-a) - log1p_exp(-b)
+    negative = np.logaddexp(-log1p_exp(a), -log1p_exp(-a) - log1p_exp(b))
+    return positive, negative

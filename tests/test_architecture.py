@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "format_versions": {"utils.logging"},
     "config": {
         "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
-        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "models.MODELS",
+        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "evaluation.ranking",
+        "models.MODELS",
         "models.options", "training.options",
         "data.options",
     },
@@ -89,6 +90,7 @@ MAY_IMPORT = {
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
     },
+    "model_help": {"errors", "config_help", "models.MODELS", "models.options"},
     "experiment": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
         "checkpoint", "preflight",
@@ -113,7 +115,8 @@ MAY_IMPORT = {
     },
     "cli": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "models.MODELS",
+        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
+        "models.MODELS",
     },
     "__main__": {"cli"},
 }  # fmt: skip

@@ -397,9 +397,9 @@ def test_tasks_survive_yaml_and_stand_there_only_if_given():
             r"tasks\.click\.losses: unknown loss 'binary'; did you mean",
         ),
         (
-            {"click": {"label": "clicked", "weight": 0}},
+            {"click": {"label": "clicked", "weight": -1}},
             {"metric": "auc"},
-            r"tasks\.click\.weight: .* above 0",
+            r"tasks\.click\.weight: expected at least 0, found -1",
         ),
     ],
 )

@@ -174,7 +174,9 @@ def run(
         "peak_memory_mb": round(_peak_memory_mb()),
         "peak_device_mb": _peak_device_mb(arguments.device),
         "parameters": prepared.parameters or sum(p.numel() for p in prepared.model.parameters()),
-        "dnn_inputs": next(m.in_features for m in linear if m.out_features == workload.hidden[0]),
+        "dnn_inputs": next(
+            (m.in_features for m in linear if m.out_features == workload.hidden[0]), None
+        ),
         "flops_per_row": sum(2 * module.weight.numel() for module in linear),
         "auc": scored.get("auc"),
         "notes": "; ".join(filter(None, (given, prepared.notes))),

@@ -493,14 +493,17 @@ def _widened(ids: Tensor, like: Tensor) -> Tensor:
     return torch.nn.functional.pad(ids, (0, missing)) if missing > 0 else ids
 
 
-def epoch_weights(train: TabularDataset, label: Tensor, num_class: int) -> np.ndarray:
+def epoch_weights(
+    train: TabularDataset, label: Tensor, num_class: int, weight: Tensor | None
+) -> np.ndarray:
     """The summed weight of each class in a training epoch, (C,) float64, of two for one logit.
 
     Args:
         label: Of each row, before negatives are sampled, (N,).
+        weight: Of each row, (N,); None: all alike.
     """
-    weight = None if train.weight is None else train.weight.numpy()
-    found = class_weights(label.numpy(), weight, num_class)
+    of_rows = None if weight is None else weight.numpy()
+    found = class_weights(label.numpy(), of_rows, num_class)
     if train.negatives is not None:
         found[0] += train.negatives.copies * found[1]  # copies of positive rows, with their weight
     return found

@@ -153,6 +153,24 @@ class NumberRule(LabelRule):
         return number_label(values)
 
 
+class WeightRule(LabelRule):
+    """No label, but what a row counts for a task; it stands among the labels for their way."""
+
+    classes = 0
+    tells = False
+
+    @property
+    def expected(self) -> str:
+        return WEIGHT_EXPECTED
+
+    @property
+    def key(self) -> dict[str, object]:
+        return {"column": self.column, "kind": "weight"}
+
+    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        return sample_weight(values)
+
+
 # By what a config calls the kind of a label.
 LABEL_RULES: dict[str, type[LabelRule]] = {
     "binary": BinaryRule,

@@ -256,7 +256,9 @@ def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, La
     return {
         name: tabular.label_rule(
             label,
-            num_class=max(task.num_class for task in config.task_list() if task.label == name),
+            num_class=max(
+                (task.num_class for task in config.task_list() if task.label == name), default=1
+            ),
         )
         for name, label in declared.items()
     }

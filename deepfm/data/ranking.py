@@ -275,7 +275,7 @@ class _EncodedRows:
         rows = self._events.split.train
         weight = None if self._weight is None else self._weight[rows]
         explicit = class_weights(self._events.label[rows] > 0, weight, 2)
-        trained = epoch_weights(train, train.label > 0, 2)
+        trained = epoch_weights(train, train.label > 0, 2, train.weight)
         with np.errstate(divide="ignore"):
             odds = [np.log(positives) - np.log(rest) for rest, positives in (explicit, trained)]
         return Prior(*map(float, odds))

@@ -2,8 +2,10 @@
 
     convert_data         files, columns, label
     features             features as fields
-    convert_model        groups of features, networks
+    groups               groups of features, sequences, encoders
+    convert_model        the model's sections, by networks
     convert_objectives   losses and metrics
+    convert_tasks        task towers
     convert_training     optimizers, schedules, the loop, evaluation
 
 NOTE[DIFF]: What the original does otherwise, each with the reason:
@@ -22,10 +24,12 @@ from typing import NamedTuple
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.sources import tabular
 from deepfm.easyrec.convert_data import files_of, held_in, label_of, model_dir
-from deepfm.easyrec.convert_model import groups_of, model_of, network_of
-from deepfm.easyrec.convert_objectives import objectives_of
+from deepfm.easyrec.convert_model import model_of, sections_of
+from deepfm.easyrec.convert_objectives import group_columns, objectives_of
+from deepfm.easyrec.convert_tasks import SEVERAL_TASKS, tasks_of
 from deepfm.easyrec.convert_training import evaluation_of, training_of
 from deepfm.easyrec.features import read_features
+from deepfm.easyrec.groups import read_groups
 from deepfm.easyrec.reading import Keys, Pipeline
 from deepfm.errors import ConfigError
 
@@ -84,18 +88,26 @@ def to_config(pipeline: Pipeline, *, is_read: bool = True) -> Converted:
     model = model_of(pipeline)
     source = files_of(pipeline, is_read=is_read)
     features = read_features(pipeline, held_in(pipeline, source))
-    groups, used = groups_of(pipeline, model, features)
-    objectives = objectives_of(pipeline, features)
-    table = source | label_of(pipeline, objectives.label_kind)
-    if columns := objectives.group_columns:
-        table["group_columns"] = columns
-    feature, network = network_of(pipeline, model)
+    groups = read_groups(pipeline, model, features)
+    feature, sections = sections_of(pipeline, model, groups, features)
     paths = {key: field.format(model=model) for key, field in _FIELDS.items()}
+    if model in SEVERAL_TASKS:
+        tasks = tasks_of(pipeline, model, features)
+        objectives, table = tasks.objectives, source | {"labels": tasks.labels}
+        trained: Keys = {"tasks": tasks.keys}
+        paths |= {f"tasks.{name}": path for name, path in tasks.paths.items()}
+    else:
+        objectives = [objectives_of(pipeline, features, pipeline.message.model_config)]
+        table = source | label_of(pipeline, objectives[0].label_kind)
+        trained = {"num_class": pipeline.message.model_config.num_class}
+    if columns := group_columns(objectives):
+        table["group_columns"] = columns
+    used = groups.used
     paths |= {f"data.table.fields.{name}": features[name].path for name in features if name in used}
     raw: Keys = {
-        "model_name": model,
-        "num_class": pipeline.message.model_config.num_class,
-        "global_bias": False,
+        "model_name": sections.pop("model_name"),
+        **trained,
+        **({"global_bias": sections.pop("global_bias")} if "global_bias" in sections else {}),
         "output_dir": model_dir(pipeline),
         "data": {
             "dataset_name": "tabular",
@@ -106,11 +118,11 @@ def to_config(pipeline: Pipeline, *, is_read: bool = True) -> Converted:
         "feature": {
             "init": "uniform_rows",
             "embedding_l2_reg": 0.0,
-            "groups": groups,
+            **groups.keys(),
             "unequal_dims": "error",
             **feature,
         },
-        **network,
+        **sections,
         "training": training_of(pipeline, objectives),
         "evaluation": evaluation_of(pipeline, objectives),
     }

@@ -11,6 +11,7 @@ from deepfm.data.files.columns import is_list
 from deepfm.data.files.read import format_of
 from deepfm.easyrec.features import INTEGER, LIST, OTHER
 from deepfm.easyrec.pipeline_pb2 import (
+    CsvDataset,
     FieldType,
     KafkaDataset,
     OdpsDataset,
@@ -21,6 +22,7 @@ from deepfm.easyrec.reading import Keys, Pipeline
 from deepfm.errors import nearest
 
 _PARQUET, _TEXT = (".parquet",), (".csv", ".tsv", ".txt", ".gz", ".zst")
+_NO_PATH = "a path is needed: a file, a glob, or several with commas"
 _UNTYPED = ""  # a column that is declared without a type
 _TYPE_NAMES = {"BIGINT": "INT64", "INT": "INT32"}
 
@@ -29,7 +31,7 @@ def files_of(pipeline: Pipeline, *, is_read: bool) -> Keys:
     """Files of a table and how they are read.
 
     Args:
-        is_read: Whether they will be read next, so that they must be local.
+        is_read: Whether they will be read next, so that they must be named, and local.
     """
     data = pipeline.message.data_config
     if data.dataset_type == KafkaDataset:
@@ -42,8 +44,15 @@ def files_of(pipeline: Pipeline, *, is_read: bool) -> Keys:
     is_typed = {format_of(name).is_typed for name in [*files, *valid]}
     if len(is_typed) > 1:
         raise pipeline.error("eval_input_path", "training and evaluation files differ in form")
-    source: Keys = {"files": files, "valid_files": valid}
-    if not is_typed.pop():
+    typed = is_typed.pop() if is_typed else data.dataset_type != CsvDataset
+    source: Keys = {
+        key: found or [_stand_in(pipeline, path, typed)]
+        for key, path, found in (
+            ("files", "train_input_path", files),
+            ("valid_files", "eval_input_path", valid),
+        )
+    }
+    if not typed:
         source["delimiter"] = data.delimiter
         if not data.with_header and (names := list(_input_types(pipeline))):
             source["columns"] = names  # without any, the first line has them all the same
@@ -83,17 +92,26 @@ def label_of(pipeline: Pipeline, kind: str) -> Keys:
 
 
 def model_dir(pipeline: Pipeline) -> str:
-    """Where a run is written."""
-    if not pipeline.message.model_dir:
-        raise pipeline.error("model_dir", "a value is needed")
-    return pipeline.message.model_dir
+    """Where a run is written; by default where one of a YAML config is."""
+    if pipeline.message.model_dir:
+        return pipeline.message.model_dir
+    default = f"outputs/{Path(pipeline.file).stem}"
+    pipeline.note("model_dir", f"it is empty: {default}")
+    return default
+
+
+def _stand_in(pipeline: Pipeline, key: str, typed: bool) -> str:
+    """A name in the place of one that a pipeline leaves empty, as those do that are filled in."""
+    name = f"{key}.parquet" if typed else f"{key}.csv"
+    pipeline.note(key, f"{_NO_PATH}; {name} stands in its place")
+    return name
 
 
 def _files(pipeline: Pipeline, key: str, is_read: bool) -> list[str]:
-    """Paths and globs; a directory is all files in it."""
+    """Paths and globs; a directory is all files in it. None where none is named."""
     paths = [path.strip() for path in getattr(pipeline.message, key).split(",") if path.strip()]
-    if not paths:
-        raise pipeline.error(key, "a path is needed: a file, a glob, or several with commas")
+    if not paths and is_read:
+        raise pipeline.error(key, _NO_PATH)
     for path in paths:
         if "://" not in path:
             continue

@@ -1,6 +1,6 @@
 """The training loop of a pipeline: steps, optimizers, schedules, clipping, evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from deepfm.easyrec.convert_objectives import Objectives, watched_in
 from deepfm.easyrec.pipeline_pb2 import DenseOptimizer, PartOptimizer, SparseOptimizer
@@ -53,8 +53,12 @@ _SCHEDULES = {
 }  # fmt: skip
 
 
-def training_of(pipeline: Pipeline, objectives: Objectives) -> Keys:
-    """Keys of the section `training`."""
+def training_of(pipeline: Pipeline, tasks: Sequence[Objectives]) -> Keys:
+    """Keys of the section `training`.
+
+    Args:
+        tasks: Of one that has no name, the losses and metrics stand in this section.
+    """
     config, data = pipeline.message.train_config, pipeline.message.data_config
     if bool(config.num_steps) == bool(config.num_epochs):
         raise pipeline.error("train_config", "choose one of num_epochs and num_steps")
@@ -67,13 +71,15 @@ def training_of(pipeline: Pipeline, objectives: Objectives) -> Keys:
         "batch_size": data.batch_size,
         "shuffle": data.shuffle,
         "drop_last": data.drop_remainder,
-        "losses": objectives.losses,
+        "losses": tasks[0].losses,
         "initial_bias": "zero",
         "precision": _precision(pipeline),
-        "metrics": objectives.train_metrics,
+        "metrics": tasks[0].train_metrics,
     }
+    if tasks[0].task:  # each of the tasks says it
+        del found["losses"], found["metrics"]
     found |= _optimizers(pipeline)
-    found |= {"early_stopping_patience": None} | watched_in(pipeline, objectives)
+    found |= {"early_stopping_patience": None} | watched_in(pipeline, tasks)
     found |= _clipping(pipeline)
     if config.gradient_accumulation_steps > 1:
         found["gradient_accumulation_steps"] = config.gradient_accumulation_steps
@@ -196,10 +202,10 @@ def _schedule(
     return {"name": name} | {ours: options[theirs] for theirs, ours in renamed.items()} | fixed
 
 
-def evaluation_of(pipeline: Pipeline, objectives: Objectives) -> Keys:
+def evaluation_of(pipeline: Pipeline, tasks: Sequence[Objectives]) -> Keys:
     """Keys of the section `evaluation`."""
     data, config = pipeline.message.data_config, pipeline.message.eval_config
     found: Keys = {"batch_size": data.eval_batch_size or data.batch_size}
     if config.num_steps:
         found["max_batches"] = config.num_steps
-    return found | {"metrics": objectives.metrics}
+    return found if tasks[0].task else found | {"metrics": tasks[0].metrics}

@@ -8,17 +8,23 @@ of the feature's expression, and its values are normalized or crossed first.
 An id feature may have any number of values per row, so it is a sequence of unlimited length
 unless it is known to have one: by `value_dim: 1`, or by a column of whole numbers.
 
+A feature of a sequence has one value per step; the steps stand in a list, or in a text cut at
+`sequence_delim`. Those of a `sequence_feature` are fields called `sequence__feature`, and with
+expressions their columns are `sequence__column`. Outside of FG_NONE a step without a value, and
+a row without steps, are one step of the default, which is never empty.
+
 NOTE[DIFF]: a feature whose ids and whose table size come from two different options is refused;
-a null number without a default is an error rather than a NaN.
+a null number without a default is an error rather than a NaN; a step has one value.
 """
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deepfm.data.encoding.words import read_words
-from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode
+from deepfm.easyrec.pipeline_pb2 import FG_DAG, FG_NONE, FG_NORMAL, FgMode, SequenceFeature
 from deepfm.easyrec.reading import Keys, Pipeline, shortest
 from deepfm.errors import ConfigError, DataError, nearest, problem_of
 from deepfm.models.layers.initializers import initializer_from
@@ -42,6 +48,7 @@ class Feature(NamedTuple):
         table: Name of the embedding table in the original; None without one.
         rows: Of the table; 0 where it is not known yet.
         pooling: Of the vectors of several values, whether or not a row may have several.
+        is_sequence: Whether it has steps, rather than values of which the order means nothing.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Feature(NamedTuple):
     table: str | None = None
     rows: int = 0
     pooling: str = ""
+    is_sequence: bool = False
 
     @property
     def dim(self) -> int:
@@ -73,34 +81,96 @@ def read_features(pipeline: Pipeline, columns: dict[str, str]) -> dict[str, Feat
             what is not supported.
     """
     found: dict[str, Feature] = {}
-    for k, config in enumerate(pipeline.message.feature_configs):
-        kind = config.WhichOneof("feature")
-        path = f"feature_configs[{k}]"
-        if kind is None:
-            raise pipeline.error(path, "expected an id_feature, raw_feature or combo_feature")
-        reader = _Reader(pipeline, f"{path}.{kind}", getattr(config, kind), columns)
+    for reader, kind in _readers(pipeline, columns):
         feature = reader.raw() if kind == "raw_feature" else reader.ids(kind == "combo_feature")
         if feature.name in found:
-            raise pipeline.error(path, f"a second feature {feature.name!r}")
+            raise pipeline.error(reader.path, f"a second feature {feature.name!r}")
         found[feature.name] = feature
     _share_tables(pipeline, found)
     return found
 
 
+def _readers(pipeline: Pipeline, columns: dict[str, str]) -> Iterator[tuple["_Reader", str]]:
+    """A reader of each feature, and its kind, in the order of the pipeline."""
+    for k, config in enumerate(pipeline.message.feature_configs):
+        kind = config.WhichOneof("feature")
+        if kind is None:
+            path = f"feature_configs[{k}]"
+            raise pipeline.error(path, "expected an id_feature, raw_feature or combo_feature")
+        path, message = f"feature_configs[{k}].{kind}", getattr(config, kind)
+        if kind == "sequence_feature":
+            yield from _readers_of_sequence(pipeline, path, message, columns)
+            continue
+        steps, own = None, kind.removeprefix("sequence_")
+        if own != kind:
+            steps = _Steps(
+                message.feature_name, "", message.sequence_delim, message.sequence_length, path
+            )
+        yield _Reader(pipeline, path, message, columns, steps), own
+
+
+def _readers_of_sequence(
+    pipeline: Pipeline, path: str, message: SequenceFeature, columns: dict[str, str]
+) -> Iterator[tuple["_Reader", str]]:
+    name = message.sequence_name
+    if not name:
+        raise pipeline.error(path, "sequence_name: a value is needed")
+    if not message.features:
+        raise pipeline.error(path, "features: a value is needed")
+    steps = _Steps(name, f"{name}__", message.sequence_delim, message.sequence_length, path)
+    for k, config in enumerate(message.features):
+        kind = config.WhichOneof("feature")
+        below = f"{path}.features[{k}]"
+        if kind is None:
+            raise pipeline.error(below, "expected an id_feature, raw_feature or combo_feature")
+        yield _Reader(pipeline, f"{below}.{kind}", getattr(config, kind), columns, steps), kind
+
+
+class _Steps(NamedTuple):
+    """What a feature of a sequence has besides.
+
+    Attributes:
+        name: Of the sequence; of a feature that is a sequence by itself, its own.
+        prefix: Of the names of its fields and columns.
+        delimiter: Between steps in a text.
+        length: Steps that are read at most, outside of FG_NONE; 0: all.
+        path: Of the message with these.
+    """
+
+    name: str
+    prefix: str
+    delimiter: str
+    length: int
+    path: str
+
+
 class _Reader:
     """One feature's message, with what it takes to read it."""
 
-    def __init__(self, pipeline: Pipeline, path: str, config: Any, columns: dict[str, str]) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        path: str,
+        config: Any,
+        columns: dict[str, str],
+        steps: _Steps | None = None,
+    ) -> None:
         self.pipeline, self.path, self.config, self.columns = pipeline, path, config, columns
-        self.mode = fg_mode(pipeline)
-        self.name = config.feature_name
-        if not self.name:
+        self.mode, self.steps = fg_mode(pipeline), steps
+        if not config.feature_name:
             raise pipeline.error(path, "feature_name: a value is needed")
+        self.name = (steps.prefix if steps else "") + config.feature_name
         if "." in self.name:
             raise self.error("feature_name", "a name with '.' cannot name a table")
         if config.data_type not in _DATA_TYPES:
             hint = nearest(config.data_type, _DATA_TYPES)
             raise self.error("data_type", f"unknown type {config.data_type!r}; {hint}")
+
+    @property
+    def _default_value(self) -> str:
+        """What an absent value is read as, outside of FG_NONE; of a step never nothing."""
+        given: str = self.config.default_value
+        return given or ("0" if self.steps is not None else "")
 
     def error(self, field: str, problem: str) -> ConfigError:
         return self.pipeline.error(f"{self.path}.{field}", f"feature {self.name}: {problem}")
@@ -108,9 +178,19 @@ class _Reader:
     def ids(self, is_combo: bool) -> Feature:
         """An id or a combo feature."""
         source = self._source(is_combo)
+        if self.steps is not None:
+            if len(source.get("columns", [])) > 1:
+                mode = FgMode.Name(self.mode)
+                problem = f"of a sequence it is supported in FG_NONE and FG_BUCKETIZE, not {mode}"
+                raise self.pipeline.error(self.path, f"feature {self.name}: {problem}")
+            self._check_one_value()
+            rows, ids = self._encoded_ids() if self.mode == FG_NONE else self._bucketized()
+            return self._embedded(source | ids | self._step_keys(), rows)
         is_single = self.config.HasField("value_dim") and self.config.value_dim == 1
         held = {self.columns.get(name) for name in source.get("columns", [self._column(source)])}
         keys: Keys = {"type": "sparse" if is_single or held == {INTEGER} else "sequence"} | source
+        if not is_combo and self.config.weighted and held != {INTEGER}:
+            keys["transform"] = "before(:)"
         if keys["type"] == "sequence":
             keys |= self._many()
         rows, ids = self._encoded_ids() if self.mode == FG_NONE else self._bucketized()
@@ -118,7 +198,45 @@ class _Reader:
 
     def raw(self) -> Feature:
         """A raw feature: numbers, or the buckets that they fall into."""
-        return self._buckets() if self.config.boundaries else self._numbers()
+        if self.config.boundaries:
+            return self._buckets()
+        return self._numbers() if self.steps is None else self._number_steps()
+
+    def _number_steps(self) -> Feature:
+        """A sequence of numbers, which has no table."""
+        self._check_one_value()
+        if self.config.WhichOneof("dense_emb"):
+            raise self.error(self.config.WhichOneof("dense_emb"), "not supported in a sequence")
+        keys = self._source(is_combo=False) | {"numbers": True}
+        keys |= self._transform() | self._step_keys()
+        return Feature(self.name, self.path, keys, is_sequence=True)
+
+    def _check_one_value(self) -> None:
+        if self.config.DESCRIPTOR.name == "IdFeature" and self.config.weighted:
+            raise self.error("weighted", "not supported in a sequence")
+        if self.config.HasField("value_dim") and self.config.value_dim != 1:
+            raise self.error(
+                "value_dim",
+                f"a step of a sequence has one value here, found value_dim: "
+                f"{self.config.value_dim}",
+            )
+
+    def _step_keys(self) -> Keys:
+        """How the steps stand in their column."""
+        assert self.steps is not None
+        steps, encoded = self.steps, self.mode == FG_NONE
+        if not steps.delimiter:
+            problem = "expected a text that separates steps, found none"
+            raise self.pipeline.error(f"{steps.path}.sequence_delim", problem)
+        keys: Keys = {
+            "type": "sequence",
+            "sequence": steps.name,
+            "separator": steps.delimiter,
+            "max_length": 0 if encoded else steps.length,
+        }
+        if not encoded and steps.length:
+            keys["keep"] = "first"
+        return keys | self._default()
 
     def _buckets(self) -> Feature:
         config, source = self.config, self._source(is_combo=False)
@@ -126,14 +244,19 @@ class _Reader:
         keys: Keys = {"type": "sparse" if config.value_dim == 1 else "sequence"} | source
         if self.columns.get(self._column(source)) == LIST:
             keys["type"] = "sequence"
-        if keys["type"] == "sequence":
+        if self.steps is not None:
+            self._check_one_value()
+            keys |= self._step_keys()
+        elif keys["type"] == "sequence":
             keys |= self._many()
         if self.mode == FG_NONE:
             keys |= {"num_buckets": rows, "out_of_range": "row0"}
         else:
             keys["boundaries"] = [shortest(edge) for edge in config.boundaries]
             keys |= self._transform()
-        return self._embedded(keys | self._default(), rows)
+        if self.steps is None:
+            keys |= self._default()
+        return self._embedded(keys, rows)
 
     def _numbers(self) -> Feature:
         config, source = self.config, self._source(is_combo=False)
@@ -158,8 +281,10 @@ class _Reader:
             keys["init"] = config.init_fn
         if not config.trainable:
             keys["trainable"] = False
-        table = config.embedding_name or f"{self.name}_emb"
-        return Feature(self.name, self.path, keys, table, rows, config.pooling)
+        table, pooling = config.embedding_name or f"{self.name}_emb", config.pooling
+        if self.steps is not None:
+            keys["combiner"] = pooling
+        return Feature(self.name, self.path, keys, table, rows, pooling, self.steps is not None)
 
     def _embedding_dim(self) -> int:
         if not self.config.embedding_dim:
@@ -203,7 +328,7 @@ class _Reader:
                     f"not supported; expected side:column with user, item or context as side, "
                     f"found {expression!r}",
                 )
-            names.append(match[2])
+            names.append((self.steps.prefix if self.steps else "") + match[2])
         if len(names) > 1:
             return {"columns": names}
         return {} if names[0] == self.name else {"column": names[0]}
@@ -214,7 +339,7 @@ class _Reader:
         if self.mode == FG_NONE:
             text = config.fg_encoded_default_value
         else:
-            text = config.default_value
+            text = self._default_value
         if not text:
             return {}
         if config.DESCRIPTOR.name == "RawFeature" and not config.boundaries:
@@ -309,13 +434,13 @@ class _Reader:
                     "default_bucketize_value",
                     f"expected a place in vocab_list, below {len(config.vocab_list)}, found {oov}",
                 )
-            if self._reserves() and config.default_value:
-                words = {config.default_value: 0} | words  # its place in the list counts
+            if self._reserves() and self._default_value:
+                words = {self._default_value: 0} | words  # its place in the list counts
         else:
             words = dict(sorted(config.vocab_dict.items(), key=lambda item: (item[1], item[0])))
-            if self._reserves() and config.default_value:
-                words = {config.default_value: 0} | {
-                    word: number for word, number in words.items() if word != config.default_value
+            if self._reserves() and self._default_value:
+                words = {self._default_value: 0} | {
+                    word: number for word, number in words.items() if word != self._default_value
                 }
         return words, oov
 

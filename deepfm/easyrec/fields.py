@@ -48,10 +48,20 @@ def _refused(note: str) -> Fate:
 _PLACEMENT = _ignored("says on which devices tables lie; there is one device here")
 _NO_TF32 = _ignored("a GPU's TF32 is left as torch sets it")
 _OTHER_MODEL = _refused(f"supported models: {', '.join(MODELS)}")
-_SEQUENCES = _refused("sequence groups and encoders are not supported; pool an id_feature instead")
-_OTHER_FEATURE = _refused("supported features: id_feature, raw_feature, combo_feature")
+_ENCODERS = (
+    "supported encoders: din_encoder, simple_attention, pooling_encoder, "
+    "multi_window_din_encoder, self_attention_encoder"
+)
+_OTHER_FEATURE = _refused(
+    "supported features: id_feature, raw_feature, combo_feature, alone, in a sequence_feature, "
+    "and with sequence_ before the name"
+)
 _OWN_TABLE = "supported tables: hash_bucket_size, num_buckets, vocab_list, vocab_dict, vocab_file"
-_IN_SEQUENCE = _refused("only sequence features have it, and they are not supported")
+_PARETO = _refused("losses are added up with fixed weights; weight is supported")
+_OTHER_LOSS = _refused(
+    "supported losses: binary_cross_entropy, binary_focal_loss, softmax_cross_entropy, jrc_loss, "
+    "l2_loss"
+)
 _SAMPLER = _refused("negative samplers belong to matching models")
 _FP32 = _ignored("tables are float32")
 _NO_MASK = _ignored("has an effect with sample_mask_prob only, which is refused")
@@ -126,9 +136,30 @@ _FEATURE = {
     "fg_encoded_default_value": _honoured("default, in FG_NONE"),
     "use_mask": _NO_MASK,
     "stub_type": _STUB,
-    "sequence_length": _IN_SEQUENCE,
-    "sequence_delim": _IN_SEQUENCE,
-    "sequence_fields": _IN_SEQUENCE,
+    "sequence_length": _honoured("max_length of a sequence_… feature, in all modes but FG_NONE"),
+    "sequence_delim": _honoured("separator of a sequence_… feature"),
+    "sequence_fields": _refused("every input of a sequence_… feature is a sequence"),
+}
+_ENCODER = {
+    "name": _ignored("an encoder is known by its input and place"),
+    "input": _honoured("input; of one sequence group alone it needs none"),
+}
+_CUT = {"max_seq_length": _honoured("max_length")}
+_ATTENTION = {"attn_mlp": _honoured("hidden_units, activation and so on of the attention network")}
+_TOWER = {
+    "tower_name": _honoured("name of the task: metrics, predictions and logits have it"),
+    "label_name": _honoured("label; by default that of label_fields in the same place"),
+    "metrics": _honoured("metrics of the task"),
+    "losses": _honoured("losses of the task"),
+    "num_class": _honoured("num_class of the task"),
+    "mlp": _honoured("the task's tower; without one the output layer alone"),
+    "weight": _honoured("weight"),
+    "sample_weight_name": _honoured("sample_weight"),
+    "task_space_indicator_label": _honoured("space"),
+    "in_task_space_weight": _honoured("in_space_weight"),
+    "out_task_space_weight": _honoured("out_space_weight"),
+    "pareto_min_loss_weight": _PARETO,
+    "train_metrics": _honoured("train_metrics of the task"),
 }
 _FUSION = {
     "deep": _honoured("dnn"),
@@ -147,7 +178,7 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "export_config": _honoured("training.keep, training.metric"),
         "data_config": _honoured("data.table"),
         "feature_configs": _honoured("data.table.fields"),
-        "model_config": _honoured("model_name, feature, dnn, final, cin"),
+        "model_config": _honoured("model_name, feature, tasks, and the sections of the model"),
     },
     "TrainConfig": {
         "sparse_optimizer": _honoured("training.sparse_optimizer, sparse_scheduler"),
@@ -209,7 +240,7 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "fg_encoded": _honoured("deprecated form of fg_mode"),
         "fg_threads": _honoured("with fg_encoded: false it chooses FG_DAG; else without effect"),
         "fg_encoded_multival_sep": _honoured("separator, in FG_NONE"),
-        "label_fields": _honoured("data.table.label: the first one"),
+        "label_fields": _honoured("data.table.label: the first one; labels of tasks"),
         "sample_weight_fields": _honoured("data.table.sample_weight: the first one"),
         "input_fields": _honoured("data.table.columns of CSV files without header; types"),
         "input_fields_str": _honoured("as input_fields, which it replaces"),
@@ -243,13 +274,16 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "id_feature": _honoured("a field of type sparse or sequence"),
         "raw_feature": _honoured("a field of type dense; with boundaries, sparse or sequence"),
         "combo_feature": _honoured("a field with columns"),
+        "sequence_feature": _honoured("fields of one sequence, named sequence__feature"),
+        "sequence_id_feature": _honoured("a field of type sequence, of its own sequence"),
+        "sequence_raw_feature": _honoured("numbers, or with boundaries ids, of its own sequence"),
+        "sequence_combo_feature": _honoured("as sequence_id_feature, in FG_NONE and FG_BUCKETIZE"),
     }
     | dict.fromkeys(
         (
-            "lookup_feature", "match_feature", "sequence_feature", "expr_feature",
+            "lookup_feature", "match_feature", "expr_feature",
             "overlap_feature", "tokenize_feature", "custom_feature", "kv_dot_product",
-            "bool_mask_feature", "combine_feature", "sequence_id_feature",
-            "sequence_raw_feature", "sequence_combo_feature", "sequence_lookup_feature",
+            "bool_mask_feature", "combine_feature", "sequence_lookup_feature",
             "sequence_match_feature", "sequence_expr_feature", "sequence_overlap_feature",
             "sequence_tokenize_feature", "sequence_custom_feature", "sequence_kv_dot_product",
             "sequence_bool_mask_feature", "sequence_combine_feature",
@@ -260,7 +294,7 @@ FIELDS: dict[str, dict[str, Fate]] = {
         **_FEATURE, **_TABLE, **_WORDS,
         "expression": _honoured("column, in FG_NORMAL and FG_DAG: side:column"),
         "num_buckets": _honoured("num_buckets; an id outside gets row 0"),
-        "weighted": _refused("weights of ids are not supported; false is"),
+        "weighted": _ignored("of `id:weight` the id is read, and weights have no effect"),
         "fg_value_type": _ignored("values are hashed and looked up as text"),
     },
     "RawFeature": {
@@ -277,6 +311,26 @@ FIELDS: dict[str, dict[str, Fate]] = {
         **_FEATURE, **_TABLE, **_WORDS,
         "expression": _honoured("columns, in FG_NORMAL and FG_DAG: side:column"),
     },
+    "SequenceFeature": {
+        "sequence_name": _honoured("sequence, and the first part of the names of its fields"),
+        "sequence_length": _honoured("max_length, in all modes but FG_NONE"),
+        "sequence_delim": _honoured("separator"),
+        "sequence_pk": _ignored("how a server finds a user's sequence"),
+        "features": _honoured("fields of the sequence"),
+    },
+    "SeqFeatureConfig": {
+        "id_feature": _honoured("a field of type sequence"),
+        "raw_feature": _honoured("numbers; with boundaries a field of type sequence"),
+        "combo_feature": _honoured("a field of type sequence, in FG_NONE and FG_BUCKETIZE"),
+    }
+    | dict.fromkeys(
+        (
+            "lookup_feature", "match_feature", "expr_feature", "overlap_feature",
+            "tokenize_feature", "custom_feature", "kv_dot_product", "bool_mask_feature",
+            "combine_feature",
+        ),
+        _OTHER_FEATURE,
+    ),
     "ModelConfig": {
         "feature_groups": _honoured("feature.groups"),
         "num_class": _honoured("num_class"),
@@ -285,25 +339,132 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "train_metrics": _honoured("training.metrics"),
         "variational_dropout": _honoured("feature.variational_dropout"),
         "kernel": _ignored("has no meaning for these models"),
-        "use_pareto_loss_weight": _refused("losses are added up; false is supported"),
+        "use_pareto_loss_weight": _PARETO,
         "deepfm": _honoured("model_name: deepfm"),
         "wide_and_deep": _honoured("model_name: wide_and_deep"),
         "xdeepfm": _honoured("model_name: xdeepfm"),
+        "dlrm": _honoured("model_name: dlrm"),
+        "multi_tower": _honoured("model_name: multi_tower"),
+        "multi_tower_din": _honoured("model_name: multi_tower_din"),
+        "mask_net": _honoured("model_name: masknet"),
+        "dcn_v1": _honoured("model_name: dcn"),
+        "dcn_v2": _honoured("model_name: dcn_v2"),
+        "wukong": _honoured("model_name: wukong"),
+        "mmoe": _honoured("model_name: mmoe"),
+        "dbmtl": _honoured("model_name: dbmtl"),
+        "ple": _honoured("model_name: ple"),
     }
     | dict.fromkeys(
         (
-            "dlrm", "multi_tower", "multi_tower_din", "mask_net", "dcn_v1", "dcn_v2", "wukong",
-            "tdm", "rocket_launching",
+            "simple_multi_task", "dc2vr", "dlrm_hstu", "pepnet", "ultra_hstu", "dssm", "dssm_v2",
+            "dat", "hstu_match", "mind", "tdm", "rocket_launching", "sid_rqvae", "sid_rqkmeans",
+            "generative_qwen", "prompt_generative_qwen", "multi_tower_din_trt",
         ),
         _OTHER_MODEL,
     ),
     "FeatureGroupConfig": {
-        "group_name": _honoured("wide, fm or deep; a group that the model does not read is left"),
+        "group_name": _honoured("a group that the model does not read is left out"),
         "feature_names": _honoured("the fields, in this order"),
-        "group_type": _honoured("DEEP, or WIDE for wide"),
-        "sequence_groups": _SEQUENCES,
-        "sequence_encoders": _SEQUENCES,
-        "embedding_name_suffix": _honoured("the same for fm and deep: it only names tables"),
+        "group_type": _honoured("DEEP, WIDE for wide, SEQUENCE for a tower of multi_tower_din"),
+        "sequence_groups": _honoured("feature.sequences"),
+        "sequence_encoders": _honoured("feature.encoders, in this order"),
+        "embedding_name_suffix": _honoured("feature.table_suffixes: tables of the group's own"),
+    },
+    "SeqGroupConfig": {
+        "group_name": _honoured("name below feature.sequences"),
+        "feature_names": _honoured("query: what is no sequence; sequence: the others"),
+        "embedding_name_suffix": _honoured("feature.table_suffixes; by default the outer group's"),
+    },
+    "SeqEncoderConfig": {
+        "din_encoder": _honoured("din, softmax, padded statistics"),
+        "simple_attention": _honoured("simple_attention"),
+        "pooling_encoder": _honoured("pooling"),
+        "multi_window_din_encoder": _honoured("multi_window_din"),
+        "hstu_encoder": _refused(_ENCODERS),
+        "self_attention_encoder": _honoured("self_attention"),
+    },
+    "DINEncoder": {**_ENCODER, **_ATTENTION, **_CUT},
+    "SimpleAttention": {**_ENCODER, **_CUT},
+    "PoolingEncoder": {**_ENCODER, **_CUT, "pooling_type": _honoured("pooling: sum or mean")},
+    "MultiWindowDINEncoder": {**_ENCODER, **_ATTENTION, "windows_len": _honoured("windows")},
+    "SelfAttentionEncoder": {
+        **_ENCODER, **_CUT, "multihead_attn_dim": _honoured("dim"),
+        "num_heads": _honoured("heads"), "dropout": _honoured("dropout"),
+    },
+    "Tower": {"input": _honoured("name of a group"), "mlp": _honoured("the tower's network")},
+    "DINTower": {"input": _honoured("name of a group of type SEQUENCE"), **_ATTENTION},
+    "MultiTower": {"towers": _honoured("multi_tower.towers"), "final": _honoured("final")},
+    "MultiTowerDIN": {
+        "towers": _honoured("multi_tower_din.towers"),
+        "din_towers": _honoured("multi_tower_din.din_towers"),
+        "final": _honoured("final"),
+    },
+    "DLRM": {
+        "dense_mlp": _honoured("dlrm.dense"),
+        "arch_with_sparse": _honoured("dlrm.with_sparse"),
+        "final": _honoured("final"),
+    },
+    "MaskBlock": {
+        "reduction_ratio": _honoured("with the width that a block reads: width of its masks"),
+        "aggregation_dim": _honoured("width of the masks, with reduction_ratio: 0"),
+        "hidden_dim": _honoured("width of the blocks"),
+    },
+    "MaskNetModule": {
+        "n_mask_blocks": _honoured("number of blocks"),
+        "mask_block": _honoured("a block"),
+        "top_mlp": _honoured("final; needed"),
+        "use_parallel": _honoured("parallel, else serial"),
+    },
+    "MaskNet": {"mask_net_module": _honoured("masknet")},
+    "Cross": {"cross_num": _honoured("dcn.layers")},
+    "CrossV2": {"cross_num": _honoured("dcn_v2.layers"), "low_rank": _honoured("dcn_v2.rank")},
+    "DCNV1": {
+        "cross": _honoured("dcn"), "deep": _honoured("dnn"), "final": _honoured("final"),
+        "cross_tower": _honoured("dcn: another name of cross"),
+        "deep_tower": _honoured("dnn: another name of deep"),
+        "final_dnn": _honoured("final: another name of final"),
+    },
+    "DCNV2": {
+        "backbone": _honoured("dcn_v2.backbone"), "cross": _honoured("dcn_v2"),
+        "deep": _honoured("dnn"), "final": _honoured("final"),
+    },
+    "WuKongLayer": {
+        "lcb_feature_num": _honoured("vectors of the linear block"),
+        "fmb_feature_num": _honoured("vectors of the factorization machine's block"),
+        "compressed_feature_num": _honoured("width of the compressed products"),
+        "feature_num_mlp": _honoured("the network after the products"),
+    },
+    "WuKong": {
+        "dense_mlp": _honoured("wukong.dense"), "wukong_layers": _honoured("wukong"),
+        "final": _honoured("final"),
+    },
+    "TaskTower": _TOWER,
+    "BayesTaskTower": {
+        **_TOWER,
+        "relation_tower_names": _honoured("relations of the task, each of an earlier tower"),
+        "relation_mlp": _honoured("the network of the relations"),
+    },
+    "MMoE": {
+        "expert_mlp": _honoured("the experts"), "gate_mlp": _honoured("the gates' networks"),
+        "num_expert": _honoured("number of experts"), "task_towers": _honoured("tasks"),
+    },
+    "ExtractionNetwork": {
+        "network_name": _ignored("levels are known by their order"),
+        "expert_num_per_task": _honoured("experts of each task"),
+        "share_num": _honoured("shared experts"),
+        "task_expert_net": _honoured("network of a task's expert"),
+        "share_expert_net": _honoured("network of a shared expert"),
+    },
+    "PLE": {
+        "extraction_networks": _honoured("ple.levels"), "task_towers": _honoured("tasks"),
+    },
+    "DBMTL": {
+        "bottom_mlp": _honoured("the shared network"),
+        "expert_mlp": _honoured("the experts; none without"),
+        "gate_mlp": _honoured("the gates' networks"),
+        "num_expert": _honoured("number of experts"),
+        "task_towers": _honoured("tasks"),
+        "mask_net": _honoured("a mask network before the shared one"),
     },
     "DeepFM": _FUSION,
     "WideAndDeep": _FUSION,
@@ -327,6 +488,9 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "l2_loss": _honoured("l2"),
         "jrc_loss": _honoured("jrc"),
         "binary_focal_loss": _honoured("binary_focal"),
+        "recon_loss": _OTHER_LOSS,
+        "commitment_loss": _OTHER_LOSS,
+        "contrastive_loss": _OTHER_LOSS,
     },
     "BinaryCrossEntropy": {"label_smoothing": _honoured("label_smoothing")},
     "SoftmaxCrossEntropy": {"label_smoothing": _honoured("label_smoothing")},
@@ -434,23 +598,30 @@ FIELDS: dict[str, dict[str, Fate]] = {
 }  # fmt: skip
 
 
+_RANKS = {_OTHER_MODEL.note: 0, _OTHER_FEATURE.note: 1}  # what is named before all else
+
+
 def check(pipeline: Pipeline) -> None:
     """Refuse what is not supported, and log what has no effect, each kind of field once.
 
     Raises:
-        ConfigError: Names the first refused field in the file, its line, and what is supported;
-            a model that is not supported comes before all else.
+        ConfigError: Names the first refused field in the file, its line, and what is supported.
+            A model that is not supported comes before all else, then a kind of feature, then a
+            name that the format lacks.
     """
-    refused: list[tuple[bool, int, str, str]] = []  # of two, the smaller is named
+    refused: list[tuple[int, int, str, str]] = []  # of two, the smaller is named
     ignored: dict[tuple[str, str], tuple[str, str, list[str]]] = {}
     for path, field, value in _set_fields(pipeline.message, ""):
         message = _message_of(field)
         status, note = FIELDS[message][field.name]
         if status == REFUSED and not (field.message_type is None and value == field.default_value):
             line = _line(pipeline, path)
-            refused.append((note is not _OTHER_MODEL.note, line, path, note))
+            rank = _RANKS.get(note, len(_RANKS))
+            refused.append((rank, line, path, note))
         elif status == IGNORED:
             ignored.setdefault((message, field.name), (path, note, []))[2].append(path)
+    if pipeline.unknown and all(rank == len(_RANKS) for rank, *_ in refused):
+        raise pipeline.unknown[0]
     if refused:
         *_, path, note = min(refused, key=lambda found: found[:2])
         others = f" ({len(refused) - 1} more fields are not)" if len(refused) > 1 else ""

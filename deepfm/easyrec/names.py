@@ -10,36 +10,108 @@ The names of the format's own fields, features, losses and metrics stand where t
 """
 
 import re
+from collections.abc import Sequence
 
-# What a parameter's name of ours begins with, and the other one, with or without `model.` before.
-_PARAMETERS = (
-    (re.compile(r"dnn\.0\.layers\.(\d+)\."), r"deep_mlp.mlp.\1.perceptron."),
-    (re.compile(r"final\.0\.layers\.(\d+)\."), r"final_mlp.mlp.\1.perceptron."),
-    (re.compile(r"(dnn|final)\.1\."), r"output_mlp."),
-    (re.compile(r"cin\.layers\.(\d+)\."), r"cin.cin_layers.\1."),
-    (
-        re.compile(r"embedding\.dropouts\.(\w+)\.weight"),
-        r"group_variational_dropouts.\1.feature_p",
-    ),
+# By model: what a parameter's name of ours begins with, and what it is in the original, with or
+# without `model.` before. `{0}` is the task, or the group, whose number the first parenthesis
+# holds. What ends in a slash is a network, and layers of one follow. Read in the original's code.
+Rules = tuple[tuple[str, str], ...]
+_OUTPUT: Rules = ((r"(dnn|final)\.1\.", "output_mlp."),)
+_FUSION: Rules = (*_OUTPUT, (r"dnn\.0\.", "deep_mlp./"), (r"final\.0\.", "final_mlp./"))
+_SPARSE_DENSE: Rules = (*_OUTPUT, (r"dnn\.0\.", "final_mlp./"), (r"dense\.", "dense_mlp./"))
+_TOWERS: Rules = (*_FUSION, (r"towers\.(\d+)\.", "towers.{0}./"))
+_EXPERTS: Rules = (
+    (r"mixtures\.experts\.(\d+)\.", r"mmoe.expert_mlps.\1./"),
+    (r"mixtures\.gates\.(\d+)\.network\.", r"mmoe.gate_mlps.\1./"),
+    (r"mixtures\.gates\.(\d+)\.linear\.", r"mmoe.gate_finals.\1."),
 )
+_TASK_TOWERS: Rules = (
+    (r"towers\.(\d+)\.", r"_task_tower.\1.tower_mlp./"),
+    (r"task_outputs\.(\d+)\.", r"_task_tower.\1.linear."),
+)
+_BLOCK = r"mask_net_layer.mask_blocks.\1"
+_LEVEL, _WUKONG = r"_extraction_nets.\1", r"_wukong_layers.\1"
+_MODELS: dict[str, Rules] = {
+    "deepfm": _FUSION,
+    "wide_and_deep": _FUSION,
+    "xdeepfm": (
+        *_OUTPUT,
+        (r"dnn\.0\.", "deep./"),
+        (r"final\.0\.", "final./"),
+        *_FUSION[1:],  # what earlier releases of this program took for their names
+        (r"cin\.layers\.(\d+)\.", r"cin.cin_layers.\1."),
+    ),
+    "masknet": (
+        (r"dnn\.1\.", "output_linear."),
+        (r"dnn\.0\.", "mask_net_layer.top_mlp./"),
+        (r"norm\.", "mask_net_layer.ln_emb."),
+        (r"blocks\.(\d+)\.aggregation\.", f"{_BLOCK}.mask_generator.0."),
+        (r"blocks\.(\d+)\.mask\.", f"{_BLOCK}.mask_generator.2."),
+        (r"blocks\.(\d+)\.hidden\.", f"{_BLOCK}.ffn.0."),
+        (r"blocks\.(\d+)\.norm\.", f"{_BLOCK}.ffn.1."),
+    ),
+    "dlrm": _SPARSE_DENSE,
+    "wukong": (
+        *_SPARSE_DENSE,
+        (r"layers\.(\d+)\.linear", f"{_WUKONG}.lcb.weight"),
+        (r"layers\.(\d+)\.compress", f"{_WUKONG}.fmb.weight"),
+        (r"layers\.(\d+)\.products_norm\.", f"{_WUKONG}.fmb.norm."),
+        (r"layers\.(\d+)\.mlp\.", f"{_WUKONG}.fmb.mlp./"),
+        (r"layers\.(\d+)\.output\.", f"{_WUKONG}.fmb.feature_out_liner."),
+        (r"layers\.(\d+)\.norm\.", f"{_WUKONG}.norm."),
+        (r"layers\.(\d+)\.residual", f"{_WUKONG}.residual_projection.weight"),
+    ),
+    "multi_tower": _TOWERS,
+    "mmoe": (*_EXPERTS, *_TASK_TOWERS),
+    "ple": (
+        *_TASK_TOWERS,
+        (r"levels\.(\d+)\.shared\.(\d+)\.", rf"{_LEVEL}._shared_layers.\2./"),
+        (r"levels\.(\d+)\.own\.(\d+)\.(\d+)\.", rf"{_LEVEL}._task_layers.\2.\3./"),
+        (r"levels\.(\d+)\.gates\.(\d+)\.linear\.", rf"{_LEVEL}._task_gates.\2."),
+        (r"levels\.(\d+)\.shared_gate\.linear\.", f"{_LEVEL}._shared_gate."),
+    ),
+    "dbmtl": (
+        *_EXPERTS,
+        (r"bottom\.", "bottom_mlp./"),
+        (r"towers\.(\d+)\.", "task_mlps.{0}./"),
+        (r"relations\.(\d+)\.", "relation_mlps.{0}./"),
+        (r"task_outputs\.(\d+)\.", r"task_outputs.\1."),
+    ),
+}
+_DROPOUTS: Rules = (
+    (r"embedding\.dropouts\.(\w+)\.weight", r"group_variational_dropouts.\1.feature_p"),
+)
+_LAYER = re.compile(r"layers\.(\d+)\.")
 PROBABILITY_OF_ONE = "probs1"  # the output of a model of two classes, beside `probs` of both
 DROPOUT_COLUMNS = ("feature_name", "mean_drop_p")
 
 
-def parameter_names(name: str) -> list[str]:
+def parameter_names(name: str, model: str, parts: Sequence[str] = ()) -> list[str]:
     """Its names for a parameter of ours.
 
+    Args:
+        model: The model's name.
+        parts: What the towers of the model are for, tasks or groups.
+
     Example:
-        >>> parameter_names("dnn.0.layers.2.0.weight")[0]
-        'model.deep_mlp.mlp.2.perceptron.0.weight'
-        >>> parameter_names("embedding.first_order.weight")
+        >>> parameter_names("dnn.0.layers.2.0.weight", "deepfm")
+        ['model.deep_mlp.mlp.2.perceptron.0.weight', 'deep_mlp.mlp.2.perceptron.0.weight']
+        >>> parameter_names("towers.1.layers.0.0.bias", "dbmtl", ["ctr", "cvr"])[1]
+        'task_mlps.cvr.mlp.0.perceptron.0.bias'
+        >>> parameter_names("embedding.first_order.weight", "deepfm")
         []
     """
     found = []
-    for ours, theirs in _PARAMETERS:
-        if match := ours.match(name):
-            other = match.expand(theirs) + name[match.end() :]
-            found += [f"model.{other}", other]
+    for ours, template in (*_MODELS.get(model, ()), *_DROPOUTS):
+        if not (match := re.match(ours, name)):
+            continue
+        theirs, rest = template.removesuffix("/"), name[match.end() :]
+        if "{0}" in theirs:
+            theirs = theirs.format(parts[int(match[1])])
+        if template.endswith("/"):
+            rest = _LAYER.sub(r"mlp.\1.perceptron.", rest, count=1)
+        theirs = match.expand(theirs) + rest
+        found += [f"model.{theirs}", theirs]
     return found
 
 

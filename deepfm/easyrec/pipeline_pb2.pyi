@@ -351,7 +351,7 @@ class DataConfig(_message.Message):
     def __init__(self, batch_size: _Optional[int] = ..., dataset_type: _Optional[_Union[DatasetType, str]] = ..., fg_encoded: bool = ..., fg_encoded_multival_sep: _Optional[str] = ..., label_fields: _Optional[_Iterable[str]] = ..., num_workers: _Optional[int] = ..., pin_memory: bool = ..., input_fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., delimiter: _Optional[str] = ..., with_header: bool = ..., eval_batch_size: _Optional[int] = ..., drop_remainder: bool = ..., fg_threads: _Optional[int] = ..., is_orderby_partition: bool = ..., odps_data_quota_name: _Optional[str] = ..., sample_mask_prob: _Optional[float] = ..., negative_sample_mask_prob: _Optional[float] = ..., force_base_data_group: bool = ..., sample_weight_fields: _Optional[_Iterable[str]] = ..., fg_mode: _Optional[_Union[FgMode, str]] = ..., shuffle: bool = ..., shuffle_buffer_size: _Optional[int] = ..., odps_data_compression: _Optional[str] = ..., sample_cost_field: _Optional[str] = ..., batch_cost_size: _Optional[int] = ..., input_fields_str: _Optional[str] = ..., in_order: bool = ..., negative_sampler: _Optional[_Union[Opaque, _Mapping]] = ..., negative_sampler_v2: _Optional[_Union[Opaque, _Mapping]] = ..., hard_negative_sampler: _Optional[_Union[Opaque, _Mapping]] = ..., hard_negative_sampler_v2: _Optional[_Union[Opaque, _Mapping]] = ..., tdm_sampler: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...
 
 class ModelConfig(_message.Message):
-    __slots__ = ("feature_groups", "num_class", "losses", "metrics", "train_metrics", "variational_dropout", "kernel", "use_pareto_loss_weight", "dlrm", "deepfm", "multi_tower", "multi_tower_din", "mask_net", "wide_and_deep", "dcn_v1", "dcn_v2", "xdeepfm", "wukong", "tdm", "rocket_launching")
+    __slots__ = ("feature_groups", "num_class", "losses", "metrics", "train_metrics", "variational_dropout", "kernel", "use_pareto_loss_weight", "dlrm", "deepfm", "multi_tower", "multi_tower_din", "mask_net", "wide_and_deep", "dcn_v1", "dcn_v2", "xdeepfm", "wukong", "simple_multi_task", "mmoe", "dbmtl", "ple", "dc2vr", "dlrm_hstu", "pepnet", "ultra_hstu", "dssm", "dssm_v2", "dat", "hstu_match", "mind", "tdm", "rocket_launching", "sid_rqvae", "sid_rqkmeans", "generative_qwen", "prompt_generative_qwen", "multi_tower_din_trt")
     FEATURE_GROUPS_FIELD_NUMBER: _ClassVar[int]
     NUM_CLASS_FIELD_NUMBER: _ClassVar[int]
     LOSSES_FIELD_NUMBER: _ClassVar[int]
@@ -370,8 +370,26 @@ class ModelConfig(_message.Message):
     DCN_V2_FIELD_NUMBER: _ClassVar[int]
     XDEEPFM_FIELD_NUMBER: _ClassVar[int]
     WUKONG_FIELD_NUMBER: _ClassVar[int]
+    SIMPLE_MULTI_TASK_FIELD_NUMBER: _ClassVar[int]
+    MMOE_FIELD_NUMBER: _ClassVar[int]
+    DBMTL_FIELD_NUMBER: _ClassVar[int]
+    PLE_FIELD_NUMBER: _ClassVar[int]
+    DC2VR_FIELD_NUMBER: _ClassVar[int]
+    DLRM_HSTU_FIELD_NUMBER: _ClassVar[int]
+    PEPNET_FIELD_NUMBER: _ClassVar[int]
+    ULTRA_HSTU_FIELD_NUMBER: _ClassVar[int]
+    DSSM_FIELD_NUMBER: _ClassVar[int]
+    DSSM_V2_FIELD_NUMBER: _ClassVar[int]
+    DAT_FIELD_NUMBER: _ClassVar[int]
+    HSTU_MATCH_FIELD_NUMBER: _ClassVar[int]
+    MIND_FIELD_NUMBER: _ClassVar[int]
     TDM_FIELD_NUMBER: _ClassVar[int]
     ROCKET_LAUNCHING_FIELD_NUMBER: _ClassVar[int]
+    SID_RQVAE_FIELD_NUMBER: _ClassVar[int]
+    SID_RQKMEANS_FIELD_NUMBER: _ClassVar[int]
+    GENERATIVE_QWEN_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_GENERATIVE_QWEN_FIELD_NUMBER: _ClassVar[int]
+    MULTI_TOWER_DIN_TRT_FIELD_NUMBER: _ClassVar[int]
     feature_groups: _containers.RepeatedCompositeFieldContainer[FeatureGroupConfig]
     num_class: int
     losses: _containers.RepeatedCompositeFieldContainer[LossConfig]
@@ -380,19 +398,37 @@ class ModelConfig(_message.Message):
     variational_dropout: VariationalDropout
     kernel: Kernel
     use_pareto_loss_weight: bool
-    dlrm: Opaque
+    dlrm: DLRM
     deepfm: DeepFM
-    multi_tower: Opaque
-    multi_tower_din: Opaque
-    mask_net: Opaque
+    multi_tower: MultiTower
+    multi_tower_din: MultiTowerDIN
+    mask_net: MaskNet
     wide_and_deep: WideAndDeep
-    dcn_v1: Opaque
-    dcn_v2: Opaque
+    dcn_v1: DCNV1
+    dcn_v2: DCNV2
     xdeepfm: XDeepFM
-    wukong: Opaque
+    wukong: WuKong
+    simple_multi_task: Opaque
+    mmoe: MMoE
+    dbmtl: DBMTL
+    ple: PLE
+    dc2vr: Opaque
+    dlrm_hstu: Opaque
+    pepnet: Opaque
+    ultra_hstu: Opaque
+    dssm: Opaque
+    dssm_v2: Opaque
+    dat: Opaque
+    hstu_match: Opaque
+    mind: Opaque
     tdm: Opaque
     rocket_launching: Opaque
-    def __init__(self, feature_groups: _Optional[_Iterable[_Union[FeatureGroupConfig, _Mapping]]] = ..., num_class: _Optional[int] = ..., losses: _Optional[_Iterable[_Union[LossConfig, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[MetricConfig, _Mapping]]] = ..., train_metrics: _Optional[_Iterable[_Union[TrainMetricConfig, _Mapping]]] = ..., variational_dropout: _Optional[_Union[VariationalDropout, _Mapping]] = ..., kernel: _Optional[_Union[Kernel, str]] = ..., use_pareto_loss_weight: bool = ..., dlrm: _Optional[_Union[Opaque, _Mapping]] = ..., deepfm: _Optional[_Union[DeepFM, _Mapping]] = ..., multi_tower: _Optional[_Union[Opaque, _Mapping]] = ..., multi_tower_din: _Optional[_Union[Opaque, _Mapping]] = ..., mask_net: _Optional[_Union[Opaque, _Mapping]] = ..., wide_and_deep: _Optional[_Union[WideAndDeep, _Mapping]] = ..., dcn_v1: _Optional[_Union[Opaque, _Mapping]] = ..., dcn_v2: _Optional[_Union[Opaque, _Mapping]] = ..., xdeepfm: _Optional[_Union[XDeepFM, _Mapping]] = ..., wukong: _Optional[_Union[Opaque, _Mapping]] = ..., tdm: _Optional[_Union[Opaque, _Mapping]] = ..., rocket_launching: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...
+    sid_rqvae: Opaque
+    sid_rqkmeans: Opaque
+    generative_qwen: Opaque
+    prompt_generative_qwen: Opaque
+    multi_tower_din_trt: Opaque
+    def __init__(self, feature_groups: _Optional[_Iterable[_Union[FeatureGroupConfig, _Mapping]]] = ..., num_class: _Optional[int] = ..., losses: _Optional[_Iterable[_Union[LossConfig, _Mapping]]] = ..., metrics: _Optional[_Iterable[_Union[MetricConfig, _Mapping]]] = ..., train_metrics: _Optional[_Iterable[_Union[TrainMetricConfig, _Mapping]]] = ..., variational_dropout: _Optional[_Union[VariationalDropout, _Mapping]] = ..., kernel: _Optional[_Union[Kernel, str]] = ..., use_pareto_loss_weight: bool = ..., dlrm: _Optional[_Union[DLRM, _Mapping]] = ..., deepfm: _Optional[_Union[DeepFM, _Mapping]] = ..., multi_tower: _Optional[_Union[MultiTower, _Mapping]] = ..., multi_tower_din: _Optional[_Union[MultiTowerDIN, _Mapping]] = ..., mask_net: _Optional[_Union[MaskNet, _Mapping]] = ..., wide_and_deep: _Optional[_Union[WideAndDeep, _Mapping]] = ..., dcn_v1: _Optional[_Union[DCNV1, _Mapping]] = ..., dcn_v2: _Optional[_Union[DCNV2, _Mapping]] = ..., xdeepfm: _Optional[_Union[XDeepFM, _Mapping]] = ..., wukong: _Optional[_Union[WuKong, _Mapping]] = ..., simple_multi_task: _Optional[_Union[Opaque, _Mapping]] = ..., mmoe: _Optional[_Union[MMoE, _Mapping]] = ..., dbmtl: _Optional[_Union[DBMTL, _Mapping]] = ..., ple: _Optional[_Union[PLE, _Mapping]] = ..., dc2vr: _Optional[_Union[Opaque, _Mapping]] = ..., dlrm_hstu: _Optional[_Union[Opaque, _Mapping]] = ..., pepnet: _Optional[_Union[Opaque, _Mapping]] = ..., ultra_hstu: _Optional[_Union[Opaque, _Mapping]] = ..., dssm: _Optional[_Union[Opaque, _Mapping]] = ..., dssm_v2: _Optional[_Union[Opaque, _Mapping]] = ..., dat: _Optional[_Union[Opaque, _Mapping]] = ..., hstu_match: _Optional[_Union[Opaque, _Mapping]] = ..., mind: _Optional[_Union[Opaque, _Mapping]] = ..., tdm: _Optional[_Union[Opaque, _Mapping]] = ..., rocket_launching: _Optional[_Union[Opaque, _Mapping]] = ..., sid_rqvae: _Optional[_Union[Opaque, _Mapping]] = ..., sid_rqkmeans: _Optional[_Union[Opaque, _Mapping]] = ..., generative_qwen: _Optional[_Union[Opaque, _Mapping]] = ..., prompt_generative_qwen: _Optional[_Union[Opaque, _Mapping]] = ..., multi_tower_din_trt: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...
 
 class FeatureGroupConfig(_message.Message):
     __slots__ = ("group_name", "feature_names", "group_type", "sequence_groups", "sequence_encoders", "embedding_name_suffix")
@@ -405,10 +441,98 @@ class FeatureGroupConfig(_message.Message):
     group_name: str
     feature_names: _containers.RepeatedScalarFieldContainer[str]
     group_type: FeatureGroupType
-    sequence_groups: _containers.RepeatedCompositeFieldContainer[Opaque]
-    sequence_encoders: _containers.RepeatedCompositeFieldContainer[Opaque]
+    sequence_groups: _containers.RepeatedCompositeFieldContainer[SeqGroupConfig]
+    sequence_encoders: _containers.RepeatedCompositeFieldContainer[SeqEncoderConfig]
     embedding_name_suffix: str
-    def __init__(self, group_name: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., group_type: _Optional[_Union[FeatureGroupType, str]] = ..., sequence_groups: _Optional[_Iterable[_Union[Opaque, _Mapping]]] = ..., sequence_encoders: _Optional[_Iterable[_Union[Opaque, _Mapping]]] = ..., embedding_name_suffix: _Optional[str] = ...) -> None: ...
+    def __init__(self, group_name: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., group_type: _Optional[_Union[FeatureGroupType, str]] = ..., sequence_groups: _Optional[_Iterable[_Union[SeqGroupConfig, _Mapping]]] = ..., sequence_encoders: _Optional[_Iterable[_Union[SeqEncoderConfig, _Mapping]]] = ..., embedding_name_suffix: _Optional[str] = ...) -> None: ...
+
+class SeqGroupConfig(_message.Message):
+    __slots__ = ("group_name", "feature_names", "embedding_name_suffix")
+    GROUP_NAME_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_NAME_SUFFIX_FIELD_NUMBER: _ClassVar[int]
+    group_name: str
+    feature_names: _containers.RepeatedScalarFieldContainer[str]
+    embedding_name_suffix: str
+    def __init__(self, group_name: _Optional[str] = ..., feature_names: _Optional[_Iterable[str]] = ..., embedding_name_suffix: _Optional[str] = ...) -> None: ...
+
+class SeqEncoderConfig(_message.Message):
+    __slots__ = ("din_encoder", "simple_attention", "pooling_encoder", "multi_window_din_encoder", "hstu_encoder", "self_attention_encoder")
+    DIN_ENCODER_FIELD_NUMBER: _ClassVar[int]
+    SIMPLE_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    POOLING_ENCODER_FIELD_NUMBER: _ClassVar[int]
+    MULTI_WINDOW_DIN_ENCODER_FIELD_NUMBER: _ClassVar[int]
+    HSTU_ENCODER_FIELD_NUMBER: _ClassVar[int]
+    SELF_ATTENTION_ENCODER_FIELD_NUMBER: _ClassVar[int]
+    din_encoder: DINEncoder
+    simple_attention: SimpleAttention
+    pooling_encoder: PoolingEncoder
+    multi_window_din_encoder: MultiWindowDINEncoder
+    hstu_encoder: Opaque
+    self_attention_encoder: SelfAttentionEncoder
+    def __init__(self, din_encoder: _Optional[_Union[DINEncoder, _Mapping]] = ..., simple_attention: _Optional[_Union[SimpleAttention, _Mapping]] = ..., pooling_encoder: _Optional[_Union[PoolingEncoder, _Mapping]] = ..., multi_window_din_encoder: _Optional[_Union[MultiWindowDINEncoder, _Mapping]] = ..., hstu_encoder: _Optional[_Union[Opaque, _Mapping]] = ..., self_attention_encoder: _Optional[_Union[SelfAttentionEncoder, _Mapping]] = ...) -> None: ...
+
+class DINEncoder(_message.Message):
+    __slots__ = ("name", "input", "attn_mlp", "max_seq_length")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    ATTN_MLP_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQ_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    input: str
+    attn_mlp: MLP
+    max_seq_length: int
+    def __init__(self, name: _Optional[str] = ..., input: _Optional[str] = ..., attn_mlp: _Optional[_Union[MLP, _Mapping]] = ..., max_seq_length: _Optional[int] = ...) -> None: ...
+
+class SimpleAttention(_message.Message):
+    __slots__ = ("name", "input", "max_seq_length")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQ_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    input: str
+    max_seq_length: int
+    def __init__(self, name: _Optional[str] = ..., input: _Optional[str] = ..., max_seq_length: _Optional[int] = ...) -> None: ...
+
+class PoolingEncoder(_message.Message):
+    __slots__ = ("name", "input", "pooling_type", "max_seq_length")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    POOLING_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQ_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    input: str
+    pooling_type: str
+    max_seq_length: int
+    def __init__(self, name: _Optional[str] = ..., input: _Optional[str] = ..., pooling_type: _Optional[str] = ..., max_seq_length: _Optional[int] = ...) -> None: ...
+
+class MultiWindowDINEncoder(_message.Message):
+    __slots__ = ("name", "input", "attn_mlp", "windows_len")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    ATTN_MLP_FIELD_NUMBER: _ClassVar[int]
+    WINDOWS_LEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    input: str
+    attn_mlp: MLP
+    windows_len: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., input: _Optional[str] = ..., attn_mlp: _Optional[_Union[MLP, _Mapping]] = ..., windows_len: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SelfAttentionEncoder(_message.Message):
+    __slots__ = ("name", "input", "multihead_attn_dim", "num_heads", "dropout", "max_seq_length")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    MULTIHEAD_ATTN_DIM_FIELD_NUMBER: _ClassVar[int]
+    NUM_HEADS_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SEQ_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    input: str
+    multihead_attn_dim: int
+    num_heads: int
+    dropout: float
+    max_seq_length: int
+    def __init__(self, name: _Optional[str] = ..., input: _Optional[str] = ..., multihead_attn_dim: _Optional[int] = ..., num_heads: _Optional[int] = ..., dropout: _Optional[float] = ..., max_seq_length: _Optional[int] = ...) -> None: ...
 
 class MLP(_message.Message):
     __slots__ = ("hidden_units", "dropout_ratio", "activation", "use_bn", "bias", "use_ln")
@@ -470,6 +594,256 @@ class XDeepFM(_message.Message):
     wide_init_fn: str
     def __init__(self, cin: _Optional[_Union[CIN, _Mapping]] = ..., deep: _Optional[_Union[MLP, _Mapping]] = ..., final: _Optional[_Union[MLP, _Mapping]] = ..., wide_embedding_dim: _Optional[int] = ..., wide_init_fn: _Optional[str] = ...) -> None: ...
 
+class Tower(_message.Message):
+    __slots__ = ("input", "mlp")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    MLP_FIELD_NUMBER: _ClassVar[int]
+    input: str
+    mlp: MLP
+    def __init__(self, input: _Optional[str] = ..., mlp: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class DINTower(_message.Message):
+    __slots__ = ("input", "attn_mlp")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    ATTN_MLP_FIELD_NUMBER: _ClassVar[int]
+    input: str
+    attn_mlp: MLP
+    def __init__(self, input: _Optional[str] = ..., attn_mlp: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class MultiTower(_message.Message):
+    __slots__ = ("towers", "final")
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    towers: _containers.RepeatedCompositeFieldContainer[Tower]
+    final: MLP
+    def __init__(self, towers: _Optional[_Iterable[_Union[Tower, _Mapping]]] = ..., final: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class MultiTowerDIN(_message.Message):
+    __slots__ = ("towers", "din_towers", "final")
+    TOWERS_FIELD_NUMBER: _ClassVar[int]
+    DIN_TOWERS_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    towers: _containers.RepeatedCompositeFieldContainer[Tower]
+    din_towers: _containers.RepeatedCompositeFieldContainer[DINTower]
+    final: MLP
+    def __init__(self, towers: _Optional[_Iterable[_Union[Tower, _Mapping]]] = ..., din_towers: _Optional[_Iterable[_Union[DINTower, _Mapping]]] = ..., final: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class DLRM(_message.Message):
+    __slots__ = ("dense_mlp", "arch_with_sparse", "final")
+    DENSE_MLP_FIELD_NUMBER: _ClassVar[int]
+    ARCH_WITH_SPARSE_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    dense_mlp: MLP
+    arch_with_sparse: bool
+    final: MLP
+    def __init__(self, dense_mlp: _Optional[_Union[MLP, _Mapping]] = ..., arch_with_sparse: bool = ..., final: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class MaskBlock(_message.Message):
+    __slots__ = ("reduction_ratio", "aggregation_dim", "hidden_dim")
+    REDUCTION_RATIO_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATION_DIM_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_DIM_FIELD_NUMBER: _ClassVar[int]
+    reduction_ratio: float
+    aggregation_dim: int
+    hidden_dim: int
+    def __init__(self, reduction_ratio: _Optional[float] = ..., aggregation_dim: _Optional[int] = ..., hidden_dim: _Optional[int] = ...) -> None: ...
+
+class MaskNetModule(_message.Message):
+    __slots__ = ("n_mask_blocks", "mask_block", "top_mlp", "use_parallel")
+    N_MASK_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    MASK_BLOCK_FIELD_NUMBER: _ClassVar[int]
+    TOP_MLP_FIELD_NUMBER: _ClassVar[int]
+    USE_PARALLEL_FIELD_NUMBER: _ClassVar[int]
+    n_mask_blocks: int
+    mask_block: MaskBlock
+    top_mlp: MLP
+    use_parallel: bool
+    def __init__(self, n_mask_blocks: _Optional[int] = ..., mask_block: _Optional[_Union[MaskBlock, _Mapping]] = ..., top_mlp: _Optional[_Union[MLP, _Mapping]] = ..., use_parallel: bool = ...) -> None: ...
+
+class MaskNet(_message.Message):
+    __slots__ = ("mask_net_module",)
+    MASK_NET_MODULE_FIELD_NUMBER: _ClassVar[int]
+    mask_net_module: MaskNetModule
+    def __init__(self, mask_net_module: _Optional[_Union[MaskNetModule, _Mapping]] = ...) -> None: ...
+
+class Cross(_message.Message):
+    __slots__ = ("cross_num",)
+    CROSS_NUM_FIELD_NUMBER: _ClassVar[int]
+    cross_num: int
+    def __init__(self, cross_num: _Optional[int] = ...) -> None: ...
+
+class CrossV2(_message.Message):
+    __slots__ = ("cross_num", "low_rank")
+    CROSS_NUM_FIELD_NUMBER: _ClassVar[int]
+    LOW_RANK_FIELD_NUMBER: _ClassVar[int]
+    cross_num: int
+    low_rank: int
+    def __init__(self, cross_num: _Optional[int] = ..., low_rank: _Optional[int] = ...) -> None: ...
+
+class DCNV1(_message.Message):
+    __slots__ = ("cross", "deep", "final", "cross_tower", "deep_tower", "final_dnn")
+    CROSS_FIELD_NUMBER: _ClassVar[int]
+    DEEP_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    CROSS_TOWER_FIELD_NUMBER: _ClassVar[int]
+    DEEP_TOWER_FIELD_NUMBER: _ClassVar[int]
+    FINAL_DNN_FIELD_NUMBER: _ClassVar[int]
+    cross: Cross
+    deep: MLP
+    final: MLP
+    cross_tower: Cross
+    deep_tower: MLP
+    final_dnn: MLP
+    def __init__(self, cross: _Optional[_Union[Cross, _Mapping]] = ..., deep: _Optional[_Union[MLP, _Mapping]] = ..., final: _Optional[_Union[MLP, _Mapping]] = ..., cross_tower: _Optional[_Union[Cross, _Mapping]] = ..., deep_tower: _Optional[_Union[MLP, _Mapping]] = ..., final_dnn: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class DCNV2(_message.Message):
+    __slots__ = ("backbone", "cross", "deep", "final")
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    CROSS_FIELD_NUMBER: _ClassVar[int]
+    DEEP_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    backbone: MLP
+    cross: CrossV2
+    deep: MLP
+    final: MLP
+    def __init__(self, backbone: _Optional[_Union[MLP, _Mapping]] = ..., cross: _Optional[_Union[CrossV2, _Mapping]] = ..., deep: _Optional[_Union[MLP, _Mapping]] = ..., final: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class WuKongLayer(_message.Message):
+    __slots__ = ("lcb_feature_num", "fmb_feature_num", "compressed_feature_num", "feature_num_mlp")
+    LCB_FEATURE_NUM_FIELD_NUMBER: _ClassVar[int]
+    FMB_FEATURE_NUM_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSED_FEATURE_NUM_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_NUM_MLP_FIELD_NUMBER: _ClassVar[int]
+    lcb_feature_num: int
+    fmb_feature_num: int
+    compressed_feature_num: int
+    feature_num_mlp: MLP
+    def __init__(self, lcb_feature_num: _Optional[int] = ..., fmb_feature_num: _Optional[int] = ..., compressed_feature_num: _Optional[int] = ..., feature_num_mlp: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class WuKong(_message.Message):
+    __slots__ = ("dense_mlp", "wukong_layers", "final")
+    DENSE_MLP_FIELD_NUMBER: _ClassVar[int]
+    WUKONG_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    dense_mlp: MLP
+    wukong_layers: _containers.RepeatedCompositeFieldContainer[WuKongLayer]
+    final: MLP
+    def __init__(self, dense_mlp: _Optional[_Union[MLP, _Mapping]] = ..., wukong_layers: _Optional[_Iterable[_Union[WuKongLayer, _Mapping]]] = ..., final: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class TaskTower(_message.Message):
+    __slots__ = ("tower_name", "label_name", "metrics", "losses", "num_class", "mlp", "weight", "sample_weight_name", "task_space_indicator_label", "in_task_space_weight", "out_task_space_weight", "pareto_min_loss_weight", "train_metrics")
+    TOWER_NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MLP_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_WEIGHT_NAME_FIELD_NUMBER: _ClassVar[int]
+    TASK_SPACE_INDICATOR_LABEL_FIELD_NUMBER: _ClassVar[int]
+    IN_TASK_SPACE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OUT_TASK_SPACE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PARETO_MIN_LOSS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_METRICS_FIELD_NUMBER: _ClassVar[int]
+    tower_name: str
+    label_name: str
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricConfig]
+    losses: _containers.RepeatedCompositeFieldContainer[LossConfig]
+    num_class: int
+    mlp: MLP
+    weight: float
+    sample_weight_name: str
+    task_space_indicator_label: str
+    in_task_space_weight: float
+    out_task_space_weight: float
+    pareto_min_loss_weight: float
+    train_metrics: _containers.RepeatedCompositeFieldContainer[TrainMetricConfig]
+    def __init__(self, tower_name: _Optional[str] = ..., label_name: _Optional[str] = ..., metrics: _Optional[_Iterable[_Union[MetricConfig, _Mapping]]] = ..., losses: _Optional[_Iterable[_Union[LossConfig, _Mapping]]] = ..., num_class: _Optional[int] = ..., mlp: _Optional[_Union[MLP, _Mapping]] = ..., weight: _Optional[float] = ..., sample_weight_name: _Optional[str] = ..., task_space_indicator_label: _Optional[str] = ..., in_task_space_weight: _Optional[float] = ..., out_task_space_weight: _Optional[float] = ..., pareto_min_loss_weight: _Optional[float] = ..., train_metrics: _Optional[_Iterable[_Union[TrainMetricConfig, _Mapping]]] = ...) -> None: ...
+
+class BayesTaskTower(_message.Message):
+    __slots__ = ("tower_name", "label_name", "metrics", "losses", "num_class", "mlp", "weight", "relation_tower_names", "relation_mlp", "sample_weight_name", "task_space_indicator_label", "in_task_space_weight", "out_task_space_weight", "pareto_min_loss_weight", "train_metrics")
+    TOWER_NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MLP_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    RELATION_TOWER_NAMES_FIELD_NUMBER: _ClassVar[int]
+    RELATION_MLP_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_WEIGHT_NAME_FIELD_NUMBER: _ClassVar[int]
+    TASK_SPACE_INDICATOR_LABEL_FIELD_NUMBER: _ClassVar[int]
+    IN_TASK_SPACE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OUT_TASK_SPACE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PARETO_MIN_LOSS_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_METRICS_FIELD_NUMBER: _ClassVar[int]
+    tower_name: str
+    label_name: str
+    metrics: _containers.RepeatedCompositeFieldContainer[MetricConfig]
+    losses: _containers.RepeatedCompositeFieldContainer[LossConfig]
+    num_class: int
+    mlp: MLP
+    weight: float
+    relation_tower_names: _containers.RepeatedScalarFieldContainer[str]
+    relation_mlp: MLP
+    sample_weight_name: str
+    task_space_indicator_label: str
+    in_task_space_weight: float
+    out_task_space_weight: float
+    pareto_min_loss_weight: float
+    train_metrics: _containers.RepeatedCompositeFieldContainer[TrainMetricConfig]
+    def __init__(self, tower_name: _Optional[str] = ..., label_name: _Optional[str] = ..., metrics: _Optional[_Iterable[_Union[MetricConfig, _Mapping]]] = ..., losses: _Optional[_Iterable[_Union[LossConfig, _Mapping]]] = ..., num_class: _Optional[int] = ..., mlp: _Optional[_Union[MLP, _Mapping]] = ..., weight: _Optional[float] = ..., relation_tower_names: _Optional[_Iterable[str]] = ..., relation_mlp: _Optional[_Union[MLP, _Mapping]] = ..., sample_weight_name: _Optional[str] = ..., task_space_indicator_label: _Optional[str] = ..., in_task_space_weight: _Optional[float] = ..., out_task_space_weight: _Optional[float] = ..., pareto_min_loss_weight: _Optional[float] = ..., train_metrics: _Optional[_Iterable[_Union[TrainMetricConfig, _Mapping]]] = ...) -> None: ...
+
+class MMoE(_message.Message):
+    __slots__ = ("expert_mlp", "gate_mlp", "num_expert", "task_towers")
+    EXPERT_MLP_FIELD_NUMBER: _ClassVar[int]
+    GATE_MLP_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXPERT_FIELD_NUMBER: _ClassVar[int]
+    TASK_TOWERS_FIELD_NUMBER: _ClassVar[int]
+    expert_mlp: MLP
+    gate_mlp: MLP
+    num_expert: int
+    task_towers: _containers.RepeatedCompositeFieldContainer[TaskTower]
+    def __init__(self, expert_mlp: _Optional[_Union[MLP, _Mapping]] = ..., gate_mlp: _Optional[_Union[MLP, _Mapping]] = ..., num_expert: _Optional[int] = ..., task_towers: _Optional[_Iterable[_Union[TaskTower, _Mapping]]] = ...) -> None: ...
+
+class ExtractionNetwork(_message.Message):
+    __slots__ = ("network_name", "expert_num_per_task", "share_num", "task_expert_net", "share_expert_net")
+    NETWORK_NAME_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_NUM_PER_TASK_FIELD_NUMBER: _ClassVar[int]
+    SHARE_NUM_FIELD_NUMBER: _ClassVar[int]
+    TASK_EXPERT_NET_FIELD_NUMBER: _ClassVar[int]
+    SHARE_EXPERT_NET_FIELD_NUMBER: _ClassVar[int]
+    network_name: str
+    expert_num_per_task: int
+    share_num: int
+    task_expert_net: MLP
+    share_expert_net: MLP
+    def __init__(self, network_name: _Optional[str] = ..., expert_num_per_task: _Optional[int] = ..., share_num: _Optional[int] = ..., task_expert_net: _Optional[_Union[MLP, _Mapping]] = ..., share_expert_net: _Optional[_Union[MLP, _Mapping]] = ...) -> None: ...
+
+class PLE(_message.Message):
+    __slots__ = ("extraction_networks", "task_towers")
+    EXTRACTION_NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    TASK_TOWERS_FIELD_NUMBER: _ClassVar[int]
+    extraction_networks: _containers.RepeatedCompositeFieldContainer[ExtractionNetwork]
+    task_towers: _containers.RepeatedCompositeFieldContainer[TaskTower]
+    def __init__(self, extraction_networks: _Optional[_Iterable[_Union[ExtractionNetwork, _Mapping]]] = ..., task_towers: _Optional[_Iterable[_Union[TaskTower, _Mapping]]] = ...) -> None: ...
+
+class DBMTL(_message.Message):
+    __slots__ = ("bottom_mlp", "expert_mlp", "gate_mlp", "num_expert", "task_towers", "mask_net")
+    BOTTOM_MLP_FIELD_NUMBER: _ClassVar[int]
+    EXPERT_MLP_FIELD_NUMBER: _ClassVar[int]
+    GATE_MLP_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXPERT_FIELD_NUMBER: _ClassVar[int]
+    TASK_TOWERS_FIELD_NUMBER: _ClassVar[int]
+    MASK_NET_FIELD_NUMBER: _ClassVar[int]
+    bottom_mlp: MLP
+    expert_mlp: MLP
+    gate_mlp: MLP
+    num_expert: int
+    task_towers: _containers.RepeatedCompositeFieldContainer[BayesTaskTower]
+    mask_net: MaskNetModule
+    def __init__(self, bottom_mlp: _Optional[_Union[MLP, _Mapping]] = ..., expert_mlp: _Optional[_Union[MLP, _Mapping]] = ..., gate_mlp: _Optional[_Union[MLP, _Mapping]] = ..., num_expert: _Optional[int] = ..., task_towers: _Optional[_Iterable[_Union[BayesTaskTower, _Mapping]]] = ..., mask_net: _Optional[_Union[MaskNetModule, _Mapping]] = ...) -> None: ...
+
 class VariationalDropout(_message.Message):
     __slots__ = ("regularization_lambda", "embedding_wise_variational_dropout")
     REGULARIZATION_LAMBDA_FIELD_NUMBER: _ClassVar[int]
@@ -479,18 +853,24 @@ class VariationalDropout(_message.Message):
     def __init__(self, regularization_lambda: _Optional[float] = ..., embedding_wise_variational_dropout: bool = ...) -> None: ...
 
 class LossConfig(_message.Message):
-    __slots__ = ("binary_cross_entropy", "softmax_cross_entropy", "l2_loss", "jrc_loss", "binary_focal_loss")
+    __slots__ = ("binary_cross_entropy", "softmax_cross_entropy", "l2_loss", "jrc_loss", "binary_focal_loss", "recon_loss", "commitment_loss", "contrastive_loss")
     BINARY_CROSS_ENTROPY_FIELD_NUMBER: _ClassVar[int]
     SOFTMAX_CROSS_ENTROPY_FIELD_NUMBER: _ClassVar[int]
     L2_LOSS_FIELD_NUMBER: _ClassVar[int]
     JRC_LOSS_FIELD_NUMBER: _ClassVar[int]
     BINARY_FOCAL_LOSS_FIELD_NUMBER: _ClassVar[int]
+    RECON_LOSS_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    CONTRASTIVE_LOSS_FIELD_NUMBER: _ClassVar[int]
     binary_cross_entropy: BinaryCrossEntropy
     softmax_cross_entropy: SoftmaxCrossEntropy
     l2_loss: L2Loss
     jrc_loss: JRCLoss
     binary_focal_loss: BinaryFocalLoss
-    def __init__(self, binary_cross_entropy: _Optional[_Union[BinaryCrossEntropy, _Mapping]] = ..., softmax_cross_entropy: _Optional[_Union[SoftmaxCrossEntropy, _Mapping]] = ..., l2_loss: _Optional[_Union[L2Loss, _Mapping]] = ..., jrc_loss: _Optional[_Union[JRCLoss, _Mapping]] = ..., binary_focal_loss: _Optional[_Union[BinaryFocalLoss, _Mapping]] = ...) -> None: ...
+    recon_loss: Opaque
+    commitment_loss: Opaque
+    contrastive_loss: Opaque
+    def __init__(self, binary_cross_entropy: _Optional[_Union[BinaryCrossEntropy, _Mapping]] = ..., softmax_cross_entropy: _Optional[_Union[SoftmaxCrossEntropy, _Mapping]] = ..., l2_loss: _Optional[_Union[L2Loss, _Mapping]] = ..., jrc_loss: _Optional[_Union[JRCLoss, _Mapping]] = ..., binary_focal_loss: _Optional[_Union[BinaryFocalLoss, _Mapping]] = ..., recon_loss: _Optional[_Union[Opaque, _Mapping]] = ..., commitment_loss: _Optional[_Union[Opaque, _Mapping]] = ..., contrastive_loss: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...
 
 class BinaryCrossEntropy(_message.Message):
     __slots__ = ("label_smoothing",)
@@ -1024,7 +1404,7 @@ class FeatureConfig(_message.Message):
     combo_feature: ComboFeature
     lookup_feature: Opaque
     match_feature: Opaque
-    sequence_feature: Opaque
+    sequence_feature: SequenceFeature
     expr_feature: Opaque
     overlap_feature: Opaque
     tokenize_feature: Opaque
@@ -1032,9 +1412,9 @@ class FeatureConfig(_message.Message):
     kv_dot_product: Opaque
     bool_mask_feature: Opaque
     combine_feature: Opaque
-    sequence_id_feature: Opaque
-    sequence_raw_feature: Opaque
-    sequence_combo_feature: Opaque
+    sequence_id_feature: IdFeature
+    sequence_raw_feature: RawFeature
+    sequence_combo_feature: ComboFeature
     sequence_lookup_feature: Opaque
     sequence_match_feature: Opaque
     sequence_expr_feature: Opaque
@@ -1044,7 +1424,7 @@ class FeatureConfig(_message.Message):
     sequence_kv_dot_product: Opaque
     sequence_bool_mask_feature: Opaque
     sequence_combine_feature: Opaque
-    def __init__(self, id_feature: _Optional[_Union[IdFeature, _Mapping]] = ..., raw_feature: _Optional[_Union[RawFeature, _Mapping]] = ..., combo_feature: _Optional[_Union[ComboFeature, _Mapping]] = ..., lookup_feature: _Optional[_Union[Opaque, _Mapping]] = ..., match_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_feature: _Optional[_Union[Opaque, _Mapping]] = ..., expr_feature: _Optional[_Union[Opaque, _Mapping]] = ..., overlap_feature: _Optional[_Union[Opaque, _Mapping]] = ..., tokenize_feature: _Optional[_Union[Opaque, _Mapping]] = ..., custom_feature: _Optional[_Union[Opaque, _Mapping]] = ..., kv_dot_product: _Optional[_Union[Opaque, _Mapping]] = ..., bool_mask_feature: _Optional[_Union[Opaque, _Mapping]] = ..., combine_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_id_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_raw_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_combo_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_lookup_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_match_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_expr_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_overlap_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_tokenize_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_custom_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_kv_dot_product: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_bool_mask_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_combine_feature: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...
+    def __init__(self, id_feature: _Optional[_Union[IdFeature, _Mapping]] = ..., raw_feature: _Optional[_Union[RawFeature, _Mapping]] = ..., combo_feature: _Optional[_Union[ComboFeature, _Mapping]] = ..., lookup_feature: _Optional[_Union[Opaque, _Mapping]] = ..., match_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_feature: _Optional[_Union[SequenceFeature, _Mapping]] = ..., expr_feature: _Optional[_Union[Opaque, _Mapping]] = ..., overlap_feature: _Optional[_Union[Opaque, _Mapping]] = ..., tokenize_feature: _Optional[_Union[Opaque, _Mapping]] = ..., custom_feature: _Optional[_Union[Opaque, _Mapping]] = ..., kv_dot_product: _Optional[_Union[Opaque, _Mapping]] = ..., bool_mask_feature: _Optional[_Union[Opaque, _Mapping]] = ..., combine_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_id_feature: _Optional[_Union[IdFeature, _Mapping]] = ..., sequence_raw_feature: _Optional[_Union[RawFeature, _Mapping]] = ..., sequence_combo_feature: _Optional[_Union[ComboFeature, _Mapping]] = ..., sequence_lookup_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_match_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_expr_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_overlap_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_tokenize_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_custom_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_kv_dot_product: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_bool_mask_feature: _Optional[_Union[Opaque, _Mapping]] = ..., sequence_combine_feature: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...
 
 class IdFeature(_message.Message):
     __slots__ = ("feature_name", "expression", "embedding_name", "embedding_dim", "hash_bucket_size", "num_buckets", "vocab_list", "vocab_dict", "value_dim", "pooling", "default_value", "separator", "weighted", "init_fn", "use_mask", "zch", "vocab_file", "asset_dir", "dynamicemb", "fg_encoded_default_value", "default_bucketize_value", "fg_value_type", "trainable", "stub_type", "data_type", "embedding_constraints", "sequence_length", "sequence_delim", "sequence_fields")
@@ -1239,3 +1619,45 @@ class ComboFeature(_message.Message):
     sequence_delim: str
     sequence_fields: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, feature_name: _Optional[str] = ..., expression: _Optional[_Iterable[str]] = ..., embedding_name: _Optional[str] = ..., embedding_dim: _Optional[int] = ..., hash_bucket_size: _Optional[int] = ..., vocab_list: _Optional[_Iterable[str]] = ..., vocab_dict: _Optional[_Mapping[str, int]] = ..., value_dim: _Optional[int] = ..., pooling: _Optional[str] = ..., default_value: _Optional[str] = ..., separator: _Optional[str] = ..., init_fn: _Optional[str] = ..., use_mask: bool = ..., zch: _Optional[_Union[Opaque, _Mapping]] = ..., vocab_file: _Optional[str] = ..., asset_dir: _Optional[str] = ..., dynamicemb: _Optional[_Union[Opaque, _Mapping]] = ..., fg_encoded_default_value: _Optional[str] = ..., default_bucketize_value: _Optional[int] = ..., trainable: bool = ..., stub_type: bool = ..., data_type: _Optional[str] = ..., embedding_constraints: _Optional[_Union[ParameterConstraints, _Mapping]] = ..., sequence_length: _Optional[int] = ..., sequence_delim: _Optional[str] = ..., sequence_fields: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SequenceFeature(_message.Message):
+    __slots__ = ("sequence_name", "sequence_length", "sequence_delim", "sequence_pk", "features")
+    SEQUENCE_NAME_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_DELIM_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_PK_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    sequence_name: str
+    sequence_length: int
+    sequence_delim: str
+    sequence_pk: str
+    features: _containers.RepeatedCompositeFieldContainer[SeqFeatureConfig]
+    def __init__(self, sequence_name: _Optional[str] = ..., sequence_length: _Optional[int] = ..., sequence_delim: _Optional[str] = ..., sequence_pk: _Optional[str] = ..., features: _Optional[_Iterable[_Union[SeqFeatureConfig, _Mapping]]] = ...) -> None: ...
+
+class SeqFeatureConfig(_message.Message):
+    __slots__ = ("id_feature", "raw_feature", "combo_feature", "lookup_feature", "match_feature", "expr_feature", "overlap_feature", "tokenize_feature", "custom_feature", "kv_dot_product", "bool_mask_feature", "combine_feature")
+    ID_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    RAW_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    COMBO_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    LOOKUP_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    EXPR_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    TOKENIZE_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    CUSTOM_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    KV_DOT_PRODUCT_FIELD_NUMBER: _ClassVar[int]
+    BOOL_MASK_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    COMBINE_FEATURE_FIELD_NUMBER: _ClassVar[int]
+    id_feature: IdFeature
+    raw_feature: RawFeature
+    combo_feature: ComboFeature
+    lookup_feature: Opaque
+    match_feature: Opaque
+    expr_feature: Opaque
+    overlap_feature: Opaque
+    tokenize_feature: Opaque
+    custom_feature: Opaque
+    kv_dot_product: Opaque
+    bool_mask_feature: Opaque
+    combine_feature: Opaque
+    def __init__(self, id_feature: _Optional[_Union[IdFeature, _Mapping]] = ..., raw_feature: _Optional[_Union[RawFeature, _Mapping]] = ..., combo_feature: _Optional[_Union[ComboFeature, _Mapping]] = ..., lookup_feature: _Optional[_Union[Opaque, _Mapping]] = ..., match_feature: _Optional[_Union[Opaque, _Mapping]] = ..., expr_feature: _Optional[_Union[Opaque, _Mapping]] = ..., overlap_feature: _Optional[_Union[Opaque, _Mapping]] = ..., tokenize_feature: _Optional[_Union[Opaque, _Mapping]] = ..., custom_feature: _Optional[_Union[Opaque, _Mapping]] = ..., kv_dot_product: _Optional[_Union[Opaque, _Mapping]] = ..., bool_mask_feature: _Optional[_Union[Opaque, _Mapping]] = ..., combine_feature: _Optional[_Union[Opaque, _Mapping]] = ...) -> None: ...

@@ -4,7 +4,8 @@ Names are checked here, against the format, so that a misspelt one is answered w
 protobuf reads the values. The places are kept by path (`feature_configs[3].id_feature.pooling`),
 because a message forgets them and every later complaint has to name a line. What stands inside a
 field of type `Opaque` is skipped: the field itself will be refused, with a better reason than an
-unknown name below it.
+unknown name below it. So are unknown names, which are kept: whoever checks the pipeline names a
+model or a feature that is not supported first, because the other names are most often its own.
 """
 
 import json
@@ -27,7 +28,10 @@ from deepfm.utils.yaml_reader import read_text
 logger = logging.getLogger(__name__)
 
 Keys = dict[str, Any]  # nested data with the keys of the YAML form
-MODELS = ("deepfm", "wide_and_deep", "xdeepfm")
+MODELS = (
+    "deepfm", "wide_and_deep", "xdeepfm", "dcn_v1", "dcn_v2", "mask_net", "wukong", "dlrm",
+    "multi_tower", "multi_tower_din", "mmoe", "ple", "dbmtl",
+)  # fmt: skip
 _TOKEN = re.compile(
     r"""
     (?P<skip>\s+|\#[^\n]*)
@@ -48,11 +52,14 @@ class Pipeline(NamedTuple):
         message: An `EasyRecConfig`.
         file: The file's path, for messages.
         places: Where the field of a path stands, such as `x.config:17`.
+        unknown: Of each name that the format lacks, what is wrong with it, in their order but
+            for models and kinds of features, which come first.
     """
 
     message: EasyRecConfig
     file: str
     places: dict[str, str]
+    unknown: tuple[ConfigError, ...] = ()
 
     def place(self, path: str) -> str:
         """Where a field, or the nearest one above it, stands."""
@@ -73,7 +80,7 @@ def read(path: str | Path) -> Pipeline:
     """Read `*.config` (protobuf text) or `*.json`.
 
     Raises:
-        ConfigError: The file cannot be read, is malformed, or has a field that the format lacks.
+        ConfigError: The file cannot be read, or is malformed.
     """
     path = Path(path)
     text = read_text(path)
@@ -91,6 +98,14 @@ def parse(message: Message, text: str, prefix: str = "") -> dict[str, int]:
     Raises:
         ConfigError: The text is malformed or has an unknown name; its source is the line, `17: `.
     """
+    walk = _parsed(message, text, prefix)
+    if walk.unknown:
+        raise _foremost(walk.unknown)[0]
+    return walk.lines
+
+
+def _parsed(message: Message, text: str, prefix: str) -> "_Walk":
+    """Read what is known."""
     walk = _Walk(text, descriptor_of(message), prefix)
     try:
         text_format.Parse(walk.cleaned, message)
@@ -98,16 +113,23 @@ def parse(message: Message, text: str, prefix: str = "") -> dict[str, int]:
         problem = re.sub(r"^\d+:\d+ : ", "", " ".join(str(error).split()))
         problem = problem.replace("deepfm.easyrec.", "")
         raise ConfigError(problem, source=f"{error.GetLine() or 1}: ") from None
-    return walk.lines
+    return walk
+
+
+def _foremost(unknown: list[tuple[bool, ConfigError]]) -> tuple[ConfigError, ...]:
+    """Models and kinds of features first."""
+    return tuple(error for _, error in sorted(unknown, key=lambda item: not item[0]))
 
 
 def _from_text(text: str, file: str) -> Pipeline:
     message = EasyRecConfig()
     try:
-        lines = parse(message, text)
+        walk = _parsed(message, text, "")
     except ConfigError as error:
         raise error.at(source=f"{file}:{error.source}") from None
-    return Pipeline(message, file, {path: f"{file}:{line}" for path, line in lines.items()})
+    places = {path: f"{file}:{line}" for path, line in walk.lines.items()}
+    unknown = (error.at(source=f"{file}:{error.source}") for error in _foremost(walk.unknown))
+    return Pipeline(message, file, places, tuple(unknown))
 
 
 class _Token(NamedTuple):
@@ -123,11 +145,14 @@ class _Walk:
 
     Attributes:
         lines: Line by path.
-        cleaned: The text with the bodies of `Opaque` messages blanked, on the same lines.
+        unknown: Names that the format lacks, and whether each may be one of a model or feature.
+        cleaned: The text with the bodies of `Opaque` messages and unknown fields blanked, on the
+            same lines.
     """
 
     def __init__(self, text: str, descriptor: Descriptor, prefix: str = "") -> None:
         self.lines: dict[str, int] = {}
+        self.unknown: list[tuple[bool, ConfigError]] = []
         self._blank: list[tuple[int, int]] = []
         self._tokens = list(_tokens(text))
         self._next = 0
@@ -149,7 +174,12 @@ class _Walk:
                 raise _malformed(
                     token.line, f"expected a field's name, found {token.text!r}{outside}"
                 )
-            field = find_field(descriptor, token.text, prefix, f"{token.line}: ")
+            try:
+                field = find_field(descriptor, token.text, prefix, f"{token.line}: ")
+            except ConfigError as error:
+                self.unknown.append((has_models_or_features(descriptor), error))
+                self._skip_unknown(token, f"{prefix}{token.text}")
+                continue
             name = f"{prefix}{field.name}"
             colon = self._accept(":")
             if self._accept("["):
@@ -195,14 +225,37 @@ class _Walk:
             self._take()  # adjacent texts are one
 
     def _skip(self, opening: _Token, name: str) -> None:
+        """All up to the closing bracket, which stays."""
+        self._blank.append((opening.end, self._closing(opening, name, "{<", "}>").start))
+
+    def _skip_unknown(self, word: _Token, name: str) -> None:
+        """A field of any type, with what ends it."""
+        colon = self._accept(":")
+        token = self._take()
+        if token.kind == "sign" and token.text in "{<[":
+            token = self._closing(token, name, "{<[", "}>]")
+        elif not colon:
+            raise _malformed(word.line, f"expected ':' and a value, found {token.text!r}", name)
+        elif token.kind == "sign" and token.text == "-":
+            token = self._take()
+        if token.kind == "end":
+            raise _malformed(word.line, "a value is missing", name)
+        while token.kind == "string" and self._peek().kind == "string":
+            token = self._take()
+        end = self._peek()
+        if self._accept(",") or self._accept(";"):
+            token = end
+        self._blank.append((word.start, token.end))
+
+    def _closing(self, opening: _Token, name: str, openings: str, closings: str) -> _Token:
         depth = 1
         while depth:
             token = self._take()
             if token.kind == "end":
                 raise _malformed(opening.line, "a bracket is not closed", name)
             if token.kind == "sign":
-                depth += (token.text in "{<") - (token.text in "}>")
-        self._blank.append((opening.end, token.start))
+                depth += (token.text in openings) - (token.text in closings)
+        return token
 
     def _peek(self) -> _Token:
         return self._tokens[self._next]
@@ -259,6 +312,11 @@ def find_field(descriptor: Descriptor, name: str, prefix: str, source: str = "")
             hint = f"{hint}; supported models: {', '.join(MODELS)}"
         raise ConfigError(f"unknown field '{prefix}{name}'; {hint}", source=source)
     return field
+
+
+def has_models_or_features(descriptor: Descriptor) -> bool:
+    """Whether a message chooses a model, or a kind of feature."""
+    return descriptor.name in ("ModelConfig", "FeatureConfig", "SeqFeatureConfig")
 
 
 def is_opaque(field: FieldDescriptor) -> bool:
@@ -327,7 +385,7 @@ def _from_json(text: str, file: str) -> Pipeline:
         json_format.ParseDict(cleaned, message)
     except json_format.ParseError as error:
         raise ConfigError(" ".join(str(error).split()), source=f"{file}: ") from None
-    return Pipeline(message, file, walk.places)
+    return Pipeline(message, file, walk.places, _foremost(walk.unknown))
 
 
 class _JsonWalk:
@@ -335,10 +393,12 @@ class _JsonWalk:
 
     Attributes:
         places: Place by path.
+        unknown: Names that the format lacks, and whether each may be one of a model or feature.
     """
 
     def __init__(self, file: str) -> None:
         self.places: dict[str, str] = {}
+        self.unknown: list[tuple[bool, ConfigError]] = []
         self._file = file
 
     def fields(
@@ -348,7 +408,7 @@ class _JsonWalk:
         descriptor: Descriptor,
         prefix: str,
     ) -> dict[str, object]:
-        """The same with the format's names and without the content of opaque messages."""
+        """The same with the format's names, without unknown ones and opaque messages' content."""
         names = {f.json_name: f.name for f in descriptor.fields}
         below = {}
         if isinstance(node, yaml.MappingNode):
@@ -357,7 +417,11 @@ class _JsonWalk:
         for key, value in raw.items():
             key_node, value_node = below.get(key, (None, None))
             place = self._place(key_node)
-            field = find_field(descriptor, names.get(key, key), prefix, f"{place}: ")
+            try:
+                field = find_field(descriptor, names.get(key, key), prefix, f"{place}: ")
+            except ConfigError as error:
+                self.unknown.append((has_models_or_features(descriptor), error))
+                continue
             path = f"{prefix}{field.name}"
             self.places.setdefault(path, place)
             if is_repeated(field) and isinstance(value, list):

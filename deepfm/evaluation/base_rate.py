@@ -61,8 +61,9 @@ def figure_of(kind: str) -> str:
 def base_rate(task: Task, train: TabularDataset) -> NDArray[np.float64]:
     """The logit, the logits of the classes (C,), or the number that training rows give alone."""
     label = task.label_of(train.label, train.schema).numpy()
-    weight = None if train.weight is None else train.weight.numpy()
-    return constant_of(kind_of(task), label, weight, task.num_class)
+    weight = task.measured_weight(train.label, train.weight, train.schema)
+    of_rows = None if weight is None else weight.numpy()
+    return constant_of(kind_of(task), label, of_rows, task.num_class)
 
 
 def constant_of(

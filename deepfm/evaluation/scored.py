@@ -81,6 +81,13 @@ class Scored(NamedTuple):
             raise DataError(f"no groups by {column!r}: the rows were made without group_columns")
         return self.group[:, self.group_columns.index(column)]
 
+    def where(self, chosen: NDArray[np.bool_]) -> "Scored":
+        """Return the chosen rows, (N,) bool, alone."""
+        found = self._asdict()
+        for name in ("label", "predicted", "value", "group", "classes", "log_odds"):
+            found[name] = None if found[name] is None else found[name][chosen]
+        return Scored(**found)
+
     def check_binary(self) -> None:
         """Refuse anything but one probability per label 0 or 1."""
         check_rows(self.label, self.predicted.shape)

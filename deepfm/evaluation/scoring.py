@@ -37,7 +37,7 @@ from deepfm.models.frozen import frozen
 from deepfm.models.layers.precision import products_in
 from deepfm.models.precision import precision_of_scoring
 from deepfm.objectives import Objective, Task, logits_by_name
-from deepfm.objectives.tasks import doubled, of_only_task
+from deepfm.objectives.tasks import IN_SPACE, doubled, of_only_task, watched_metrics
 from deepfm.utils.named import reported_names
 
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of
@@ -248,11 +248,20 @@ def evaluate(
     for task in tasks:
         scored = _scored(task, dataset, logits, batch_size)
         found: dict[str, Any] = _of_task(task, dataset, logits, scored)
-        if train is not None:
-            verdicts.append(_verdict(task, dataset, logits, scored, train))
-            found |= _beside(verdicts[-1])
-            of_calibration = _calibration(task, dataset, scored)
-            found |= {name: v for name, v in of_calibration.items() if name not in found}
+        inside = _in_space(task, dataset, len(scored.label))
+        judged, below = scored, found
+        if inside is not None:
+            space: dict[str, Any] = {"rows": int(inside.sum())}
+            found[IN_SPACE[:-1]] = space
+            space |= _metrics_in_space(task, scored.where(inside))
+            if task.is_of_space:  # outside it nothing was learned, and a label means nothing
+                judged, below = scored.where(inside), space
+        if train is not None and len(judged.label):
+            own = logits if judged is scored else {task.name: logits[task.name][inside]}
+            verdicts.append(_verdict(task, dataset, own, judged, train))
+            below |= _beside(verdicts[-1])
+            of_calibration = _calibration(task, dataset, judged)
+            below |= {name: v for name, v in of_calibration.items() if name not in below}
         metrics |= {task.name: found} if task.name else found
         predictions[task.name] = scored.predicted
         if scored.log_odds is not None and not task.by_pairs:
@@ -350,11 +359,19 @@ def evaluate_metric(
         return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
     logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
     metrics: dict[str, float | None] = {}
+    watched = watched_metrics(metric)
     for task in _tasks(model, tasks):
-        task = task.with_metric(metric.removeprefix(task.named("")))
+        task = _with_watched(task, watched)
         scored = _scored(task, dataset, logits, batch_size)
         found = _of_task(task, dataset, logits, scored)
+        if (inside := _in_space(task, dataset, len(scored.label))) is not None:
+            of_space = _metrics_in_space(task, scored.where(inside))
+            found |= {f"{IN_SPACE}{name}": value for name, value in of_space.items()}
         metrics |= {task.named(name): value for name, value in found.items()}
+    if len(watched) > 1:
+        values = [metrics.get(reported_as(name, metrics)) for name in watched]
+        known = [value for value in values if value is not None]
+        metrics[metric] = sum(known) / len(known) if len(known) == len(values) else None
     if (reported := reported_as(metric, metrics)) not in metrics:
         problem = f"unknown metric {metric!r}; {nearest(metric, metrics)}"
         raise ConfigError(problem, key="training.metric")
@@ -394,11 +411,21 @@ def check_metric(
         return
     rows = len(dataset.label[:max_rows])
     nothing = {task.name: _no_logits(task, rows) for task in model.tasks}
+    wanted = watched_metrics(metric)
     for task in _tasks(model, tasks):
-        task = task.with_metric(metric.removeprefix(task.named("")))
-        names = [task.named(name) for name in reported_names(task.metrics)]
-        for name, watched in zip(names, task.metrics, strict=True):
-            if name == metric:
+        task = _with_watched(task, wanted)
+        inside = _in_space(task, dataset, rows)
+        names = reported_names(task.metrics)
+        for own, watched in zip(names, task.metrics, strict=True):
+            name, in_space = task.named(own), task.named(f"{IN_SPACE}{own}")
+            if inside is not None and in_space in wanted:
+                scored = _scored(task, dataset, nothing, rows).where(inside)
+                if not len(scored.label):
+                    problem = f"{in_space} needs rows of its space, of which there are none"
+                    raise ConfigError(problem, key="training.metric")
+                if problem := watched.why_undefined(scored, in_space):
+                    raise ConfigError(f"{in_space}: {problem}", key="training.metric")
+            if name in wanted:
                 scored = _scored(task, dataset, nothing, rows)
                 if problem := watched.why_undefined(scored, name):
                     raise ConfigError(problem, key="training.metric")
@@ -409,6 +436,26 @@ def check_metric(
                         "equal; choose a ranking metric",
                         key="training.metric",
                     )
+
+
+def _with_watched(task: Task, watched: Sequence[str]) -> Task:
+    """The task with those of the watched metrics that are its own, over its space or over all."""
+    for name in watched:
+        task = task.with_metric(name.removeprefix(task.named("")).removeprefix(IN_SPACE))
+    return task
+
+
+def _in_space(task: Task, dataset: TabularDataset, rows: int) -> NDArray[np.bool_] | None:
+    """Which of the first rows are a task's space, (rows,); None: it has none."""
+    inside = task.in_space(dataset.label[:rows], dataset.schema)
+    return None if inside is None else inside.numpy()
+
+
+def _metrics_in_space(task: Task, scored: Scored) -> dict[str, float | None]:
+    """The metrics of a task over the rows of its space; without rows none exists."""
+    if not len(scored.label):
+        return dict.fromkeys(reported_names(task.metrics))
+    return metric_values(scored, task.metrics)
 
 
 def _scored(
@@ -486,7 +533,7 @@ def _loss_values(
         rows = slice(start, min(start + batch_size, count))
         part = task.restored(doubled({name: values[rows] for name, values in logits.items()}))
         targets = task.targets(_labels(dataset, rows), dataset.schema)
-        targets = targets._replace(label=targets.label.double())
+        targets = targets._replace(label=targets.label.double(), weight=None)
         for item in losses:
             loss = float(item.loss(part, targets, task.name))
             totals[item.name] += loss * len(targets.label) / count

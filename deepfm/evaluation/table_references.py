@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepfm.data.dataset import TabularDataset
 from deepfm.evaluation import measures
@@ -108,8 +109,15 @@ def reported_of(task: Task) -> tuple[str, ...]:
 def reference_metrics(
     task: Task, dataset: TabularDataset, predicted: Numbers
 ) -> dict[str, float | None]:
-    """The metrics of `reported_of`; None where one does not exist."""
+    """The metrics of `reported_of`, over the task's space if it is of that only.
+
+    None where one does not exist.
+    """
     label = task.label_of(dataset.label, dataset.schema).numpy().astype(np.float64)
+    if (rows := _rows_of(dataset, task)) is not None:
+        label, predicted = label[rows], predicted[rows]
+    if not len(label):
+        return dict.fromkeys(reported_of(task))
     kind = kind_of(task)
     values = [figure(kind, label, predicted)]
     if kind == "binary":
@@ -224,12 +232,20 @@ TABLE_REFERENCES: dict[str, Fit] = {
 
 def _drawn(dataset: TabularDataset, task: Task, max_rows: int, seed: int) -> Rows:
     """The rows of a split, or so many of them."""
-    rows = np.arange(len(dataset))
+    inside = _rows_of(dataset, task)
+    rows = np.arange(len(dataset)) if inside is None else inside
     if len(rows) > max_rows:
         rows = np.sort(generator(seed, "references").choice(rows, max_rows, replace=False))
     label = task.label_of(dataset.label, dataset.schema).numpy()[rows].astype(np.float64)
-    weight = np.ones(len(rows)) if dataset.weight is None else dataset.weight.double().numpy()[rows]
+    of_rows = task.weight_of(dataset.label, dataset.weight, dataset.schema)
+    weight = np.ones(len(rows)) if of_rows is None else of_rows.double().numpy()[rows]
     return Rows(dataset, rows, label, weight)
+
+
+def _rows_of(dataset: TabularDataset, task: Task) -> NDArray[np.int64] | None:
+    """The rows of a task's space, if it has no meaning outside of it; None: all rows."""
+    inside = task.in_space(dataset.label, dataset.schema) if task.is_of_space else None
+    return None if inside is None else np.flatnonzero(inside.numpy())
 
 
 def _in_parts(dataset: TabularDataset, predict: Callable[[Ids], Numbers]) -> Numbers:

@@ -12,7 +12,9 @@ from functools import reduce
 from operator import add
 from typing import ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
@@ -118,7 +120,7 @@ class BaseCTRModel(nn.Module, ABC):
         self.final = None
         if self.has_network and (final := self.networks.final) is not None:
             width = self.uses_first_order + self.interaction_dim + self.deep_width
-            network = _network(width, final, "final")
+            network = make_network(width, final, "final")
             self.final = nn.Sequential(network, self._output_linear(network.output_dim))
 
     @property
@@ -174,6 +176,11 @@ class BaseCTRModel(nn.Module, ABC):
         return ()
 
     @property
+    def tower_names(self) -> Sequence[str]:
+        """What its `towers` are for, if it has any: a task, or a group of fields."""
+        return [task.name for task in self.tasks]
+
+    @property
     def required_groups(self) -> tuple[str, ...]:
         """What `feature.groups` must name, if it names any."""
         return ("deep",)
@@ -193,9 +200,14 @@ class BaseCTRModel(nn.Module, ABC):
         """The bias that every logit has: the global one, or that of the last output layer."""
         if self.bias is not None:
             return self.bias
-        branch = getattr(self, "dnn", None) if self.final is None else self.final
-        last = branch[-1] if isinstance(branch, nn.Sequential) else None
-        return last.bias if isinstance(last, nn.Linear) else None
+        maps = [layer for layer in self.output_layers if isinstance(layer, nn.Linear)]
+        biases = [layer.bias for layer in maps if layer.bias is not None]
+        return biases[-1] if biases else None
+
+    @property
+    def output_biases(self) -> dict[str, nn.Parameter]:
+        """The bias that every logit of a task has, by task; without tasks that have none."""
+        return {} if self.output_bias is None else {self.tasks[0].name: self.output_bias}
 
     @property
     def device(self) -> torch.device:
@@ -258,16 +270,19 @@ class BaseCTRModel(nn.Module, ABC):
 
     def _dnn_branch(self, in_features: int) -> nn.Sequential:
         """The deep branch, (B, in_features) -> logits (B, C), or its hidden units for `final`."""
-        network = _network(in_features, self.networks.dnn, "dnn")
+        network = make_network(in_features, self.networks.dnn, "dnn")
         if self.networks.final is not None:
             return nn.Sequential(network)
         return nn.Sequential(network, self._output_linear(network.output_dim))
 
     def _output_linear(self, in_features: int, *, bias: bool = True) -> nn.Linear:
         """The map from a branch's output to logits; without a bias where there is a global one."""
-        bias = bias and not self.has_global_bias
+        bias = bias and not self.has_global_bias and self.networks.output_bias
         linear = nn.Linear(in_features, self.num_class, bias=bias)
-        initialize_linears([linear], (self.networks.final or self.networks.dnn).init)
+        init = "xavier_uniform"
+        if self.has_network:
+            init = (self.networks.final or self.networks.dnn).init
+        initialize_linears([linear], init)
         self.output_layers.append(linear)
         return linear
 
@@ -301,8 +316,8 @@ class BaseCTRModel(nn.Module, ABC):
         """What a class says of its own forward pass."""
         return None
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Return logits, (B,) for one class and (B, C) for more."""
+    def forward(self, inputs: Inputs) -> Tensor | dict[str, Tensor]:
+        """Return logits, (B,) for one class and (B, C) for more; of several tasks by name."""
         return self._sum(self._parts(self.embedding(*inputs)))
 
     def branches(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -357,6 +372,19 @@ class BaseCTRModel(nn.Module, ABC):
             found = {task.name: task.prediction(logits) for task in self.tasks}
         return found if len(found) > 1 else of_only_task(found)
 
+    def check_labels(self, label: Tensor, row: NDArray[np.int64]) -> None:
+        """Refuse labels that the losses of a task, or the model, have no meaning for.
+
+        Args:
+            label: Of N rows, (N,) or (N, T).
+            row: Their numbers in the raw table, from 0, (N,).
+
+        Raises:
+            DataError: Names the row.
+        """
+        for task in self.tasks:
+            task.check_labels(label, self.schema)
+
     def get_l2_reg_loss(self, inputs: Inputs) -> Tensor:
         """Return the embedding's L2 penalty by `config.feature`, (), for the mean loss."""
         feature = self.config.feature
@@ -394,8 +422,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _network(in_features: int, config: DNNConfig, section: str) -> MLP:
-    """The network that a section of the config describes, without an output layer."""
+def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
+    """Return the network that a section of the config describes, without an output layer."""
     check_activation(config, section)
     with config_section(section):
         return MLP(

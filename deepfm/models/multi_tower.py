@@ -1,6 +1,6 @@
 """Towers: a network for each group of fields, and a linear map or a network on all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -36,6 +36,10 @@ class MultiTower(StreamsModel):
                 f"expected the fields of each tower: {', '.join(towers)}", key="feature.groups"
             )
         return dict.fromkeys(towers)
+
+    @property
+    def tower_names(self) -> Sequence[str]:
+        return list(self.stream_widths)
 
     @property
     def uses_flat_embeddings(self) -> bool:

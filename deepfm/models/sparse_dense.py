@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, _network
+from deepfm.models.base import BaseCTRModel, make_network
 from deepfm.models.layers.embedding import FlatGroup, Views
 from deepfm.models.options import DNNConfig
 
@@ -50,7 +50,7 @@ class SparseDenseModel(BaseCTRModel):
         if self.embedding.has_group("dense"):
             width = self.embedding.group_total_dim("dense")
             units = (*config.hidden_units, dim)
-            self.dense = _network(width, replace(config, hidden_units=units), section)
+            self.dense = make_network(width, replace(config, hidden_units=units), section)
         self.num_vectors = self.embedding.num_fields + (self.dense is not None)
 
     def _vectors(self, views: Views) -> tuple[Tensor, list[Tensor]]:

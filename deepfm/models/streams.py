@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from deepfm.models.base import BaseCTRModel, Parts, _network
+from deepfm.models.base import BaseCTRModel, Parts, make_network
 from deepfm.models.layers.dnn import MLP
 from deepfm.models.options import DNNConfig
 
@@ -43,7 +43,7 @@ class StreamsModel(BaseCTRModel):
         """The network that a section describes, or as `dnn` if the config lacks it."""
         if config is None:
             config, section = self.networks.dnn, "dnn"
-        return _network(in_features, config, section)
+        return make_network(in_features, config, section)
 
     def _set_outputs(self, widths: Mapping[str, int], *, one_bias: bool = False) -> None:
         """Make what follows streams of these widths, by name and in order.

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from deepfm.models.base import Parts, _network
+from deepfm.models.base import Parts, make_network
 from deepfm.models.layers.embedding import Views
 from deepfm.models.layers.wukong import WukongLayer
 from deepfm.models.options import WukongConfig
@@ -34,7 +34,7 @@ class Wukong(SparseDenseModel):
                     factorized=layer.factorized,
                     linear=layer.linear,
                     compressed=layer.compressed,
-                    mlp=_network(num_vectors * layer.compressed, layer.mlp, section),
+                    mlp=make_network(num_vectors * layer.compressed, layer.mlp, section),
                     init=layer.mlp.init,
                 )
             )

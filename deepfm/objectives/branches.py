@@ -8,7 +8,7 @@ Shapes: B rows.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from deepfm.objectives.base import Logits, Objective, Targets, branch_logits
+from deepfm.objectives.base import Logits, Objective, Targets, branch_logits, weighted_mean
 from deepfm.utils.settings import limited
 
 if TYPE_CHECKING:
@@ -96,3 +96,32 @@ class TwinFocus(_OfBranches):
         of_easy = of_easy * (self.c + (sign * easy).sigmoid()) ** self.gamma
         of_hard = of_hard * (2 - self.c - (sign * hard).sigmoid()) ** self.gamma
         return self.alpha * of_easy + (1 - self.alpha) * of_hard
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriBCE(_OfBranches):
+    """sum_k max(0, L_k - L) BCE(y_k), with L_k and L the mean losses of a branch and of the model.
+
+    A branch that is worse than the model on a batch learns by itself, the more the worse it is.
+    Together with `binary_cross_entropy` it is the loss of DCNv3.
+
+    Source: H. Li et al., "DCNv3: Towards Next Generation Deep Cross Network for CTR Prediction",
+    2024, arXiv:2407.13349.
+
+    NOTE[DIFF]: The factors are constants of a batch. In the authors' code gradients flow through
+    them, which takes sum_k L_k times the gradient of the model's own loss away from it.
+    """
+
+    name = "tri_bce"
+
+    def row_losses(self, logits: Logits, targets: Targets, task: str = "") -> "Tensor":
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        own = self.own_logits(logits, task, targets)
+        every = torch.stack([own, *branch_logits(logits, task).values()])  # (1 + K, B)
+        label = targets.label.expand_as(every)
+        losses = binary_cross_entropy_with_logits(every, label, reduction="none")
+        means = torch.stack([weighted_mean(of_one, targets.weight) for of_one in losses.detach()])
+        factors = (means[1:] - means[0]).clamp(min=0)  # (K,)
+        return (factors.unsqueeze(1) * losses[1:]).sum(0)

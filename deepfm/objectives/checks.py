@@ -8,7 +8,7 @@ from deepfm.evaluation.metrics import AUC, METRICS, Metric
 from deepfm.evaluation.ranking import RANKING_METRICS
 from deepfm.objectives.base import Objective
 from deepfm.objectives.losses import LOSSES
-from deepfm.objectives.tasks import ALWAYS_WATCHABLE, Task, metric_names
+from deepfm.objectives.tasks import ALWAYS_WATCHABLE, IN_SPACE, Task, metric_names, watched_metrics
 from deepfm.utils.named import beyond_limits, reported_names
 
 _WORDS = {
@@ -86,10 +86,12 @@ def check_metrics(tasks: Sequence[Task], watched: str, data: TaskData) -> None:
     for task in tasks:
         _check_listed(task, "metrics", task.metrics, data)
         _check_listed(task, "train_metrics", task.train_metrics, data)
-        for name in ALWAYS_WATCHABLE:
-            if watched == task.named(name) and name not in reported_names(task.metrics):
-                _check_fit("training.metric", METRICS[name], task)
-        _check_watched_order(task, watched)
+        for one in watched_metrics(watched):
+            for name in ALWAYS_WATCHABLE:
+                both = (task.named(name), task.named(f"{IN_SPACE}{name}"))
+                if one in both and name not in reported_names(task.metrics):
+                    _check_fit("training.metric", METRICS[name], task)
+            _check_watched_order(task, one.replace(IN_SPACE, "", 1))
     if watched in RANKING_METRICS and not data.ranks:
         choices = [name for name in metric_names(tasks) if name not in RANKING_METRICS]
         raise ConfigError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deepfm.easyrec.names import PROBABILITY_OF_ONE
 from deepfm.objectives.base import Logits, Objective, Targets
-from deepfm.objectives.branches import BranchDistillation, TwinFocus
+from deepfm.objectives.branches import BranchDistillation, TriBCE, TwinFocus
 from deepfm.objectives.pairwise import BPR, SampledSoftmax
 from deepfm.utils.named import by_name
 from deepfm.utils.settings import limited
@@ -227,6 +227,7 @@ LOSSES: dict[str, type[Objective]] = by_name(
     BPR,
     BranchDistillation,
     TwinFocus,
+    TriBCE,
 )
 
 

@@ -8,14 +8,15 @@ has its label and its logits under its name; what is reported of a task stands b
 Shapes: B rows, C classes, N rows of a whole split.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfm.errors import DataError
+from deepfm.errors import ConfigError, DataError
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.metrics import METRICS, TRAIN_METRICS, Metric, OverBatches
 from deepfm.evaluation.ranking import RANKING_METRICS
@@ -34,6 +35,8 @@ V = TypeVar("V")
 MAX_CLASSES = 100_000  # each has a column of predictions
 LABEL_KINDS = ("binary", "class", "number")
 ALWAYS_WATCHABLE = ("auc", "logloss")  # metrics that early stopping computes even if unlisted
+IN_SPACE = "in_space."  # before the names of metrics over the rows of a task's space
+_MEAN = re.compile(r"mean\((.*)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,11 @@ class Task:
             logit is in these units.
         section: Dotted key of the section of the config that declares it; empty: it is declared
             by the keys of the short form.
+        sample_weight: Its column of weights of rows, among `DatasetSchema.label_columns`; empty:
+            the weights of `Batch.weight`.
+        space: The column of labels that says which rows are its space, those above 0; empty: all
+            rows are.
+        in_space_weight, out_space_weight: What rows count in its losses, times their weights.
     """
 
     name: str = ""
@@ -66,6 +74,10 @@ class Task:
     classes: tuple[str, ...] = ()
     scale: "LabelScale | None" = None
     section: str = ""
+    sample_weight: str = ""
+    space: str = ""
+    in_space_weight: float = 1.0
+    out_space_weight: float = 1.0
 
     def fitted(self, schema: "DatasetSchema") -> "Task":
         """This task as its data was fitted: with the scale of its label, if that has one."""
@@ -82,6 +94,13 @@ class Task:
     def evaluated(self) -> tuple[Objective, ...]:
         """The losses that evaluation can report."""
         return tuple(item for item in self.objectives if not item.only_in_training)
+
+    @property
+    def measured_in_space(self) -> list[str]:
+        """The metrics that are reported over its space too, by name."""
+        if not self.space:
+            return []
+        return list(dict.fromkeys([*ALWAYS_WATCHABLE, *reported_names(self.metrics)]))
 
     @property
     def predicts_numbers(self) -> bool:
@@ -112,11 +131,49 @@ class Task:
     def targets(self, batch: "Batch", schema: "DatasetSchema") -> Targets:
         """What the losses of this task compare the logits of a batch with."""
         label = self.label_of(batch.label, schema)
-        return Targets(label, batch.weight, batch.group, schema.group_columns)
+        weight = self.weight_of(batch.label, batch.weight, schema)
+        return Targets(label, weight, batch.group, schema.group_columns)
 
     def label_of(self, label: "Tensor", schema: "DatasetSchema") -> "Tensor":
         """The labels of this task, (B,), of those of all, (B,) or (B, T) for T labels."""
-        return label[:, schema.label_columns.index(self.label)] if label.dim() == 2 else label
+        return _column(label, self.label, schema)
+
+    def in_space(self, label: "Tensor", schema: "DatasetSchema") -> "Tensor | None":
+        """Which rows are the task's space, (B,) bool, of all labels; None: it has none."""
+        return _column(label, self.space, schema) > 0 if self.space else None
+
+    def weight_of(
+        self, label: "Tensor", weight: "Tensor | None", schema: "DatasetSchema"
+    ) -> "Tensor | None":
+        """What each row counts in the losses of this task, (B,); None: all alike.
+
+        s * in_space_weight in the space and s * out_space_weight outside, with s the task's own
+        weight of the row, or else that of all tasks.
+
+        Args:
+            label: All labels, (B,) or (B, T).
+            weight: Of all tasks, (B,); None: all alike.
+        """
+        if self.sample_weight:
+            weight = _column(label, self.sample_weight, schema)
+        if (inside := self.in_space(label, schema)) is None:
+            return weight
+        by_space = inside * self.in_space_weight + ~inside * self.out_space_weight
+        return by_space if weight is None else weight * by_space
+
+    @property
+    def is_of_space(self) -> bool:
+        """Whether nothing outside of its space trains it by its own losses."""
+        return bool(self.space) and (self.out_space_weight == 0 or self.weight == 0)
+
+    def measured_weight(
+        self, label: "Tensor", weight: "Tensor | None", schema: "DatasetSchema"
+    ) -> "Tensor | None":
+        """`weight_of`, of a task that has a meaning in its space only 0 outside."""
+        found, inside = self.weight_of(label, weight, schema), self.in_space(label, schema)
+        if found is None or inside is None or not self.is_of_space:
+            return found
+        return found * inside
 
     def check_labels(self, label: "Tensor", schema: "DatasetSchema") -> None:
         """Refuse labels that the losses have no meaning for.
@@ -227,6 +284,22 @@ class Task:
         """What a column or an output of this task is called."""
         return f"{what}_{self.name}" if self.name else what
 
+    def check_weights(
+        self, label: "Tensor", weight: "Tensor | None", schema: "DatasetSchema"
+    ) -> None:
+        """Refuse training rows that all count nothing.
+
+        Raises:
+            DataError: All weights are 0.
+        """
+        of_rows = self.weight_of(label, weight, schema)
+        if self.weight and of_rows is not None and len(of_rows) and not of_rows.any():
+            why = f"no row is above 0 in {self.space}" if self.space else "all are 0"
+            raise DataError(
+                f"the task {self.name or self.label} has nothing to train on: its weights of rows "
+                f"are all 0 ({why})"
+            )
+
     def with_metric(self, name: str) -> "Task":
         """This task with one more metric, by its name, unless it is reported anyway."""
         if name not in METRICS or name in reported_names(self.metrics):
@@ -250,21 +323,47 @@ class TaskConfig:
     Attributes:
         label: One of `data.table.labels`, or a column of zeros and ones.
         losses: What is learned, as `training.losses`.
-        weight: What the sum of the task's losses counts in the loss of all.
+        weight: What the sum of the task's losses counts in the loss of all; 0: it is predicted
+            and measured, and not trained.
         metrics: As `evaluation.metrics`.
         train_metrics: As `training.metrics`.
         num_class: Logits per row, as `num_class`.
+        sample_weight: A column of weights of its own, in the place of `data.table.sample_weight`.
+        space: The label whose rows above 0 are the task's space, one of `data.table.labels` or a
+            column of zeros and ones; null: all rows are.
+        in_space_weight: What rows of the space count.
+        out_space_weight: What all other rows count.
     """
 
     label: str
     losses: tuple[Objective, ...] = one_of(LOSSES, "loss", ("binary_cross_entropy",))
-    weight: float = limited(1.0, above=0)
+    weight: float = limited(1.0, at_least=0)
     metrics: tuple[Metric, ...] = one_of(METRICS, "metric", ("auc", "logloss"))
     train_metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
     num_class: int = limited(1, at_least=1, at_most=MAX_CLASSES)
+    sample_weight: str | None = None
+    space: str | None = None
+    in_space_weight: float = limited(1.0, at_least=0)
+    out_space_weight: float = limited(1.0, at_least=0)
+
+    # What TorchEasyRec calls it.
+    refused_keys: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("use_pareto_loss_weight", "pareto_min_loss_weight"),
+        "Pareto weights of losses are not built; weight says what a task counts",
+    )
 
     def __post_init__(self) -> None:
         resolve(self, "tasks")
+        if self.space is None and (self.in_space_weight, self.out_space_weight) != (1.0, 1.0):
+            raise ConfigError(
+                "in_space_weight and out_space_weight mean nothing without a space", key="tasks"
+            )
+        if self.in_space_weight == self.out_space_weight == 0:
+            raise ConfigError(
+                "in_space_weight and out_space_weight are both 0: no row is left; a task that is "
+                "predicted and not trained has weight: 0",
+                key="tasks",
+            )
 
     def task(self, name: str, *, is_only: bool, classes: tuple[str, ...] = ()) -> Task:
         """The task under this name; one that stands alone carries none.
@@ -282,7 +381,45 @@ class TaskConfig:
             num_class=classes_of(self.num_class, classes),
             classes=classes,
             section=f"tasks.{name}",
+            sample_weight="" if self.sample_weight is None else weight_name(self.sample_weight),
+            space=self.space or "",
+            in_space_weight=self.in_space_weight,
+            out_space_weight=self.out_space_weight,
         )
+
+
+def weight_name(column: str) -> str:
+    """What a column of weights is called among the columns of labels.
+
+    No label of a task is called so: a loss needs one of another kind.
+    """
+    return f"weight of {column}"
+
+
+def _column(label: "Tensor", name: str, schema: "DatasetSchema") -> "Tensor":
+    """A column of labels by its name, (B,), of one label, (B,), or of several, (B, T)."""
+    return label[:, schema.label_columns.index(name)] if label.dim() == 2 else label
+
+
+def watched_metrics(metric: str) -> tuple[str, ...]:
+    """The metrics that a watched one is the mean of, or itself.
+
+    Raises:
+        ConfigError: It is a mean of fewer than two.
+
+    Example:
+        >>> watched_metrics("mean(ctr.auc, cvr.gauc[user, 2])"), watched_metrics("auc")
+        (('ctr.auc', 'cvr.gauc[user, 2]'), ('auc',))
+    """
+    if (mean := _MEAN.fullmatch(metric)) is None:
+        return (metric,)
+    parts = re.split(r",(?![^\[]*\])", mean[1])
+    names = tuple(name for part in parts if (name := part.strip()))
+    if len(set(names)) < 2:
+        raise ConfigError(
+            f"a mean is of two different metrics or more, found {metric}", key="training.metric"
+        )
+    return names
 
 
 def classes_of(num_class: int, classes: Sequence[str]) -> int:
@@ -327,6 +464,7 @@ def metric_names(tasks: Sequence[Task] = (Task(),)) -> list[str]:
             *ALWAYS_WATCHABLE,
             *reported_names(task.metrics),
             *(item.name for item in task.evaluated),
+            *(f"{IN_SPACE}{name}" for name in task.measured_in_space),
         )
     ]
     ranking = RANKING_METRICS if len(tasks) == 1 else ()  # items are ranked by one probability
@@ -340,5 +478,5 @@ def is_larger_better(name: str) -> bool:
         >>> is_larger_better("ndcg@10"), is_larger_better("mae"), is_larger_better("auc[200]")
         (True, False, True)
     """
-    own = name.partition("[")[0].rpartition(".")[2]
+    own = watched_metrics(name)[0].partition("[")[0].rpartition(".")[2]
     return METRICS[own].larger_is_better if own in METRICS else own not in LOSSES

@@ -12,6 +12,7 @@ from torch import Tensor
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset, epoch_weights
 from deepfm.models.base import BaseCTRModel, evaluation_mode
+from deepfm.objectives import Task, logits_by_name
 
 SPREAD = 0.1  # of the logits of an untrained model, their deviation at most
 _MEASURED = 1024  # rows that it is measured on
@@ -19,12 +20,13 @@ _OUTPUT_FACTOR = 0.1  # of the output layers' weights, whose inputs batch norm m
 _HALVINGS = 20  # at most
 
 
-def start_at_base_rate(model: BaseCTRModel, train: TabularDataset) -> Tensor | None:
-    """Set a model's output bias to the logits of a prediction that knows no features, and make
-    what is added to it small.
+def start_at_base_rate(model: BaseCTRModel, train: TabularDataset) -> dict[str, Tensor]:
+    """Set a model's output biases to the logits of a prediction that knows no features, and
+    make what is added to them small.
 
     For one logit that is ln(P / N) with the weights P of positives and N of negatives, sampled
-    ones counted; for one logit per class the logarithm of each class's share. Label smoothing and
+    ones counted; for one logit per class the logarithm of each class's share. The rows of a task
+    that has a meaning in its space only are those of its space. Label smoothing and
     the factors of a focal loss are not accounted for. With them the best constant is another one,
     and this one is still near it.
 
@@ -33,26 +35,32 @@ def start_at_base_rate(model: BaseCTRModel, train: TabularDataset) -> Tensor | N
         train: The rows that it will be trained on.
 
     Returns:
-        The bias, () or (C,); None where it stays zero: there are several tasks or no bias, a loss
+        The biases, () or (C,), by task; without those that stay zero: there is none, a loss
         learns no probabilities of its labels, or a class has no weight.
     """
-    bias = model.output_bias
-    if bias is None or len(model.tasks) > 1:
-        return None
-    (task,) = model.tasks
+    biases, found = model.output_biases, {}
+    for task in model.tasks:
+        start = _base_rate(task, train)
+        if task.name in biases and start is not None:
+            with torch.no_grad():
+                found[task.name] = biases[task.name].copy_(start.expand_as(biases[task.name]))
+    if found:
+        with torch.no_grad(), evaluation_mode(model):
+            _quieten(model, train[: min(len(train), _MEASURED)].inputs)
+    return {name: bias.detach() for name, bias in found.items()}
+
+
+def _base_rate(task: Task, train: TabularDataset) -> Tensor | None:
+    """The logits of a prediction that knows no features, () or (C,); None where there are none."""
     if not all(loss.learns_base_rate for loss in task.objectives):
         return None
     label = task.label_of(train.label, train.schema)
-    of_class = torch.from_numpy(epoch_weights(train, label, task.num_class))
+    weight = task.measured_weight(train.label, train.weight, train.schema)
+    of_class = torch.from_numpy(epoch_weights(train, label, task.num_class, weight))
     if not (of_class > 0).all():
         return None
     share = of_class.log() - of_class.sum().log()
-    start = share[1] - share[0] if task.num_class == 1 else share
-    with torch.no_grad():
-        bias.copy_(start.expand_as(bias))
-        with evaluation_mode(model):
-            _quieten(model, train[: min(len(train), _MEASURED)].inputs)
-    return bias.detach()
+    return share[1] - share[0] if task.num_class == 1 else share
 
 
 def _quieten(model: BaseCTRModel, inputs: Inputs) -> None:
@@ -68,8 +76,8 @@ def _quieten(model: BaseCTRModel, inputs: Inputs) -> None:
     for weight in layers:
         weight.mul_(_OUTPUT_FACTOR)
     for _ in range(_HALVINGS):
-        logits = model(inputs)
-        if not (logits - logits.mean(0)).square().mean().sqrt() > SPREAD:
+        every = logits_by_name(model(inputs)).values()
+        if not any((one - one.mean(0)).square().mean().sqrt() > SPREAD for one in every):
             return
         for weight in (*layers, *model.embedding.vector_weights()):
             weight.mul_(0.5)

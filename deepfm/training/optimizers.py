@@ -61,7 +61,10 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     tables = [parameter for parameter in trained.values() if id(parameter) in of_tables]
     names = {id(weight): name for name, weight in model.state_dict(keep_vars=True).items()}
     dense = {names[id(p)]: p for p in trained.values() if id(p) not in of_tables}
-    parts = _parts(dense, config.part_optimizers)
+    known = {
+        name: (name, *parameter_names(name, model.config.name, model.tower_names)) for name in dense
+    }
+    parts = _parts(dense, config.part_optimizers, known)
     shared = dense if config.sparse_optimizer is not None else trained
     rest = [parameter for parameter in shared.values() if id(parameter) not in parts]
     common = ("training.scheduler", config.scheduler)
@@ -102,10 +105,17 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
     return found
 
 
-def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) -> dict[int, int]:
+def _parts(
+    dense: Mapping[str, Tensor],
+    parts: Sequence[PartOptimizerConfig],
+    names: Mapping[str, Sequence[str]],
+) -> dict[int, int]:
     """By id of a parameter, the number of the part that it belongs to.
 
     A pattern matches the whole name of a parameter, or what TorchEasyRec calls it.
+
+    Args:
+        names: All names of a parameter, by ours.
     """
     found: dict[int, int] = {}
     for number, part in enumerate(parts):
@@ -113,12 +123,12 @@ def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) ->
         matches = [
             parameter
             for name, parameter in dense.items()
-            if any(pattern.fullmatch(known) for known in (name, *parameter_names(name)))
+            if any(pattern.fullmatch(known) for known in names[name])
         ]
         if not matches:
             raise ConfigError(
                 f"{part.pattern!r} matches no whole name of a dense parameter; "
-                f"{_near(part.pattern, list(dense))}",
+                f"{_near(part.pattern, names)}",
                 key="training.part_optimizers",
             )
         for parameter in matches:
@@ -126,11 +136,15 @@ def _parts(dense: Mapping[str, Tensor], parts: Sequence[PartOptimizerConfig]) ->
     return found
 
 
-def _near(pattern: str, names: list[str]) -> str:
-    """Names that hold a word of the pattern, or all."""
+def _near(pattern: str, names: Mapping[str, Sequence[str]]) -> str:
+    """Names that hold a word of the pattern, or hold it in the original, or all.
+
+    Args:
+        names: Those of a parameter, by ours.
+    """
     words = [word for word in re.findall(r"\w{2,}", pattern) if word not in ("weight", "bias")]
     near = [
-        name for name in names if any(w in k for w in words for k in (name, *parameter_names(name)))
+        name for name, known in names.items() if any(word in k for word in words for k in known)
     ]
     return f"near ones: {', '.join(near)}" if near else nearest(pattern, names)
 

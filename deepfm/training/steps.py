@@ -195,6 +195,8 @@ class TrainingStep:
         logits, pairs = self._forward(batch)
         losses = {}
         for task in model.tasks:
+            if not task.weight:
+                continue
             targets = task.targets(batch, model.schema)._replace(pairs=pairs)
             for name, value in task.losses(logits, targets).items():
                 losses[task.named(name)] = value if task.weight == 1 else task.weight * value

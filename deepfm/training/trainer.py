@@ -216,8 +216,10 @@ class _Fit:
         self.model, self.train, self.valid = model, train, valid
         for rows in (train, valid):
             if isinstance(rows, TabularDataset):  # others have labels that they alone know
-                for task in model.tasks:
-                    task.check_labels(rows.label, rows.schema)
+                model.check_labels(rows.label, rows.row)
+        if isinstance(train, TabularDataset):
+            for task in model.tasks:
+                task.check_weights(train.label, train.weight, train.schema)
         self.state = state
         evaluation = trainer.evaluation
         self.max_rows = None

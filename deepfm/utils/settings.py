@@ -38,12 +38,13 @@ _TYPE_NAMES: dict[object, str] = {
 }
 
 
-def limited(default: T, **limits: float) -> T:
+def limited(default: T, *, infinite: bool = False, **limits: float) -> T:
     """A dataclass field whose number (or each of its numbers) stays within limits.
 
-    Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive).
+    Limits: `at_least`, `at_most` (inclusive), `above`, `below` (exclusive); finite, unless
+    `infinite` says that it need not be.
     """
-    return field(default=default, metadata=limits)
+    return field(default=default, metadata=limits | ({"infinite": True} if infinite else {}))
 
 
 def chosen(default: T, among: Collection[str]) -> T:
@@ -149,7 +150,8 @@ def _set(
 def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) -> T:
     """A dataclass from nested data; what is below it is built first, so that paths are whole.
 
-    An `InitVar` of the dataclass is an older key; one whose metadata says `renamed` gets a warning
+    `refused_keys` of the dataclass says of a key that it does not have why. An `InitVar` is an
+    older key; one whose metadata says `renamed` gets a warning
     that names the newer one, if it was read somewhere.
 
     Args:
@@ -167,6 +169,8 @@ def build(cls: type[T], raw: object, prefix: str, sources: Mapping[str, str]) ->
         path = f"{prefix}{key}"
         if key in older:
             given[key] = value
+        elif why := getattr(cls, "refused_keys", {}).get(key):
+            raise _error(sources, path, why)
         elif key not in known:
             problem = f"unknown key {shown(path)}; {nearest(str(key), known)}"
             raise ConfigError(problem, source=source_of(sources, path))
@@ -327,7 +331,9 @@ def _below(value: object) -> list[tuple[str, object]]:
 def _beyond(item: "Field[Any]", limits: Mapping[str, float], number: object) -> str | None:
     """What is wrong with a number of a field; None where nothing is."""
     if isinstance(number, float) and not math.isfinite(number):
-        return f"{number} is not finite"
+        is_right = math.isinf(number) and "infinite" in item.metadata
+        if not is_right:
+            return f"{number} is not finite"
     if isinstance(number, int) and abs(number) >= 2**63:
         return f"expected at most {2**63 - 1}, found {shown(number)}"
     if isinstance(number, bool) and item.type not in (bool, bool | None):  # bool is an int

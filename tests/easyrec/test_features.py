@@ -54,6 +54,8 @@ def feature(kind: str, options: str) -> str:
                            "trainable": False}),
         (f"{ID} num_buckets: 7 weighted: false data_type: 'FP16' use_mask: true",
          MANY | ENCODED | {"num_buckets": 7}),
+        (f"{ID} num_buckets: 7 weighted: true",
+         MANY | ENCODED | {"num_buckets": 7, "transform": "before(:)"}),
     ],
 )  # fmt: skip
 def test_id_features_of_encoded_columns(tmp_path, options, expected):
@@ -251,7 +253,8 @@ def test_tables_that_cannot_be_shared(tmp_path, second, what):
         ("id_feature", "FG_NONE", ID, "feature x: expected one of hash_bucket_size, vocab_list"),
         ("id_feature", "FG_NONE", f"{SAME} pooling: 'max'", "expected sum or mean, found 'max'"),
         ("id_feature", "FG_NONE", f"{SAME} data_type: 'INT8'", "unknown type 'INT8'"),
-        ("id_feature", "FG_NONE", f"{SAME} weighted: true", "weighted: not supported"),
+        ("sequence_id_feature", "FG_NONE", f"{SAME} weighted: true",
+         "weighted: feature x: not supported in a sequence"),
         ("id_feature", "FG_NONE", f"{SAME} zch {{ zch_size: 3 lfu {{}} }}", "zch: not supported"),
         ("id_feature", "FG_NONE", f"{SAME} init_fn: 'nn.init.eye_'", "init_fn: expected one of"),
         ("raw_feature", "FG_BUCKETIZE", f"{ID} boundaries: [2, 1]", "expected finite numbers that"),
@@ -280,7 +283,14 @@ def test_tables_that_cannot_be_shared(tmp_path, second, what):
          "expression[1]: feature x: not supported; expected side:column"),
         ("lookup_feature", "FG_NONE", "map: 'user:m' key: 'item:k'",
          "lookup_feature: not supported; supported features: id_feature, raw_feature"),
-        ("sequence_id_feature", "FG_NONE", SAME, "sequence_id_feature: not supported"),
+        ("sequence_id_feature", "FG_NONE", f"{SAME} value_dim: 3",
+         "value_dim: feature x: a step of a sequence has one value here, found value_dim: 3"),
+        ("sequence_id_feature", "FG_NONE", f"{SAME} sequence_delim: ''",
+         "sequence_delim: expected a text that separates steps, found none"),
+        ("sequence_raw_feature", "FG_NONE", f"{ID} mlp {{}}", "mlp: feature x: not supported in a"),
+        ("sequence_combo_feature", "FG_DAG",
+         f"{ID} hash_bucket_size: 3 expression: ['user:a', 'user:b']",
+         "of a sequence it is supported in FG_NONE and FG_BUCKETIZE, not FG_DAG"),
     ],
 )  # fmt: skip
 def test_what_is_refused_names_file_line_and_field(tmp_path, kind, mode, options, expected):

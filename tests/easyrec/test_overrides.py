@@ -156,7 +156,7 @@ def test_elements_of_another_kind_are_named_in_the_log(small, caplog):
          "unknown field 'train_config.dense_optimizer.adam'"),
         ("train_config.dense_optimizer=adam_optimizer {", "is missing"),
         ("data_config.label_fields=x", "data_config.label_fields"),
-        ("model_config.dlrm.x=3", "model_config.dlrm is not supported, and nothing below it"),
+        ("model_config.dssm.x=3", "model_config.dssm is not supported, and nothing below it"),
         ("train_config.num_epochs", "expected path=value"),
         ("=3", "expected path=value"),
         ("train_config..num_epochs=3", "cannot read the path at '.num_epochs'"),

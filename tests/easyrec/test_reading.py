@@ -25,9 +25,17 @@ def written(tmp_path):
     return write
 
 
+def known(path):
+    """What a file says, or the error about the first name that the format lacks."""
+    found = read(path)
+    for error in found.unknown:
+        raise error
+    return found
+
+
 def error_of(path) -> str:
     with pytest.raises(ConfigError) as caught:
-        read(path)
+        known(path)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(path))
@@ -79,7 +87,7 @@ def test_every_form_of_the_language(written):
 @pytest.mark.parametrize("name", ["deepfm_criteo", "dlrm_criteo", "multi_tower_taobao"])
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
 def test_real_pipelines(name):
-    found = read(SHARED / f"{name}.config")
+    found = known(SHARED / f"{name}.config")
     assert found.message.model_config.WhichOneof("model") == name.rpartition("_")[0]
     assert len(found.message.feature_configs) == (16 if "taobao" in name else 39)
     lines = (SHARED / f"{name}.config").read_text().splitlines()
@@ -109,9 +117,15 @@ def test_real_pipelines(name):
         ("data_config { batch_size: [1, 2] }", ":1: data_config.batch_size: not a list"),
         ("data_config {\n label_fields: ['a' 'b'\n 'c' 3] }",
          ":3: data_config.label_fields: expected ',' or ']'"),
-        ("model_config {\n dlrm {", ":2: model_config.dlrm: a bracket is not closed"),
-        ("model_config {\n mmoe { }", ":2: unknown field 'model_config.mmoe'; known: feature_gr"),
-        ("model_config {\n deepmf { }",
+        ("model_config {\n dssm {", ":2: model_config.dssm: a bracket is not closed"),
+        ("model_config {\n esmm { a: [{", ":2: model_config.esmm: a bracket is not closed"),
+        ("train_config {\n num_epoch", ":2: train_config.num_epoch: expected ':' and a value"),
+        ("train_config {\n num_epoch:", ":2: train_config.num_epoch: a value is missing"),
+        ("model_config {\n esmm { } }", ":2: unknown field 'model_config.esmm'; "),
+        ("train_config { num_epoch: 1 }\nfeature_configs { id_feature { x: 1 } }\n"
+         "feature_configs { sid_feature { } }\nmodel_config { esmm {} }",
+         ":3: unknown field 'feature_configs[1].sid_feature'; "),
+        ("model_config {\n deepmf { } }",
          ":2: unknown field 'model_config.deepmf'; did you mean 'deepfm'?; supported models: "),
         ("\n@", ":2: no part of the format: @"),
         ("[a.b]: 1", ":1: expected a field's name, found '['"),
@@ -122,10 +136,38 @@ def test_mistakes_name_file_and_line(written, text, expected):
 
 
 def test_what_is_refused_is_not_read(written):
-    found = read(written("model_config {\n dlrm { a { b: [1, '}'] # }\n} c: <> }\n num_class: 2 }"))
-    assert found.message.model_config.WhichOneof("model") == "dlrm"
+    found = read(written("model_config {\n dssm { a { b: [1, '}'] # }\n} c: <> }\n num_class: 2 }"))
+    assert found.message.model_config.WhichOneof("model") == "dssm"
     assert found.message.model_config.num_class == 2
     assert found.place("model_config.num_class").endswith(":4")
+
+
+UNKNOWN = """
+train_config { a: 1, b: -2.5; c: "x" 'y' d { e: [1, { f: '}' }] } num_epochs: 3 g: [ ] h <> }
+data_config { i: [1, 2] ; batch_size: 7 }
+model_config { j: k deepfm { deep { hidden_units: [4] l: true } } num_class: 1 }
+"""
+
+
+def test_unknown_names_are_skipped_and_kept(written):
+    found = read(written(UNKNOWN))
+    assert found.message.train_config.num_epochs == 3
+    assert found.message.data_config.batch_size == 7
+    assert list(found.message.model_config.deepfm.deep.hidden_units) == [4]
+    assert found.message.model_config.num_class == 1
+    problems = [str(error).partition("unknown field '")[2] for error in found.unknown]
+    names = [problem.partition("'")[0].rpartition(".")[2] for problem in problems]
+    assert names == [*"jabcdghi", "l"]  # of a model or feature first, then as they stand
+    assert found.place("model_config.deepfm.deep.hidden_units").endswith(":4")
+
+
+def test_unknown_names_in_json(written):
+    raw = {"who": {"knows": [1]}, "model_config": {"num_class": 2, "x": 1}, "model_dir": "a"}
+    found = read(written(json.dumps(raw, indent=1), "x.json"))
+    assert (found.message.model_config.num_class, found.message.model_dir) == (2, "a")
+    assert [str(error).partition("unknown field '")[2][:5] for error in found.unknown] == [
+        "model", "who';",
+    ]  # fmt: skip
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -146,13 +188,13 @@ def test_places_in_json(written):
     text = json.dumps(
         {"trainConfig": {"num_epochs": 2},
          "feature_configs": [{"id_feature": {}}, {"raw_feature": {}}],
-         "model_config": {"dlrm": {"who": ["knows"]}}}, indent=1,
+         "model_config": {"dssm": {"who": ["knows"]}}}, indent=1,
     )  # fmt: skip
     found = read(written(text, "x.json"))
     line = lambda path: int(found.place(path).rpartition(":")[2])  # noqa: E731
     assert line("train_config.num_epochs") == 3
     assert line("feature_configs[1].raw_feature") == 10
-    assert found.message.model_config.HasField("dlrm")
+    assert found.message.model_config.HasField("dssm")
 
 
 @pytest.mark.parametrize(
@@ -195,4 +237,4 @@ def test_json_nested_without_end_is_one_error(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"x\.json"):
-        read(path)
+        known(path)

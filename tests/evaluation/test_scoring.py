@@ -7,11 +7,12 @@ import torch
 from deepfm.config import load_config
 from deepfm.evaluation import scoring
 from deepfm.evaluation.scoring import evaluate_metric, score, score_items
-from deepfm.models import MODELS, build_model
+from deepfm.models import build_model
 from tests import tiny
+from tests.models.conftest import OF_ONE_TASK
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=OF_ONE_TASK)
 def model(request, tiny_config, tiny_data):
     """With batch norm statistics other than 0 and 1."""
     config = load_config(tiny_config(feature__init="normal(0.3)", model_name=request.param))

@@ -16,8 +16,17 @@ from deepfm.config import (
 from deepfm.data.batch import Inputs
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError
-from deepfm.models import MODELS
-from deepfm.models.options import ModelConfig, NetworkConfig
+from deepfm.models import MODELS, build_model
+from deepfm.models.options import (
+    DBMTLSection,
+    ESMMSection,
+    LevelConfig,
+    MMoESection,
+    ModelConfig,
+    NetworkConfig,
+    PLESection,
+    SharedBottomSection,
+)
 
 
 @pytest.fixture
@@ -119,6 +128,9 @@ def inputs(schema) -> Inputs:
     return random_inputs(schema, 4)
 
 
+TOWER = {"tower": DNNConfig(hidden_units=(8,), dropout=0.0)}
+
+
 @pytest.fixture
 def config() -> ExperimentConfig:
     """Small branches, no dropout, batch norm; `feature.fm_embedding_dim` is 4."""
@@ -127,6 +139,17 @@ def config() -> ExperimentConfig:
         dnn=DNNConfig(hidden_units=(16, 8), dropout=0.0),
         cin=CINConfig(layer_sizes=(5, 4, 3)),
         attention=AttentionConfig(num_heads=2, attention_dim=6, num_layers=2),
+        shared_bottom=SharedBottomSection(bottom=small_network(16), tower=small_network(8)),
+        mmoe=MMoESection(expert=small_network(12, 8), gate=small_network(6), **TOWER),
+        ple=PLESection(
+            levels={
+                "one": LevelConfig(task_expert=small_network(12), shared_experts=2),
+                "two": LevelConfig(task_expert=small_network(8), task_experts=1),
+            },
+            **TOWER,
+        ),
+        dbmtl=DBMTLSection(bottom=small_network(16), expert=small_network(12), **TOWER),
+        esmm=ESMMSection(**TOWER),
     )
 
 
@@ -156,6 +179,14 @@ def random_inputs(schema: DatasetSchema, num_rows: int, seed: int = 0) -> Inputs
         ),
         sequence_lengths=tuple(lengths),
     )
+
+
+# Models that can predict one thing; ESMM predicts three.
+OF_ONE_TASK = [name for name in MODELS if name != "esmm"]
+
+
+def small_network(*hidden_units: int, **values) -> DNNConfig:
+    return DNNConfig(hidden_units=hidden_units, **({"dropout": 0.0} | values))
 
 
 def _sections() -> list[tuple[str, type, Field]]:
@@ -213,3 +244,16 @@ def changed(config: ExperimentConfig, section: str, **values) -> ExperimentConfi
         return replaced(config, **{section: replace(getattr(owner, section), **values)})
     except ArgumentError as error:  # as the reader of a file places it
         raise ConfigError(error.problem, key=f"{section}.{error.argument}") from None
+
+
+def shaken(schema: DatasetSchema, config: ExperimentConfig):
+    """A model in evaluation mode whose biases, norms and statistics are not as they begin."""
+    model = build_model(schema, config)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("embedding.tables"):  # whose padding is 0
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for _ in range(3):
+            model(random_inputs(schema, 32, seed=3))
+    return model.eval()

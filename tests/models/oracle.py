@@ -77,8 +77,38 @@ def attention_layers(attention) -> list[dict]:
         weights = {name: array(getattr(layer, name).weight) for name in ("query", "key", "value")}
         if layer.residual is not None:
             weights["residual"] = array(layer.residual.weight)
-        result.append(weights | {"norm": [array(layer.norm.weight), array(layer.norm.bias)]})
+        if layer.norm is not None:
+            weights["norm"] = [array(layer.norm.weight), array(layer.norm.bias)]
+        result.append(weights)
     return result
+
+
+def cross_layers(cross) -> list[dict]:
+    """Of a `CrossNetwork`, with its matrices multiplied out."""
+    result = []
+    for k, mapped in enumerate(cross.maps):
+        linears = list(mapped) if isinstance(mapped, nn.Sequential) else [mapped]
+        layer = {"weight": _whole(mapped), "bias": array(linears[-1].bias)}
+        result.append(layer | ({"gate": _whole(cross.gates[k])} if cross.gates else {}))
+    return result
+
+
+def _whole(mapped) -> np.ndarray:
+    if isinstance(mapped, nn.Sequential):
+        first, second = mapped
+        return array(second.weight) @ array(first.weight)
+    return array(mapped.weight)
+
+
+def masked_cross_layers(cross) -> list[dict]:
+    return [
+        {
+            "weight": array(mapped.weight),
+            "norm": [array(norm.weight), array(norm.bias)],
+            "bias": array(bias),
+        }
+        for mapped, norm, bias in zip(cross.maps, cross.norms, cross.biases, strict=True)
+    ]
 
 
 def embedding_weights(embedding) -> dict[str, np.ndarray]:

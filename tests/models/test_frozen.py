@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from deepfm.models import MODELS, build_model
+from deepfm.models import build_model
 from deepfm.models.base import evaluation_mode
 from deepfm.models.frozen import frozen
 from deepfm.models.layers.dnn import MLP, Dropout, ReLUDropout
-from tests.models.conftest import changed, random_inputs, replaced
+from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 
 
 def double(inputs):
     return inputs._replace(dense=inputs.dense.double())
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=OF_ONE_TASK)
 def model(request, schema, config):
     """In training mode and float64, with statistics of batch norm other than 0 and 1."""
     config = replaced(config, model_name=request.param)

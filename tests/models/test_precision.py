@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from deepfm.errors import ConfigError
-from deepfm.models import MODELS, build_model
+from deepfm.models import build_model
 from deepfm.models import precision as module
 from deepfm.models.layers.precision import products_in
 from deepfm.models.precision import resolve_precision
-from tests.models.conftest import random_inputs, replaced
+from tests.models.conftest import OF_ONE_TASK, random_inputs, replaced
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def test_a_device_without_bf16_is_an_error_that_names_the_key():
     assert resolve_precision("auto", torch.device("mps"), key="evaluation.precision") == "fp32"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_ONE_TASK)
 def test_every_model_has_float32_logits_and_gradients_in_bf16(schema, config, name):
     model = build_model(schema, replaced(config, model_name=name))
     inputs = random_inputs(schema, 64)

@@ -358,7 +358,8 @@ def test_products_in_bf16_are_near(schema, inputs):
         ),
         (
             {"encoders": ["din"], "sequences": {}},
-            "feature.encoders.input: din needs a sequence of `feature.sequences`, and there is",
+            "feature.encoders.input: din needs a sequence of `feature.sequences`, and there is "
+            "none",
         ),
         (
             {"encoders": [{"name": "din", "group": "depe"}]},

@@ -10,10 +10,10 @@ from deepfm.data.batch import Batch
 from deepfm.data.negatives import PairSampling
 from deepfm.data.sampling import Interactions
 from deepfm.errors import ConfigError
-from deepfm.models import MODELS, build_model, training_pairs
+from deepfm.models import build_model, training_pairs
 from deepfm.models.training_pairs import TrainingPairs
 from deepfm.objectives import LOSSES, Task
-from tests.models.conftest import changed, random_inputs, replaced
+from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 from tests.models.test_pairs import ITEM_FIELDS, catalogue_of, with_items
 
 ROWS, ITEMS, DRAWS = 6, 9, 5
@@ -159,7 +159,7 @@ def test_loss_and_gradients_are_those_of_whole_rows(schema, config, name, loss, 
 @pytest.mark.parametrize(
     "items", [{"type", "tags"}, {"item", "items"}, {"children", "keys", "price"}]
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_ONE_TASK)
 def test_any_field_may_be_an_items(schema, config, name, items):
     schema = with_items(schema, items)
     case = Case.__new__(Case)

@@ -26,7 +26,10 @@ def batch_losses(logits, rows, chosen, columns=()):
         others = torch.stack([logits.roll(1), logits.roll(2)], 1)
         pairs = PairLogits(logits, others, torch.ones_like(others, dtype=torch.bool))
     targets = Targets(rows.label, rows.weight, rows.group, tuple(columns), pairs)
-    return Task(objectives=tuple(chosen)).losses({"": logits}, targets)
+    branches = {}
+    if any(item.min_branches for item in chosen):
+        branches = {"easy": 0.5 * logits + 1, "hard": 1 - logits}
+    return Task(objectives=tuple(chosen)).losses({"": logits, **branches}, targets)
 
 
 def check_losses(config):

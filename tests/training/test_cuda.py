@@ -8,7 +8,7 @@ import torch
 
 from deepfm import experiment
 from deepfm.config import load_config
-from deepfm.models import MODELS, build_model
+from deepfm.models import build_model
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.options import OPTIMIZERS, SPARSE_OPTIMIZERS
 from deepfm.training.schedules import build_schedules
@@ -16,6 +16,7 @@ from deepfm.training.steps import TrainingStep
 from deepfm.training.trainer import Trainer
 from deepfm.training.transfer import batches_on
 from deepfm.utils.interrupt import Interrupted
+from tests.models.conftest import OF_ONE_TASK
 
 pytestmark = [
     pytest.mark.cuda,
@@ -61,7 +62,7 @@ def assert_close_runs(config):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_ONE_TASK)
 @pytest.mark.parametrize("sparse", SPARSE)
 def test_every_model_and_sparse_optimizer(tiny_config, name, sparse):
     path = tiny_config(
@@ -89,7 +90,7 @@ def test_every_optimizer(tiny_config, optimizer, changes):
     assert_close_runs(load_config(path))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_ONE_TASK)
 @pytest.mark.parametrize("sparse", SPARSE)
 @pytest.mark.parametrize("changes", [{}, BY_PAIRS])
 def test_no_step_waits(tiny_config, name, sparse, changes):

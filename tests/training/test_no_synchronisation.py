@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deepfm import experiment
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.batch import Batch
-from deepfm.models import MODELS, build_model
+from deepfm.models import build_model
 from deepfm.objectives import LOSSES, PairLogits, Targets
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.options import OPTIMIZERS, SPARSE_OPTIMIZERS
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep
-from tests.models.conftest import random_inputs
+from tests.models.conftest import OF_ONE_TASK, random_inputs
 
 META = torch.device("meta")
 ASKING = {  # what has a result whose size or value only the device knows
@@ -84,7 +84,7 @@ def run_steps(schema, config, *, steps=2, prepare=True):
     return step
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_ONE_TASK)
 @pytest.mark.parametrize("sparse", [None, *SPARSE_OPTIMIZERS])
 @pytest.mark.parametrize("every", [1, 2])
 def test_every_model_and_sparse_optimizer(schema, name, sparse, every):

@@ -236,8 +236,8 @@ def test_parts_have_optimizers_of_their_own_and_the_first_match_wins(schema):
 @pytest.mark.parametrize(
     ("pattern", "count"),
     [
-        (r"model\.deep_mlp\..*", 3),  # linear without bias, and the norm's two
-        (r"model\.final_mlp\.mlp\.0\.perceptron\.0\.(weight|bias)", 2),
+        (r"model\.deep\..*", 3),  # linear without bias, and the norm's two
+        (r"model\.final\.mlp\.0\.perceptron\.0\.(weight|bias)", 2),
         (r"group_variational_dropouts\..*\.feature_p", 3),
         (r"deep_mlp\.mlp\.0\.perceptron\.0\.weight", 1),
         (r"model\.deep_mlp\.mlp\.\d+\.perceptron\.1\.(weight|bias)", 2),

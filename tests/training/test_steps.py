@@ -1,6 +1,7 @@
 """A step: goldens of the format, clipping against its definition, the moving average."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -152,8 +153,11 @@ def clipped_step(schema, *, sparse, seed=0, **training):
 @pytest.mark.parametrize("scope", ["all", "dense"])
 @pytest.mark.parametrize(
     ("value", "norm", "kind"),
-    [(None, 0.3, 2.0), (None, 0.3, 1.0), (None, 0.1, 3.5), (0.01, None, 2.0), (0.01, 0.05, 2.0)],
-)
+    [
+        (None, 0.3, 2.0), (None, 0.3, 1.0), (None, 0.1, 3.5), (None, 0.01, math.inf),
+        (0.01, None, 2.0), (0.01, 0.05, 2.0),
+    ],
+)  # fmt: skip
 def test_what_is_clipped(schema, sparse, scope, value, norm, kind):
     """First each number, then the norm; of all gradients, or without those of the tables."""
     changes, expected, tables = clipped_step(
@@ -168,7 +172,10 @@ def test_what_is_clipped(schema, sparse, scope, value, norm, kind):
     if value is not None:
         expected |= {n: expected[n].clamp(-value, value) for n in clipped}
     if norm is not None:
-        total = sum(expected[n].abs().pow(kind).sum().item() for n in clipped) ** (1 / kind)
+        if math.isinf(kind):
+            total = max(expected[n].abs().max().item() for n in clipped)
+        else:
+            total = sum(expected[n].abs().pow(kind).sum().item() for n in clipped) ** (1 / kind)
         assert total > norm  # else nothing is seen
         expected |= {n: expected[n] * norm / (total + 1e-6) for n in clipped}
     for name, change in changes.items():

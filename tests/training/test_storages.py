@@ -10,7 +10,7 @@ from deepfm.config import config_from_dict
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset
 from deepfm.errors import ConfigError
-from deepfm.models import MODELS, build_model, count_parameters
+from deepfm.models import build_model, count_parameters
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.features import STORAGES, field_specs
 from deepfm.models.layers.embedding import Views
@@ -19,7 +19,7 @@ from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import WIDE
 from deepfm.models.layers.views import end_to_end, sums
 from deepfm.training.trainer import Trainer, TrainingState
-from tests.models.conftest import random_inputs
+from tests.models.conftest import OF_ONE_TASK, random_inputs
 from tests.models.plain import PlainTables, SelfUpdatingTables
 
 L2 = {"embedding_l2_reg": 0.01}
@@ -78,7 +78,7 @@ def check_equal(one, other):
 
 
 @pytest.mark.parametrize("scope", ["batch", "table"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_ONE_TASK)
 def test_any_model_trains_on_plain_tables(data, stored_as, name, scope):
     # Adam would make steps of the rounding of gradients that are 0, as those before a batch norm.
     config = config_of(name, {"embedding_l2_scope": scope}, optimizer="sgd", lr=0.05)

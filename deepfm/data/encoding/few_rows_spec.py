@@ -26,6 +26,7 @@ from deepfm.data.encoding.numbers import FILLED_WITH_MEAN, Scaler
 from deepfm.data.encoding.readers import FieldReader, IndicatorReader
 from deepfm.data.encoding.scales import SCALES, Figures, Log1p, MinMax, PlainLog1p, Scale, Standard
 from deepfm.data.encoding.transforms import (
+    Before,
     Bucket,
     CriteoLog,
     Expression,
@@ -45,8 +46,8 @@ from deepfm.data.files.columns import is_text
 
 # Classes that `FewRows` knows; a field with another one, such as one of a plug-in, is not plain.
 _TRANSFORMS: set[type[Transform]] = {
-    Bucket, Prefix, CriteoLog, IsMissing, Log10, ZScore, MinMaxTransform, Expression, Hour, Weekday,
-    HourOfWeek,
+    Bucket, Prefix, Before, CriteoLog, IsMissing, Log10, ZScore, MinMaxTransform, Expression, Hour,
+    Weekday, HourOfWeek,
 }  # fmt: skip
 _IN_LOGARITHMS: Mapping[type[Scale], bool] = {
     Scale: False, MinMax: False, Standard: False, Log1p: True, PlainLog1p: True,

@@ -93,6 +93,14 @@ def _prefix(argument: str) -> Transform:
     return transform
 
 
+def _before(argument: str) -> Transform:
+    def transform(kind: str, values: Sequence[Any], refuse: Refuse) -> Values:
+        texts = as_texts(kind, values)
+        return TEXT, [text if text is None else text.partition(argument)[0] for text in texts]
+
+    return transform
+
+
 def _bucket(argument: str) -> Transform:
     edges = bucket_edges(argument)
 
@@ -216,6 +224,7 @@ def _with_none(found: np.ndarray, absent: np.ndarray) -> list[Any]:
 # By name, each of the text between the parentheses.
 TRANSFORMS: dict[str, Callable[[str], Transform]] = {
     "prefix": _prefix,
+    "before": _before,
     "bucket": _bucket,
     "criteo_log": _criteo_log,
     "is_missing": _is_missing,

@@ -5,6 +5,7 @@ depends on the rows around it. A transform is one of a declared set and never ev
 
     bucket(e1, e2, …)   the largest edge that is not above the number, absent below the first
     prefix(n)           the first n characters
+    before(s)           the text in front of the first s; all of it where there is none
     split(s)            a text cut at s; lists stay as they are
     criteo_log          floor(ln(x)^2) for x > 2, else x cut to a whole number; a blank is a value
                         of its own
@@ -125,6 +126,20 @@ class Prefix(Transform):
 
     def __call__(self, values: pa.Array) -> Reading:
         return Reading(pc.utf8_slice_codeunits(as_text(values), 0, self._length))
+
+
+class Before(Transform):
+    name = "before"
+    reads_anything = True
+
+    def __init__(self, argument: str) -> None:
+        if not argument:
+            raise ValueError("expected a text")
+        self._end = argument
+
+    def __call__(self, values: pa.Array) -> Reading:
+        parts = pc.split_pattern(as_text(values), self._end, max_splits=1)
+        return Reading(pc.list_element(parts, 0))
 
 
 class Split(Transform):
@@ -259,8 +274,8 @@ class Expression(Numeric):
 TRANSFORMS: dict[str, type[Transform]] = {
     transform.name: transform
     for transform in (
-        Bucket, Prefix, Split, CriteoLog, Hour, Weekday, HourOfWeek, IsMissing, Log10, ZScore,
-        MinMax, Expression,
+        Bucket, Prefix, Before, Split, CriteoLog, Hour, Weekday, HourOfWeek, IsMissing, Log10,
+        ZScore, MinMax, Expression,
     )
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from deepfm.data.encoding.words import WordIds, read_words
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.rows import TextOptions
 from deepfm.data.fingerprint import CACHE, FilesRead
-from deepfm.data.labels import LABEL_RULES, LabelRule, PresentRule
+from deepfm.data.labels import LABEL_RULES, LabelRule, PresentRule, WeightRule
 from deepfm.data.options import (
     DataConfig,
     FieldConfig,
@@ -234,7 +234,7 @@ def text_options(source: SourceConfig) -> TextOptions:
 
 def label_rule(label: LabelConfig, *, num_class: int) -> LabelRule:
     """The rule that a declared label stands for."""
-    kind = PresentRule if label.present else LABEL_RULES[label.kind]
+    kind = PresentRule if label.present else (LABEL_RULES | {"weight": WeightRule})[label.kind]
     return kind(label.column, label.threshold, label.positive, num_class, label.classes)
 
 

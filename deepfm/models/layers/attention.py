@@ -2,8 +2,11 @@
 
 from torch import Tensor, nn
 
-from deepfm.errors import ArgumentError
+from deepfm.errors import ArgumentError, nearest
+from deepfm.models.layers.dropout import Dropout
 from deepfm.models.layers.precision import ProductLinear
+
+NORMS = ("after", "before", "none")
 
 
 class FieldSelfAttention(nn.Module):
@@ -17,9 +20,12 @@ class FieldSelfAttention(nn.Module):
 
     NOTE[DIFF]: Scores are divided by sqrt(A / num_heads) (A. Vaswani et al., 2017,
     arXiv:1706.03762); Eq. (5) has the plain inner product, whose softmax saturates as A grows.
+    `scale=False` is the paper's.
     NOTE[DIFF]: LayerNorm ends each layer, for stability when layers are stacked; Eq. (8) ends
-    with the ReLU.
-    NOTE[DIFF]: `use_residual=False` leaves W_Res out of Eq. (8).
+    with the ReLU. FuxiCTR has the norm before the ReLU. `norm="none"` is the paper's.
+    NOTE[DIFF]: `use_residual=False` leaves W_Res out of Eq. (8), and `is_projected=False` adds the
+    input as it is where it is as wide as the output, as FuxiCTR does.
+    NOTE[DIFF]: The paper drops no attention weights; FuxiCTR does.
 
     Args:
         embedding_dim: D.
@@ -27,9 +33,13 @@ class FieldSelfAttention(nn.Module):
         attention_dim: A, over all heads together.
         num_layers: Layers; those after the first read (B, F, A).
         use_residual: Whether a layer adds its projected input.
+        is_projected: Whether it is projected where it has A numbers already.
+        norm: Where LayerNorm stands, `after` or `before` the ReLU; or `none`.
+        scale: Whether scores are divided.
+        dropout: Share of attention weights left out in training.
 
     Raises:
-        ArgumentError: `attention_dim` is no multiple of `num_heads`.
+        ArgumentError: `attention_dim` is no multiple of `num_heads`, or `norm` is another.
 
     Example:
         >>> import torch
@@ -48,15 +58,33 @@ class FieldSelfAttention(nn.Module):
         attention_dim: int,
         num_layers: int,
         use_residual: bool,
+        is_projected: bool = True,
+        norm: str = "after",
+        scale: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if attention_dim % num_heads:
             problem = f"{num_heads} does not divide attention_dim {attention_dim}"
             raise ArgumentError("num_heads", problem)
+        if norm not in NORMS:
+            raise ArgumentError("norm", f"unknown {norm!r}; {nearest(norm, NORMS)}")
         dims = [embedding_dim] + [attention_dim] * (num_layers - 1)
         self.output_dim = attention_dim
         self.layers = nn.Sequential(
-            *(_AttentionLayer(dim, num_heads, attention_dim, use_residual) for dim in dims)
+            *(
+                _AttentionLayer(
+                    dim,
+                    num_heads,
+                    attention_dim,
+                    adds_input=use_residual,
+                    is_projected=is_projected or dim != attention_dim,
+                    norm=norm,
+                    scale=scale,
+                    dropout=dropout,
+                )
+                for dim in dims
+            )
         )
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
@@ -66,17 +94,32 @@ class FieldSelfAttention(nn.Module):
 
 class _AttentionLayer(nn.Module):
     def __init__(
-        self, in_features: int, num_heads: int, attention_dim: int, use_residual: bool
+        self,
+        in_features: int,
+        num_heads: int,
+        attention_dim: int,
+        *,
+        adds_input: bool,
+        is_projected: bool,
+        norm: str,
+        scale: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.divisor = (attention_dim // num_heads) ** 0.5 if scale else 1.0
         self.query = ProductLinear(in_features, attention_dim, bias=False, narrow=True)
         self.key = ProductLinear(in_features, attention_dim, bias=False, narrow=True)
         self.value = ProductLinear(in_features, attention_dim, bias=False, narrow=True)
+        self.adds_input = adds_input
         self.residual = (
-            ProductLinear(in_features, attention_dim, bias=False) if use_residual else None
+            ProductLinear(in_features, attention_dim, bias=False)
+            if adds_input and is_projected
+            else None
         )
-        self.norm = nn.LayerNorm(attention_dim)
+        self.norm = None if norm == "none" else nn.LayerNorm(attention_dim)
+        self.norm_first = norm == "before"
+        self.dropout = Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -89,10 +132,14 @@ class _AttentionLayer(nn.Module):
             project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, F, A/heads)
             for project in (self.query, self.key, self.value)
         )
-        scores = (query @ key.transpose(-2, -1)).to(x.dtype) / query.shape[-1] ** 0.5
-        weights = scores.softmax(-1).to(value.dtype)  # (B, heads, F, F)
-        attended = (weights @ value).transpose(1, 2).flatten(2).to(x.dtype)  # (B, F, A)
-        if self.residual is not None:
-            attended = attended + self.residual(x)
-        normalized: Tensor = self.norm(attended.relu())
-        return normalized
+        scores = (query @ key.transpose(-2, -1)).to(x.dtype)  # (B, heads, F, F)
+        if self.divisor != 1.0:
+            scores = scores / self.divisor
+        weights = self.dropout(scores.softmax(-1)).to(value.dtype)
+        attended: Tensor = (weights @ value).transpose(1, 2).flatten(2).to(x.dtype)  # (B, F, A)
+        if self.adds_input:
+            attended = attended + (x if self.residual is None else self.residual(x))
+        if self.norm is None:
+            return attended.relu()
+        normalized: Tensor = self.norm(attended if self.norm_first else attended.relu())
+        return normalized.relu() if self.norm_first else normalized

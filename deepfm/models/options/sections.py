@@ -175,8 +175,10 @@ class NetworkConfig(ModelConfig):
             logits; null: there is none.
         global_bias: Whether one bias is added to the logits; without it the output layers have
             biases of their own.
+        output_bias: Whether they have them then.
     """
 
     global_bias: bool = True
+    output_bias: bool = True
     dnn: DNNConfig = field(default_factory=DNNConfig)
     final: DNNConfig | None = None

@@ -6,6 +6,11 @@ from deepfm.models.options.sections import DNNConfig, NetworkConfig
 from deepfm.utils.settings import limited
 
 
+def _of_numbers() -> DNNConfig:
+    """The default network of raw numbers, which are few and the same in every epoch."""
+    return DNNConfig(hidden_units=(64,), norm="none", dropout=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DotsConfig:
     """What DLRM reads beside its top network, which is `dnn`.
@@ -15,7 +20,7 @@ class DotsConfig:
         with_sparse: Whether the top network reads the field vectors too.
     """
 
-    dense: DNNConfig = field(default_factory=lambda: DNNConfig(hidden_units=(64,)))
+    dense: DNNConfig = field(default_factory=_of_numbers)
     with_sparse: bool = False
 
 
@@ -60,7 +65,7 @@ class WukongLayersConfig:
     """
 
     layers: tuple[WukongLayerConfig, ...] = (WukongLayerConfig(), WukongLayerConfig())
-    dense: DNNConfig = field(default_factory=lambda: DNNConfig(hidden_units=(64,)))
+    dense: DNNConfig = field(default_factory=_of_numbers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class FactorizedBlocksConfig:
     """The blocks of factorized interaction layers of FinalNet.
 
     Attributes:
-        num_blocks: 1, or 2 beside each other, whose logits are averaged.
+        num_blocks: One block, or two beside each other, whose logits are averaged.
         second: The second block; null: as `dnn`, which is the first one.
         combine: How the halves of a layer are combined: `concat`, which leaves half of its units
             linear, or `sum`.

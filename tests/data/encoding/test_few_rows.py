@@ -75,6 +75,7 @@ WORDS = {"a": 4, "b": 0, "5": 2}
     [
         {}, {"min_count": 2}, {"default": "c"}, {"default": "5"}, {"hash_buckets": 13},
         {"hash_buckets": 13, "hash_function": "murmur64a"}, {"transform": "prefix(1)"},
+        {"transform": "before(.)"},
         {"hash_buckets": 13, "hash_function": "farm64", "padding_idx": None},
         {"vocabulary": WORDS}, {"vocabulary": WORDS, "oov_id": 3, "default": "a"},
         {"transform": "is_missing"},
@@ -144,7 +145,7 @@ def test_numbers_are_plain(scale, missing, clip, given):
     [
         {}, {"max_length": 2}, {"max_length": 2, "keep": "last"}, {"default": "b|x|a"},
         {"default": "b|x|a", "max_length": 2}, {"hash_buckets": 13}, {"vocabulary": WORDS},
-        {"separator": "|", "transform": "prefix(1)"},
+        {"separator": "|", "transform": "prefix(1)"}, {"separator": "|", "transform": "before(b)"},
     ],
     ids=str,
 )  # fmt: skip

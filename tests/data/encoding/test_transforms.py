@@ -37,6 +37,11 @@ def test_bucket_gives_the_edge_at_or_below():
     assert read("bucket(1, 18)", ["17", "18.5", "old", None]) == ([1, 18, None, None], [2])
 
 
+def test_before_takes_what_stands_in_front():
+    assert read("before(:)", ["a:1:2", "b", ":c", "", None]) == (["a", "b", "", "", None], [])
+    assert read("before(:)", [12, None]) == (["12", None], [])
+
+
 def test_prefix_takes_characters_of_text_and_numbers():
     assert read("prefix(3)", ["02139", "é", None]) == (["021", "é", None], [])
     assert read("prefix(2)", [12345]) == (["12"], [])

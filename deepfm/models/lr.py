@@ -1,0 +1,43 @@
+"""LR: logistic regression, a linear model over ids and numbers."""
+
+from torch import Tensor
+
+from deepfm.errors import ConfigError
+from deepfm.models.base import BaseCTRModel, PairBranches, Parts
+
+
+class LR(BaseCTRModel):
+    """logit = bias + <w, x>.
+
+    What a model with interactions has to beat. It has first-order weights only, so `deepfm train`
+    costs little more than reading the rows.
+
+    Source: D. R. Cox, "The Regression Analysis of Binary Sequences", JRSS B 20, 1958; with a
+    weight per id as in M. Richardson et al., "Predicting Clicks", WWW 2007.
+    """
+
+    @property
+    def uses_field_embeddings(self) -> bool:
+        return False
+
+    @property
+    def has_network(self) -> bool:
+        return False
+
+    @property
+    def required_groups(self) -> tuple[str, ...]:
+        return ("wide",)
+
+    def _build_components(self) -> None:
+        if self.num_class > 1:
+            raise ConfigError(
+                f"lr has one logit per row, found {self.num_class} classes", key="num_class"
+            )
+
+    def _forward_components(
+        self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
+    ) -> Parts:
+        return self._fuse(first_order, None, None)
+
+    def _pair_branches(self) -> PairBranches | None:
+        return PairBranches(None, second_order=False) if self.adds_up_over_fields else None
