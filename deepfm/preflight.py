@@ -116,8 +116,9 @@ def _refuse_leaks(schema: DatasetSchema, config: ExperimentConfig) -> None:
     Raises:
         ConfigError: Names the field.
     """
-    rules = label_rules(config, schema).values()
-    labels = {rule.column for rule in rules if rule.tells}
+    predicted = {task.label for task in config.task_list()}  # and not what is a space only
+    rules = label_rules(config, schema).items()
+    labels = {rule.column for name, rule in rules if rule.tells and name in predicted}
     for name, field in schema.fields.items():
         if leaked := labels.intersection(field.raw_columns):
             raise ConfigError(

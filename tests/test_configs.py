@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from deepfm import experiment
-from deepfm.config import SourceConfig, TableConfig, config_from_dict, load_config
+from deepfm.config import ExperimentConfig, SourceConfig, TableConfig, config_from_dict, load_config
 from deepfm.data.options import DataConfig
 from deepfm.prediction import Predictor
 
@@ -42,6 +42,8 @@ def column(
     if field.transform and field.transform.startswith("hour"):
         days, hours = rng.integers(21, 31, rows), rng.integers(24, size=rows)
         return [f"1410{day:02d}{hour:02d}" for day, hour in zip(days, hours, strict=True)]
+    if field.type == "sequence" and field.numbers:
+        return ["|".join(f"{x:.2f}" for x in rng.normal(size=2)) for _ in range(rows)]
     if field.type == "sequence":
         return ["|".join(rng.choice(list("abcde"), 2, replace=False)) for _ in range(rows)]
     if field.transform == "criteo_log()":
@@ -109,6 +111,28 @@ def generate_candidates(data: DataConfig, folder: Path) -> None:
     (folder / data.candidates.files[0]).write_text("\n".join(lines) + "\n")
 
 
+def generate_tasks(config: ExperimentConfig, folder: Path) -> None:
+    """Files of a table whose labels are those of tasks; whoever buys has clicked."""
+    table, rng = config.data.table, np.random.default_rng(0)
+    names = [field.column or name for name, field in table.fields.items()]
+    columns = {name: column(name, table, rng, ROWS) for name in [*names, *table.group_columns]}
+    for rule in config.label_rules().values():
+        if rule.kind == "weight":
+            columns[rule.column] = rng.random(ROWS).tolist()
+        elif rule.positive is not None:
+            columns[rule.column] = rng.choice([rule.positive, "other"], ROWS).tolist()
+        else:
+            columns[rule.column] = rng.integers(0, 2, ROWS).tolist()
+    if config.model_name == "esmm":
+        click, buy = (
+            config.label_rules()[config.tasks[name].label].column for name in ("ctr", "cvr")
+        )
+        columns[buy] = np.minimum(columns[click], columns[buy]).tolist()
+    for role in ("files", "valid_files", "test_files"):
+        for pattern in getattr(table, role):
+            write(table, pattern, columns, folder)
+
+
 @pytest.mark.parametrize("path", DECLARED, ids=lambda path: path.stem)
 def test_the_config_trains(path, tmp_path):
     changed = load_config(path).to_dict()
@@ -116,11 +140,15 @@ def test_the_config_trains(path, tmp_path):
     changed["training"] |= {"epochs": 1, "batch_size": 128}
     changed["output_dir"] = str(tmp_path / "run")
     config = config_from_dict(changed)
-    generate(config.data.table, tmp_path)
+    (generate_tasks(config, tmp_path) if config.tasks else generate(config.data.table, tmp_path))
     if config.data.candidates is not None:
         generate_candidates(config.data, tmp_path)
     metrics = experiment.train(config)
     last = metrics.get("test", metrics["valid"])
+    if len(config.tasks) > 1:
+        assert set(last) == set(config.tasks)
+        assert all(0 <= last[name]["auc"] <= 1 for name in config.tasks)
+        return
     if config.data.table.trained_label.present:  # rows of one class only
         assert 0 <= last["ndcg@10"] <= 1
         return

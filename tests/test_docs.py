@@ -14,7 +14,7 @@ from deepfm.config import ExperimentConfig, TableConfig, config_from_dict, load_
 from deepfm.models import MODELS
 from deepfm.preflight import check_settings
 from deepfm.utils.yaml_reader import parse_yaml
-from tests.test_configs import generate
+from tests.test_configs import generate, generate_tasks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,6 +26,8 @@ PAGES = {
         "training.md",
         "losses_and_metrics.md",
         "history.md",
+        "tasks.md",
+        "sequences.md",
     )
 } | {page.name: page.read_text() for page in sorted((DOCS / "models").glob("*.md"))}
 # Code in the pages' text and tables, not in their blocks.
@@ -88,7 +90,16 @@ def test_the_page_of_the_configuration_names_keys_and_defaults_that_there_are():
         assert value == (float(expected) if isinstance(value, float) else expected), key
         checked += 1
     tops = {key for key in KEYS if "." not in key} - {key for key, _ in listed}
-    assert tops <= {"fm", "dnn", "final"}  # sections that share a row
+    assert tops <= {
+        "fm",
+        "dnn",
+        "final",
+        "shared_bottom",
+        "mmoe",
+        "ple",
+        "dbmtl",
+        "esmm",
+    }  # sections that share a row
     for section in ("data", "feature", "evaluation"):
         named = {key for key, _ in listed if key.startswith(f"{section}.")}
         there = {key for key in KEYS if re.fullmatch(rf"{section}\.\w+", key)}
@@ -149,7 +160,7 @@ def test_every_yaml_on_a_page_is_a_config_that_can_run(block, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("cities.txt").write_text("Rome\nOslo\n")  # the vocabulary_file of a page
     shown, _ = parse_yaml(block, "block")
-    Path("block.yaml").write_text(yaml.safe_dump(whole_config(shown)))
+    Path("block.yaml").write_text(yaml.safe_dump(whole_config(shown), sort_keys=False))
     config = load_config("block.yaml")
     check_settings(config)
     if shown.get("data", {}).get("table") is None:
@@ -159,5 +170,8 @@ def test_every_yaml_on_a_page_is_a_config_that_can_run(block, tmp_path, monkeypa
     changed["training"] |= {"max_steps": 12, "batch_size": 32}
     config = config_from_dict(changed)
     Path(config.data.data_dir).mkdir(parents=True, exist_ok=True)
-    generate(config.data.table, Path(config.data.data_dir), config.num_class)
+    if config.tasks:
+        generate_tasks(config, Path(config.data.data_dir))
+    else:
+        generate(config.data.table, Path(config.data.data_dir), config.num_class)
     assert "valid" in experiment.train(config)

@@ -344,7 +344,7 @@ def test_a_bad_weight_is_an_error_with_its_line(folder, capsys, value, found):
     tasks = {"ctr": {"label": "clicked"}, "cvr": {"label": "bought", "sample_weight": "w"}}
     assert main(["train", "--config", write_config(folder, raw_config(tasks))]) == 2
     error = capsys.readouterr().err
-    assert "rows.csv, line 6, column w: expected a finite number of at least 0" in error
+    assert "rows.csv:6: column w: expected a finite number of at least 0" in error
     assert f"found {found}" in error
 
 

@@ -9,8 +9,8 @@ from deepfm.models.base import BaseCTRModel, PairBranches, Parts
 class LR(BaseCTRModel):
     """logit = bias + <w, x>.
 
-    What a model with interactions has to beat. It has first-order weights only, so `deepfm train`
-    costs little more than reading the rows.
+    What a model with interactions has to beat. It has no vectors, so `dense_embedding` means
+    nothing to it: a number x counts with w x. Quantiles of it as ids have a weight each.
 
     Source: D. R. Cox, "The Regression Analysis of Binary Sequences", JRSS B 20, 1958; with a
     weight per id as in M. Richardson et al., "Predicting Clicks", WWW 2007.

@@ -17,7 +17,7 @@ class MultiTower(StreamsModel):
     The sum is a linear map of all towers' outputs end to end; with `final` a network stands
     there. The fields of a group have one table, however many towers read them.
 
-    Source: no paper; the model `multi_tower` of TorchEasyRec.
+    Source: no paper; `multi_tower` of TorchEasyRec, Alibaba, 2024.
     """
 
     config: NetworkConfig

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepfm.data.schema import DatasetSchema
+from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
 from deepfm.models.options import DNNConfig
@@ -86,7 +86,14 @@ def test_lr(schema, config):
     model = build(schema, config, "lr")
     assert not any("projection" in key for key in model.state_dict())
     assert model.embedding.total_dim == 0
-    check(model, schema, lambda first_order, fields, flat: first_order)
+    fields = {
+        name: FieldSchema(name=name, feature_type="dense", value_dim=field.value_dim)
+        if field in schema.dense_fields
+        else field
+        for name, field in schema.fields.items()
+    }
+    plain = DatasetSchema(fields=fields, label_field="label")  # it encodes no numbers
+    check(model, plain, lambda first_order, fields, flat: first_order)
 
 
 def test_fwfm(schema, config):
