@@ -17,7 +17,7 @@ from deepfm.models.pairs import Halves, PairScorer, _rectangles
 from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 
 ITEM_FIELDS = {"type", "tags", "distance", "children", "keys", "training"}
-ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep", "fm")]
+ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep", "fm", "lr")]
 
 
 def with_items(schema, names):

@@ -111,3 +111,27 @@ def test_dropout_of_the_masked_cross_is_for_training_only():
 def test_one_number_has_no_half():
     with pytest.raises(ValueError, match=r"^width: expected 2 or more, found 1$"):
         MaskedCrossNetwork(1, num_layers=1, exponential=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        VectorCrossNetwork(9, num_layers=2),
+        CrossNetwork(9, num_layers=2),
+        CrossNetwork(9, num_layers=2, rank=3, gate=True),
+        MaskedCrossNetwork(9, num_layers=2, exponential=True),
+        MaskedCrossNetwork(9, num_layers=2, exponential=False),
+    ],
+    ids=["vector", "whole", "low rank with gates", "exponential", "linear"],
+)
+def test_in_bf16_outputs_are_near_float64_and_gradients_float32(layer):
+    x = rows(9, 50)
+    expected = layer.double()(x.double()).detach()
+    layer.float()
+    with products_in("bf16"):
+        y = layer(x)
+        y.square().sum().backward()
+    assert y.dtype is torch.float32
+    error = (y - expected).abs().max() / expected.abs().max()
+    assert 1e-6 < error.item() < 0.04
+    assert all(weight.grad.dtype is torch.float32 for weight in layer.parameters())
