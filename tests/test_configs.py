@@ -42,6 +42,8 @@ def column(
     if field.transform and field.transform.startswith("hour"):
         days, hours = rng.integers(21, 31, rows), rng.integers(24, size=rows)
         return [f"1410{day:02d}{hour:02d}" for day, hour in zip(days, hours, strict=True)]
+    if field.type == "sequence" and field.numbers:
+        return ["|".join(f"{x:.2f}" for x in rng.normal(size=2)) for _ in range(rows)]
     if field.type == "sequence":
         return ["|".join(rng.choice(list("abcde"), 2, replace=False)) for _ in range(rows)]
     if field.transform == "criteo_log()":

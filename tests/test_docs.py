@@ -27,6 +27,7 @@ PAGES = {
         "losses_and_metrics.md",
         "history.md",
         "tasks.md",
+        "sequences.md",
     )
 } | {page.name: page.read_text() for page in sorted((DOCS / "models").glob("*.md"))}
 # Code in the pages' text and tables, not in their blocks.

@@ -142,6 +142,48 @@ def _flat(source: Source, name: str, *, output_bias: bool = True) -> Keys:
     return {"model_name": name, "global_bias": False, "output_bias": output_bias}
 
 
+def _dcn(source: Source) -> Keys:
+    """Each part has two names, of which an earlier state of the format had the longer one."""
+    names = {
+        short: long if source.config.HasField(long) else short
+        for short, long in (
+            ("cross", "cross_tower"),
+            ("deep", "deep_tower"),
+            ("final", "final_dnn"),
+        )
+    }
+    layers = _layers(source, getattr(source.config, names["cross"]), names["cross"])
+    return _flat(source, "dcn", output_bias=False) | {
+        "dcn": {"layers": layers},
+        "dnn": source.needed(names["deep"]),
+        "final": source.needed(names["final"]),
+    }
+
+
+def _dcn_v2(source: Source) -> Keys:
+    cross = source.config.cross
+    if not cross.low_rank:
+        path = f"{source.path}.cross.low_rank"
+        raise source.pipeline.error(path, "expected at least 1, found 0")
+    keys: Keys = {
+        "layers": _layers(source, cross, "cross"),
+        "rank": cross.low_rank,
+        "backbone": source.optional("backbone"),
+        "init": "torch",
+    }
+    found = _flat(source, "dcn_v2", output_bias=False) | {"final": source.needed("final")}
+    if deep := source.optional("deep"):
+        return found | {"dcn_v2": keys, "dnn": deep}
+    return found | {"dcn_v2": keys | {"structure": "alone"}}
+
+
+def _layers(source: Source, cross: Any, field: str) -> int:
+    if not cross.cross_num:
+        path = f"{source.path}.{field}.cross_num"
+        raise source.pipeline.error(path, "expected at least 1, found 0")
+    return int(cross.cross_num)
+
+
 def _masknet(source: Source) -> Keys:
     path, module = f"{source.path}.mask_net_module", source.config.mask_net_module
     if not module.HasField("top_mlp"):  # there is no output layer without it
@@ -266,6 +308,8 @@ def _towers(source: Source, model: str) -> Keys:
         has_one = tower.HasField("mlp")
         alone: Keys = {"hidden_units": [], "init": "torch"}
         found[tower.tower_name] = network(source.pipeline, tower.mlp, path) if has_one else alone
+    if len(found) == 1:  # a task that stands alone has no name
+        return {"tower": next(iter(found.values()))}
     return {"towers": found}
 
 
@@ -335,6 +379,8 @@ CONVERTED: dict[str, Converter] = {
     "deepfm": _deepfm,
     "wide_and_deep": _wide_and_deep,
     "xdeepfm": _xdeepfm,
+    "dcn_v1": _dcn,
+    "dcn_v2": _dcn_v2,
     "mask_net": _masknet,
     "dlrm": _dlrm,
     "wukong": _wukong,

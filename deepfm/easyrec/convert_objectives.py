@@ -1,6 +1,6 @@
 """The losses and metrics of a pipeline or of one of its tasks, and the kind of label they need."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
@@ -181,7 +181,7 @@ class _Reader:
         return str(feature.keys.get("column", key))
 
 
-def watched_in(pipeline: Pipeline, tasks: Iterable[Objectives]) -> Keys:
+def watched_in(pipeline: Pipeline, tasks: Sequence[Objectives]) -> Keys:
     """Which weights a run ends with, and the metric that it watches."""
     export = pipeline.message.export_config
     kind = export.exporter_type
@@ -190,7 +190,7 @@ def watched_in(pipeline: Pipeline, tasks: Iterable[Objectives]) -> Keys:
             "export_config.exporter_type",
             f"unknown type {kind!r}; {nearest(kind, ('latest', 'best'))}",
         )
-    every = [_reported(objectives) for objectives in tasks]
+    every = [_reported(objectives, is_only=len(tasks) == 1) for objectives in tasks]
     if kind == "latest":  # a metric is watched for the log only
         return {"keep": "last", "metric": every[0][0][1]}
     path, wanted = "export_config.best_exporter_metric", export.best_exporter_metric
@@ -206,8 +206,11 @@ def watched_in(pipeline: Pipeline, tasks: Iterable[Objectives]) -> Keys:
     return {"keep": "best", "metric": metric}
 
 
-def _reported(objectives: Objectives) -> list[tuple[str, str, str]]:
-    """What is reported: its name in the format, ours, and that of the metric or loss alone."""
+def _reported(objectives: Objectives, *, is_only: bool) -> list[tuple[str, str, str]]:
+    """What is reported: its name in the format, ours, and that of the metric or loss alone.
+
+    Here a task that stands alone shows no name.
+    """
     metrics, losses, task = objectives.metrics, objectives.losses, objectives.task
     shown = reported_names(
         named(metric, METRICS, "evaluation.metrics", "metric") for metric in metrics
@@ -215,5 +218,5 @@ def _reported(objectives: Objectives) -> list[tuple[str, str, str]]:
     ours = [(metric["name"], name) for metric, name in zip(metrics, shown, strict=True)]
     ours += [(loss["name"], loss["name"]) for loss in losses]
     theirs = {own: name for name, own in (_METRICS | _LOSSES).items()}
-    end, begin = (f"_{task}", f"{task}.") if task else ("", "")
+    end, begin = f"_{task}" if task else "", f"{task}." if not is_only else ""
     return [(theirs[name] + end, begin + own, name) for name, own in ours]

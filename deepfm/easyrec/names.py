@@ -17,6 +17,7 @@ from collections.abc import Sequence
 # holds. What ends in a slash is a network, and layers of one follow. Read in the original's code.
 Rules = tuple[tuple[str, str], ...]
 _OUTPUT: Rules = ((r"(dnn|final)\.1\.", "output_mlp."),)
+_NO_BIAS: Rules = ((r"(dnn|final)\.1\.", "output_linear."),)
 _FUSION: Rules = (*_OUTPUT, (r"dnn\.0\.", "deep_mlp./"), (r"final\.0\.", "final_mlp./"))
 _SPARSE_DENSE: Rules = (*_OUTPUT, (r"dnn\.0\.", "final_mlp./"), (r"dense\.", "dense_mlp./"))
 _TOWERS: Rules = (*_FUSION, (r"towers\.(\d+)\.", "towers.{0}./"))
@@ -41,8 +42,24 @@ _MODELS: dict[str, Rules] = {
         *_FUSION[1:],  # what earlier releases of this program took for their names
         (r"cin\.layers\.(\d+)\.", r"cin.cin_layers.\1."),
     ),
+    "dcn": (
+        *_NO_BIAS,
+        (r"cross\.weights\.(\d+)", r"cross.w.\1.weight"),
+        (r"cross\.biases\.(\d+)", r"cross.b.\1"),
+        (r"dnn\.0\.", "deep./"),
+        (r"final\.0\.", "final./"),
+        (r"final\.0\.", "final_dnn./"),
+    ),
+    "dcn_v2": (
+        *_OUTPUT,
+        (r"backbone\.", "backbone./"),
+        (r"cross\.maps\.(\d+)\.0\.", r"cross.u_kernels.\1."),
+        (r"cross\.maps\.(\d+)\.1\.", r"cross.v_kernels.\1."),
+        (r"dnn\.0\.", "deep./"),
+        (r"final\.0\.", "final./"),
+    ),
     "masknet": (
-        (r"dnn\.1\.", "output_linear."),
+        *_NO_BIAS,
         (r"dnn\.0\.", "mask_net_layer.top_mlp./"),
         (r"norm\.", "mask_net_layer.ln_emb."),
         (r"blocks\.(\d+)\.aggregation\.", f"{_BLOCK}.mask_generator.0."),
@@ -62,6 +79,11 @@ _MODELS: dict[str, Rules] = {
         (r"layers\.(\d+)\.residual", f"{_WUKONG}.residual_projection.weight"),
     ),
     "multi_tower": _TOWERS,
+    "multi_tower_din": (
+        *_TOWERS,
+        (r"encoders\.(\d+)\.encoder\.mlp\.", r"din_towers.\1.mlp./"),
+        (r"encoders\.(\d+)\.encoder\.linear\.", r"din_towers.\1.linear."),
+    ),
     "mmoe": (*_EXPERTS, *_TASK_TOWERS),
     "ple": (
         *_TASK_TOWERS,
@@ -78,8 +100,11 @@ _MODELS: dict[str, Rules] = {
         (r"task_outputs\.(\d+)\.", r"task_outputs.\1."),
     ),
 }
-_DROPOUTS: Rules = (
+_ENCODER = r"embedding_group._group_name_to_seq_encoders.deep.\1"  # where the group is called so
+_EMBEDDING: Rules = (
     (r"embedding\.dropouts\.(\w+)\.weight", r"group_variational_dropouts.\1.feature_p"),
+    (r"embedding\.encoders\.(\d+)\.encoder\.mlp\.", f"{_ENCODER}.mlp./"),
+    (r"embedding\.encoders\.(\d+)\.encoder\.linear\.", f"{_ENCODER}.linear."),
 )
 _LAYER = re.compile(r"layers\.(\d+)\.")
 PROBABILITY_OF_ONE = "probs1"  # the output of a model of two classes, beside `probs` of both
@@ -102,7 +127,7 @@ def parameter_names(name: str, model: str, parts: Sequence[str] = ()) -> list[st
         []
     """
     found = []
-    for ours, template in (*_MODELS.get(model, ()), *_DROPOUTS):
+    for ours, template in (*_MODELS.get(model, ()), *_EMBEDDING):
         if not (match := re.match(ours, name)):
             continue
         theirs, rest = template.removesuffix("/"), name[match.end() :]

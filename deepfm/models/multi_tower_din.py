@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from deepfm.models.layers.embedding import Views
 from deepfm.models.multi_tower import MultiTower
-from deepfm.models.options import MultiTowerDINConfig
+from deepfm.models.options import DINTowersConfig, MultiTowerDINConfig
+from deepfm.models.options.sequences import DINEncoder, EncoderConfig
 from deepfm.models.sequences import build_encoders, input_of, sequences_of
+from deepfm.utils.logging import LOGGER
 
 _KEY = "multi_tower_din.din_towers"
 
@@ -21,19 +23,31 @@ class MultiTowerDIN(MultiTower):
     Source: the model of this name in TorchEasyRec; its encoder is that of G. Zhou et al., "Deep
     Interest Network", KDD 2018, arXiv:1706.06978.
 
-    NOTE[DIFF]: TorchEasyRec knows the encoder DIN alone here; any encoder can be a tower.
+    NOTE[DIFF]: TorchEasyRec's model has encoders of the kind DIN alone.
     """
 
     config: MultiTowerDINConfig
 
     @property
+    def section(self) -> DINTowersConfig:
+        return self.config.multi_tower_din
+
+    @property
+    def din_towers(self) -> Sequence[EncoderConfig]:
+        """The encoders by the config, or one for each sequence."""
+        known = sequences_of(self.schema, self.config.feature)
+        return self.section.din_towers or [DINEncoder(input=name) for name in known]
+
+    @property
     def sequences(self) -> Sequence[str]:
         known = sequences_of(self.schema, self.config.feature)
-        return [input_of(tower, known, _KEY) for tower in self.config.multi_tower_din.din_towers]
+        return [input_of(tower, known, _KEY) for tower in self.din_towers]
 
     def _encoder_widths(self) -> dict[str, int]:
         known = sequences_of(self.schema, self.config.feature)
-        encodings = build_encoders(self.schema, self.config.multi_tower_din.din_towers, known, _KEY)
+        if not self.din_towers:
+            LOGGER.warning("multi_tower_din reads no sequence: feature.sequences names none")
+        encodings = build_encoders(self.schema, self.din_towers, known, _KEY)
         self.encoders = nn.ModuleList(encoding.encoder for encoding in encodings)
         return {encoding.name: encoding.encoder.output_dim for encoding in encodings}
 

@@ -48,7 +48,7 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, model: BaseCTRModel, inputs: Inputs, *, second_order: bool) -> "Terms":
-        first_order, fields, flat, _ = model.embedding(*inputs)
+        first_order, fields, flat, *_ = model.embedding(*inputs)
         if not second_order:
             fields = first_order.new_zeros(len(first_order), 1, 0)
         squares = fields.square().sum((1, 2)).unsqueeze(1)

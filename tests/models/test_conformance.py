@@ -68,8 +68,8 @@ BEHIND = (
 )
 # What encodes sequences in a model, and the towers of one that has such.
 SEQUENTIAL = {
-    "deepfm": ((*BEHIND, OF_FIELDS[1], {"name": "pooling", "input": "tagged"}), ("din",)),
-    "fm": (OF_FIELDS, ("din",)),
+    "deepfm": ((*BEHIND, OF_FIELDS[1], {"name": "pooling", "input": "tagged"}), ()),
+    "fm": (OF_FIELDS, ()),
     "multi_tower_din": ((BEHIND[0], OF_FIELDS[1]), BEHIND),
 }
 # Models without a network `dnn`, and those that take no network `final`, or always have one.

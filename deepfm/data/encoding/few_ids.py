@@ -94,8 +94,9 @@ class Ids:
         self._out_of_range, self._rows = field["out_of_range"], field["vocabulary_size"]
         self._empty_is_absent = field["empty_is_absent"]
         self._elements: list[str] = field["default"]
-        # of a sequence it stands in for the list, never for an element
-        self._default = self._elements[0] if self._elements and not field["takes_lists"] else None
+        # of a sequence it stands in for the list, and for an element that keeps its place
+        stands_in = not field["takes_lists"] or field["keeps_places"]
+        self._default = self._elements[0] if self._elements and stands_in else None
         self._memories: dict[str, Memory] = {}
         self._of_default: dict[str, list[int]] = {}
 

@@ -329,16 +329,16 @@ class SequenceReader(IdReader):
             values = pc.if_else(pc.is_nan(values), None, values)
         return as_lists(values)  # of one element
 
-    # The default of a sequence stands in for its list, never for an element.
+    # The default of a sequence stands in for its list, and for an element that keeps its place.
 
     def _with_default(self, values: pa.Array) -> pa.Array:
-        return values
+        return super()._with_default(values) if self.field.keeps_places else values
 
     def _with_default_number(self, reading: Reading) -> Reading:
-        return reading
+        return super()._with_default_number(reading) if self.field.keeps_places else reading
 
     def _absent_number(self) -> int:
-        return -1
+        return super()._absent_number() if self.field.keeps_places else -1
 
 
 class NumberReader(FieldReader):

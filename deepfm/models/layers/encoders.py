@@ -151,6 +151,8 @@ class _AttentionMLP(nn.Module):
             found: Tensor = self.linear(after_first_product(self.mlp, hidden, None)).squeeze(1)
             scores = found.new_zeros(mask.numel()).index_copy(0, places, found)
             return scores.view(mask.shape)
+        if takes_all:  # where there is no event, there may be a trained row 0
+            sequence = sequence * mask.unsqueeze(2)
         both = torch.cat([sequence, query.unsqueeze(1) * sequence], dim=2)
         hidden = (product(both, of_both) + of_rows.unsqueeze(1)).flatten(0, 1)  # (B * L, H)
         counts = None if takes_all else mask.flatten()

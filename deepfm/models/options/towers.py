@@ -14,10 +14,10 @@ class DINTowersConfig(TowersConfig):
 
     Attributes:
         din_towers: Encoders of sequences, in the order in which their outputs stand behind the
-            other towers'.
+            other towers'; none: a `din` for each sequence that there is.
     """
 
-    din_towers: tuple[EncoderConfig, ...] = one_of(ENCODERS, "encoder", ("din",))
+    din_towers: tuple[EncoderConfig, ...] = one_of(ENCODERS, "encoder", ())
 
     def __post_init__(self) -> None:
         resolve(self, "multi_tower_din")

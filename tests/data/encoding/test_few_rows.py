@@ -146,6 +146,8 @@ def test_numbers_are_plain(scale, missing, clip, given):
         {}, {"max_length": 2}, {"max_length": 2, "keep": "last"}, {"default": "b|x|a"},
         {"default": "b|x|a", "max_length": 2}, {"hash_buckets": 13}, {"vocabulary": WORDS},
         {"separator": "|", "transform": "prefix(1)"}, {"separator": "|", "transform": "before(b)"},
+        {"sequence": "s"}, {"sequence": "s", "default": "c"},
+        {"sequence": "s", "default": "a", "vocabulary": WORDS, "max_length": 2},
     ],
     ids=str,
 )  # fmt: skip
