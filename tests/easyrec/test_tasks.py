@@ -1,14 +1,21 @@
 """Task towers of pipelines as tasks."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from deepfm.cli import main
 from deepfm.config import load_config
 from deepfm.data.load import declared_schema
 from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from deepfm.models import count_parameters
 from tests.easyrec.pipelines import write
+from tests.easyrec.rows import write_rows
 
+ROOT = Path(__file__).parents[2]
+SIZE = "hash_bucket_size=50"
 LOSS = "losses { binary_cross_entropy {} }"
 DATA = "label_fields: ['clk', 'buy'] sample_weight_fields: ['w', 'v']"
 TOWERS = f"""
@@ -141,3 +148,27 @@ def test_models_that_contradict_themselves(tmp_path, model, expected):
     with pytest.raises(ConfigError) as caught:
         build()
     assert expected in str(caught.value)
+
+
+def test_the_example_and_its_twin(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config, text, _ = load_pipeline("examples/dbmtl_clicks.config")
+    twin = ROOT / "examples" / "dbmtl_clicks.yaml"
+    assert text == twin.read_text(), f"python -m deepfm convert makes another {twin.name}"
+    assert load_config(twin) == config
+
+
+def test_the_example_trains(tmp_path, monkeypatch, capsys):
+    """Sequences with one table for the item and the clicks, tasks, a task's space."""
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "examples" / "dbmtl_clicks.config"
+    changes = ["data_config.batch_size=32", "model_dir=run"]
+    changes += ["feature_configs[id_feature.hash_bucket_size>0].id_feature.hash_bucket_size=50"]
+    changes += [f"feature_configs[5].sequence_feature.features[0].id_feature.{SIZE}"]
+    changes += write_rows(path, changes, tmp_path, 160, 64)
+    words = [word for change in changes for word in ("--override", change)]
+    assert main(["train", "--config", str(path), *words]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["valid"]
+    assert metrics["ctr"].keys() & {"auc", "in_space"} == {"auc"}
+    assert "auc" in metrics["cvr"]["in_space"]
+    assert "error" not in capsys.readouterr().err
