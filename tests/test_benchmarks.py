@@ -1,5 +1,8 @@
 """The parts of `benchmarks/` that decide what a figure means; no speed is asserted here."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import figures
 import negatives as cost_of_negatives
 import numpy as np
@@ -8,21 +11,36 @@ import pytest
 import report
 import torch
 from drivers import drivers
-from floor import DTYPES, flops_per_row, layers, libraries, products
+from floor import DTYPES, flops_per_row, layers, libraries, products, products_of
 from floor import measure as measure_floor
 from headlines import headlines
 from micro import measure, negatives, ranking
+from models import commands
 from peers import environments
 from peers.measure import StepClock, Task, check_device
 from peers.variants import VARIANTS, adam, autocast, medium_is_float32, precision_of
 from textbook import learned
+from textbook_pairs import MODELS as TEXTBOOK_MODELS
+from textbook_pairs import Textbook
 from torch import nn
 from workloads import WORKLOADS, Workload, generate
 
+from deepfm.models import build_model
 from deepfm.preflight import check_settings
 
 TINY = Workload("W1", 3, (20, 50), 0, 0, (8, 4), False, 0.0)
 ROWS = 3 * 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "peer", "against"),
+    [("fm", False, "textbook"), ("fcn", False, "floor"), ("dcn_v2", True, "peer")],
+)
+def test_what_a_model_is_compared_with(name, peer, against):
+    options = {"precision": "fp32", "dense": "raw", "rows": 1, "peer": peer}
+    found = commands(name, Namespace(**options))
+    assert list(found) == ["ours", against]
+    assert Path(found[against][1]).exists()
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +78,38 @@ def test_the_floor_counts_two_operations_per_weight():
             forward, backward = products(workload, rows=2, precision=precision)
             assert len(backward) == 2 * len(forward) == 2 * (len(workload.hidden) + 1), name
             assert {call().dtype for call in forward + backward} == {dtype}
+
+
+def test_the_floor_of_a_model_has_the_products_of_its_own_step():
+    forward, backward, scoring = products_of("deepfm", TINY, rows=64)
+    flops = [sum(p.flops for p in part) for part in (forward, backward, scoring)]
+    of_dnn = 64 * flops_per_row(TINY)
+    assert flops == [of_dnn, 2 * of_dnn, of_dnn]
+    width, cross_layers = layers(TINY)[0][0], 2
+    of_cross = 64 * 2 * (cross_layers * width * width + width)
+    forward, _, scoring = products_of("dcn_v2", TINY, rows=64)
+    assert sum(p.flops for p in forward) == of_dnn + of_cross
+    assert sum(p.flops for p in scoring) == of_dnn + of_cross
+    for product in products_of("fwfm", TINY, rows=64)[1]:  # transposed operands too
+        found = product.call(torch.float32, "cpu")()
+        assert found.shape[-2:] == (product.left.shape[-2], product.right.shape[-1])
+
+
+@pytest.mark.parametrize("name", TEXTBOOK_MODELS)
+def test_the_textbook_computes_what_ours_does(name, task):
+    schema = ours.schema_of(TINY)
+    model = build_model(schema, ours.config_of(TINY, "lazy_adam", model=name))
+    textbook = Textbook(name, TINY)
+    with torch.no_grad():
+        if name == "fwfm":
+            textbook.strengths.fill_(-2.0)
+            model.pairs.strengths.fill_(-2.0)
+        model.embedding.dense_first_order.copy_(textbook.linear.normal_())
+        for kind, suffix in ((textbook.tables or (), ""), (textbook.first_order, "_wide")):
+            for k, table in enumerate(kind):
+                table.weight.copy_(model.state_dict()[f"embedding.tables.s{k}{suffix}.weight"])
+    inputs = ours.dataset_of(schema, task.score).inputs
+    torch.testing.assert_close(textbook(inputs), model(inputs))
 
 
 def test_the_floor_measures_each_library_and_leaves_none_out():

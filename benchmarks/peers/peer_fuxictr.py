@@ -26,8 +26,8 @@ from workloads import BATCH_SIZE, EMBEDDING_DIM, LEARNING_RATE, Split, Workload
 DATASET = "benchmark"
 
 
-class DeepFM(BaseModel):
-    """FM plus DNN on FuxiCTR's layers."""
+class Model(BaseModel):
+    """FuxiCTR's embedding layer, what `build` adds to it, and Adam."""
 
     def __init__(
         self, feature_map: FeatureMap, workload: Workload, folder: str, device: str
@@ -42,23 +42,24 @@ class DeepFM(BaseModel):
             reduce_lr_on_plateau=False,
         )
         self.embedding_layer = FeatureEmbedding(feature_map, EMBEDDING_DIM)
-        self.fm = FactorizationMachine(feature_map)
-        self.mlp = MLP_Block(
-            feature_map.sum_emb_out_dim(),
-            hidden_units=list(workload.hidden),
-            output_dim=1,
-            dropout_rates=workload.dropout,
-            batch_norm=workload.batch_norm,
-        )
+        self.build(feature_map, workload)
         self.compile("adam", "binary_crossentropy", LEARNING_RATE)
         self.reset_parameters()
         self.model_to_device()
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        fields = self.get_inputs(inputs)
-        embeddings = self.embedding_layer(fields)
-        logit = self.fm(fields, embeddings) + self.mlp(embeddings.flatten(start_dim=1))
-        return {"y_pred": self.output_activation(logit)}
+    def build(self, feature_map: FeatureMap, workload: Workload) -> None:
+        """Makes the layers after the embedding."""
+        raise NotImplementedError
+
+    def dnn(self, feature_map: FeatureMap, workload: Workload, outputs: int | None) -> MLP_Block:
+        """The workload's DNN on all embeddings; `outputs` None: its hidden units."""
+        return MLP_Block(
+            feature_map.sum_emb_out_dim(),
+            hidden_units=list(workload.hidden),
+            output_dim=outputs,
+            dropout_rates=workload.dropout,
+            batch_norm=workload.batch_norm,
+        )
 
     def train_step(self, batch_data: dict[str, torch.Tensor]) -> torch.Tensor:
         """FuxiCTR's own step without the clipping."""
@@ -67,6 +68,20 @@ class DeepFM(BaseModel):
         loss.backward()
         self.optimizer.step()
         return loss
+
+
+class DeepFM(Model):
+    """FM plus DNN on FuxiCTR's layers."""
+
+    def build(self, feature_map: FeatureMap, workload: Workload) -> None:
+        self.fm = FactorizationMachine(feature_map)
+        self.mlp = self.dnn(feature_map, workload, 1)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        fields = self.get_inputs(inputs)
+        embeddings = self.embedding_layer(fields)
+        logit = self.fm(fields, embeddings) + self.mlp(embeddings.flatten(start_dim=1))
+        return {"y_pred": self.output_activation(logit)}
 
 
 def _feature_map(workload: Workload, folder: str) -> FeatureMap:
@@ -104,8 +119,8 @@ def _save(path: Path, split: Split) -> str:
     return str(path)
 
 
-def prepare(task: Task) -> Prepared:
-    """Writes the data as the npz files that FuxiCTR reads and builds the model."""
+def prepare(task: Task, of: type[Model] = DeepFM) -> Prepared:
+    """Writes the data as the npz files that FuxiCTR reads and builds a model."""
     scratch = TemporaryDirectory()
     folder = Path(scratch.name)
     os.mkdir(folder / DATASET)
@@ -120,7 +135,7 @@ def prepare(task: Task) -> Prepared:
         batch_size=BATCH_SIZE,
         num_workers=0,
     )
-    model = DeepFM(feature_map, task.workload, scratch.name, task.device)
+    model = of(feature_map, task.workload, scratch.name, task.device)
     if task.variant != SHIPPED:
         model.optimizer = adam(model.parameters(), task.variant, lr=LEARNING_RATE)
 
@@ -132,8 +147,7 @@ def prepare(task: Task) -> Prepared:
         model,
         fit,
         predict=lambda: model.predict(score),
-        notes="dense fields embedded and in the FM; step without its clipping; npz loader, "
-        "no workers",
+        notes="dense fields embedded; step without its clipping; npz loader, no workers",
     )
 
 

@@ -27,6 +27,7 @@ from deepfm.models.layers.dnn import ACTIVATION_NAMES, MLP, initialize_linears
 from deepfm.models.layers.embedding import FlatGroup, Views
 from deepfm.models.layers.options import called
 from deepfm.models.options import DNNConfig, ModelConfig, NetworkConfig
+from deepfm.models.sequences import encoders_add_up
 from deepfm.objectives import Logits, Task, logits_by_name
 from deepfm.objectives.tasks import of_only_task
 
@@ -297,7 +298,7 @@ class BaseCTRModel(nn.Module, ABC):
         feature = self.config.feature
         plain = self.final is None and self.num_class == 1 and self.has_global_bias
         plain = plain and feature.variational_dropout is None
-        return plain and not (feature.groups or feature.encoders)
+        return plain and not feature.groups and encoders_add_up(self.schema, feature)
 
     def pair_branches(self) -> PairBranches | None:
         """Return what `pairs.PairScorer` needs to score users x items; None: only whole rows score.

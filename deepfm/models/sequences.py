@@ -147,6 +147,21 @@ def input_of(encoder: EncoderConfig, sequences: Mapping[str, SequenceFields], ke
     return next(iter(sequences))
 
 
+def encoders_add_up(schema: DatasetSchema, feature: FeatureConfig) -> bool:
+    """Whether what encoders make depends on the item of a row alone, or not on its item at all.
+
+    Then it is computed once per user or item, however many of them meet; of the other side, which
+    has no events then, it is zero.
+    """
+    sequences = sequences_of(schema, feature) if feature.encoders else {}
+    for encoder in feature.encoders:
+        fields = sequences[input_of(encoder, sequences, "feature.encoders")].sequence
+        sides = {schema.fields[name].group == "item" for name in fields}
+        if encoder.name not in WITHOUT_QUERY or len(sides) > 1:
+            return False
+    return True
+
+
 def build_encoders(
     schema: DatasetSchema,
     encoders: Sequence[EncoderConfig],

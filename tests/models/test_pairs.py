@@ -12,6 +12,7 @@ from deepfm.data.item_columns import ItemColumns
 from deepfm.models import MODELS, build_model
 from deepfm.models.deepfm import DeepFM
 from deepfm.models.layers.dnn import ACTIVATIONS
+from deepfm.models.options.sequences import SequenceConfig
 from deepfm.models.pairs import Halves, PairScorer, _rectangles
 from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 
@@ -183,3 +184,23 @@ def test_blocks_cover_every_pair_once(rows, columns, size):
 def test_halves_are_selected_together():
     halves = Halves(torch.arange(6).view(3, 2), torch.arange(3).view(3, 1))
     assert [part.tolist() for part in halves.select(slice(1, 2))] == [[[2, 3]], [[1]]]
+
+
+@pytest.mark.parametrize("items", [ITEM_FIELDS, {"user"}, {"tags", "items"}])
+@pytest.mark.parametrize("name", ALLOWED)
+def test_encoders_without_a_query_are_computed_once(schema, config, name, items):
+    schema = with_items(schema, items)
+    sequences = {"bought": {"sequence": ["items"]}, "tagged": {"sequence": ["tags"]}}
+    options = {"attention_dim": 4, "num_heads": 2}
+    encoders = [{"name": "pooling", "input": "bought", "positions": True, "group": "fields"}]
+    if name != "fm":  # which has no flat vectors
+        encoders.append({"name": "self_attention", "input": "tagged", **options})
+    sequences = {key: SequenceConfig(**value) for key, value in sequences.items()}
+    config = changed(config, "feature", sequences=sequences, encoders=encoders)
+    check(build_model(schema, replaced(config, model_name=name)), schema)
+
+
+def test_encoders_with_a_query_need_whole_rows(schema, config):
+    sequences = {"bought": SequenceConfig(query=("item",), sequence=("items",))}
+    config = changed(config, "feature", sequences=sequences, encoders=("simple_attention",))
+    assert build_model(schema, config).pair_branches() is None

@@ -131,6 +131,23 @@ def test_several_batches_of_one_step(schema, sparse_update):
     )
 
 
+@pytest.mark.parametrize("statistics", ["valid", "padded"])
+@pytest.mark.parametrize("name", ["deepfm", "multi_tower_din"])
+def test_encoders_of_sequences(schema, name, statistics):
+    sequences = {
+        "bought": {"query": ["item"], "sequence": ["items"]},
+        "opened": {"query": ["children"], "sequence": ["locks"]},
+    }
+    network = {"norm": "batch", "statistics": statistics}
+    encoders = [
+        {"name": "din", "input": "bought", "positions": True, "group": "fields", **network},
+        {"name": "multi_window_din", "input": "opened", "windows": [1, 2], **network},
+        {"name": "simple_attention", "input": "opened"},
+        {"name": "self_attention", "input": "bought", "attention_dim": 4, "num_heads": 2},
+    ]
+    run_steps(schema, config_of(name, feature={"sequences": sequences, "encoders": encoders}))
+
+
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 @pytest.mark.parametrize("activation", ["relu", "PReLU", "Dice", "GELU"])
 def test_every_kind_of_network(schema, norm, activation):
