@@ -130,7 +130,7 @@ def test_what_contradicts_itself(tmp_path, old, new, expected):
     ("model", "expected"),
     [
         (f"dbmtl {{ mask_net {{ n_mask_blocks: 1 }} {TOWERS} }}",
-         "model_config.dbmtl.mask_net: not supported; the shared network is bottom_mlp"),
+         "model_config.dbmtl.mask_net: mask_net needs top_mlp { hidden_units }"),
         (f"ple {{ {TOWERS} }}", "model_config.ple: extraction_networks: a value is needed"),
         (f"ple {{ extraction_networks {{ expert_num_per_task: 1 }} {TOWERS} }}",
          "extraction_networks[0]: share_num: expected at least 1, found 0"),
