@@ -352,8 +352,6 @@ def _ple(source: Source) -> Keys:
 
 def _dbmtl(source: Source) -> Keys:
     config = source.config
-    if config.HasField("mask_net"):
-        raise source.pipeline.error(f"{source.path}.mask_net", "not supported; leave it out")
     found: Keys = {"bottom": source.optional("bottom_mlp")}
     if config.HasField("expert_mlp"):
         found |= _experts(source)

@@ -464,7 +464,7 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "gate_mlp": _honoured("the gates' networks"),
         "num_expert": _honoured("number of experts"),
         "task_towers": _honoured("tasks"),
-        "mask_net": _honoured("a mask network before the shared one"),
+        "mask_net": _refused("the shared network is bottom_mlp"),
     },
     "DeepFM": _FUSION,
     "WideAndDeep": _FUSION,

@@ -91,7 +91,8 @@ def test_any_model_trains_on_plain_tables(data, stored_as, name, scope):
         assert torch.equal(weight, start[key]), key  # drawn alike, whatever the storage
     plain, _ = train(data, config, plain)
     check_equal(expected.state_dict(), plain.state_dict())
-    assert count_parameters(data.schema, config).wide > 0
+    of_wide = count_parameters(data.schema, config).wide
+    assert (of_wide > 0) == build_model(data.schema, config).uses_first_order
 
 
 @pytest.mark.parametrize("update", ["step", "backward"])

@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from deepfm.models.layers.cross import CrossNetwork, MaskedCrossNetwork, VectorCrossNetwork
+from deepfm.models.layers.precision import products_in
 from tests import reference
 from tests.models.oracle import array, cross_layers, masked_cross_layers
 
@@ -46,10 +49,24 @@ def test_the_cross_equals_loops(rank, gate):
 
 @pytest.mark.parametrize("exponential", [False, True])
 @pytest.mark.parametrize("width", [6, 5, 2, 3])
-def test_the_masked_cross_equals_loops(width, exponential):
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_masked_cross_equals_loops(width, exponential, fused):
     layer = drawn(MaskedCrossNetwork(width, num_layers=2, exponential=exponential))
     layers = masked_cross_layers(layer)
-    check(layer, rows(width), lambda row: reference.masked_cross(row, layers, exponential))
+    with products_in("fp32") if fused else nullcontext():
+        check(layer, rows(width), lambda row: reference.masked_cross(row, layers, exponential))
+
+
+@pytest.mark.parametrize("exponential", [False, True])
+def test_weights_of_the_masked_cross_get_the_same_gradients_in_few_passes(exponential):
+    layer = drawn(MaskedCrossNetwork(5, num_layers=2, exponential=exponential)).double()
+    x, found = rows(5).double(), []
+    for opened in (nullcontext(), products_in("fp32")):
+        layer.zero_grad()
+        with opened:
+            layer(x).square().sum().backward()
+        found.append([weight.grad.clone() for weight in layer.parameters()])
+    torch.testing.assert_close(*found)
 
 
 def test_golden_values():
