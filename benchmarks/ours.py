@@ -45,8 +45,8 @@ OPTIMIZERS = {
 }
 PRECISIONS = ("fp32", "bf16")
 DENSE = {"raw": "none", "embedded": "linear"}
-# Sections of models whose defaults are not what is measured.
-SECTIONS: dict[str, dict[str, Any]] = {"dcn_v2": {"dcn_v2": {"layers": 2}}}
+# Options of models, in the section of their name, whose defaults are not what is measured.
+OPTIONS: dict[str, dict[str, Any]] = {"dcn_v2": {"layers": 2}}
 # on W3, whose fields are those of MovieLens-100K: item id and genres
 ITEM_FIELDS = ("s1", "sequence")
 
@@ -114,10 +114,11 @@ def config_of(
 
 
 def model_of(workload: Workload, name: str) -> ModelConfig:
-    """Options of a model: embeddings and, if it has one, the DNN as the workload says."""
-    options = config_from_dict({"model_name": name} | SECTIONS.get(name, {})).model
+    """Options of a model: embeddings, dropout and, if it has one, the DNN as the workload says."""
+    own = {"fcn": {"dropout": workload.dropout}} | OPTIONS
+    sections = {name: own[name]} if name in own else {}
     options = replace(
-        options,
+        config_from_dict({"model_name": name, **sections}).model,
         feature=FeatureConfig(
             fm_embedding_dim=EMBEDDING_DIM, init="normal(0.01)", embedding_l2_reg=0.0
         ),

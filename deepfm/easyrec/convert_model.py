@@ -184,8 +184,9 @@ def _layers(source: Source, cross: Any, field: str) -> int:
     return int(cross.cross_num)
 
 
-def _masknet(source: Source) -> Keys:
-    path, module = f"{source.path}.mask_net_module", source.config.mask_net_module
+def _masks(source: Source, field: str) -> tuple[Keys, Keys]:
+    """Mask blocks, and the network on them."""
+    path, module = f"{source.path}.{field}", getattr(source.config, field)
     if not module.HasField("top_mlp"):  # there is no output layer without it
         raise source.pipeline.error(path, "mask_net needs top_mlp { hidden_units }")
     blocks, block = module.n_mask_blocks, module.mask_block
@@ -209,10 +210,12 @@ def _masknet(source: Source) -> Keys:
     else:
         problem = "expected reduction_ratio or aggregation_dim, found neither"
         raise source.pipeline.error(f"{path}.mask_block", problem)
-    return _flat(source, "masknet", output_bias=False) | {
-        "masknet": keys,
-        "dnn": network(source.pipeline, module.top_mlp, f"{path}.top_mlp"),
-    }
+    return keys, network(source.pipeline, module.top_mlp, f"{path}.top_mlp")
+
+
+def _masknet(source: Source) -> Keys:
+    keys, dnn = _masks(source, "mask_net_module")
+    return _flat(source, "masknet", output_bias=False) | {"masknet": keys, "dnn": dnn}
 
 
 def _dlrm(source: Source) -> Keys:
@@ -352,9 +355,9 @@ def _ple(source: Source) -> Keys:
 
 def _dbmtl(source: Source) -> Keys:
     config = source.config
-    if config.HasField("mask_net"):
-        raise source.pipeline.error(f"{source.path}.mask_net", "not supported; leave it out")
     found: Keys = {"bottom": source.optional("bottom_mlp")}
+    if config.HasField("mask_net"):
+        found["mask"], found["mask_dnn"] = _masks(source, "mask_net")
     if config.HasField("expert_mlp"):
         found |= _experts(source)
     relations: Keys = {}

@@ -464,7 +464,7 @@ FIELDS: dict[str, dict[str, Fate]] = {
         "gate_mlp": _honoured("the gates' networks"),
         "num_expert": _honoured("number of experts"),
         "task_towers": _honoured("tasks"),
-        "mask_net": _honoured("a mask network before the shared one"),
+        "mask_net": _honoured("mask blocks in front of the shared network"),
     },
     "DeepFM": _FUSION,
     "WideAndDeep": _FUSION,

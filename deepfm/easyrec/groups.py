@@ -111,14 +111,14 @@ def read_groups(pipeline: Pipeline, model: str, features: Mapping[str, Feature])
         ConfigError: A group is missing, incomplete, of another type, or names no feature.
     """
     reader, wanted = _Reader(pipeline, features), wanted_groups(pipeline, model)
-    seen: set[str] = set()
+    seen: list[str] = []
     for k, group in enumerate(pipeline.message.model_config.feature_groups):
         path, name = f"model_config.feature_groups[{k}]", group.group_name
         if not name:
             raise pipeline.error(path, "group_name: a value is needed")
         if name in seen:
             raise pipeline.error(f"{path}.group_name", f"a second group {name!r}")
-        seen.add(name)
+        seen.append(name)
         reader.check_names(path, group.feature_names)
         if name in wanted:
             reader.read(path, group, wanted[name])

@@ -30,7 +30,20 @@ _TASK_TOWERS: Rules = (
     (r"towers\.(\d+)\.", r"_task_tower.\1.tower_mlp./"),
     (r"task_outputs\.(\d+)\.", r"_task_tower.\1.linear."),
 )
-_BLOCK = r"mask_net_layer.mask_blocks.\1"
+
+
+def _masks(module: str) -> Rules:
+    """Mask blocks, as a part of a model."""
+    block = rf"{module}.mask_blocks.\1"
+    return (
+        (r"masks\.norm\.", f"{module}.ln_emb."),
+        (r"masks\.blocks\.(\d+)\.aggregation\.", f"{block}.mask_generator.0."),
+        (r"masks\.blocks\.(\d+)\.mask\.", f"{block}.mask_generator.2."),
+        (r"masks\.blocks\.(\d+)\.hidden\.", f"{block}.ffn.0."),
+        (r"masks\.blocks\.(\d+)\.norm\.", f"{block}.ffn.1."),
+    )
+
+
 _LEVEL, _WUKONG = r"_extraction_nets.\1", r"_wukong_layers.\1"
 _MODELS: dict[str, Rules] = {
     "deepfm": _FUSION,
@@ -61,11 +74,7 @@ _MODELS: dict[str, Rules] = {
     "masknet": (
         *_NO_BIAS,
         (r"dnn\.0\.", "mask_net_layer.top_mlp./"),
-        (r"norm\.", "mask_net_layer.ln_emb."),
-        (r"blocks\.(\d+)\.aggregation\.", f"{_BLOCK}.mask_generator.0."),
-        (r"blocks\.(\d+)\.mask\.", f"{_BLOCK}.mask_generator.2."),
-        (r"blocks\.(\d+)\.hidden\.", f"{_BLOCK}.ffn.0."),
-        (r"blocks\.(\d+)\.norm\.", f"{_BLOCK}.ffn.1."),
+        *_masks("mask_net_layer"),
     ),
     "dlrm": _SPARSE_DENSE,
     "wukong": (
@@ -94,6 +103,8 @@ _MODELS: dict[str, Rules] = {
     ),
     "dbmtl": (
         *_EXPERTS,
+        *_masks("mask_net"),
+        (r"masks_dnn\.", "mask_net.top_mlp./"),
         (r"bottom\.", "bottom_mlp./"),
         (r"towers\.(\d+)\.", "task_mlps.{0}./"),
         (r"relations\.(\d+)\.", "relation_mlps.{0}./"),

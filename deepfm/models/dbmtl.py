@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.errors import ConfigError
+from deepfm.models.base import make_network
 from deepfm.models.layers.experts import MultiGateExperts
+from deepfm.models.masknet import make_mask_blocks
 from deepfm.models.options import DBMTLConfig
 from deepfm.models.several_tasks import SeveralTasksModel
 
@@ -19,6 +21,8 @@ class DBMTL(SeveralTasksModel):
     Source: Q. Wang et al., "Deep Bayesian Multi-Target Learning for Recommender Systems", 2019,
     arXiv:1902.09154.
 
+    NOTE[DIFF]: The mask blocks in front of the bottom network are TorchEasyRec's; the paper has
+    none, and without `mask` there are none here either.
     NOTE[DIFF]: The experts between the bottom network and the towers are TorchEasyRec's; the paper
     has none. Without `expert` there are none here either.
     """
@@ -27,6 +31,14 @@ class DBMTL(SeveralTasksModel):
 
     def _build_components(self) -> None:
         section, width = self.config.dbmtl, self.embedding.total_dim
+        self.masks = self.masks_dnn = None
+        if section.mask is not None:
+            dims = self.embedding.group_dims("deep")
+            self.masks = make_mask_blocks(dims, section.mask, "dbmtl.mask")
+            width = self.masks.output_dim
+            if section.mask.use_dnn:
+                self.masks_dnn = make_network(width, section.mask_dnn, "dbmtl.mask_dnn")
+                width = self.masks_dnn.output_dim
         bottom = self._optional(section.bottom, "bottom")
         self.bottom = None if bottom is None else bottom(width)
         width = width if self.bottom is None else self.bottom.output_dim
@@ -74,7 +86,9 @@ class DBMTL(SeveralTasksModel):
         return names.index(name)
 
     def _task_vectors(self, flat: Tensor) -> list[Tensor]:
-        shared = flat if self.bottom is None else self.bottom(flat)
+        shared = flat
+        for part in (self.masks, self.masks_dnn, self.bottom):
+            shared = shared if part is None else part(shared)
         inputs = [shared] * len(self.tasks) if self.mixtures is None else self.mixtures(shared)
         own = [tower(x) for tower, x in zip(self.towers, inputs, strict=True)]  # t_k
         found: list[Tensor] = []  # r_k

@@ -1,13 +1,12 @@
 """MaskNet: blocks whose inputs are masked by a network of the embedding."""
 
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from deepfm.models.base import BaseCTRModel, Parts, config_section
-from deepfm.models.layers.masknet import FieldNorm, MaskBlock
-from deepfm.models.options import MaskNetConfig
+from deepfm.models.layers.masknet import MaskBlocks
+from deepfm.models.options import MaskBlocksConfig, MaskNetConfig
 
 
 class MaskNet(BaseCTRModel):
@@ -35,46 +34,35 @@ class MaskNet(BaseCTRModel):
 
     @property
     def deep_width(self) -> int:
-        return super().deep_width if self.config.masknet.use_dnn else self.output_dim
+        return super().deep_width if self.config.masknet.use_dnn else self.masks.output_dim
 
     def _build_components(self) -> None:
-        config, width = self.config.masknet, self.embedding.total_dim
-        norms: dict[str, Any] = {"field": FieldNorm, "vector": nn.LayerNorm, "none": nn.Identity}
-        dims = self.embedding.group_dims("deep")
-        per_field = config.embedding_norm == "field"
-        self.norm = norms[config.embedding_norm](dims if per_field else width)
-        self.blocks = nn.ModuleList()
-        read = width
-        with config_section("masknet"):
-            for units in config.hidden_units:
-                ratio = max(1, int(read * config.reduction_ratio))
-                self.blocks.append(
-                    MaskBlock(
-                        read,
-                        width,
-                        aggregation_dim=config.aggregation_dim or ratio,
-                        units=units,
-                        norm=config.norm,
-                        bias=config.bias,
-                        dropout=config.dropout,
-                        init=config.init,
-                    )
-                )
-                read = width if config.parallel else units
-        self.output_dim = sum(config.hidden_units) if config.parallel else read
+        config = self.config.masknet
+        self.masks = make_mask_blocks(self.embedding.group_dims("deep"), config, "masknet")
         if config.use_dnn:
-            self.dnn = self._dnn_branch(self.output_dim)
+            self.dnn = self._dnn_branch(self.masks.output_dim)
         else:
-            outputs = [] if self.config.final else [self._output_linear(self.output_dim)]
-            self.dnn = nn.Sequential(*outputs)
+            width = self.masks.output_dim
+            self.dnn = nn.Sequential(*([] if self.config.final else [self._output_linear(width)]))
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor
     ) -> Parts:
-        h = self.norm(flat_embeddings)
-        if self.config.masknet.parallel:
-            h = torch.cat([block(h, flat_embeddings) for block in self.blocks], dim=1)
-        else:
-            for block in self.blocks:
-                h = block(h, flat_embeddings)
-        return self._fuse(first_order, None, self.dnn(h))
+        return self._fuse(first_order, None, self.dnn(self.masks(flat_embeddings)))
+
+
+def make_mask_blocks(dims: Sequence[int], config: MaskBlocksConfig, section: str) -> MaskBlocks:
+    """Return the blocks that a section of the config describes, over fields of these widths."""
+    with config_section(section):
+        return MaskBlocks(
+            dims,
+            config.hidden_units,
+            parallel=config.parallel,
+            embedding_norm=config.embedding_norm,
+            reduction_ratio=config.reduction_ratio,
+            aggregation_dim=config.aggregation_dim,
+            norm=config.norm,
+            bias=config.bias,
+            dropout=config.dropout,
+            init=config.init,
+        )

@@ -37,7 +37,9 @@ class StreamsModel(BaseCTRModel):
     def output_bias(self) -> nn.Parameter | None:
         maps = [one for one in self.output_maps if isinstance(one, nn.Linear)]
         biases = [one.bias for one in maps if one.bias is not None]
-        return biases[0] if len(biases) == 1 else super().output_bias
+        if len(biases) > 1:
+            return None  # no one of them is in every logit as it stands
+        return biases[0] if biases else super().output_bias
 
     def _stream(self, in_features: int, config: DNNConfig | None, section: str) -> MLP:
         """The network that a section describes, or as `dnn` if the config lacks it."""

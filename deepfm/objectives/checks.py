@@ -64,6 +64,12 @@ def check_losses(tasks: Sequence[Task], data: TaskData) -> None:
                 )
             _check_task(item, task, data)
             _check_group(item, key, data)
+        if all(item.min_branches for item in task.objectives):
+            raise ConfigError(
+                f"{', '.join(names)} trains the branches alone, and not the logit that they make "
+                "together; add binary_cross_entropy",
+                key=key,
+            )
         _check_pairs(task, data)
         if data.ranks and not any(item.ranks for item in task.objectives):
             fitting = " or ".join(name for name, loss in LOSSES.items() if loss.ranks)

@@ -145,6 +145,8 @@ def ple(p: Weights, x: np.ndarray, tasks: int) -> list[np.ndarray]:
 
 def dbmtl(p: Weights, x: np.ndarray, towers: list[str], relations: dict) -> list[np.ndarray]:
     """Towers, some of which read those of related towers."""
+    if "mask_net.ln_emb.weight" in p:
+        x = mask_blocks(p, "mask_net", x, 2, parallel=False)
     x = optional_mlp(p, "bottom_mlp", x)
     has_experts = "mmoe.gate_finals.0.weight" in p
     inputs = mixtures(p, x, len(towers)) if has_experts else [x] * len(towers)
@@ -161,9 +163,8 @@ def dbmtl(p: Weights, x: np.ndarray, towers: list[str], relations: dict) -> list
     return [linear(p, f"task_outputs.{k}", read[name]) for k, name in enumerate(towers)]
 
 
-def masknet(p: Weights, x: np.ndarray, blocks: int, parallel: bool) -> np.ndarray:
+def mask_blocks(p: Weights, name: str, x: np.ndarray, blocks: int, parallel: bool) -> np.ndarray:
     """Blocks that weigh the normed embedding, or the output of the block before."""
-    name = "mask_net_layer"
 
     def block(number: int, h: np.ndarray) -> np.ndarray:
         own = f"{name}.mask_blocks.{number}"
@@ -177,7 +178,12 @@ def masknet(p: Weights, x: np.ndarray, blocks: int, parallel: bool) -> np.ndarra
         hidden = normed
         for k in range(blocks):
             hidden = block(k, hidden)
-    return linear(p, "output_linear", mlp(p, f"{name}.top_mlp", hidden))
+    return mlp(p, f"{name}.top_mlp", hidden)
+
+
+def masknet(p: Weights, x: np.ndarray, blocks: int, parallel: bool) -> np.ndarray:
+    """An output layer on the blocks."""
+    return linear(p, "output_linear", mask_blocks(p, "mask_net_layer", x, blocks, parallel))
 
 
 def dlrm(p: Weights, sparse: np.ndarray, dense: np.ndarray | None, with_sparse: bool) -> np.ndarray:

@@ -319,7 +319,16 @@ def test_ple(tmp_path):
 
 
 @pytest.mark.parametrize("experts", ["", f"expert_mlp {DEEP} num_expert: 2"])
-@pytest.mark.parametrize("bottom", ["", f"bottom_mlp {MLP}"])
+@pytest.mark.parametrize(
+    "bottom",
+    [
+        "",
+        f"bottom_mlp {MLP}",
+        f"mask_net {{ n_mask_blocks: 2 mask_block {{ hidden_dim: 5 }} use_parallel: false "
+        f"top_mlp {DEEP} }} bottom_mlp {MLP}",
+    ],
+    ids=["none", "bottom", "masks"],
+)
 def test_dbmtl_with_relations(tmp_path, experts, bottom):
     relation = f"relation_tower_names: 'ctr' relation_mlp {DEEP}"
     text = f"dbmtl {{ {bottom} {experts} {towers(f'mlp {MLP}', relation)} }}"

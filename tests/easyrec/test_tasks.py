@@ -1,14 +1,21 @@
 """Task towers of pipelines as tasks."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from deepfm.cli import main
 from deepfm.config import load_config
 from deepfm.data.load import declared_schema
 from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from deepfm.models import count_parameters
 from tests.easyrec.pipelines import write
+from tests.easyrec.rows import write_rows
 
+ROOT = Path(__file__).parents[2]
+SIZE = "hash_bucket_size=50"
 LOSS = "losses { binary_cross_entropy {} }"
 DATA = "label_fields: ['clk', 'buy'] sample_weight_fields: ['w', 'v']"
 TOWERS = f"""
@@ -122,6 +129,8 @@ def test_what_contradicts_itself(tmp_path, old, new, expected):
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
+        (f"dbmtl {{ mask_net {{ n_mask_blocks: 1 }} {TOWERS} }}",
+         "model_config.dbmtl.mask_net: mask_net needs top_mlp { hidden_units }"),
         (f"ple {{ {TOWERS} }}", "model_config.ple: extraction_networks: a value is needed"),
         (f"ple {{ extraction_networks {{ expert_num_per_task: 1 }} {TOWERS} }}",
          "extraction_networks[0]: share_num: expected at least 1, found 0"),
@@ -141,3 +150,27 @@ def test_models_that_contradict_themselves(tmp_path, model, expected):
     with pytest.raises(ConfigError) as caught:
         build()
     assert expected in str(caught.value)
+
+
+def test_the_example_and_its_twin(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config, text, _ = load_pipeline("examples/dbmtl_clicks.config")
+    twin = ROOT / "examples" / "dbmtl_clicks.yaml"
+    assert text == twin.read_text(), f"python -m deepfm convert makes another {twin.name}"
+    assert load_config(twin) == config
+
+
+def test_the_example_trains(tmp_path, monkeypatch, capsys):
+    """Sequences with one table for the item and the clicks, tasks, a task's space."""
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "examples" / "dbmtl_clicks.config"
+    changes = ["data_config.batch_size=32", "model_dir=run"]
+    changes += ["feature_configs[id_feature.hash_bucket_size>0].id_feature.hash_bucket_size=50"]
+    changes += [f"feature_configs[5].sequence_feature.features[0].id_feature.{SIZE}"]
+    changes += write_rows(path, changes, tmp_path, 160, 64)
+    words = [word for change in changes for word in ("--override", change)]
+    assert main(["train", "--config", str(path), *words]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["valid"]
+    assert metrics["ctr"].keys() & {"auc", "in_space"} == {"auc"}
+    assert "auc" in metrics["cvr"]["in_space"]
+    assert "error" not in capsys.readouterr().err

@@ -21,6 +21,7 @@ from deepfm.models.options import (
     DBMTLSection,
     ESMMSection,
     LevelConfig,
+    MaskedCrossConfig,
     MMoESection,
     ModelConfig,
     NetworkConfig,
@@ -139,6 +140,7 @@ def config() -> ExperimentConfig:
         dnn=DNNConfig(hidden_units=(16, 8), dropout=0.0),
         cin=CINConfig(layer_sizes=(5, 4, 3)),
         attention=AttentionConfig(num_heads=2, attention_dim=6, num_layers=2),
+        fcn=MaskedCrossConfig(dropout=0.0),
         shared_bottom=SharedBottomSection(bottom=small_network(16), tower=small_network(8)),
         mmoe=MMoESection(expert=small_network(12, 8), gate=small_network(6), **TOWER),
         ple=PLESection(

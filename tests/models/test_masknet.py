@@ -21,10 +21,10 @@ def oracle_logit(model, embedding):
     config, dims = model.config.masknet, model.embedding.group_dims("deep")
     h = embedding
     if config.embedding_norm == "field":
-        h = reference.field_norm(h, dims, *oracle.affine(model.norm))
+        h = reference.field_norm(h, dims, *oracle.affine(model.masks.norm))
     elif config.embedding_norm == "vector":
-        h = np.array(reference.layer_norm(h, *oracle.affine(model.norm)))
-    blocks = [oracle.mask_block(block) for block in model.blocks]
+        h = np.array(reference.layer_norm(h, *oracle.affine(model.masks.norm)))
+    blocks = [oracle.mask_block(block) for block in model.masks.blocks]
     if config.parallel:
         h = np.concatenate([reference.mask_block(h, embedding, block) for block in blocks])
     else:
@@ -70,7 +70,7 @@ def test_units_of_a_mask_follow_the_input_of_its_block(schema, config):
         ({"reduction_ratio": 1e-9}, [1, 1]),
     ):
         model = build_model(schema, of(config, **options))
-        assert [block.aggregation.out_features for block in model.blocks] == expected
+        assert [block.aggregation.out_features for block in model.masks.blocks] == expected
 
 
 def test_a_final_network_on_serial_blocks_without_a_dnn(schema, config):
@@ -97,7 +97,7 @@ def test_what_torcheasyrec_calls_masknet_has_its_parameters(schema):
     n = model.embedding.total_dim
     block = (n * 3 * n + 3 * n) + (3 * n * n + n) + (n * 8 + 8) + 2 * 8
     expected = 2 * n + 2 * block + (16 * 6 + 6) + (6 + 1)
-    modules = (model.norm, model.blocks, model.dnn)
+    modules = (model.masks, model.dnn)
     assert sum(p.numel() for one in modules for p in one.parameters()) == expected
     assert model.output_bias is model.dnn[1].bias
     assert not torch.equal(model.output_bias, torch.zeros(1))

@@ -17,7 +17,7 @@ from deepfm.models.pairs import Halves, PairScorer, _rectangles
 from tests.models.conftest import OF_ONE_TASK, changed, random_inputs, replaced
 
 ITEM_FIELDS = {"type", "tags", "distance", "children", "keys", "training"}
-ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep", "fm")]
+ALLOWED = [name for name in MODELS if name in ("deepfm", "wide_and_deep", "fm", "lr")]
 
 
 def with_items(schema, names):
@@ -193,7 +193,7 @@ def test_encoders_without_a_query_are_computed_once(schema, config, name, items)
     sequences = {"bought": {"sequence": ["items"]}, "tagged": {"sequence": ["tags"]}}
     options = {"attention_dim": 4, "num_heads": 2}
     encoders = [{"name": "pooling", "input": "bought", "positions": True, "group": "fields"}]
-    if name != "fm":  # which has no flat vectors
+    if name not in ("fm", "lr"):  # which have no flat vectors
         encoders.append({"name": "self_attention", "input": "tagged", **options})
     sequences = {key: SequenceConfig(**value) for key, value in sequences.items()}
     config = changed(config, "feature", sequences=sequences, encoders=encoders)

@@ -313,6 +313,20 @@ def test_the_built_history_needs_no_declaration(inputs):
     torch.testing.assert_close(view.query[:, :4], genre)
 
 
+def test_a_pooled_sequence_may_be_a_query(schema, inputs):
+    sequences = {"clicks": CLICKS, "tagged": {"query": ["items"], "sequence": ["levels", "items"]}}
+    encoders = [
+        {"name": "pooling", "input": "clicks", "group": "fields"},
+        {"name": "simple_attention", "input": "tagged"},
+    ]
+    config = config_of(feature={"encoders": encoders, "sequences": sequences})
+    views = with_other_weights(build_model(schema, config)).embedding(*inputs)
+    pooled = views.sequences["tagged"].query
+    known = (inputs.sequence_ids[0] > 0) & views.sequences["clicks"].mask
+    total = (views.sequences["clicks"].sequence[..., :4] * known.unsqueeze(2)).sum(1)
+    torch.testing.assert_close(pooled, total / known.sum(1, keepdim=True).clamp(min=1))
+
+
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_a_frozen_model_gives_the_same_logits(schema, inputs, norm):
     encoders = [{"name": "din", "norm": norm}, {"name": "multi_window_din", "windows": [1, 2]}]

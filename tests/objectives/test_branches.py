@@ -96,6 +96,13 @@ def test_a_model_without_branches_is_refused(name):
         check_settings(config)
 
 
+def test_a_loss_of_branches_does_not_stand_alone():
+    config = config_from_dict({"model_name": "tf4ctr", "training": {"losses": ["twin_focus"]}})
+    expected = r"^training\.losses: twin_focus trains the branches alone, .*binary_cross_entropy$"
+    with pytest.raises(ConfigError, match=expected):
+        check_settings(config)
+
+
 @pytest.mark.parametrize(("option", "value"), [("alpha", 1.5), ("alpha", -0.1), ("c", 2)])
 def test_options_have_limits(option, value):
     losses = ["binary_cross_entropy", {"name": "twin_focus", option: value}]

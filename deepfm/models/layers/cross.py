@@ -3,15 +3,17 @@
 Shapes: n width of the flat input.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from deepfm.errors import ArgumentError
 from deepfm.models.layers.dnn import initialize_linears
 from deepfm.models.layers.dropout import Dropout
-from deepfm.models.layers.precision import ProductLinear, product
+from deepfm.models.layers.precision import ProductLinear, is_open, product
 
 
 class VectorCrossNetwork(nn.Module):
@@ -168,9 +170,71 @@ class MaskedCrossNetwork(nn.Module):
 
     def forward(self, x0: Tensor) -> Tensor:
         x = x0
+        is_fused = is_open() and torch.is_grad_enabled()
         for mapped, norm, bias in zip(self.maps, self.norms, self.biases, strict=True):
-            h = mapped(x)
-            first = h[:, : len(bias) // 2]
-            c = torch.cat([h, first * norm(first).relu()], dim=1) + bias  # (B, n)
-            x = self.dropout(torch.addcmul(x, x if self.exponential else x0, c))
+            assert isinstance(norm, nn.LayerNorm)
+            h, anchor = mapped(x), None if self.exponential else x0
+            if is_fused:
+                x = _masked_cross(x, anchor, h, norm.weight, norm.bias, bias, norm.eps)
+            else:
+                first = h[:, : len(bias) // 2]
+                c = torch.cat([h, first * norm(first).relu()], dim=1) + bias  # (B, n)
+                x = torch.addcmul(x, x if anchor is None else anchor, c)
+            x = self.dropout(x)
         return x
+
+
+class _MaskedCross(torch.autograd.Function):
+    """What follows the product of a layer, in about half as many passes over numbers."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        anchor: Tensor | None,
+        h: Tensor,
+        weight: Tensor,
+        shift: Tensor,
+        bias: Tensor,
+        eps: float,
+    ) -> Tensor:
+        half, masked = h.shape[1], len(weight)
+        first = h[:, :masked].contiguous()
+        mask, mean, inverse = torch.native_layer_norm(first, [masked], weight, shift, eps)
+        mask = mask.relu_()
+        c = torch.empty_like(x)
+        torch.add(h, bias[:half], out=c[:, :half])
+        torch.addcmul(bias[half:], first, mask, out=c[:, half:])
+        ctx.is_exponential = anchor is None
+        ctx.save_for_backward(
+            x if anchor is None else anchor, c, first, mask, mean, inverse, weight, shift
+        )
+        return torch.addcmul(x, x if anchor is None else anchor, c)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        anchor, c, first, mask, mean, inverse, weight, shift = ctx.saved_tensors
+        masked, half = first.shape[1], c.shape[1] - first.shape[1]
+        of_c = gradient * anchor
+        of_masked = of_c[:, half:]
+        of_norm, of_weight, of_shift = torch.ops.aten.native_layer_norm_backward(
+            torch.ops.aten.threshold_backward(of_masked * first, mask, 0),
+            first,
+            [masked],
+            mean,
+            inverse,
+            weight,
+            shift,
+            [True, True, True],
+        )
+        of_h = of_c[:, :half].contiguous()
+        of_h[:, :masked].add_(of_norm.addcmul_(of_masked, mask))
+        of_bias = of_c.sum(0)
+        if ctx.is_exponential:
+            of_x = torch.addcmul(gradient, gradient, c)
+            return of_x, None, of_h, of_weight, of_shift, of_bias, None
+        return gradient, gradient * c, of_h, of_weight, of_shift, of_bias, None
+
+
+_masked_cross: Callable[..., Tensor] = _MaskedCross.apply

@@ -278,6 +278,7 @@ class FeatureEmbedding(Lookup):
         # By sequence whose pooled vectors an encoder stands in for: widths and places of these.
         self._replaced: dict[str, list[tuple[int, list[tuple[str, str]]]]] = {}
         dims = {field.name: field.dim for field in self.fields}
+        asked = {name for own in sequences.values() for name in own.query}
         for encoding in encodings:
             if encoding.group == FIELDS:
                 names = sequences[encoding.sequence].sequence
@@ -290,7 +291,7 @@ class FeatureEmbedding(Lookup):
                 ]
                 for piece in self._pieces:
                     if not is_wide(piece.suffix):
-                        piece.pooled.difference_update(names)
+                        piece.pooled.difference_update({*names} - asked)
 
     def _set_dense_weights(self, num_columns: int) -> None:
         """Make first-order weights of so many dense columns, but those that have one per bin."""

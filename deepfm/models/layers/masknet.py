@@ -1,6 +1,7 @@
-"""Mask blocks, and the norm of embedding vectors that they read."""
+"""Mask blocks, alone, in rows and on each other, and the norm of vectors that they read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,3 +117,59 @@ class MaskBlock(nn.Module):
         mask = self.mask(self.aggregation(embedding, relu=True))
         y: Tensor = self.activation(self.norm(self.hidden(mask * x)))
         return y
+
+
+class MaskBlocks(nn.Module):
+    """Blocks on the normed embedding, (B, n) -> (B, output_dim).
+
+    Parallel blocks read LN(e) and stand end to end; of serial ones each reads the output of the
+    one before it. All make their masks of e.
+
+    Source: Z. Wang et al., "MaskNet", arXiv:2102.07619.
+
+    Args:
+        dims: Width of each field's vector, in their order; n is their sum.
+        hidden_units: Width of each block's output.
+        parallel: Whether the blocks stand side by side.
+        embedding_norm: `field`, `vector` (one LayerNorm over the whole) or `none`.
+        reduction_ratio: Units of a mask's network for each number that its block reads.
+        aggregation_dim: These units; None: as `reduction_ratio` says.
+        **block: As in `MaskBlock`.
+
+    Example:
+        >>> MaskBlocks([4, 2], (3, 5))(torch.zeros(2, 6)).shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        hidden_units: Sequence[int],
+        *,
+        parallel: bool = True,
+        embedding_norm: str = "field",
+        reduction_ratio: float = 1.0,
+        aggregation_dim: int | None = None,
+        **block: Any,
+    ) -> None:
+        super().__init__()
+        width = read = sum(dims)
+        norms: dict[str, nn.Module] = {"vector": nn.LayerNorm(width), "none": nn.Identity()}
+        self.parallel = parallel
+        self.norm = FieldNorm(dims) if embedding_norm == "field" else norms[embedding_norm]
+        self.blocks = nn.ModuleList()
+        for units in hidden_units:
+            aggregated = aggregation_dim or max(1, int(read * reduction_ratio))
+            self.blocks.append(
+                MaskBlock(read, width, aggregation_dim=aggregated, units=units, **block)
+            )
+            read = width if parallel else units
+        self.output_dim = sum(hidden_units) if parallel else read
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        h: Tensor = self.norm(embedding)
+        if self.parallel:
+            return torch.cat([block(h, embedding) for block in self.blocks], dim=1)
+        for block in self.blocks:
+            h = block(h, embedding)
+        return h

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 
+from deepfm.models.options.masknet import MaskBlocksConfig
 from deepfm.models.options.sections import DNNConfig, ModelConfig
 from deepfm.utils.settings import limited
 
@@ -98,6 +99,8 @@ class DBMTLSection(TaskTowersConfig):
     """Towers that read those of related tasks, on a shared network or on shared experts.
 
     Attributes:
+        mask: Mask blocks on the embedding, as those of MaskNet; null: there are none.
+        mask_dnn: The network on the mask blocks, with `use_dnn`.
         bottom: The shared network; null: there is none.
         num_experts: Shared experts, if `expert` is there.
         expert: The network of each expert, behind `bottom`; null: there are none.
@@ -105,6 +108,8 @@ class DBMTLSection(TaskTowersConfig):
         relations: What a task reads of others, by task.
     """
 
+    mask: MaskBlocksConfig | None = None
+    mask_dnn: DNNConfig = field(default_factory=partial(DNNConfig, hidden_units=(256,)))
     bottom: DNNConfig | None = field(default_factory=partial(DNNConfig, hidden_units=(256,)))
     num_experts: int = limited(3, at_least=1)
     expert: DNNConfig | None = None

@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from deepfm.models.layers.cross import CrossNetwork, MaskedCrossNetwork, VectorCrossNetwork
+from deepfm.models.layers.precision import products_in
 from tests import reference
 from tests.models.oracle import array, cross_layers, masked_cross_layers
 
@@ -46,10 +49,24 @@ def test_the_cross_equals_loops(rank, gate):
 
 @pytest.mark.parametrize("exponential", [False, True])
 @pytest.mark.parametrize("width", [6, 5, 2, 3])
-def test_the_masked_cross_equals_loops(width, exponential):
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_masked_cross_equals_loops(width, exponential, fused):
     layer = drawn(MaskedCrossNetwork(width, num_layers=2, exponential=exponential))
     layers = masked_cross_layers(layer)
-    check(layer, rows(width), lambda row: reference.masked_cross(row, layers, exponential))
+    with products_in("fp32") if fused else nullcontext():
+        check(layer, rows(width), lambda row: reference.masked_cross(row, layers, exponential))
+
+
+@pytest.mark.parametrize("exponential", [False, True])
+def test_weights_of_the_masked_cross_get_the_same_gradients_in_few_passes(exponential):
+    layer = drawn(MaskedCrossNetwork(5, num_layers=2, exponential=exponential)).double()
+    x, found = rows(5).double(), []
+    for opened in (nullcontext(), products_in("fp32")):
+        layer.zero_grad()
+        with opened:
+            layer(x).square().sum().backward()
+        found.append([weight.grad.clone() for weight in layer.parameters()])
+    torch.testing.assert_close(*found)
 
 
 def test_golden_values():
@@ -94,3 +111,27 @@ def test_dropout_of_the_masked_cross_is_for_training_only():
 def test_one_number_has_no_half():
     with pytest.raises(ValueError, match=r"^width: expected 2 or more, found 1$"):
         MaskedCrossNetwork(1, num_layers=1, exponential=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        VectorCrossNetwork(9, num_layers=2),
+        CrossNetwork(9, num_layers=2),
+        CrossNetwork(9, num_layers=2, rank=3, gate=True),
+        MaskedCrossNetwork(9, num_layers=2, exponential=True),
+        MaskedCrossNetwork(9, num_layers=2, exponential=False),
+    ],
+    ids=["vector", "whole", "low rank with gates", "exponential", "linear"],
+)
+def test_in_bf16_outputs_are_near_float64_and_gradients_float32(layer):
+    x = rows(9, 50)
+    expected = layer.double()(x.double()).detach()
+    layer.float()
+    with products_in("bf16"):
+        y = layer(x)
+        y.square().sum().backward()
+    assert y.dtype is torch.float32
+    error = (y - expected).abs().max() / expected.abs().max()
+    assert 1e-6 < error.item() < 0.04
+    assert all(weight.grad.dtype is torch.float32 for weight in layer.parameters())
