@@ -121,7 +121,8 @@ def activation_from(text: str, width: int) -> nn.Module:
         if "num_parameters" in arguments:
             arguments["num_parameters"] = int(shared)
         function: nn.Module = getattr(nn, name)(**arguments)
-        function(torch.empty(0, width))  # some arguments are looked at no earlier
+        if arguments:
+            function(torch.empty(0, width))  # some of them are looked at no earlier
         return function
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError("activation", str(error)) from None
