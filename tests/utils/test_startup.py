@@ -54,3 +54,18 @@ leave_pandas_out()
 assert "pandas" in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_counting_the_weights_of_any_model_imports_no_compiler():
+    script = """
+import sys
+from deepfm.config import config_from_dict
+from deepfm.data.schema import DatasetSchema, FieldSchema
+from deepfm.models import MODELS, count_parameters
+fields = [FieldSchema(name=n, feature_type="sparse", vocabulary_size=9) for n in ("a", "b")]
+schema = DatasetSchema(fields={f.name: f for f in fields}, label_field="y")
+for name in set(MODELS) - {"esmm"}:  # which has several tasks
+    count_parameters(schema, config_from_dict({"model_name": name}))
+    assert "torch._dynamo" not in sys.modules, name
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

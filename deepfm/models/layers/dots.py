@@ -1,5 +1,6 @@
 """Dot products of all pairs of vectors."""
 
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -34,12 +35,14 @@ class PairwiseDots(nn.Module):
 
     def __init__(self, num_fields: int) -> None:
         super().__init__()
-        i, j = torch.triu_indices(num_fields, num_fields, 1)
-        self.output_dim = len(i)
-        of_pair = torch.full((num_fields, num_fields), self.output_dim)  # the diagonal is of none
-        of_pair[i, j] = of_pair[j, i] = torch.arange(self.output_dim)
-        self.register_buffer("_pairs", i * num_fields + j, persistent=False)
-        self.register_buffer("_of_pair", of_pair.flatten(), persistent=False)
+        pairs = list(combinations(range(num_fields), 2))
+        self.output_dim = len(pairs)
+        of_pair = [self.output_dim] * num_fields**2  # the diagonal is of none
+        for number, (i, j) in enumerate(pairs):
+            of_pair[i * num_fields + j] = of_pair[j * num_fields + i] = number
+        places = torch.tensor([i * num_fields + j for i, j in pairs], dtype=torch.int64)
+        self.register_buffer("_pairs", places, persistent=False)
+        self.register_buffer("_of_pair", torch.tensor(of_pair), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = narrowed(x)

@@ -1,5 +1,7 @@
 """Second-order interactions with a strength per pair of fields."""
 
+from itertools import combinations
+
 import torch
 from torch import Tensor, nn
 
@@ -36,12 +38,12 @@ class FieldWeightedFM(nn.Module):
 
     def __init__(self, num_fields: int) -> None:
         super().__init__()
-        pairs = num_fields * (num_fields - 1) // 2
-        self.strengths = nn.Parameter(torch.ones(pairs))
-        place = torch.full((num_fields, num_fields), pairs)  # of the zero after the last pair
-        first, second = torch.triu_indices(num_fields, num_fields, offset=1)
-        place[first, second] = place[second, first] = torch.arange(pairs)
-        self.register_buffer("_place", place.flatten(), persistent=False)
+        pairs = list(combinations(range(num_fields), 2))
+        self.strengths = nn.Parameter(torch.ones(len(pairs)))
+        place = [len(pairs)] * num_fields**2  # of the zero after the last pair
+        for number, (i, j) in enumerate(pairs):
+            place[i * num_fields + j] = place[j * num_fields + i] = number
+        self.register_buffer("_place", torch.tensor(place), persistent=False)
 
     def forward(self, field_embeddings: Tensor) -> Tensor:
         if field_embeddings.dim() != 3:

@@ -17,7 +17,7 @@ class FeatureGate(nn.Module):
     Source: K. Mao et al., "FinalMLP", AAAI 2023, arXiv:2304.00902: stream-specific
     feature selection.
 
-    NOTE[DIFF]: The constant begins as N(0, 0.01), with which every weight of the network learns;
+    NOTE[DIFF]: The constant begins uniform in ±0.02, with which every weight of the network learns;
     FuxiCTR's begins at 0, where the ReLU behind it is off for good.
 
     Args:
@@ -45,7 +45,7 @@ class FeatureGate(nn.Module):
         super().__init__()
         self.constant = None
         if context_dim == 0:
-            self.constant = nn.Parameter(torch.empty(1, constant_dim).normal_(std=0.01))
+            self.constant = nn.Parameter(torch.empty(1, constant_dim).uniform_(-0.02, 0.02))
         self.network = MLP(context_dim or constant_dim, hidden_units, init=init)
         self.output = ProductLinear(self.network.output_dim, width)
         initialize_linears([self.output], init)
