@@ -17,7 +17,7 @@ from deepfm.prediction import Predictor
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*movielens*.yaml"))
 CONFIGS = [path for path in CONFIGS if load_config(path).data.table is None]
 # Both take a quarter of a minute; the other configs do the same on the same data in a third of it.
-LONG = ("attention_deepfm_movielens", "xdeepfm_movielens")
+LONG = ("attention_deepfm_movielens", "din_movielens", "xdeepfm_movielens")
 TRAINED = [
     pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in CONFIGS
 ]
@@ -43,11 +43,12 @@ def run(movielens_dir, tmp_path_factory) -> Path:
     return output_dir
 
 
-def test_there_are_six_configs():
+def test_there_are_seven_configs():
     assert [path.stem for path in CONFIGS] == [
         "attention_deepfm_movielens",
         "deepfm_movielens",
         "deepfm_movielens_ratings",
+        "din_movielens",
         "fm_movielens",
         "wide_and_deep_movielens",
         "xdeepfm_movielens",

@@ -12,6 +12,7 @@ from torch import Tensor
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset, epoch_weights
 from deepfm.models.base import BaseCTRModel, evaluation_mode
+from deepfm.models.layers.bilinear import BilinearFusion
 from deepfm.objectives import Task, logits_by_name
 
 SPREAD = 0.1  # of the logits of an untrained model, their deviation at most
@@ -66,15 +67,17 @@ def _base_rate(task: Task, train: TabularDataset) -> Tensor | None:
 def _quieten(model: BaseCTRModel, inputs: Inputs) -> None:
     """Make what a model adds to its bias small, so that it does not matter before it has learnt.
 
-    First-order weights that are added to the logit become 0, and output layers a tenth. Where the
+    First-order weights that are added to the logit become 0, and output layers a tenth; one that
+    multiplies two networks' outputs, a hundredth. Where the
     logits still differ by more than `SPREAD`, field vectors and output layers are halved until
     they do not.
     """
     for weight in model.first_order_weights():
         weight.zero_()
     layers = [layer.weight for layer in model.output_layers]
-    for weight in layers:
-        weight.mul_(_OUTPUT_FACTOR)
+    for layer in model.output_layers:
+        degree = 2 if isinstance(layer, BilinearFusion) else 1
+        layer.weight.mul_(_OUTPUT_FACTOR**degree)
     for _ in range(_HALVINGS):
         every = logits_by_name(model(inputs)).values()
         if not any((one - one.mean(0)).square().mean().sqrt() > SPREAD for one in every):

@@ -217,8 +217,7 @@ def test_overfits_32_rows(model, schema):
     assert F.binary_cross_entropy(model.predict(inputs), label) < 0.05
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_export_gives_the_same_logits_at_any_batch_size(model, schema, strict):
+def check_export(model, schema, strict):
     model.eval()
     batch = torch.export.Dim("batch")
     rows = {0: batch}
@@ -229,6 +228,20 @@ def test_export_gives_the_same_logits_at_any_batch_size(model, schema, strict):
     for num_rows in (4, 9):
         inputs = random_inputs(schema, num_rows, seed=1)
         torch.testing.assert_close(program.module()(inputs), model(inputs))
+
+
+def test_export_gives_the_same_logits_at_any_batch_size(model, schema):
+    check_export(model, schema, strict=False)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [(name, "sequences" if name in SEQUENTIAL else "plain") for name in OF_ONE_TASK],
+    ids=lambda param: param[0],
+    indirect=True,
+)
+def test_export_by_torchs_compiler_gives_them_too(model, schema):
+    check_export(model, schema, strict=True)
 
 
 def test_predict_gives_probabilities_and_restores_every_mode(model, schema):

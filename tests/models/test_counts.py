@@ -18,7 +18,7 @@ CRITEO = (
 
 def test_counts_are_those_of_the_model(schema, config):
     for name in OF_ONE_TASK:
-        classes = 1 if name == "fm" else 3
+        classes = 1 if name in ("lr", "fm", "fwfm") else 3
         for model_config in (
             experiment(model_name=name, cin=config.model.cin, feature=config.feature),
             changed(
@@ -29,11 +29,12 @@ def test_counts_are_those_of_the_model(schema, config):
             ),
         ):
             count = count_parameters(schema, model_config)
-            state = dict(build_model(schema, model_config).named_parameters())
-            tables = build_model(schema, model_config).embedding.tables.state_dict()
+            model = build_model(schema, model_config)
+            state, tables = dict(model.named_parameters()), model.embedding.tables.state_dict()
             sizes = {key.removesuffix(".weight"): table.numel() for key, table in tables.items()}
             wide = sum(size for key, size in sizes.items() if key.endswith("_wide"))
-            assert count.wide == wide > 0
+            assert count.wide == wide
+            assert (wide > 0) == model.uses_first_order
             assert count.embedding == sum(sizes.values()) - wide
             dense = [p for key, p in state.items() if not key.startswith("embedding.tables.")]
             assert count.dense == sum(p.numel() for p in dense)

@@ -1,11 +1,13 @@
 """Losses by pairs and their gradients against whole rows in float64, one model call per pair."""
 
 import math
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
+from deepfm.config import DNNConfig
 from deepfm.data.batch import Batch
 from deepfm.data.negatives import PairSampling
 from deepfm.data.sampling import Interactions
@@ -113,8 +115,20 @@ def loss_of(model, case, name):
     return task.losses({"": found.own}, targets)[name]
 
 
+def without_norms(value):
+    """Options whose networks, wherever they stand, have no norm."""
+    if isinstance(value, DNNConfig):
+        return replace(value, norm="none")
+    if isinstance(value, dict):
+        return {key: without_norms(own) for key, own in value.items()}
+    if not is_dataclass(value):
+        return value
+    return replace(value, **{f.name: without_norms(getattr(value, f.name)) for f in fields(value)})
+
+
 def double_model(schema, config, name):
-    config = replaced(changed(config, "dnn", norm="none"), model_name=name)
+    config = replaced(config, model_name=name)
+    config = replace(config, model=without_norms(config.model))
     model = build_model(schema, config).double().train()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

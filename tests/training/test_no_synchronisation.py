@@ -176,9 +176,11 @@ def test_every_loss(name):
     )
     group = constant(16, 1, dtype=torch.int64)
     targets = Targets(constant(16), constant(16), group, ("s",), pairs if loss.by_pairs else None)
+    branches = {f"branch_{k}": leaf(*shape) for k in range(loss.min_branches)}
     with NothingIsAsked():
-        loss.loss({"": logits}, targets).backward()
-    assert logits.grad is not None
+        loss.loss({"": logits} | branches, targets).backward()
+    read = list(branches.values()) or [logits]
+    assert all(leaf.grad is not None for leaf in read)
 
 
 @pytest.mark.parametrize("name", ["fm", "deepfm", "wide_and_deep"])

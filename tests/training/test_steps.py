@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepfm.config import TrainingConfig, config_from_dict
+from deepfm.config import ExperimentConfig, TrainingConfig, config_from_dict
 from deepfm.data.batch import Batch, Inputs
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
@@ -33,6 +33,7 @@ class Line(nn.Module):
         self.embedding.tables = Tables()
         self.schema = type("Schema", (), {"group_columns": ()})
         self.tasks = (Task(objectives=(LOSSES["l2"](),)),)
+        self.config, self.tower_names = ExperimentConfig().model, ()
 
     def forward(self, inputs):
         return inputs.dense @ self.weight

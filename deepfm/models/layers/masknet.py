@@ -48,8 +48,10 @@ class FieldNorm(nn.Module):
         self._even = first * self._width
         if self._is_even:
             return
-        fields = torch.repeat_interleave(torch.arange(len(dims)), torch.tensor(dims))
-        of_field = F.one_hot(fields, len(dims)).float()  # (n, F)
+        of_field, start = torch.zeros(sum(dims), len(dims)), 0  # (n, F)
+        for field, dim in enumerate(dims):
+            of_field[start : start + dim, field] = 1.0
+            start += dim
         counts = torch.tensor([float(dim) for dim in dims])
         self.register_buffer("_average", of_field * (counts > 1) / counts, persistent=False)
         self.register_buffer("_spread", of_field.t().contiguous(), persistent=False)
