@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from deepfm.data.schema import ITEMS, DatasetSchema, FeatureType, FieldSchema
+from deepfm.data.schema import AGES, ITEMS, DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ArgumentError, ConfigError, nearest
 from deepfm.models.layers.encoders import (
     DIN,
@@ -91,10 +91,13 @@ def sequences_of(schema: DatasetSchema, feature: FeatureConfig) -> dict[str, Seq
     built = schema.built_fields
     if built and HISTORY not in found:
         query = tuple(field.history_of for field in built if field.built == ITEMS)
-        events = [field.name for field in built]
-        found[HISTORY] = SequenceFields(
-            query, tuple(events), feature.table_suffixes.get(HISTORY, "")
+        events, items = (
+            tuple(field.name for field in built if field.built in kinds)
+            for kinds in ((ITEMS, AGES), (ITEMS,))
         )
+        # How long ago something was says nothing of what it was.
+        suffix = feature.table_suffixes.get(HISTORY, "")
+        found[HISTORY] = SequenceFields(query, events, suffix, items)
     return found
 
 

@@ -311,6 +311,13 @@ def test_the_built_history_needs_no_declaration(inputs):
     assert view.sequence.shape == (6, 5, 4 + 8 + 3)
     genre = model.embedding.tables["genre"][rows.sparse[:, 2]]
     torch.testing.assert_close(view.query[:, :4], genre)
+    # The age of an event that nothing else is known of makes it no event.
+    below = torch.arange(5) < lengths[0].unsqueeze(1)
+    assert torch.equal(view.mask, below & (items > 0))
+    ages = torch.full_like(items, 7)
+    others = rows._replace(sequence_ids=(items, items, ages))
+    assert torch.equal(model.embedding(*others).sequences["history"].mask, view.mask)
+    assert (below & ~view.mask).any()
 
 
 def test_a_pooled_sequence_may_be_a_query(schema, inputs):

@@ -24,11 +24,13 @@ class SequenceFields(NamedTuple):
         query: Of the query, in its order; a raw dense field stands there as its numbers.
         sequence: Of an event, in its order; sequence fields of equal lengths in each row.
         suffix: Of the tables that all of them read.
+        known_by: Those of an event's fields of which one must know it; none: any of them.
     """
 
     query: Sequence[str]
     sequence: Sequence[str]
     suffix: str = EMBEDDING
+    known_by: Sequence[str] = ()
 
 
 class SequenceView(NamedTuple):
@@ -37,7 +39,7 @@ class SequenceView(NamedTuple):
     Attributes:
         query: What it is asked about, (B, Dq).
         sequence: The events, (B, L, Ds); zeros where a field knows nothing.
-        mask: Which positions hold an event that some field knows, (B, L).
+        mask: Which positions hold an event that is known, (B, L).
         lengths: How many positions each row has, (B,).
     """
 
@@ -70,14 +72,15 @@ def sequence_view(
         query: The parts that stand end to end in the query.
         lengths: Of the first field, (B,), which are those of all.
     """
-    own = [
-        vectors.sequences.get((fields.suffix, name)) or vectors.sequences[EMBEDDING, name]
+    own = {
+        name: vectors.sequences.get((fields.suffix, name)) or vectors.sequences[EMBEDDING, name]
         for name in fields.sequence
-    ]
-    mask = own[0].valid
-    for one in own[1:]:
-        mask = mask | one.valid
-    parts = [one.vectors for one in own]
+    }
+    first, *others = fields.known_by or fields.sequence
+    mask = own[first].valid
+    for name in others:
+        mask = mask | own[name].valid
+    parts = [one.vectors for one in own.values()]
     asked = end_to_end(vectors, query, fields.suffix)
     return SequenceView(
         torch.cat(asked, dim=1) if asked else vectors.dense[:, :0],
