@@ -8,7 +8,8 @@ Shapes: B rows.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from deepfm.objectives.base import Logits, Objective, Targets, branch_logits, weighted_mean
+from deepfm.objectives.base import Logits, Targets, branch_logits, weighted_mean
+from deepfm.objectives.one_logit import OneLogit
 from deepfm.utils.settings import limited
 
 if TYPE_CHECKING:
@@ -16,25 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfBranches(Objective):
+class _OfBranches(OneLogit):
     """A loss of branches whose logits mean what the model's one logit per row means."""
 
-    label_kinds = ("binary",)
-    ranks = True
-    learns_base_rate = True
     only_in_training = True
     min_branches: ClassVar[int] = 2
-
-    def prediction(self, logits: Logits, task: str = "") -> "Tensor":
-        return self.own_logits(logits, task).sigmoid()
-
-    def log_odds(self, logits: Logits, task: str = "") -> "Tensor":
-        return self.own_logits(logits, task)
-
-    def outputs(self, logits: Logits, task: str = "") -> "dict[str, Tensor]":
-        """`logits` and `probs` = sigmoid, (B,)."""
-        own = self.own_logits(logits, task)
-        return {"logits": own, "probs": own.sigmoid()}
 
 
 @dataclass(frozen=True, kw_only=True)

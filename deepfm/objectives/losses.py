@@ -11,32 +11,13 @@ from typing import TYPE_CHECKING, ClassVar
 from deepfm.easyrec.names import PROBABILITY_OF_ONE
 from deepfm.objectives.base import Logits, Objective, Targets
 from deepfm.objectives.branches import BranchDistillation, TriBCE, TwinFocus
+from deepfm.objectives.one_logit import OneLogit
 from deepfm.objectives.pairwise import BPR, SampledSoftmax
 from deepfm.utils.named import by_name
 from deepfm.utils.settings import limited
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OneLogit(Objective):
-    """A loss of one logit per row, whose sigmoid is the probability of class 1."""
-
-    label_kinds = ("binary",)
-    ranks = True
-    learns_base_rate = True
-
-    def prediction(self, logits: Logits, task: str = "") -> "Tensor":
-        return self.own_logits(logits, task).sigmoid()
-
-    def log_odds(self, logits: Logits, task: str = "") -> "Tensor":
-        return self.own_logits(logits, task)
-
-    def outputs(self, logits: Logits, task: str = "") -> "dict[str, Tensor]":
-        """`logits` and `probs` = sigmoid, (B,)."""
-        own = self.own_logits(logits, task)
-        return {"logits": own, "probs": own.sigmoid()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +54,7 @@ class _LogitPerClass(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryCrossEntropy(_OneLogit):
+class BinaryCrossEntropy(OneLogit):
     """Label y becomes y (1 - s) + s / 2 with smoothing s.
 
     Attributes:
@@ -103,7 +84,7 @@ class BinaryCrossEntropy(_OneLogit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryFocal(_OneLogit):
+class BinaryFocal(OneLogit):
     """Cross-entropy times a (1-p)^g for positives, (1-a) p^g for negatives, with p = sigmoid.
 
     No gradient flows through that factor.

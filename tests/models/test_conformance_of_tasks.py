@@ -5,12 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from deepfm.config import TaskConfig
-from deepfm.data.batch import Inputs
 from deepfm.data.options import DataConfig, FieldConfig, TableConfig
 from deepfm.models import MODELS, build_model
 from deepfm.training.optimizers import assign_optimizers
 from tests.models.conftest import OF_ONE_TASK, random_inputs, replaced
-from tests.models.test_conformance import GROUPS, ON_CPU_ONLY, ON_MPS, _Recorder
+from tests.models.test_conformance import GROUPS, ON_CPU_ONLY, ON_MPS, _Recorder, check_export
 
 SEVERAL = [name for name, entry in MODELS.items() if entry.load().several_tasks]
 TASKS = ("ctr", "cvr", "ctcvr")
@@ -116,16 +115,7 @@ def test_overfits_32_rows(model, schema):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_gives_the_same_logits_at_any_batch_size(model, schema, strict):
-    model.eval()
-    batch = torch.export.Dim("batch")
-    rows = {0: batch}
-    shapes = Inputs(rows, rows, *[(rows,) * len(schema.sequence_fields)] * 2)
-    program = torch.export.export(
-        model, (random_inputs(schema, 4),), dynamic_shapes=(shapes,), strict=strict
-    )
-    for num_rows in (4, 9):
-        inputs = random_inputs(schema, num_rows, seed=1)
-        torch.testing.assert_close(program.module()(inputs), model(inputs))
+    check_export(model, schema, strict)
 
 
 def test_predict_gives_probabilities_per_task(model, schema):

@@ -175,11 +175,7 @@ class MLP(nn.Module):
             raise ArgumentError("hidden_units", "expected at least one layer")
         if norm not in (None, *NORMS):
             raise ArgumentError("norm", f"{norm!r} is none of {', '.join(NORMS)}")
-        rates = [dropout] if isinstance(dropout, int | float) else list(dropout)
-        rates = rates * len(hidden_units) if len(rates) == 1 else rates
-        if len(rates) != len(hidden_units):
-            problem = f"expected one number, or one per layer ({len(hidden_units)})"
-            raise ArgumentError("dropout", f"{problem}, got {len(rates)}")
+        rates = rates_of_layers(dropout, len(hidden_units))
         self.hidden_units = tuple(hidden_units)
         self.output_dim = hidden_units[-1]
         self.return_hidden = return_hidden
@@ -271,6 +267,20 @@ class MLP(nn.Module):
             if self.return_hidden:  # else evaluation would keep every layer's output alive
                 hidden.append(x.float() if x.dtype is torch.bfloat16 else x)
         return hidden if self.return_hidden else x
+
+
+def rates_of_layers(dropout: float | Sequence[float], num_layers: int) -> list[float]:
+    """The rate of each layer, of one for all or of one each.
+
+    Raises:
+        ArgumentError: They are as many as neither.
+    """
+    rates = [dropout] if isinstance(dropout, int | float) else list(dropout)
+    rates = rates * num_layers if len(rates) == 1 else rates
+    if len(rates) != num_layers:
+        problem = f"expected one number, or one per layer ({num_layers})"
+        raise ArgumentError("dropout", f"{problem}, got {len(rates)}")
+    return rates
 
 
 def _in_few_passes(layer: nn.Sequential, x: Tensor) -> Tensor:

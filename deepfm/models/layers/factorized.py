@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.errors import ArgumentError
-from deepfm.models.layers.dnn import NORMS, activation_from, initialize_linears
+from deepfm.models.layers.dnn import NORMS, activation_from, initialize_linears, rates_of_layers
 from deepfm.models.layers.dropout import Dropout, ReLUDropout, norm_relu_dropout
 from deepfm.models.layers.precision import ProductLinear
 
@@ -67,11 +67,7 @@ class FactorizedBlock(nn.Module):
             raise ArgumentError("norm", f"{norm!r} is none of {', '.join(NORMS)}")
         if combine == "concat" and any(width % 2 for width in hidden_units):
             raise ArgumentError("hidden_units", f"expected even widths, got {list(hidden_units)}")
-        rates = [dropout] if isinstance(dropout, int | float) else list(dropout)
-        rates = rates * len(hidden_units) if len(rates) == 1 else rates
-        if len(rates) != len(hidden_units):
-            problem = f"expected one number, or one per layer ({len(hidden_units)})"
-            raise ArgumentError("dropout", f"{problem}, got {len(rates)}")
+        rates = rates_of_layers(dropout, len(hidden_units))
         self.output_dim = hidden_units[-1]
         self._is_sum = combine == "sum"
         self.linears, self.tails = nn.ModuleList(), nn.ModuleList()
