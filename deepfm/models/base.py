@@ -6,11 +6,11 @@ it a ConfigError about the key that the user wrote.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import add
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from deepfm.objectives.tasks import of_only_task
 # What adds up to logits, but for the global bias: (B, C), or (B, 1), which counts alike in every
 # class.
 Parts: TypeAlias = dict[str, Tensor]
+Layers = TypeVar("Layers", bound=nn.Module)
 
 
 class PairBranches(NamedTuple):
@@ -87,6 +88,7 @@ class BaseCTRModel(nn.Module, ABC):
     """
 
     several_tasks: ClassVar[bool] = False  # whether `forward` gives logits by the tasks' names
+    several_classes: ClassVar[bool] = True  # whether a row may have a logit for each class
     is_frozen = False  # whether it is for evaluation only, as `deepfm.models.frozen` makes it
     scoring_precision: str = "fp32"  # `evaluation.precision`, which the scoring loop reads
 
@@ -103,6 +105,11 @@ class BaseCTRModel(nn.Module, ABC):
             raise ConfigError(
                 f"{config.name} predicts one, found {', '.join(task.name for task in tasks)}",
                 key="tasks",
+            )
+        if self.num_class > 1 and not self.several_classes:
+            raise ConfigError(
+                f"{config.name} has one logit per row, found {self.num_class} classes",
+                key="num_class",
             )
         self.embedding = build_embedding(
             schema,
@@ -425,9 +432,24 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
     """Return the network that a section of the config describes, without an output layer."""
-    check_activation(config, section)
+    return make_layers(MLP, in_features, config, section)
+
+
+def make_layers(
+    kind: Callable[..., Layers], in_features: int, config: DNNConfig, section: str
+) -> Layers:
+    """Return the same of another kind of layers, which take the arguments of `MLP`.
+
+    Raises:
+        ConfigError: A value cannot be used; names the key.
+    """
+    name = called(config.activation).removeprefix("nn.")
+    if name and name not in ACTIVATION_NAMES:
+        hint = nearest(name, ACTIVATION_NAMES)
+        problem = f"unknown activation {config.activation!r}; {hint}"
+        raise ConfigError(problem, key=f"{section}.activation")
     with config_section(section):
-        return MLP(
+        return kind(
             in_features,
             config.hidden_units,
             activation=config.activation,
@@ -436,19 +458,6 @@ def make_network(in_features: int, config: DNNConfig, section: str) -> MLP:
             bias=config.bias,
             init=config.init,
         )
-
-
-def check_activation(config: DNNConfig, section: str) -> None:
-    """Refuse an unknown activation, with the nearest known one.
-
-    Raises:
-        ConfigError: It is unknown.
-    """
-    name = called(config.activation).removeprefix("nn.")
-    if name and name not in ACTIVATION_NAMES:
-        hint = nearest(name, ACTIVATION_NAMES)
-        problem = f"unknown activation {config.activation!r}; {hint}"
-        raise ConfigError(problem, key=f"{section}.activation")
 
 
 @contextmanager

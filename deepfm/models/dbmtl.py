@@ -39,9 +39,7 @@ class DBMTL(SeveralTasksModel):
             if section.mask.use_dnn:
                 self.masks_dnn = make_network(width, section.mask_dnn, "dbmtl.mask_dnn")
                 width = self.masks_dnn.output_dim
-        bottom = self._optional(section.bottom, "bottom")
-        self.bottom = None if bottom is None else bottom(width)
-        width = width if self.bottom is None else self.bottom.output_dim
+        width = self._add_bottom(width, section.bottom)
         self.mixtures = None
         if section.expert is not None:
             self.mixtures = MultiGateExperts(
@@ -86,9 +84,10 @@ class DBMTL(SeveralTasksModel):
         return names.index(name)
 
     def _task_vectors(self, flat: Tensor) -> list[Tensor]:
-        shared = flat
-        for part in (self.masks, self.masks_dnn, self.bottom):
-            shared = shared if part is None else part(shared)
+        masked = flat
+        for part in (self.masks, self.masks_dnn):
+            masked = masked if part is None else part(masked)
+        shared = self._above_bottom(masked)
         inputs = [shared] * len(self.tasks) if self.mixtures is None else self.mixtures(shared)
         own = [tower(x) for tower, x in zip(self.towers, inputs, strict=True)]  # t_k
         found: list[Tensor] = []  # r_k

@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, Parts
+from deepfm.models.base import Parts
+from deepfm.models.flat import FlatModel
 from deepfm.models.layers.cross import VectorCrossNetwork
 from deepfm.models.options import DCNConfig
 
 
-class DCN(BaseCTRModel):
+class DCN(FlatModel):
     """logit = bias + <w, cross(flat embeddings)> + DNN(flat embeddings).
 
     cross: x_{l+1} = x_0 <w_l, x_l> + b_l + x_l, from x_0 = flat embeddings on. `dcn.deep: false`
@@ -18,14 +19,6 @@ class DCN(BaseCTRModel):
     """
 
     config: DCNConfig
-
-    @property
-    def uses_first_order(self) -> bool:
-        return False
-
-    @property
-    def uses_field_embeddings(self) -> bool:
-        return False
 
     @property
     def interaction_dim(self) -> int:

@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from deepfm.models.base import BaseCTRModel, Parts, config_section, make_network
+from deepfm.models.base import Parts, config_section, make_network
+from deepfm.models.flat import FlatModel
 from deepfm.models.layers.cross import CrossNetwork
 from deepfm.models.options import DCNv2Config
 
 
-class DCNv2(BaseCTRModel):
+class DCNv2(FlatModel):
     """logit = bias + <w, cross(x)> + DNN(x), or bias + DNN(cross(x)), with x = flat embeddings.
 
     cross: x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, from x_0 = x on, or from x_0 = backbone(x). The
@@ -22,14 +23,6 @@ class DCNv2(BaseCTRModel):
     """
 
     config: DCNv2Config
-
-    @property
-    def uses_first_order(self) -> bool:
-        return False
-
-    @property
-    def uses_field_embeddings(self) -> bool:
-        return False
 
     @property
     def interaction_dim(self) -> int:

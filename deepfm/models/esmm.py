@@ -34,8 +34,7 @@ class ESMM(SeveralTasksModel):
 
     config: ESMMConfig
 
-    @property
-    def towered(self) -> Sequence[Task]:
+    def _tasks_with_towers(self) -> Sequence[Task]:
         section = self.config.esmm
         by_name = {task.name: task for task in self.tasks}
         needed = (section.click, section.conversion, section.click_and_conversion)
@@ -71,14 +70,11 @@ class ESMM(SeveralTasksModel):
         return next(task for task in self.tasks if task.name == name)
 
     def _build_components(self) -> None:
-        width = self.embedding.total_dim
-        make = self._optional(self.config.esmm.bottom, "bottom")
-        self.bottom = None if make is None else make(width)
-        width = width if self.bottom is None else self.bottom.output_dim
+        width = self._add_bottom(self.embedding.total_dim, self.config.esmm.bottom)
         self._add_outputs(self._add_towers([width, width]))
 
     def _task_vectors(self, flat: Tensor) -> list[Tensor]:
-        shared = flat if self.bottom is None else self.bottom(flat)
+        shared = self._above_bottom(flat)
         return [tower(shared) for tower in self.towers]
 
     def forward(self, inputs: Inputs) -> dict[str, Tensor]:

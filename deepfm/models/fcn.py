@@ -3,13 +3,14 @@
 from torch import Tensor
 
 from deepfm.errors import ConfigError
-from deepfm.models.base import BaseCTRModel, Parts
+from deepfm.models.base import Parts
+from deepfm.models.flat import FlatModel
 from deepfm.models.layers.cross import MaskedCrossNetwork
 from deepfm.models.layers.embedding import Views
 from deepfm.models.options import FCNConfig
 
 
-class FCN(BaseCTRModel):
+class FCN(FlatModel):
     """logit = bias + 1/2 <w_e, exponential(x)> + 1/2 <w_l, linear(x)>, with x = flat embeddings.
 
     Both are cross networks, x_{l+1} = a * c(x_l) + x_l, with a = x_l or a = x_0. The logits of the
@@ -23,14 +24,6 @@ class FCN(BaseCTRModel):
     """
 
     config: FCNConfig
-
-    @property
-    def uses_first_order(self) -> bool:
-        return False
-
-    @property
-    def uses_field_embeddings(self) -> bool:
-        return False
 
     @property
     def has_network(self) -> bool:

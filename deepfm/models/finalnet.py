@@ -1,8 +1,10 @@
 """FinalNet: blocks of factorized interaction layers."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
-from deepfm.models.base import Parts, check_activation, config_section
+from deepfm.models.base import Parts, make_layers
 from deepfm.models.layers.embedding import Views
 from deepfm.models.layers.factorized import FactorizedBlock
 from deepfm.models.options import DNNConfig, FinalNetConfig
@@ -36,18 +38,8 @@ class FinalNet(StreamsModel):
         self._set_outputs({name: block.output_dim for name, block in blocks.items()})
 
     def _block(self, in_features: int, config: DNNConfig, section: str) -> FactorizedBlock:
-        check_activation(config, section)
-        with config_section(section):
-            return FactorizedBlock(
-                in_features,
-                config.hidden_units,
-                activation=config.activation,
-                norm=None if config.norm == "none" else config.norm,
-                dropout=config.dropout,
-                bias=config.bias,
-                combine=self.config.finalnet.combine,
-                init=config.init,
-            )
+        kind = partial(FactorizedBlock, combine=self.config.finalnet.combine)
+        return make_layers(kind, in_features, config, section)
 
     def _parts(self, views: Views) -> Parts:
         return self._with_auxiliary(views)[0]

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel, PairBranches, Parts
 from deepfm.models.layers.fm import FactorizationMachine
 from deepfm.models.options import FactorizationMachineConfig
@@ -22,6 +21,7 @@ class FM(BaseCTRModel):
     """
 
     config: FactorizationMachineConfig
+    several_classes = False
 
     @property
     def has_network(self) -> bool:
@@ -36,10 +36,6 @@ class FM(BaseCTRModel):
         return self.embedding.fm_embedding_dim
 
     def _build_components(self) -> None:
-        if self.num_class > 1:
-            raise ConfigError(
-                f"fm has one logit per row, found {self.num_class} classes", key="num_class"
-            )
         self.fm = FactorizationMachine()
 
     def _forward_components(

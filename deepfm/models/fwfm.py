@@ -26,6 +26,7 @@ class FwFM(BaseCTRModel):
     """
 
     config: FwFMConfig
+    several_classes = False
 
     @property
     def uses_first_order(self) -> bool:
@@ -40,10 +41,6 @@ class FwFM(BaseCTRModel):
         return ("fm",)
 
     def _build_components(self) -> None:
-        if self.num_class > 1:
-            raise ConfigError(
-                f"fwfm has one logit per row, found {self.num_class} classes", key="num_class"
-            )
         raw = [field.name for field in self.schema.dense_fields if not field.is_embedded]
         if raw and not self.uses_first_order and not self.config.feature.groups:
             raise ConfigError(

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel, PairBranches, Parts
 
 
@@ -15,6 +14,8 @@ class LR(BaseCTRModel):
     Source: D. R. Cox, "The Regression Analysis of Binary Sequences", JRSS B 20, 1958; with a
     weight per id as in M. Richardson et al., "Predicting Clicks", WWW 2007.
     """
+
+    several_classes = False
 
     @property
     def uses_field_embeddings(self) -> bool:
@@ -29,10 +30,7 @@ class LR(BaseCTRModel):
         return ("wide",)
 
     def _build_components(self) -> None:
-        if self.num_class > 1:
-            raise ConfigError(
-                f"lr has one logit per row, found {self.num_class} classes", key="num_class"
-            )
+        """There is nothing but first-order weights."""
 
     def _forward_components(
         self, first_order: Tensor, field_embeddings: Tensor | None, flat_embeddings: Tensor

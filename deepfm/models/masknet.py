@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from deepfm.models.base import BaseCTRModel, Parts, config_section
+from deepfm.models.base import Parts, config_section
+from deepfm.models.flat import FlatModel
 from deepfm.models.layers.masknet import MaskBlocks
 from deepfm.models.options import MaskBlocksConfig, MaskNetConfig
 
 
-class MaskNet(BaseCTRModel):
+class MaskNet(FlatModel):
     """logit = bias + DNN([block_1(LN(e), e) ; ... ; block_n(LN(e), e)]) with the embedding e.
 
     These are parallel blocks. Serial ones stand one on the other, block_k(h, e) with the output h
@@ -23,14 +24,6 @@ class MaskNet(BaseCTRModel):
     """
 
     config: MaskNetConfig
-
-    @property
-    def uses_first_order(self) -> bool:
-        return False
-
-    @property
-    def uses_field_embeddings(self) -> bool:
-        return False
 
     @property
     def deep_width(self) -> int:

@@ -49,9 +49,10 @@ class MultiTowerDIN(MultiTower):
             LOGGER.warning("multi_tower_din reads no sequence: feature.sequences names none")
         encodings = build_encoders(self.schema, self.din_towers, known, _KEY)
         self.encoders = nn.ModuleList(encoding.encoder for encoding in encodings)
+        self._read = [encoding.sequence for encoding in encodings]
         return {encoding.name: encoding.encoder.output_dim for encoding in encodings}
 
     def _streams(self, views: Views) -> list[Tensor]:
-        pairs = zip(self.encoders, self.sequences, strict=True)
+        pairs = zip(self.encoders, self._read, strict=True)
         encoded = [encoder(views.sequences[name]) for encoder, name in pairs]
         return [*super()._streams(views), *encoded]

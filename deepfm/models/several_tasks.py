@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from deepfm.data.batch import Inputs
 from deepfm.errors import ConfigError, nearest
-from deepfm.models.base import BaseCTRModel, make_network
+from deepfm.models.base import make_network
+from deepfm.models.flat import FlatModel
 from deepfm.models.layers.dnn import initialize_linears
 from deepfm.models.layers.experts import NetworkMaker
 from deepfm.models.options import DNNConfig, TaskTowersConfig
@@ -15,7 +16,7 @@ from deepfm.objectives import Task
 from deepfm.objectives.tasks import of_only_task
 
 
-class SeveralTasksModel(BaseCTRModel):
+class SeveralTasksModel(FlatModel):
     """Logits of each task: its output layer over its tower over what the model shares.
 
     All of it reads the flat embeddings. With one task the logits are a tensor, as those of any
@@ -23,14 +24,6 @@ class SeveralTasksModel(BaseCTRModel):
     """
 
     several_tasks = True
-
-    @property
-    def uses_first_order(self) -> bool:
-        return False
-
-    @property
-    def uses_field_embeddings(self) -> bool:
-        return False
 
     @property
     def has_network(self) -> bool:
@@ -44,9 +37,8 @@ class SeveralTasksModel(BaseCTRModel):
     def has_global_bias(self) -> bool:
         return False
 
-    @property
-    def towered(self) -> Sequence[Task]:
-        """The tasks that have towers."""
+    def _tasks_with_towers(self) -> Sequence[Task]:
+        """The tasks that have towers; `towered` once these are made."""
         return self.tasks
 
     @property
@@ -89,8 +81,19 @@ class SeveralTasksModel(BaseCTRModel):
     def _optional(self, config: DNNConfig | None, key: str) -> NetworkMaker | None:
         return None if config is None else self._maker(config, key)
 
+    def _add_bottom(self, in_features: int, config: DNNConfig | None) -> int:
+        """Make `bottom`, which all tasks share, if there is one; how wide its output is."""
+        self.bottom = None if config is None else self._maker(config, "bottom")(in_features)
+        return in_features if self.bottom is None else self.bottom.output_dim
+
+    def _above_bottom(self, x: Tensor) -> Tensor:
+        """What `bottom` makes of its input, (B, width)."""
+        shared: Tensor = x if self.bottom is None else self.bottom(x)
+        return shared
+
     def _add_towers(self, widths: Sequence[int]) -> list[int]:
         """Make `towers`, over an input of this width for each task; how wide their outputs are."""
+        self.towered = tuple(self._tasks_with_towers())
         self._check_names(self.section.towers, "towers")
         self.towers, found = nn.ModuleList(), list(widths)
         for place, (task, width) in enumerate(zip(self.towered, widths, strict=True)):

@@ -16,12 +16,9 @@ class SharedBottom(SeveralTasksModel):
     config: SharedBottomConfig
 
     def _build_components(self) -> None:
-        width, bottom = self.embedding.total_dim, self.config.shared_bottom.bottom
-        make = self._optional(bottom, "bottom")
-        self.bottom = None if make is None else make(width)
-        width = width if self.bottom is None else self.bottom.output_dim
+        width = self._add_bottom(self.embedding.total_dim, self.config.shared_bottom.bottom)
         self._add_outputs(self._add_towers([width] * len(self.tasks)))
 
     def _task_vectors(self, flat: Tensor) -> list[Tensor]:
-        shared = flat if self.bottom is None else self.bottom(flat)
+        shared = self._above_bottom(flat)
         return [tower(shared) for tower in self.towers]

@@ -9,25 +9,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from deepfm.models.base import BaseCTRModel, Parts, make_network
+from deepfm.models.base import Parts, make_network
+from deepfm.models.flat import FlatModel
 from deepfm.models.layers.dnn import MLP
 from deepfm.models.options import DNNConfig
 
 
-class StreamsModel(BaseCTRModel):
+class StreamsModel(FlatModel):
     """Streams on the flat embeddings, by name.
 
     NOTE[DIFF]: Where there is a global bias, it is the bias of the logit and of the logits of all
     streams; with `global_bias: false` each stream has one of its own, as in the papers.
     """
-
-    @property
-    def uses_first_order(self) -> bool:
-        return False
-
-    @property
-    def uses_field_embeddings(self) -> bool:
-        return False
 
     @property
     def deep_width(self) -> int:
