@@ -113,11 +113,12 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
         "easyrec",
     },
-    "cli": {
+    "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS",
+        "models.MODELS", "commands",
     },
+    "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},
 }  # fmt: skip
 

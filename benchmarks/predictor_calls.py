@@ -1,6 +1,6 @@
 """What a request costs: a row, a hundred rows, a list for a user, of a checkpoint.
 
-    python benchmarks/requests.py outputs/deepfm_movielens/best_model.pt
+    python benchmarks/predictor_calls.py outputs/deepfm_movielens/best_model.pt
 
 Rows bring ids alone, and a time where the model reads a history: users and items are drawn from
 the checkpoint's own. A request is a list of dicts, and each is another. `arrow` is the path that

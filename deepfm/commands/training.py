@@ -1,0 +1,136 @@
+"""Trained models and what they are worth: train, evaluate, calibrate, compare."""
+
+import argparse
+
+from deepfm.commands.arguments import (
+    Commands,
+    add_checkpoints,
+    add_override,
+    config_if_given,
+    config_of,
+)
+from deepfm.errors import ConfigError
+from deepfm.utils.logging import LOGGER
+
+
+def add(commands: Commands) -> None:
+    """Add these commands."""
+    added = commands.add("train", _train, "train a model and evaluate it")
+    added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
+    add_override(added)
+    existing = added.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="continue a stopped run")
+    existing.add_argument("--overwrite", action="store_true", help="replace an earlier run")
+    existing.add_argument(
+        "--profile",
+        action="store_true",
+        help="only show where the time of 30 steps goes; writes trace.json into the run's folder",
+    )
+    added.add_argument(
+        "--init-from",
+        metavar="CHECKPOINT",
+        help="start from its weights, with new rows for new values; a resumed run has its own",
+    )
+
+    added = commands.add("evaluate", _evaluate, "metrics of a checkpoint")
+    add_checkpoints(added)
+    added.add_argument("--config", help="other data paths and evaluation settings")
+    added.add_argument(
+        "--split", choices=("valid", "test"), help="test by default, or valid where there is none"
+    )
+    add_override(added)
+
+    added = commands.add(
+        "calibrate", _calibrate, "make a checkpoint's probabilities fit its validation rows"
+    )
+    added.add_argument("--checkpoint", required=True, help="best_model.pt of a run")
+    added.add_argument(
+        "--method",
+        choices=("temperature", "isotonic"),
+        default="temperature",
+        help="one factor for all logits (default), or rising steps of any shape",
+    )
+    added.add_argument("--task", help="one of several tasks (default: all with two classes)")
+    added.add_argument(
+        "--output", metavar="FILE", help="another file for the calibrated checkpoint"
+    )
+    added.add_argument(
+        "--split",
+        choices=("valid", "test"),
+        default="valid",
+        help="whose rows it is fitted on, and reported on (default: valid)",
+    )
+    added.add_argument("--config", help="other data paths")
+    add_override(added)
+
+    added = commands.add(
+        "compare",
+        _compare,
+        "train several configs and tabulate their test metrics; runs and table.md go to "
+        "outputs/compare",
+    )
+    added.add_argument("configs", nargs="+", help="YAML files")
+    added.add_argument("--seeds", type=int, default=1, help="runs per config (default: 1)")
+    added.add_argument(
+        "--references",
+        action="store_true",
+        help="add rows of simple methods: base rate, logistic regression and boosting of a table, "
+        "popularity, biases, ItemKNN and EASE of a ranking task",
+    )
+    add_override(added)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from deepfm import experiment
+
+    with config_of(arguments.config, arguments.override) as config:
+        if arguments.profile:
+            experiment.profile_training(config)
+            return
+        experiment.train(
+            config,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            init_from=arguments.init_from,
+        )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from deepfm.experiment import format_metrics
+    from deepfm.held_out import evaluate_checkpoint
+    from deepfm.several import expanded
+
+    with config_if_given(arguments) as config:
+        paths = expanded(arguments.checkpoint)
+        metrics = evaluate_checkpoint(paths, config=config, split=arguments.split)
+    for line in format_metrics(metrics):
+        LOGGER.info(line)
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from deepfm.calibrate import calibrate
+
+    with config_if_given(arguments) as config:
+        calibrate(
+            arguments.checkpoint,
+            method=arguments.method,
+            output=arguments.output,
+            config=config,
+            split=arguments.split,
+            task=arguments.task,
+        )
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from deepfm import comparison
+    from deepfm.easyrec import is_pipeline
+
+    for path in filter(is_pipeline, arguments.configs):
+        raise ConfigError(f"{path}: compare takes YAML; deepfm convert writes it")
+    for line in comparison.compare(
+        arguments.configs,
+        seeds=arguments.seeds,
+        references=arguments.references,
+        overrides=arguments.override,
+    ):
+        LOGGER.info(line)
