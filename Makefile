@@ -9,8 +9,7 @@ PAGES := docs/_build/pages
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test test-slow install lint types format check build docs benchmark attack download-data \
-	proto clean
+.PHONY: train test test-slow install lint types format check build docs benchmark attack download-data proto clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
