@@ -83,9 +83,10 @@ MAY_IMPORT = {
     },
     "served_items": {"data", "models", "evaluation"},
     "served_context": {"errors", "data"},
+    "engine": {"data"},
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_context", "served_items",
+        "served_context", "served_items", "engine",
     },
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
