@@ -3,7 +3,7 @@
 `deepfm.prediction.Predictor` is one by torch, `deepfm.runtime.Runtime` one by ONNX Runtime.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +26,20 @@ class ScoredItem(NamedTuple):
     item: object
     title: str | None
     score: float
+
+
+class CountedPredictions(NamedTuple):
+    """Predictions for N rows, with what the values of these rows are to the model.
+
+    Attributes:
+        columns: By column, such as `probability`, (N,) float64.
+        unknown: By field with a vocabulary, how many rows hold a value that training has not seen.
+        missing: By field, how many rows hold no value, neither of their own nor looked up.
+    """
+
+    columns: dict[str, np.ndarray]
+    unknown: dict[str, int]
+    missing: dict[str, int]
 
 
 class PredictedTask(Protocol):
@@ -73,6 +87,25 @@ class Engine(Protocol):
         """Return what is predicted for each raw row by the tasks' names, (N,) or (N, C) float64."""
         ...
 
+    def predict_counted(self, rows: Given) -> CountedPredictions:
+        """Return what is predicted by column, and count unknown and missing values.
+
+        Columns that fields do without are not warned of.
+        """
+        ...
+
+    def example_row(self) -> dict[str, object]:
+        """A row that can be read as far as can be known, without what is looked up."""
+        ...
+
+    def example_list(self) -> dict[str, object] | None:
+        """Arguments that `recommend` can answer; None: there is nothing to rank."""
+        ...
+
+    def context_columns(self) -> tuple[str, ...]:
+        """The columns that the `context` of `recommend` may have."""
+        ...
+
     def knows_user(self, user: object) -> bool:
         """Return whether the user stands in the user table."""
         ...
@@ -84,6 +117,9 @@ class Engine(Protocol):
         top: int = 10,
         history: Sequence[object] | None = None,
         time: object = None,
+        context: Mapping[str, object] | None = None,
+        candidates: Sequence[object] | None = None,
+        exclude: Collection[object] = (),
     ) -> list[Recommendation] | list[ScoredItem]:
         """Return the best items for a user, without those the user has a history with."""
         ...

@@ -15,11 +15,13 @@ from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
+from deepfm.data.served_counts import missing_values, unknown_values
 from deepfm.data.served_histories import GivenHistory, ServedHistories
 from deepfm.data.served_rows import ServedRows
 from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
+from deepfm.engine import CountedPredictions
 from deepfm.engine import Recommendation as Recommendation
 from deepfm.engine import ScoredItem as ScoredItem
 from deepfm.errors import CheckpointError, DataError, Place, shown
@@ -134,6 +136,16 @@ class Predictor:
         read = self._rows.read(rows)
         _warn_of_absent(self._absent(read.columns), read.inputs.num_rows)
         return self._predicted(read.inputs)
+
+    def predict_counted(self, rows: Given) -> CountedPredictions:
+        """Return what `predict_tasks` does by column, and count unknown and missing values.
+
+        It does not warn of columns that fields do without.
+        """
+        read = self._rows.read(rows)
+        predictions = prediction_columns(self.tasks, self._predicted(read.inputs))
+        missing = missing_values(self.schema, read)
+        return CountedPredictions(predictions, unknown_values(self.schema, read, missing), missing)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
@@ -252,6 +264,30 @@ class Predictor:
         if task.by_pairs:
             return [ScoredItem(*row) for row in listed]
         return [Recommendation(*row) for row in listed]
+
+    def example_row(self) -> dict[str, object]:
+        """A row that `predict` can read as far as can be known, without what it looks up."""
+        return self._rows.example()
+
+    def example_list(self) -> dict[str, object] | None:
+        """Arguments that `recommend` can answer, as far as can be known; None: it ranks nothing."""
+        if self._tables.users is None:
+            return None
+        try:
+            needed, columns = self._context.required, self._context.columns
+        except DataError:
+            return None
+        user = self._tables.users[self._ranked.user_column][0].as_py()
+        row = self.example_row()
+        context = {name: row.get(name) for name in columns if name in needed}
+        return {"user": user, "context": context} if context else {"user": user}
+
+    def context_columns(self) -> tuple[str, ...]:
+        """The columns that the `context` of `recommend` may have; none, where it ranks nothing."""
+        try:
+            return self._context.columns
+        except DataError:
+            return ()
 
     def _wanted_items(
         self,

@@ -88,6 +88,12 @@ MAY_IMPORT = {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
         "served_context", "served_items", "engine",
     },
+    # What loads a checkpoint imports torch when it does; the parent process needs none of it.
+    "serving": {"errors", "utils", "data", "engine", "serving"},
+    "serving.models": {
+        "errors", "data", "engine", "evaluation.members", "prediction", "serving.shared_weights",
+    },
+    "serving.shared_weights": {"utils.io"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
@@ -118,7 +124,7 @@ MAY_IMPORT = {
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "commands",
+        "models.MODELS", "serving", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -4,7 +4,7 @@ Decided here: few rows are read by dictionaries and plain arrays, as long as the
 all others go through Arrow. The inputs are the same, and errors are those of Arrow's path.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,8 +14,10 @@ import torch
 from deepfm.data.batch import Inputs
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import FewRows
-from deepfm.data.encoding.few_rows_spec import few_rows, inputs_of
+from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec, inputs_of
 from deepfm.data.encoding.few_values import Column, NotPlain, Values
+from deepfm.data.schema import DatasetSchema
+from deepfm.data.served_example import example_row
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import Given, as_table, plain_columns
 from deepfm.data.sources.side_values import SideValues
@@ -31,11 +33,11 @@ class ReadRows(NamedTuple):
 
     Attributes:
         inputs: What a model sees, N rows.
-        columns: The names of the raw columns, with those that were looked up.
+        columns: The raw columns by name, with those that were looked up.
     """
 
     inputs: Inputs
-    columns: Collection[str]
+    columns: Mapping[str, Values | pa.ChunkedArray]
 
 
 class ServedRows:
@@ -49,13 +51,7 @@ class ServedRows:
     ) -> None:
         self._encoders, self._tables, self._histories = encoders, tables, histories
         self._side_values = SideValues(tables, encoders.schema)
-        schema = encoders.schema
-        read = {name for field in schema.fields.values() for name in field.raw_columns}
-        ids = (schema.user_field, schema.item_field)
-        read |= {schema.fields[name].column for name in ids if name is not None}
-        if schema.time_column is not None:
-            read.add(schema.time_column)
-        self._read_columns = frozenset(read)
+        self._read_columns = frozenset(columns_read(encoders.schema))
 
     @cached_property
     def _few_rows(self) -> FewRows:
@@ -146,19 +142,43 @@ class ServedRows:
             sequence_lengths=(*inputs.sequence_lengths, *lengths),
         )
 
+    def example(self) -> dict[str, object]:
+        """A row that can be read as far as can be known, without what is looked up."""
+        schema = self._encoders.schema
+        ids = {
+            side: schema.fields[name].column
+            for side, name in (("users", schema.user_field), ("items", schema.item_field))
+            if name is not None
+        }
+        plain = few_rows_spec(self._encoders)
+        row = example_row(columns_read(schema), ids, self._tables, plain)
+        if self._histories is not None:
+            row[str(schema.time_column)] = int(self._histories.moment(None)) + 1
+        return row
+
     def _read_by_arrow(self, given: Given) -> ReadRows:
         table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
         inputs = self._encoders.encode(table)
         if self._histories is not None:
             inputs = self._histories.added_to_rows(inputs, table, Times(), _row)
-        return ReadRows(inputs, table.column_names)
+        return ReadRows(inputs, dict(zip(table.column_names, table.columns, strict=True)))
 
     def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
         columns = self._side_values.completed(columns, rows)
         inputs = inputs_of(self._few_rows.encode(columns, rows))
         if self._histories is not None:
             inputs = self._histories.added_to_few(inputs, columns)
-        return ReadRows(inputs, columns.keys())
+        return ReadRows(inputs, columns)
+
+
+def columns_read(schema: DatasetSchema) -> list[str]:
+    """The raw columns that rows may bring: of fields, of the ids, of the time."""
+    read = [name for field in schema.fields.values() for name in field.raw_columns]
+    ids = (schema.user_field, schema.item_field)
+    read += [schema.fields[name].column for name in ids if name is not None]
+    if schema.time_column is not None:
+        read.append(schema.time_column)
+    return list(dict.fromkeys(read))
 
 
 def _may_be_few(given: Given) -> bool:
