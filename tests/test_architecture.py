@@ -82,10 +82,18 @@ MAY_IMPORT = {
         "checkpoint",
     },
     "served_items": {"data", "models", "evaluation"},
+    "served_context": {"errors", "data"},
+    "engine": {"data"},
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_items",
+        "served_context", "served_items", "engine",
     },
+    # What loads a checkpoint imports torch when it does; the parent process needs none of it.
+    "serving": {"errors", "utils", "data", "engine", "serving"},
+    "serving.models": {
+        "errors", "data", "engine", "evaluation.members", "prediction", "serving.shared_weights",
+    },
+    "serving.shared_weights": {"utils.io"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
@@ -116,7 +124,7 @@ MAY_IMPORT = {
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "commands",
+        "models.MODELS", "serving", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},
