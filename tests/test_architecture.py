@@ -86,6 +86,7 @@ MAY_IMPORT = {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
         "served_items",
     },
+    "explanation": {"errors", "data", "models", "objectives", "evaluation"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
