@@ -103,6 +103,10 @@ MAY_IMPORT = {
     "calibrate": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "preflight", "held_out",
     },
+    "explore": {
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "checkpoint",
+        "several", "served_items", "experiment", "held_out", "explanation", "explore",
+    },
     "comparison": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
         "comparison_means",
@@ -116,8 +120,8 @@ MAY_IMPORT = {
     },
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "commands",
+        "several", "held_out", "calibrate", "explore", "easyrec", "preflight", "config_help",
+        "model_help", "models.MODELS", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},
