@@ -1,6 +1,6 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,20 +15,23 @@ from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
-from deepfm.data.served_histories import ServedHistories
+from deepfm.data.served_histories import GivenHistory, ServedHistories
 from deepfm.data.served_rows import ServedRows
 from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
-from deepfm.errors import CheckpointError, DataError, Place
+from deepfm.errors import CheckpointError, DataError, Place, shown
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import score_tasks
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.frozen import frozen
 from deepfm.objectives.tasks import of_only_task, prediction_columns
+from deepfm.served_context import ServedContext
 from deepfm.served_items import ServedItems, best_of
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.logging import LOGGER
+
+_SHOWN = 5  # unknown candidates that an error names
 
 
 class Recommendation(NamedTuple):
@@ -117,7 +120,7 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made at the first request, which is made anew."""
-        made = ("_scorer", "_ranked", "_served_items")
+        made = ("_scorer", "_ranked", "_served_items", "_context")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def predict(self, rows: Given) -> np.ndarray:
@@ -199,6 +202,9 @@ class Predictor:
         top: int = 10,
         history: Sequence[object] | None = None,
         time: object = None,
+        context: Mapping[str, object] | None = None,
+        candidates: Sequence[object] | None = None,
+        exclude: Collection[object] = (),
     ) -> list[Recommendation] | list[ScoredItem]:
         """Return the items with the highest logits, without those the user has a history with.
 
@@ -210,32 +216,45 @@ class Predictor:
                 oldest first. Its items are not recommended. An event without a time is one of now.
             time: What now is, for the time since each event, and later events are left out; by
                 default that of the newest event of all users that the checkpoint holds.
+            context: A value by raw column, of the context fields, and of the user's fields in the
+                place of what the checkpoint holds of the user. A context field without a value is
+                served its `default` or what its `missing` says.
+            candidates: Raw ids: these items alone are ranked, also those that the user has a
+                history with.
+            exclude: Raw ids of items that are not recommended; unknown ones do not matter.
 
         Raises:
-            DataError: The checkpoint has no items to rank, or the data has context fields, which
-                a list has no values for; a time is none; or a model that reads no history is given
-                one, or a time.
+            DataError: The checkpoint has no items to rank; a context field has neither a value nor
+                a default, or a column of the context is none; a candidate is unknown; a time is
+                none; or a model that reads no history is given one, or a time.
         """
         ranked = self._ranked
-        fields = self.schema.fields.values()
-        if context := [field.name for field in fields if field.group == "context"]:
-            raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
+        request = self._context.read(context, time)
         items = self._served_items
-        allowed = np.ones(len(items.table), bool)
-        if (position := self._rows.place("user", user)) is not None:
-            allowed[ranked.history.items_of(position)] = False
-        inputs = self._rows.of_user(ranked.user_column, user, items.any_item)
+        inputs = self._rows.of_user(
+            ranked.user_column,
+            user,
+            {**items.any_item, **{name: [value] for name, value in request.columns.items()}},
+        )
+        given = None
         if self._histories is None:
-            if history is not None or time is not None:
+            if history is not None or (time is not None and not self._context.reads_time):
                 raise DataError("the model reads no history, so it can be given none, and no time")
         elif history is None:
-            inputs = self._histories.added_to_user(inputs, user, time)
+            inputs = self._histories.added_to_user(inputs, user, request.time)
         else:
             given = self._histories.given(history, items.table)
-            inputs = self._histories.added_given(inputs, given, items.catalogue.inputs, time)
-            allowed[given.items] = False
-        wanted = np.flatnonzero(allowed)
-        logits = items.logits(inputs, wanted)
+            inputs = self._histories.added_given(
+                inputs, given, items.catalogue.inputs, request.time
+            )
+        wanted = self._wanted_items(user, candidates, exclude, given)
+        if request.by_item and len(wanted):
+            row = {ranked.user_column: user, **request.columns}
+            logits = items.logits_of_rows(
+                self._rows.of_items(row, items.table.take(wanted), inputs)
+            )
+        else:
+            logits = items.logits(inputs, wanted)
         best = best_of(logits, top)
         found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
         values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
@@ -247,6 +266,39 @@ class Predictor:
         if task.by_pairs:
             return [ScoredItem(*row) for row in listed]
         return [Recommendation(*row) for row in listed]
+
+    def _wanted_items(
+        self,
+        user: object,
+        candidates: Sequence[object] | None,
+        exclude: Collection[object],
+        given: GivenHistory | None,
+    ) -> np.ndarray:
+        """The positions of the items that a list may hold, ascending.
+
+        Raises:
+            DataError: A candidate is unknown.
+        """
+        ranked = self._ranked
+        allowed = np.full(len(ranked.items), candidates is None)
+        if candidates is not None:
+            places = self._rows.places("item", candidates)
+            if unknown := [
+                one for one, place in zip(candidates, places, strict=True) if place is None
+            ]:
+                named = ", ".join(map(shown, unknown[:_SHOWN])) + ", …" * (len(unknown) > _SHOWN)
+                raise DataError(
+                    f"candidates: {named}: expected ids of the {len(allowed):,} items that the "
+                    "checkpoint holds"
+                )
+            allowed[np.array(places, np.int64)] = True
+        elif given is not None:
+            allowed[given.items] = False
+        if candidates is None and (position := self._rows.place("user", user)) is not None:
+            allowed[ranked.history.items_of(position)] = False
+        left_out = [p for p in self._rows.places("item", list(exclude)) if p is not None]
+        allowed[left_out] = False
+        return np.flatnonzero(allowed)
 
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
@@ -262,6 +314,10 @@ class Predictor:
         return ServedItems(
             self._ranked.items, self.encoders, self._scorer, batch_size=self.batch_size
         )
+
+    @cached_property
+    def _context(self) -> ServedContext:
+        return ServedContext(self.schema, self._ranked.items.column_names)
 
     @cached_property
     def _ranked(self) -> "_Ranked":

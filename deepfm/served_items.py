@@ -14,7 +14,7 @@ from deepfm.data.sources.rows_given import Given, plain_columns
 from deepfm.evaluation.catalogue_scorer import CatalogueScorer
 from deepfm.evaluation.measures import Array
 from deepfm.evaluation.members import Members, mean_of
-from deepfm.evaluation.scoring import fits_in_halves, refuse_several_logits, score_items
+from deepfm.evaluation.scoring import fits_in_halves, refuse_several_logits, score, score_items
 from deepfm.models.base import BaseCTRModel
 
 
@@ -54,10 +54,14 @@ class ServedItems:
 
     @cached_property
     def any_item(self) -> Mapping[str, Given]:
-        """The raw columns of the first item that fields read, one value each."""
-        fields = self._schema.fields.values()
+        """The raw columns of the first item that fields read, one value each.
+
+        Of those that context fields read the ones that the table has.
+        """
+        fields, known = self._schema.fields.values(), self.table.column_names
         read = {name for field in fields if field.group == "item" for name in field.raw_columns}
-        first = self.table.slice(0, 1).select(sorted(read))
+        of_context = {n for f in fields if f.group == "context" for n in f.raw_columns}
+        first = self.table.slice(0, 1).select(sorted(read | (of_context & set(known))))
         try:
             return plain_columns(first)[0]
         except NotPlain:
@@ -81,6 +85,15 @@ class ServedItems:
             return first
         of_models = [scorer.all_logits(inputs)[items] for scorer in self._scorers]
         return mean_of(of_models) if isinstance(self._model, Members) else of_models[0]
+
+    def logits_of_rows(self, rows: Inputs) -> Array:
+        """The logits of whole rows, (C,), of a model whose context differs from item to item.
+
+        Raises:
+            ConfigError: The model gives several logits.
+        """
+        refuse_several_logits(self._model)
+        return score(self._model, rows, batch_size=self._batch_size)
 
     @cached_property
     def _scorers(self) -> Sequence[CatalogueScorer] | None:

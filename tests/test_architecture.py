@@ -82,9 +82,10 @@ MAY_IMPORT = {
         "checkpoint",
     },
     "served_items": {"data", "models", "evaluation"},
+    "served_context": {"errors", "data"},
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_items",
+        "served_context", "served_items",
     },
     "explanation": {"errors", "data", "models", "objectives", "evaluation"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
