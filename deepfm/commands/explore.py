@@ -37,7 +37,7 @@ def _explore(arguments: argparse.Namespace) -> None:
     from deepfm.utils.startup import leave_pandas_out
 
     leave_pandas_out()
-    with _listening(arguments.port) as listener, config_if_given(arguments) as config:
+    with listening(arguments.port) as listener, config_if_given(arguments) as config:
         checkpoints = load_several(expanded(arguments.checkpoint))
         draws = draws_of(checkpoints[0], config)
         examples = example_rows(config or checkpoints[0].config)
@@ -48,7 +48,7 @@ def _explore(arguments: argparse.Namespace) -> None:
         uvicorn.Server(options).run(sockets=[listener])
 
 
-def _listening(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
     """A socket of the loopback address, which no other machine reaches.
 
     Raises:

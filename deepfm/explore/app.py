@@ -18,7 +18,7 @@ from deepfm.explore.guards import Guards
 from deepfm.explore.lists import Person
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"/": "index.html", "/explore.css": "explore.css", "/explore.js": "explore.js"}
+FILES = ("index.html", "explore.css", "explore.js", "icon.svg")
 LONGEST_HISTORY = 1000
 Answer = Callable[[Mapping[str, Any]], Any]
 
@@ -50,7 +50,8 @@ def app_of(explorer: Explorer) -> Starlette:
         "explain": explanation,
         "suggest": likely,
     }
-    routes = [Route(path, _file(PAGE / name)) for path, name in FILES.items()]
+    routes = [Route("/", _file(PAGE / "index.html"))]
+    routes += [Route(f"/{name}", _file(PAGE / name)) for name in FILES]
     routes += [
         Route(f"/api/{name}", _asked(answer), methods=["POST"]) for name, answer in answers.items()
     ]

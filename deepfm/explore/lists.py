@@ -90,7 +90,8 @@ class Lists:
             return self._histories.added_to_user(inputs, person.user or None)
         self._places(person.history)
         given = self._histories.given(list(person.history), self._items.table)
-        return self._histories.added_given(inputs, given, self._items.catalogue.inputs)
+        found = self._histories.added_given(inputs, given, self._items.catalogue.inputs)
+        return found.select(slice(None))  # with its lists padded
 
     def with_item(self, row: Inputs, item: str) -> Inputs:
         """The row of a person with an item.
@@ -139,10 +140,13 @@ class Lists:
         return {name: as_typed(value) for name, value in values.items()}
 
     def item_values(self, item: str) -> dict[str, str]:
-        """What the checkpoint knows of an item by column, as typed."""
+        """What the checkpoint knows of an item by column, as typed; with its id goes its title."""
         (place,) = self._places([item])
         (values,) = self._items.table.slice(place, 1).to_pylist()
-        return {name: as_typed(value) for name, value in values.items()}
+        found = {name: as_typed(value) for name, value in values.items()}
+        if self._titles and found[self._titles]:
+            found[self.item_column] += f" {found[self._titles]}"
+        return found
 
     def users_like(self, text: str) -> list[str]:
         """Ids of users that begin with a text."""

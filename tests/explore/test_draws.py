@@ -1,6 +1,7 @@
 """Rows that stand in for those of an explained one: of training, or what is left without data."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,12 @@ def rows_of(inputs):
         for of, lengths in zip(inputs.padded_ids, inputs.sequence_lengths, strict=True)
     ]
     return list(zip(inputs.sparse.tolist(), inputs.dense.tolist(), *lists, strict=True))
+
+
+def elsewhere(checkpoint, folder):
+    """The checkpoint, as if its data had been in this folder."""
+    data = replace(checkpoint.config.data, data_dir=str(folder))
+    return replace(checkpoint, config=replace(checkpoint.config, data=data))
 
 
 def test_draws_are_training_rows(ranking, tiny_adapter):
@@ -51,7 +58,7 @@ def test_without_the_data_pairs_of_users_and_items_stand_in(
     tmp_path, tiny_adapter, ranking, caplog
 ):
     (checkpoint,) = load_several(ranking)
-    checkpoint.config.data.data_dir = str(tmp_path / "gone")
+    checkpoint = elsewhere(checkpoint, tmp_path / "gone")
     found = draws_of(checkpoint)
     assert "no training rows" in found.source
     assert "--config says where they are" in caplog.text
@@ -65,7 +72,7 @@ def test_without_the_data_pairs_of_users_and_items_stand_in(
 
 def test_without_the_data_of_a_table_categories_stand_in(table, tmp_path, caplog):
     (checkpoint,) = load_several(table)
-    checkpoint.config.data.data_dir = str(tmp_path)
+    checkpoint = elsewhere(checkpoint, tmp_path)
     found = draws_of(checkpoint)
     assert "no training rows" in found.source
     assert found.features == ("user", "color")  # `size` is a number
@@ -116,5 +123,5 @@ def test_examples_are_rows_of_the_table_as_typed(table, tmp_path):
     assert len(found) == 50
     assert found[0]["color"] == first["color"].strip('"')
     assert float(found[0]["size"]) == float(first["size"])
-    checkpoint.config.data.data_dir = str(tmp_path)
+    checkpoint = elsewhere(checkpoint, tmp_path)
     assert example_rows(checkpoint.config) == []
