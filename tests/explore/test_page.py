@@ -108,6 +108,7 @@ def opened(browser):
         page.wait_for_selector("#list > *")
         return page
 
+    at.said = said
     yield at
     for page in pages:
         page.close()
@@ -142,6 +143,10 @@ def test_a_row_is_predicted_and_another_one_too(table, serve, opened):
     page.wait_for_selector(f"#list .large:not(:text-is('{before}'))")
     page.get_by_label("size", exact=True).fill("much")
     page.wait_for_selector("#problem:has-text('expected a number')")
+    assert opened.said == [
+        "Failed to load resource: the server responded with a status of 422 (Unprocessable Entity)"
+    ]
+    opened.said.clear()  # a browser's own line about any mistake
     page.get_by_label("size", exact=True).fill("1.5")
     page.wait_for_selector("#problem:not(:has-text('expected'))", state="attached")
 
