@@ -65,14 +65,7 @@ def held_out(
     checkpoints = load_several(paths)
     checkpoint, used = checkpoints[0], checkpoints[0].config
     if config is not None:
-        config = settled_as(config, used)
-        metrics = (f"tasks.{name}.metrics" for name in used.tasks)
-        if changed := changed_keys(used, config, allowed=(*EVALUATION_CHANGES, *metrics)):
-            raise ConfigError(
-                "--config may change data paths and evaluation only; it also changes "
-                + ", ".join(changed)
-            )
-        used = config
+        used = settled_config(checkpoint, config)
         for item in checkpoints:
             item.config = replace(item.config, evaluation=used.evaluation)
         check_metrics(used.task_list(), used.training.metric, used.task_data())
@@ -85,6 +78,23 @@ def held_out(
     if rows is None:
         raise ConfigError(f"--split {split}: the data has no such split")
     return Held(checkpoints, used, data, split, rows)
+
+
+def settled_config(checkpoint: Checkpoint, config: ExperimentConfig) -> ExperimentConfig:
+    """A config that takes the place of a checkpoint's own, which it may change a little.
+
+    Raises:
+        ConfigError: It differs in more than `EVALUATION_CHANGES`.
+    """
+    used = checkpoint.config
+    config = settled_as(config, used)
+    metrics = (f"tasks.{name}.metrics" for name in used.tasks)
+    if changed := changed_keys(used, config, allowed=(*EVALUATION_CHANGES, *metrics)):
+        raise ConfigError(
+            "--config may change data paths and evaluation only; it also changes "
+            + ", ".join(changed)
+        )
+    return config
 
 
 def evaluate_checkpoint(

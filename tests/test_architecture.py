@@ -94,6 +94,7 @@ MAY_IMPORT = {
         "errors", "data", "engine", "evaluation.members", "prediction", "serving.shared_weights",
     },
     "serving.shared_weights": {"utils.io"},
+    "explanation": {"errors", "data", "models", "objectives", "evaluation"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
@@ -110,6 +111,10 @@ MAY_IMPORT = {
     "calibrate": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "preflight", "held_out",
     },
+    "explore": {
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "checkpoint",
+        "several", "served_items", "experiment", "held_out", "explanation", "explore",
+    },
     "comparison": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",
         "comparison_means",
@@ -124,7 +129,7 @@ MAY_IMPORT = {
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "serving", "commands",
+        "models.MODELS", "serving", "explore", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},
