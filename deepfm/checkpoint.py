@@ -352,6 +352,8 @@ class RunDirectory:
         self.metrics = self.path / "metrics.json"
         self.predictions = self.path / "predictions.parquet"
         self.ranks = self.path / "ranks.parquet"
+        self.environment = self.path / "environment.json"
+        self.report = self.path / "report.html"
         self.best = self.path / "best_model.pt"
         self.last = self.path / "last.pt"
 
@@ -370,7 +372,7 @@ class RunDirectory:
         """What every run has, or may have."""
         return (
             self.config, self.log, self.history, self.metrics, self.predictions, self.ranks,
-            self.best, self.last,
+            self.best, self.last, self.environment, self.report,
         )  # fmt: skip
 
     def check(

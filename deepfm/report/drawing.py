@@ -131,6 +131,8 @@ class _Page:
                 "viewBox": f"0 0 {WIDTH} {height}",
                 "width": WIDTH,
                 "height": height,
+                "stroke-linejoin": "round",
+                "stroke-linecap": "butt",
             },
         )
 

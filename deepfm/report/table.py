@@ -43,17 +43,17 @@ def shown(value: object) -> str:
 
     Example:
         >>> shown(12345), shown(0.123456), shown(None), shown("a"), shown(1234.5), shown(2e-7)
-        ('12,345', '0.1235', '–', 'a', '1,234', '2e-07')
+        ('12,345', '0.1235', '-', 'a', '1,234', '2e-07')
     """
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return str(value)
     if isinstance(value, int) or hasattr(value, "__index__"):
         return f"{int(value):,}"
     number = float(value)
     if number != number:
-        return "–"
+        return "-"
     if abs(number) >= 1000:
         return f"{number:,.0f}"
     return f"{number:.4f}" if number == 0 or abs(number) >= 0.001 else f"{number:.2g}"
@@ -64,6 +64,6 @@ def interval(low: float | None, high: float | None) -> str:
 
     Example:
         >>> interval(0.25, 0.5), interval(None, None)
-        ('[0.2500, 0.5000]', '–')
+        ('[0.2500, 0.5000]', '-')
     """
-    return "–" if low is None or high is None else f"[{shown(low)}, {shown(high)}]"
+    return "-" if low is None or high is None else f"[{shown(low)}, {shown(high)}]"
