@@ -27,7 +27,7 @@ from deepfm.report.scores import TaskScores
 from deepfm.report.segments import segment_panel
 
 _SHUFFLES = 5
-_SCORED = 400_000  # rows that all shuffles score together, about
+_SCORED = 200_000  # rows that all shuffles score together, about
 _FEWEST, _MOST = 500, 10_000  # rows of each
 _PAIR_ROWS = 2_000
 _SHOWN = 6  # parts of rows that are shown at once; the others are folded

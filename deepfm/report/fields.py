@@ -149,6 +149,8 @@ def _bands(values: NDArray[np.float64], of_zero: str | None, *, whole: bool) -> 
     else:
         cuts = np.quantile(own, np.linspace(0, 1, _BANDS + 1)[:-1], method="inverted_cdf")
         starts = np.unique(cuts)
+        if len(starts) == 1:  # three quarters of the rows and more have the smallest value
+            starts = distinct[:2]
     number = np.searchsorted(starts, values, side="right") - 1
     for k, low in enumerate(starts):
         high = own[number[banded] == k].max()

@@ -37,7 +37,7 @@ def pairs_panel(found: PairStrengths, rows: int, *, name: str) -> Panel:
     matrix = found.matrix[np.ix_(kept, kept)]
     top = float(matrix.max()) or 1.0
     tips = [
-        f"{row} × {column}: {shown(float(value))}"
+        f"{row} x {column}: {shown(float(value))}"
         for row, values in zip(fields, matrix, strict=True)
         for column, value in zip(fields, values, strict=True)
     ]
@@ -88,7 +88,7 @@ def _table(found: PairStrengths) -> Table:
     else:
         places = [(i, j) for i in range(count) for j in range(i + 1, count)]
     places.sort(key=lambda pair: -found.matrix[pair])
-    arrow = " reads " if found.part == "attention" else " × "
+    arrow = " reads " if found.part == "attention" else " x "
     rows = [
         [f"{found.fields[i]}{arrow}{found.fields[j]}", float(found.matrix[i, j])] for i, j in places
     ]

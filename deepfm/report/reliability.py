@@ -64,7 +64,7 @@ def reliability(series: Mapping[str, TaskScores], *, name: str) -> Panel | None:
     return Panel(
         "Calibration",
         f"{'; '.join(said)}.{after} Points below the line are predicted too high, above it too "
-        "low; `deepfm calibrate` mends a bend.",
+        "low; deepfm calibrate mends a bend.",
         Table(["bin", "rows", "predicted", "observed", "95 % interval"], rows),
         drawn(name, f"Observed over predicted share of positives. {'; '.join(said)}", paint),
         list(found),

@@ -155,7 +155,7 @@ def read_run(
     (checkpoint,) = held.checkpoints
     device = resolve_device("auto" if config is None else config.device)
     model = scorer_of(held.checkpoints).to(device)
-    rows = sampled(held.rows)
+    rows = sampled(held.rows).rows
     tasks = [task.fitted(rows.schema) for task in held.config.task_list()]
     found = evaluate(model, rows, tasks, batch_size=held.config.evaluation.batch_size)
     valid = scores_of("valid", rows, found, tasks, held.data.train, of_rows=len(held.rows))

@@ -107,17 +107,45 @@ class SplitScores(NamedTuple):
         return f"{some}{self.of_rows:,} {title} rows"
 
 
+class Sample(NamedTuple):
+    """The rows of a split that are looked at.
+
+    Attributes:
+        rows: Themselves.
+        kept: Their places in the split, ascending, (N,).
+        ranked: Places of their ranked positives among those of the split, ascending, (U,).
+    """
+
+    rows: TabularDataset
+    kept: NDArray[np.int64]
+    ranked: NDArray[np.int64]
+
+    def of(self, found: Evaluation) -> Evaluation:
+        """Of an evaluation of the split what it found for these rows."""
+
+        def ranked(counts: RankCounts | None) -> RankCounts | None:
+            if counts is None:
+                return None
+            return RankCounts(counts.above[self.ranked], counts.tied[self.ranked])
+
+        return found._replace(
+            predictions={name: values[self.kept] for name, values in found.predictions.items()},
+            logits={name: values[self.kept] for name, values in found.logits.items()},
+            counts=ranked(found.counts),
+            counts_99=ranked(found.counts_99),
+        )
+
+
 def sampled(
-    rows: TabularDataset, *, seed: int = 0, most: int = MOST_ROWS, most_ranked: int = MOST_RANKED
-) -> TabularDataset:
+    split: TabularDataset, *, seed: int = 0, most: int = MOST_ROWS, most_ranked: int = MOST_RANKED
+) -> Sample:
     """A split, or as many of its rows as are looked at.
 
     Of a ranking task the ranked positives are drawn among the rows that are kept.
     """
-    kept = np.arange(len(rows))
-    if len(rows) > most:
-        kept = np.sort(generator(seed, "report").choice(len(rows), most, replace=False))
-    ranking = rows.ranking
+    kept, of_kept, ranking = np.arange(len(split)), np.arange(0), split.ranking
+    if len(split) > most:
+        kept = np.sort(generator(seed, "report").choice(len(split), most, replace=False))
     if ranking is not None:
         of_kept = np.flatnonzero(np.isin(ranking.rows, kept))
         if len(of_kept) > most_ranked:
@@ -125,18 +153,20 @@ def sampled(
             of_kept = np.sort(drawn)
         place = np.searchsorted(kept, ranking.rows[of_kept])
         ranking = ranking._replace(rows=place, items=ranking.items[of_kept])
-    elif len(kept) == len(rows):
-        return rows
+    whole = split.ranking is None or len(of_kept) == len(split.ranking.rows)
+    if len(kept) == len(split) and whole:
+        return Sample(split, kept, of_kept)
     chosen = torch.from_numpy(kept)
-    return TabularDataset(
-        rows.schema,
-        rows.inputs.select(chosen),
-        rows.label[chosen],
-        weight=None if rows.weight is None else rows.weight[chosen],
-        group=None if rows.group is None else rows.group[chosen],
-        row=rows.row[kept],
+    rows = TabularDataset(
+        split.schema,
+        split.inputs.select(chosen),
+        split.label[chosen],
+        weight=None if split.weight is None else split.weight[chosen],
+        group=None if split.group is None else split.group[chosen],
+        row=split.row[kept],
         ranking=ranking,
     )
+    return Sample(rows, kept, of_kept)
 
 
 def scores_of(

@@ -37,7 +37,7 @@ def segment_panel(
             )
             right.plot([one.observed], [y], "o", color=colour(1))
             if one.predicted is not None:
-                right.plot([one.predicted], [y], "D", color=colour(2), markersize=5)
+                right.plot([one.predicted], [y - 0.22], "D", color=colour(2), markersize=5)
         left.set_yticks(place, [cut(one.name, _LABEL) for one in found])
         left.set_ylim(-0.6, len(found) - 0.4)
         left.set_xlabel("AUC")
@@ -76,4 +76,4 @@ def segment_panel(
         share_y=True,
     )
     series = ["AUC", "observed share of positives", "mean predicted probability"]
-    return Panel(title, hint, Table(head, rows), chart, series)
+    return Panel(title, hint, Table(head, rows), chart, series, ("dot", "dot", "diamond"))

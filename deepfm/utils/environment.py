@@ -28,6 +28,14 @@ class Usage(NamedTuple):
         """Of this process, now."""
         return cls(time.monotonic(), time.process_time(), _peak_memory())
 
+    def since(self, before: "Usage") -> "Usage":
+        """What was used since then; the memory is the most of the whole process."""
+        return Usage(
+            self.wall_seconds - before.wall_seconds,
+            self.cpu_seconds - before.cpu_seconds,
+            self.peak_memory,
+        )
+
 
 def machine() -> dict[str, str | int]:
     """The system and the versions of what is computed with, by name."""
