@@ -99,6 +99,10 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "objectives", "evaluation", "checkpoint", "preflight",
         "several", "experiment",
     },
+    "report": {
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "checkpoint",
+        "preflight", "several", "experiment", "held_out", "report",
+    },
     "calibrate": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "preflight", "held_out",
     },
@@ -115,7 +119,8 @@ MAY_IMPORT = {
     },
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
+        "several", "held_out", "report", "calibrate", "easyrec", "preflight", "config_help",
+        "model_help",
         "models.MODELS", "commands",
     },
     "cli": {"errors", "utils", "commands"},

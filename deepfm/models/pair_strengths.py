@@ -57,8 +57,7 @@ def pair_strengths(model: BaseCTRModel, inputs: Inputs) -> list[PairStrengths]:
 
 def _strengths(part: torch.nn.Module, vectors: torch.Tensor, fields: list[str]) -> PairStrengths:
     if isinstance(part, FieldSelfAttention):
-        weights = part.layers[0].weights(vectors).mean((0, 1))
-        return PairStrengths("attention", fields, _array(weights))
+        return PairStrengths("attention", fields, _array(part.weights(vectors).mean((0, 1))))
     products = (vectors @ vectors.transpose(1, 2)).abs().mean(0)  # (F, F)
     products.fill_diagonal_(0.0)
     if isinstance(part, FieldWeightedFM):

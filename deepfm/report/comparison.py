@@ -8,7 +8,7 @@ from deepfm.evaluation.paired import Difference, holm, paired_difference, word_f
 from deepfm.evaluation.ranking import ndcg
 from deepfm.report.panel import Panel
 from deepfm.report.scores import SplitScores
-from deepfm.report.table import Table, interval
+from deepfm.report.table import Table, interval, p_value
 from deepfm.report.verdict import LOG_LOSS, NDCG, RMSE, Figure
 
 AUC = Figure("AUC", smaller_is_better=False)
@@ -78,7 +78,7 @@ def _panel(
     for (pair, one), p in zip(known.items(), corrected, strict=True):
         word = word_for(one, p, smaller_is_better=figure.smaller_is_better)
         ends = interval(one.low, one.high)
-        rows.append([f"{pair[0]} minus {pair[1]}", one.mean, ends, one.p, p, _said(word, *pair)])
+        rows.append([f"{pair[0]} minus {pair[1]}", one.mean, ends, p_value(one.p), p_value(p), _said(word, *pair)])
     what = "squared error" if figure.is_root else figure.title
     return Panel(
         f"Differences in {what}{of_task}",

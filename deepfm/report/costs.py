@@ -47,7 +47,7 @@ def costs(runs: Mapping[str, tuple[History, Costs]], *, name: str) -> Panel:
         run: [e["seconds"] for e in history.entries if "seconds" in e]
         for run, (history, _) in runs.items()
     }
-    rows = [
+    rows: list[list[object]] = [
         ["epochs", *(len(history.entries) for history, _ in runs.values())],
         ["seconds of training", *(float(sum(seconds)) for seconds in per_epoch.values())],
         ["seconds of the process", *(one.wall_seconds for _, one in runs.values())],

@@ -100,7 +100,8 @@ def drawn(
         figure.subplots_adjust(left=left, bottom=bottom, right=0.965, top=0.96, wspace=0.12)
         paint(list(axes[0]))
         empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(written, metadata=empty)
+        canvas: Any = FigureCanvasSVG(figure)  # without types
+        canvas.print_svg(written, metadata=empty)
     root = ElementTree.fromstring(written.getvalue())
     return _Page(name, root, tips or {}).markup(described, height)
 

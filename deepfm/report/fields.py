@@ -147,8 +147,7 @@ def _bands(values: NDArray[np.float64], of_zero: str | None, *, whole: bool) -> 
     if len(distinct) <= _BANDS:
         starts = distinct
     else:
-        cuts = np.quantile(own, np.linspace(0, 1, _BANDS + 1)[:-1], method="inverted_cdf")
-        starts = np.unique(cuts)
+        starts = np.unique(np.sort(own)[np.arange(_BANDS) * len(own) // _BANDS])
         if len(starts) == 1:  # three quarters of the rows and more have the smallest value
             starts = distinct[:2]
     number = np.searchsorted(starts, values, side="right") - 1
@@ -210,7 +209,7 @@ def exchanged(
     sparse, dense = inputs.sparse.clone(), inputs.dense.clone()
     ids, lengths = list(inputs.sequence_ids), list(inputs.sequence_lengths)
     for name, own in columns.items():
-        order = torch.from_numpy(np.ascontiguousarray(rows[name]))
+        order = torch.tensor(rows[name])
         for place in own.sparse:
             sparse[:, place] = inputs.sparse[order, place]
         for place in own.dense:

@@ -95,11 +95,10 @@ def _curve(histories: Mapping[str, History], key: str, title: str, hint: str, na
         for place, (run, pairs) in enumerate(points.items()):
             x, y = [p[0] for p in pairs], [p[1] for p in pairs]
             axis.plot(x, y, color=colour(place), linestyle=dash(place), marker="o")
-            kept = dict(pairs).get(histories[run].kept)
-            if kept is not None and key != "train_loss":
-                axis.plot(
-                    [histories[run].kept], [kept], "o", markersize=11, fillstyle="none", color=INK
-                )
+            kept = histories[run].kept
+            if kept is not None and kept in dict(pairs) and key != "train_loss":
+                value = dict(pairs)[kept]
+                axis.plot([kept], [value], "o", markersize=11, fillstyle="none", color=INK)
         axis.set_xlabel("epoch")
         axis.locator_params(axis="x", integer=True, nbins=6)
         axis.locator_params(axis="y", nbins=5)

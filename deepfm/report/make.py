@@ -118,10 +118,9 @@ def _before(run: ReportedRun) -> list[str]:
     own, theirs = (flatten(dict(one.get("valid", {}))) for one in (run.files.metrics, metrics))
     metric = run.config.training.metric
     metric = reported_as(metric, own)
-    values = own.get(metric), theirs.get(metric)
-    if not all(isinstance(value, float | int) for value in values):
+    now, then = own.get(metric), theirs.get(metric)
+    if not isinstance(now, float | int) or not isinstance(then, float | int):
         return []
-    now, then = values
     rises = is_larger_better(run.config.training.metric)
     word = "equal to" if now == then else "better than" if (now > then) == rises else "worse than"
     return [

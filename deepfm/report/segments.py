@@ -29,7 +29,7 @@ def segment_panel(
         if overall is not None:
             left.axvline(overall, color=INK, linewidth=0.8)
         for y, one in zip(place, found, strict=True):
-            if one.auc is not None:
+            if one.auc is not None and one.auc_low is not None and one.auc_high is not None:
                 left.plot([one.auc_low, one.auc_high], [y, y], color=colour(0), linewidth=1.4)
                 left.plot([one.auc], [y], "o", color=colour(0))
             right.plot(

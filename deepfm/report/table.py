@@ -59,6 +59,16 @@ def shown(value: object) -> str:
     return f"{number:.4f}" if number == 0 or abs(number) >= 0.001 else f"{number:.2g}"
 
 
+def p_value(p: float) -> str:
+    """A probability as a cell.
+
+    Example:
+        >>> p_value(0.03125), p_value(1e-9)
+        ('0.0312', '< 0.0001')
+    """
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """A 95 % interval as a cell.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepfm.evaluation.paired import Difference, holm, paired_difference, word_for
 from deepfm.report.panel import Panel
-from deepfm.report.table import Table, interval, shown
+from deepfm.report.table import Table, interval, p_value, shown
 
 WORDS = ("better", "no significant difference", "worse")
 
@@ -96,7 +96,7 @@ class Verdict(NamedTuple):
                 j.value,
                 j.difference.mean,
                 interval(j.difference.low, j.difference.high),
-                j.p,
+                p_value(j.p),
                 j.word,
             ]
             for j in self.judgements

@@ -87,6 +87,13 @@ class FieldSelfAttention(nn.Module):
             )
         )
 
+    def weights(self, field_embeddings: Tensor) -> Tensor:
+        """How much each field reads of each other in the first layer, (B, heads, F, F)."""
+        first = self.layers[0]
+        assert isinstance(first, _AttentionLayer)
+        weights: Tensor = first.weights(field_embeddings)
+        return weights
+
     def forward(self, field_embeddings: Tensor) -> Tensor:
         attended: Tensor = self.layers(field_embeddings)
         return attended
@@ -133,7 +140,8 @@ class _AttentionLayer(nn.Module):
         scores = (query @ key.transpose(-2, -1)).to(x.dtype)
         if self.divisor != 1.0:
             scores = scores / self.divisor
-        return scores.softmax(-1)
+        weights: Tensor = scores.softmax(-1)
+        return weights
 
     def _heads(self, x: Tensor) -> Tensor:
         """Vectors by head, (B, heads, F, A / heads)."""
