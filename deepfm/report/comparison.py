@@ -9,7 +9,7 @@ from deepfm.evaluation.ranking import ndcg
 from deepfm.report.panel import Panel
 from deepfm.report.scores import SplitScores
 from deepfm.report.table import Table, interval, p_value
-from deepfm.report.verdict import LOG_LOSS, NDCG, RMSE, Figure
+from deepfm.report.verdict import LOG_LOSS, NDCG, RMSE, Figure, comparisons
 
 AUC = Figure("AUC", smaller_is_better=False)
 
@@ -78,12 +78,13 @@ def _panel(
     for (pair, one), p in zip(known.items(), corrected, strict=True):
         word = word_for(one, p, smaller_is_better=figure.smaller_is_better)
         ends = interval(one.low, one.high)
-        rows.append([f"{pair[0]} minus {pair[1]}", one.mean, ends, p_value(one.p), p_value(p), _said(word, *pair)])
+        said = [p_value(one.p), p_value(p), _said(word, *pair)]
+        rows.append([f"{pair[0]} minus {pair[1]}", one.mean, ends, *said])
     what = "squared error" if figure.is_root else figure.title
     return Panel(
         f"Differences in {what}{of_task}",
-        f"Every pair of runs on the same {over}; p after Holm's correction for {len(known)} "
-        "comparisons. Without a significant difference take the cheaper run.",
+        f"Every pair of runs on the same {over}; p after Holm's correction for "
+        f"{comparisons(len(known))}. Without a significant difference take the cheaper run.",
         Table(["runs", "difference", "95 % interval", "p", "p, Holm", "meaning"], rows),
     )
 

@@ -35,16 +35,26 @@ FIGURES = {"binary": ("auc", "AUC"), "number": ("rmse", "RMSE"), "classes": ("lo
 
 
 def segments(
-    run: ReportedRun, loaded: Loaded, *, prefix: str, may_go_on: Callable[[], bool]
+    run: ReportedRun,
+    loaded: Loaded,
+    *,
+    prefix: str,
+    may_go_on: Callable[[], bool],
+    runs: int = 1,
 ) -> Section:
-    """AUC and calibration by popularity of the item and by each field, a panel each."""
+    """AUC and calibration by popularity of the item and by each field, a panel each.
+
+    Args:
+        may_go_on: Asked before each further panel.
+        runs: How many share the page; of several only the first panels are there.
+    """
     panels: list[Panel] = []
     for number, task in enumerate(run.valid.tasks):
         if not task.has_both_classes:
             continue
         for place, panel in enumerate(_segments(task, loaded, f"{prefix}-segments-{number}")):
             panels.append(panel)
-            if place and not may_go_on():
+            if not may_go_on() or (runs > 1 and place + 1 == _SHOWN):
                 break
     return Section(
         f"{prefix}-segments",
@@ -68,15 +78,19 @@ def _segments(task: TaskScores, loaded: Loaded, name: str) -> Iterator[Panel]:
             yield segment_panel(title, found.hint, figures, overall, name=f"{name}-{place}")
 
 
-def inside_the_model(run: ReportedRun, loaded: Loaded, *, prefix: str) -> Section:
-    """Importance of fields, strength of their pairs, and the map of items."""
+def inside_the_model(run: ReportedRun, loaded: Loaded, *, prefix: str, runs: int = 1) -> Section:
+    """Importance of fields, strength of their pairs, and the map of items.
+
+    Args:
+        runs: How many share the page; of several the maps have fewer items.
+    """
     panels = [
         _importance(task, number, loaded, f"{prefix}-importance-{number}")
         for number, task in enumerate(run.valid.tasks)
         if _has_figure(task)
     ]
     panels += _pairs(loaded, f"{prefix}-pairs")
-    if (found := _items(loaded)) is not None:
+    if (found := _items(loaded, max(60, MOST_ITEMS // runs))) is not None:
         panels.append(item_map(*found, name=f"{prefix}-items"))
     return Section(f"{prefix}-model", f"Inside the model{_of(run)}", "", panels)
 
@@ -122,7 +136,7 @@ def _pairs(loaded: Loaded, name: str) -> list[Panel]:
     ]
 
 
-def _items(loaded: Loaded) -> tuple[Items, int] | None:
+def _items(loaded: Loaded, most: int) -> tuple[Items, int] | None:
     """The items with the most training rows, and how many there are."""
     schema, data = loaded.rows.schema, loaded.data
     if schema.item_field is None:
@@ -141,7 +155,7 @@ def _items(loaded: Loaded) -> tuple[Items, int] | None:
     counts = training_counts(data.train, place, len(table))
     if field.padding_idx is not None:
         counts[field.padding_idx] = 0
-    kept = np.argsort(-counts, kind="stable")[:MOST_ITEMS]
+    kept = np.argsort(-counts, kind="stable")[:most]
     kept = kept[counts[kept] > 0]
     if len(kept) < 3:
         return None

@@ -51,6 +51,7 @@ _SETTINGS = {
 }
 _DROPPED = {"metadata", "style"}
 _NO_ATTRIBUTES = {"font-family", "font-style", "font-weight", "font-stretch", "font-variant"}
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
@@ -179,10 +180,20 @@ class _Page:
             elif key == "transform" and value.startswith("rotate(-0 "):
                 continue
             elif key == "d":
-                found["d"] = " ".join(value.split())
+                found["d"] = _rounded(" ".join(value.split()))
             else:
-                found[key] = self._linked(value)
+                found[key] = self._linked(_rounded(value))
         return found, classes
 
     def _linked(self, value: str) -> str:
         return _REFERENCE.sub(rf"url(#{self._name}-\1)", value)
+
+
+def _rounded(value: str) -> str:
+    """Coordinates to a hundredth of a pixel.
+
+    Example:
+        >>> _rounded("M 1.23456 7.5 L -0.001 3")
+        'M 1.23 7.5 L 0 3'
+    """
+    return _LONG_NUMBER.sub(lambda found: f"{round(float(found[0]), 2) + 0.0:g}", value)

@@ -72,7 +72,7 @@ def make_report(
         [note for run in runs for note in _notes(run, len(runs))],
         [
             sections.tests_section(runs),
-            *_beside(runs[0], beside),
+            _beside(runs, beside),
             sections.learning_section(runs),
             *sections.validation(runs, beside),
             *inside,
@@ -129,22 +129,25 @@ def _before(run: ReportedRun) -> list[str]:
     ]
 
 
-def _beside(run: ReportedRun, beside: Rivals) -> list[Section]:
-    found = sections.verdicts(run, beside)
+def _beside(runs: Sequence[ReportedRun], beside: Rivals) -> Section:
+    """The tests behind the verdicts, a table per run and task."""
     panels = []
-    for task, one in found:
-        panel = one.panel()
-        panels.append(panel._replace(title=f"{panel.title}: {task}") if task else panel)
-    title = f"Verdict: {run.name}"
-    return [Section("verdict", title, beside.note, panels)]
+    for run in runs:
+        for task, one in sections.verdicts(run, beside):
+            panel = one.panel()
+            names = [name for name in (run.name if len(runs) > 1 else "", task) if name]
+            title = ": ".join([panel.title, *names])
+            panels.append(panel._replace(title=title))
+    return Section("verdict", "Verdict", beside.note, panels)
 
 
 def _details(run: ReportedRun, loaded: Loaded, place: int, runs: int) -> list[Section]:
+    """What the model of a run tells; less of each where several share a page."""
     prefix = f"run-{place}"
     named = run if runs > 1 else run._replace(name="")
     return [
-        details.segments(named, loaded, prefix=prefix, may_go_on=lambda: True),
-        details.inside_the_model(named, loaded, prefix=prefix),
+        details.segments(named, loaded, prefix=prefix, may_go_on=lambda: True, runs=runs),
+        details.inside_the_model(named, loaded, prefix=prefix, runs=runs),
     ]
 
 

@@ -75,5 +75,7 @@ def segment_panel(
         height=height,
         share_y=True,
     )
-    series = ["AUC", "observed share of positives", "mean predicted probability"]
-    return Panel(title, hint, Table(head, rows), chart, series, ("dot", "dot", "diamond"))
+    series = {"AUC": "dot", "observed share of positives": "dot"}
+    if any(one.predicted is not None for one in found):
+        series["mean predicted probability"] = "diamond"
+    return Panel(title, hint, Table(head, rows), chart, list(series), list(series.values()))

@@ -104,8 +104,9 @@ class Verdict(NamedTuple):
         head = ["method", self.figure.title, what, "95 % interval", "p, Holm", "this run is"]
         return Panel(
             "Beside simple methods",
-            f"Paired tests over {self.over}; p is corrected for {len(self.judgements)} "
-            "comparisons. A model that is not better than a simple method is not worth its cost.",
+            f"Paired tests over {self.over}; p is corrected for "
+            f"{comparisons(len(self.judgements))}. A model that is not better than a simple "
+            "method is not worth its cost.",
             Table(head, rows),
         )
 
@@ -132,3 +133,13 @@ def judged(
         for (name, one), p in zip(known.items(), corrected, strict=True)
     )
     return Verdict(figure, figure.of(own), over, judgements)
+
+
+def comparisons(count: int) -> str:
+    """How many comparisons p-values are corrected for.
+
+    Example:
+        >>> comparisons(1), comparisons(3)
+        ('1 comparison', '3 comparisons')
+    """
+    return f"{count} comparison{'' if count == 1 else 's'}"
