@@ -235,13 +235,13 @@ def train(
             metrics["data"] = data.summary
         if data.protocol is not None:
             metrics["protocol"] = data.protocol
+        used = Usage.so_far().since(begun)
+        run.write_json(run.environment, _environment(config, device, used))
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
         for name, result in results.items():
             _say(name, result.verdicts)
-        used = Usage.so_far().since(begun)
-        run.write_json(run.environment, _environment(config, device, used))
         afterwards(Finished(run, config, data, model, state.history, results, metrics, used))
         return metrics
 
