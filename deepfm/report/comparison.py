@@ -78,14 +78,15 @@ def _panel(
     for (pair, one), p in zip(known.items(), corrected, strict=True):
         word = word_for(one, p, smaller_is_better=figure.smaller_is_better)
         ends = interval(one.low, one.high)
-        said = [p_value(one.p), p_value(p), _said(word, *pair)]
-        rows.append([f"{pair[0]} minus {pair[1]}", one.mean, ends, *said])
+        said = _said(word, *pair)
+        tested = [p_value(one.p), p_value(p)]
+        rows.append([f"{pair[0]} minus {pair[1]}", said, one.mean, ends, *tested])
     what = "squared error" if figure.is_root else figure.title
     return Panel(
         f"Differences in {what}{of_task}",
         f"Every pair of runs on the same {over}; p after Holm's correction for "
         f"{comparisons(len(known))}. Without a significant difference take the cheaper run.",
-        Table(["runs", "difference", "95 % interval", "p", "p, Holm", "meaning"], rows),
+        Table(["runs", "meaning", "difference", "95 % interval", "p", "p, Holm"], rows),
     )
 
 

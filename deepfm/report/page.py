@@ -94,8 +94,8 @@ def _section(section: Section) -> Markup:
         parts.append(element("p", section.intro, attributes={"class": "intro"}))
     parts.append(_grid(section.panels))
     if section.folded:
-        count = len(section.folded)
-        summary = element("summary", f"{count} more")
+        label = f"{len(section.folded)} more" if section.panels else "Show"
+        summary = element("summary", label)
         parts.append(
             element("details", summary, _grid(section.folded), attributes={"class": "more"})
         )

@@ -89,19 +89,19 @@ class Verdict(NamedTuple):
     def panel(self) -> Panel:
         """The differences with their intervals."""
         what = f"difference in {'squared error' if self.figure.is_root else self.figure.title}"
-        rows: list[list[object]] = [["this run", self.value, "", "", "", ""]]
+        rows: list[list[object]] = [["this run", "", self.value, "", "", ""]]
         rows += [
             [
                 j.rival,
+                j.word,
                 j.value,
                 j.difference.mean,
                 interval(j.difference.low, j.difference.high),
                 p_value(j.p),
-                j.word,
             ]
             for j in self.judgements
         ]
-        head = ["method", self.figure.title, what, "95 % interval", "p, Holm", "this run is"]
+        head = ["method", "this run is", self.figure.title, what, "95 % interval", "p, Holm"]
         return Panel(
             "Beside simple methods",
             f"Paired tests over {self.over}; p is corrected for "
