@@ -173,7 +173,7 @@ def results_of(folder: Path) -> dict[str, str]:
             content: Any = torch.load(path, weights_only=True)
         elif path.name == "history.jsonl":
             content = [json.loads(line) for line in path.read_text().splitlines()]
-        elif path.name in ("config.yaml", "train.log", ".lock"):
+        elif path.name in ("config.yaml", "train.log", ".lock", "environment.json", "report.html"):
             continue
         else:
             content = path.read_bytes()

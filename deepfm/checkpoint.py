@@ -48,7 +48,8 @@ from deepfm.utils.locks import HeldElsewhere, SoleLock
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
-    "training.checkpoint_every_steps", "training.threads", "output_dir", "device",
+    "training.checkpoint_every_steps", "training.threads", "training.report", "output_dir",
+    "device",
     "data.auto_download", "data.store_dir", "data.verify",
 )  # fmt: skip
 # Where files are may change too, if the checkpoint knows their content.
@@ -352,6 +353,8 @@ class RunDirectory:
         self.metrics = self.path / "metrics.json"
         self.predictions = self.path / "predictions.parquet"
         self.ranks = self.path / "ranks.parquet"
+        self.environment = self.path / "environment.json"
+        self.report = self.path / "report.html"
         self.best = self.path / "best_model.pt"
         self.last = self.path / "last.pt"
 
@@ -370,7 +373,7 @@ class RunDirectory:
         """What every run has, or may have."""
         return (
             self.config, self.log, self.history, self.metrics, self.predictions, self.ranks,
-            self.best, self.last,
+            self.best, self.last, self.environment, self.report,
         )  # fmt: skip
 
     def check(

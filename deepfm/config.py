@@ -167,6 +167,8 @@ class TrainingConfig:
             which is bf16 where the processor or the GPU has units for it. A run that is resumed
             keeps what it began with.
         metrics: Metrics of training batches, for the log.
+        report: Whether `deepfm train` ends with a page, `report.html`: `auto`, where matplotlib is
+            installed and 5 % of the run's CPU are enough for one, or `never`.
     """
 
     epochs: int = limited(50, at_least=1)
@@ -200,6 +202,7 @@ class TrainingConfig:
     threads: int | None = limited(None, at_least=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
+    report: Literal["auto", "never"] = "auto"
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
     scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")
     scheduler_t_max: InitVar[int | None] = renamed("scheduler.t_max")

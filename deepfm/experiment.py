@@ -1,15 +1,16 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+import deepfm
 from deepfm.checkpoint import (
     Checkpoint,
     RunDirectory,
@@ -39,6 +40,7 @@ from deepfm.evaluation.table_references import (
     title_of,
 )
 from deepfm.models import build_model, parameters_of
+from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import check_losses
 from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device, settle
@@ -46,8 +48,33 @@ from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.threads import settle_threads
 from deepfm.training.trainer import Trainer, TrainingState
+from deepfm.utils.environment import Usage, machine
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
+
+
+class Finished(NamedTuple):
+    """A run that has just ended, with what its process still holds.
+
+    Attributes:
+        run: Its files, which are all written.
+        config: As it was settled.
+        data: All splits.
+        model: With the weights that are kept.
+        history: An entry per epoch.
+        results: Evaluations by split.
+        metrics: What stands in `metrics.json`.
+        used: What it took.
+    """
+
+    run: RunDirectory
+    config: ExperimentConfig
+    data: ExperimentData
+    model: BaseCTRModel
+    history: list[dict[str, Any]]
+    results: dict[str, Evaluation]
+    metrics: dict[str, Any]
+    used: Usage
 
 
 def load_data(
@@ -75,6 +102,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    afterwards: Callable[[Finished], None] = lambda finished: None,
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
 
@@ -84,6 +112,7 @@ def train(
         init_from: A checkpoint whose vocabularies and weights training starts from; values that
             it does not know get new rows, and the optimizer starts anew. A run that is resumed
             has its own checkpoint, and this one is not read.
+        afterwards: Called last, while the data is still held.
 
     Raises:
         ConfigError: A setting is wrong, or the directory holds a run and no flag is given.
@@ -91,7 +120,7 @@ def train(
         DeepFMError: Data, network or disk failed, or the loss became NaN.
         Interrupted: A signal arrived; the state is saved.
     """
-    run = RunDirectory(config.output_dir)
+    run, begun = RunDirectory(config.output_dir), Usage.so_far()
     with RunLog() as run_log, run.locked():
         device = resolve_device(config.device)
         check_settings(config)
@@ -119,8 +148,8 @@ def train(
         )
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config).to(device)
-        begun = None if checkpoint is None else checkpoint.config.training
-        threads = settle_threads(config.training, begun, model, data.valid.inputs)
+        before = None if checkpoint is None else checkpoint.config.training
+        threads = settle_threads(config.training, before, model, data.valid.inputs)
         config = replace(config, training=replace(config.training, threads=threads))
         start: dict[str, torch.Tensor] = {}
         if base is not None:
@@ -206,12 +235,28 @@ def train(
             metrics["data"] = data.summary
         if data.protocol is not None:
             metrics["protocol"] = data.protocol
+        used = Usage.so_far().since(begun)
+        run.write_json(run.environment, _environment(config, device, used))
         run.write_json(run.metrics, metrics)
         for line in format_metrics(metrics):
             LOGGER.info(line)
         for name, result in results.items():
             _say(name, result.verdicts)
+        afterwards(Finished(run, config, data, model, state.history, results, metrics, used))
         return metrics
+
+
+def _environment(config: ExperimentConfig, device: torch.device, used: Usage) -> dict[str, Any]:
+    """What a run was made with, and what its last process took: `environment.json`."""
+    return {
+        "deepfm": deepfm.__version__,
+        **machine(),
+        "device": str(device),
+        "threads": config.training.threads,
+        "wall_seconds": round(used.wall_seconds, 1),
+        "cpu_seconds": round(used.cpu_seconds, 1),
+        "peak_memory": used.peak_memory,
+    }
 
 
 def _calibrated(

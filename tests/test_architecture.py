@@ -108,6 +108,10 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "objectives", "evaluation", "checkpoint", "preflight",
         "several", "experiment",
     },
+    "report": {
+        "errors", "config", "utils", "data", "models", "objectives", "evaluation", "checkpoint",
+        "preflight", "several", "experiment", "held_out", "report",
+    },
     "calibrate": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "preflight", "held_out",
     },
@@ -129,7 +133,7 @@ MAY_IMPORT = {
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "serving", "explore", "commands",
+        "models.MODELS", "report", "serving", "explore", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -43,6 +43,7 @@ def test_a_run_leaves_every_file(trained):
         "ranks.parquet",
         "best_model.pt",
         "last.pt",
+        "environment.json",
     }
     assert yaml.safe_load((trained / "config.yaml").read_text())["dnn"]["dropout"] == 0.1
     history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]

@@ -3,6 +3,6 @@
 Nothing is imported here that a command needs when it runs: `--help` answers at once.
 """
 
-from deepfm.commands import data, explore, reference, serve, training, use
+from deepfm.commands import data, explore, reference, report, serve, training, use
 
-MODULES = (data, training, use, explore, serve, reference)  # in the order of `--help`
+MODULES = (data, training, report, use, explore, serve, reference)  # in the order of `--help`

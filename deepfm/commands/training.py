@@ -82,6 +82,7 @@ def add(commands: Commands) -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     from deepfm import experiment
+    from deepfm.report.automatic import write_automatically
 
     with config_of(arguments.config, arguments.override) as config:
         if arguments.profile:
@@ -92,6 +93,7 @@ def _train(arguments: argparse.Namespace) -> None:
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             init_from=arguments.init_from,
+            afterwards=write_automatically,
         )
 
 

@@ -87,6 +87,13 @@ class FieldSelfAttention(nn.Module):
             )
         )
 
+    def weights(self, field_embeddings: Tensor) -> Tensor:
+        """How much each field reads of each other in the first layer, (B, heads, F, F)."""
+        first = self.layers[0]
+        assert isinstance(first, _AttentionLayer)
+        weights: Tensor = first.weights(field_embeddings)
+        return weights
+
     def forward(self, field_embeddings: Tensor) -> Tensor:
         attended: Tensor = self.layers(field_embeddings)
         return attended
@@ -127,16 +134,24 @@ class _AttentionLayer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            project(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, F, A/heads)
-            for project in (self.query, self.key, self.value)
-        )
-        scores = (query @ key.transpose(-2, -1)).to(x.dtype)  # (B, heads, F, F)
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each field reads of each other, (B, heads, F, F); a row adds up to 1."""
+        query, key = self._heads(self.query(x)), self._heads(self.key(x))
+        scores = (query @ key.transpose(-2, -1)).to(x.dtype)
         if self.divisor != 1.0:
             scores = scores / self.divisor
-        weights = self.dropout(scores.softmax(-1)).to(value.dtype)
-        attended: Tensor = (weights @ value).transpose(1, 2).flatten(2).to(x.dtype)  # (B, F, A)
+        weights: Tensor = scores.softmax(-1)
+        return weights
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Vectors by head, (B, heads, F, A / heads)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, value = self.dropout(self.weights(x)), self._heads(self.value(x))
+        attended: Tensor = (
+            (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2).to(x.dtype)
+        )  # (B, F, A)
         if self.adds_input:
             attended = attended + (x if self.residual is None else self.residual(x))
         if self.norm is None:

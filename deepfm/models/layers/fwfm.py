@@ -1,5 +1,6 @@
 """Second-order interactions with a strength per pair of fields."""
 
+import math
 from itertools import combinations
 
 import torch
@@ -45,12 +46,15 @@ class FieldWeightedFM(nn.Module):
             place[i * num_fields + j] = place[j * num_fields + i] = number
         self.register_buffer("_place", torch.tensor(place), persistent=False)
 
+    def matrix(self) -> Tensor:
+        """R, (F, F), symmetric and zero on its diagonal."""
+        strengths = torch.cat([self.strengths, self.strengths.new_zeros(1)])
+        fields = math.isqrt(len(self._place))
+        return strengths.index_select(0, self._place).view(fields, fields)
+
     def forward(self, field_embeddings: Tensor) -> Tensor:
         if field_embeddings.dim() != 3:
             raise ValueError(f"expected embeddings (B, F, D), got {tuple(field_embeddings.shape)}")
-        strengths = torch.cat([self.strengths, self.strengths.new_zeros(1)])
-        fields = field_embeddings.shape[1]
-        matrix = strengths.index_select(0, self._place).view(fields, fields)  # symmetric
         by_dim = field_embeddings.transpose(1, 2).contiguous()  # (B, D, F)
-        weighted = product(by_dim, matrix)
+        weighted = product(by_dim, self.matrix())
         return 0.5 * (by_dim * weighted).sum((1, 2)).unsqueeze(1)
