@@ -59,6 +59,7 @@ from deepfm.training.options import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
+from deepfm.training.trackers import TRACKERS, TrackerConfig
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.named import one_of, resolve
 from deepfm.utils.settings import (
@@ -167,6 +168,7 @@ class TrainingConfig:
             which is bf16 where the processor or the GPU has units for it. A run that is resumed
             keeps what it began with.
         metrics: Metrics of training batches, for the log.
+        trackers: Where figures go besides the log and the files of the run: `tensorboard`.
     """
 
     epochs: int = limited(50, at_least=1)
@@ -200,6 +202,7 @@ class TrainingConfig:
     threads: int | None = limited(None, at_least=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
+    trackers: tuple[TrackerConfig, ...] = one_of(TRACKERS, "tracker", ())
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
     scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")
     scheduler_t_max: InitVar[int | None] = renamed("scheduler.t_max")

@@ -1,7 +1,7 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from deepfm.preflight import check_memory, check_settings, resolve_device, settl
 from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.threads import settle_threads
+from deepfm.training.trackers import Tracker, tracked
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
@@ -75,6 +76,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    validation_only: bool = False,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
 
@@ -84,6 +87,8 @@ def train(
         init_from: A checkpoint whose vocabularies and weights training starts from; values that
             it does not know get new rows, and the optimizer starts anew. A run that is resumed
             has its own checkpoint, and this one is not read.
+        validation_only: The test split is left alone: nothing of it is scored or reported.
+        trackers: What is told of the run besides those of `training.trackers`.
 
     Raises:
         ConfigError: A setting is wrong, or the directory holds a run and no flag is given.
@@ -92,13 +97,14 @@ def train(
         Interrupted: A signal arrived; the state is saved.
     """
     run = RunDirectory(config.output_dir)
-    with RunLog() as run_log, run.locked():
+    with RunLog() as run_log, run.locked(), ExitStack() as stack:
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         if checkpoint is not None:
             config = settled_as(config, checkpoint.config)
         config = settle(config, device)
+        trackers = [*(item.build() for item in config.training.trackers), *trackers]
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
         for path in _calibrated(run, checkpoint, init_from, base):
             LOGGER.warning(
@@ -117,6 +123,8 @@ def train(
             base=base.encoders if base else None,
             expected=checkpoint.fingerprint if checkpoint else None,
         )
+        if validation_only:
+            data = data._replace(test=None)
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config).to(device)
         begun = None if checkpoint is None else checkpoint.config.training
@@ -179,6 +187,7 @@ def train(
         if checkpoint is not None:  # its process may have been killed before it wrote these
             save_what_follows(state, bool(state.best_model))
         trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
+        told = stack.enter_context(tracked(trackers, run.path, config.to_dict(), state.total_steps))
         with catch_signals() as received:
             state = trainer.fit(
                 model,
@@ -188,6 +197,7 @@ def train(
                 save=save,
                 should_stop=received,
                 log=LOGGER.info,
+                record=told.record,
             )
         LOGGER.info(_kept(config, state))
         for group, dropout in model.embedding.variational_dropouts().items():
@@ -207,6 +217,7 @@ def train(
         if data.protocol is not None:
             metrics["protocol"] = data.protocol
         run.write_json(run.metrics, metrics)
+        told.metrics = metrics
         for line in format_metrics(metrics):
             LOGGER.info(line)
         for name, result in results.items():

@@ -20,7 +20,7 @@ MAY_IMPORT = {
         "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
         "utils.named", "utils.logging", "objectives", "evaluation.metrics", "evaluation.ranking",
         "models.MODELS",
-        "models.options", "training.options",
+        "models.options", "training.options", "training.trackers",
         "data.options",
     },
     "data.options": {
@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "training.options": {
         "errors", "utils.named", "utils.settings", "models.layers", "training",
     },
+    "training.trackers": {"errors", "utils.named", "utils.extras"},
     "training": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "easyrec.names",
         "training",

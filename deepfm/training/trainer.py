@@ -12,7 +12,7 @@ step after every k-th batch; a checkpoint, an evaluation or a stop that is due b
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -156,6 +156,7 @@ class Trainer:
         save: Callable[[TrainingState, bool], None] = lambda state, is_best: None,
         should_stop: Callable[[], int] = lambda: 0,
         log: Callable[[str], None] = lambda line: None,
+        record: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
     ) -> TrainingState:
         """Train until the metric stalls, or epochs or steps end; return the last state.
 
@@ -173,6 +174,9 @@ class Trainer:
                 the optimizers have made their step, and raises `Interrupted` with it.
             log: Receives one line per epoch, per evaluation within one, and every
                 `log_every_steps` steps.
+            record: Receives the figures of each of these lines, `train/loss` and `valid/auc` as
+                examples, with the steps so far; of an evaluation also `epoch`, the epochs so far,
+                which need not be whole. What it raises ends the training.
 
         Raises:
             ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
@@ -185,7 +189,7 @@ class Trainer:
         model.to(self.device)
         threads = self.config.threads or threads_for(model, valid.inputs, self.config.batch_size)
         run = _Fit(self, model, train, valid, state or TrainingState())
-        run.save, run.should_stop, run.log = save, should_stop, log
+        run.save, run.should_stop, run.log, run.record = save, should_stop, log, record
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             running_on(threads),
@@ -202,6 +206,7 @@ class _Fit:
     save: Callable[[TrainingState, bool], None]
     should_stop: Callable[[], int]
     log: Callable[[str], None]
+    record: Callable[[int, dict[str, float]], None]
 
     def __init__(
         self,
@@ -359,7 +364,7 @@ class _Fit:
                         config.evaluate_every_steps, last[1], state.total_steps
                     ):
                         self._collect()
-                        is_best = self._evaluate_within()
+                        is_best = self._evaluate_within(state.epoch + state.step / len(epoch))
                         start = time.perf_counter() - (state.seconds - before)
                     is_due = _passed(config.checkpoint_every_steps, last[0], state.step)
                     save_now = bool(stop or is_best or is_due)
@@ -416,6 +421,7 @@ class _Fit:
         rows = torch.stack([torch.stack(list(losses.values())) for losses in self._recent])
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
         self._recent.clear()
+        self._record({f"train/{name}": value for name, value in means.items()})
         line = f"step {self.state.total_steps:,}  train loss {means.pop('loss'):.4f}"
         if means:
             line += f" ({', '.join(f'{name} {value:.4f}' for name, value in means.items())})"
@@ -431,6 +437,13 @@ class _Fit:
             or config.early_stopping_patience is not None
             or any(item is not None and item.reads_metric for item in schedulers)
         )
+
+    def _record(self, figures: Mapping[str, float | None]) -> None:
+        """Hand on figures that exist, with the rate and the metrics of training batches."""
+        training = {f"train/{name}": value for name, value in self.metrics.values().items()}
+        every = {**figures, "train/lr": self.state.rates[0], **training}
+        known = {name: value for name, value in every.items() if value is not None}
+        self.record(self.state.total_steps, known)
 
     def _train_metrics(self) -> str:
         shown = self.metrics.values().items()
@@ -476,8 +489,12 @@ class _Fit:
                 state.best_model = self._weights(own=shared)
         return metrics, is_best
 
-    def _evaluate_within(self) -> bool:
-        """An evaluation between two steps; True if the weights that are kept have changed."""
+    def _evaluate_within(self, epochs: float) -> bool:
+        """An evaluation between two steps; True if the weights that are kept have changed.
+
+        Args:
+            epochs: So far.
+        """
         state = self.state
         metrics, is_best = self._evaluate(is_end=False)
         metric = reported_as(self.config.metric, metrics)
@@ -487,6 +504,7 @@ class _Fit:
             f"step {state.total_steps:,}  valid {metric} {_shown(metrics[metric])}"
             f"{' (best)' if is_best else ''}  {self._evaluated_rows()}"
         )
+        self._record({"epoch": epochs, **_of_valid(metrics)})
         return is_best and self.config.keep == "best"
 
     def _evaluated_rows(self) -> str:
@@ -523,6 +541,14 @@ class _Fit:
             f"{self._train_metrics()}  valid {metric} {_shown(value)}{of_best}{limited}  "
             f"lr {self._rates()}  {entry['seconds']:.1f} s, {rows / state.seconds:,.0f} rows/s"
         )
+        self._record(
+            {
+                "epoch": state.epoch + 1,
+                "train/loss": entry["train_loss"],
+                "train/rows_per_second": rows / state.seconds,
+                **_of_valid(metrics),
+            }
+        )
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.losses, state.evaluations = [], []
         state.stale_epochs = 0 if state.best_epoch == state.epoch else state.stale_epochs + 1
@@ -553,6 +579,10 @@ def _warn_of_few_steps(steps: int, rows: int, batch_size: int) -> None:
 def _shown(value: float | None) -> str:
     """A metric for people; it may not exist, as where all labels are equal."""
     return "-" if value is None else f"{value:.4f}"
+
+
+def _of_valid(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"valid/{name}": value for name, value in metrics.items()}
 
 
 def _passed(every: int | None, before: int, now: int) -> bool:
