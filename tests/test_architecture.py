@@ -110,14 +110,18 @@ MAY_IMPORT = {
     "comparison_means": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "several", "experiment",
     },
+    "tuning": {
+        "errors", "config", "utils", "data.load", "objectives", "evaluation", "preflight",
+        "checkpoint", "experiment", "tuning",
+    },
     "easyrec": {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
         "easyrec",
     },
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "commands",
+        "several", "held_out", "calibrate", "tuning", "easyrec", "preflight", "config_help",
+        "model_help", "models.MODELS", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

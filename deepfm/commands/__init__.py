@@ -3,6 +3,6 @@
 Nothing is imported here that a command needs when it runs: `--help` answers at once.
 """
 
-from deepfm.commands import data, reference, training, use
+from deepfm.commands import data, reference, training, tuning, use
 
-MODULES = (data, training, use, reference)  # in the order of `--help`
+MODULES = (data, training, tuning, use, reference)  # in the order of `--help`

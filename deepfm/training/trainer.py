@@ -23,7 +23,7 @@ from torch import Tensor
 from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import ConfigError, DeepFMError
+from deepfm.errors import ConfigError, DivergenceError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.precision import resolve_precision
@@ -182,7 +182,7 @@ class Trainer:
             ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
                 model, or there is no batch to train on.
             DataError: A label is none that the losses have a meaning for.
-            DeepFMError: The loss or a weight is not finite; nothing is saved after that.
+            DivergenceError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
         _keep_freed_memory()
@@ -602,7 +602,7 @@ def _keep_freed_memory() -> None:
 
 
 def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
-    raise DeepFMError(
+    raise DivergenceError(
         f"the {what} in epoch {epoch + 1}, step {step}; lower training.lr or set "
         "training.gradient_clip_norm"
     )

@@ -1,9 +1,11 @@
 """Log lines for people and files, and a progress bar on a terminal only."""
 
+import contextlib
 import logging
 import logging.handlers
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -30,6 +32,19 @@ def configure_logging() -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     LOGGER.addHandler(_TerminalHandler())
+
+
+@contextlib.contextmanager
+def quiet(*, warnings: bool = True) -> Iterator[None]:
+    """Within this context a terminal shows warnings only, or not even those; files have all."""
+    terminals = [one for one in LOGGER.handlers if isinstance(one, _TerminalHandler)]
+    for handler in terminals:
+        handler.setLevel(logging.WARNING if warnings else logging.ERROR)
+    try:
+        yield
+    finally:
+        for handler in terminals:
+            handler.setLevel(logging.NOTSET)
 
 
 class _LogFile(logging.FileHandler):
