@@ -49,6 +49,7 @@ from deepfm.training.trackers import Tracker, tracked
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
+from deepfm.utils.progress import working
 
 
 def load_data(
@@ -98,6 +99,7 @@ def train(
     """
     run = RunDirectory(config.output_dir)
     with RunLog() as run_log, run.locked(), ExitStack() as stack:
+        now = stack.enter_context(working("checking the settings"))
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
@@ -117,6 +119,7 @@ def train(
                 f"{run.last} is of an earlier release and does not know its data: whether that "
                 "has changed is not checked"
             )
+        now("reading the data")
         data = load_data(
             config,
             checkpoint.encoders if checkpoint else None,
@@ -125,6 +128,7 @@ def train(
         )
         if validation_only:
             data = data._replace(test=None)
+        now("building the model")
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config).to(device)
         begun = None if checkpoint is None else checkpoint.config.training
@@ -188,6 +192,7 @@ def train(
             save_what_follows(state, bool(state.best_model))
         trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
         told = stack.enter_context(tracked(trackers, run.path, config.to_dict(), state.total_steps))
+        now("training")
         with catch_signals() as received:
             state = trainer.fit(
                 model,
@@ -203,6 +208,7 @@ def train(
         for group, dropout in model.embedding.variational_dropouts().items():
             run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+        now(f"final evaluation on {' and '.join(splits)}")
         results = {
             name: evaluate(model, split, batch_size=config.evaluation.batch_size, train=data.train)
             for name, split in splits.items()

@@ -11,6 +11,7 @@ from deepfm.commands.arguments import (
 )
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import working
 
 
 def add(commands: Commands) -> None:
@@ -81,7 +82,8 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from deepfm import experiment
+    with working("loading torch"):
+        from deepfm import experiment
 
     with config_of(arguments.config, arguments.override) as config:
         if arguments.profile:
@@ -96,9 +98,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from deepfm.experiment import format_metrics
-    from deepfm.held_out import evaluate_checkpoint
-    from deepfm.several import expanded
+    with working("loading torch"):
+        from deepfm.experiment import format_metrics
+        from deepfm.held_out import evaluate_checkpoint
+        from deepfm.several import expanded
 
     with config_if_given(arguments) as config:
         paths = expanded(arguments.checkpoint)
@@ -108,7 +111,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from deepfm.calibrate import calibrate
+    with working("loading torch"):
+        from deepfm.calibrate import calibrate
 
     with config_if_given(arguments) as config:
         calibrate(
@@ -122,7 +126,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from deepfm import comparison
+    with working("loading torch"):
+        from deepfm import comparison
     from deepfm.easyrec import is_pipeline
 
     for path in filter(is_pipeline, arguments.configs):

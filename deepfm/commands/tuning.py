@@ -6,6 +6,7 @@ from pathlib import Path
 from deepfm.commands.arguments import Commands, add_override
 from deepfm.errors import ConfigError
 from deepfm.utils.extras import needed
+from deepfm.utils.progress import working
 
 
 def add(commands: Commands) -> None:
@@ -48,11 +49,11 @@ def _tune(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.config}: tune takes YAML; deepfm convert writes it")
     if arguments.seed < 0:
         raise ConfigError(f"--seed: expected at least 0, found {arguments.seed}")
-    needed("optuna", extra="tune", wanted_by="deepfm tune")
     config = load_config(arguments.config, arguments.override)
-
-    from deepfm.tuning.space import default_space, load_space
-    from deepfm.tuning.tune import tune
+    with working("loading torch and Optuna"):
+        needed("optuna", extra="tune", wanted_by="deepfm tune")
+        from deepfm.tuning.space import default_space, load_space
+        from deepfm.tuning.tune import tune
 
     space = load_space(arguments.space, config) if arguments.space else default_space(config)
     tune(

@@ -36,7 +36,8 @@ from deepfm.training.threads import running_on, threads_for
 from deepfm.training.train_metrics import TrainMetrics
 from deepfm.training.transfer import batches_on, on_host
 from deepfm.utils.interrupt import Interrupted
-from deepfm.utils.logging import LOGGER, ProgressBar
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import ProgressBar, clock, working
 from deepfm.utils.seeding import derive_seed
 
 _FEW_STEPS, _ENOUGH_STEPS = 10, 50  # of an epoch
@@ -250,6 +251,7 @@ class _Fit:
                 "batch touches, which is a different optimizer"
             )
         self.metrics = TrainMetrics(model.tasks, model.schema)
+        self._evaluation_seconds = 0.0  # of the last evaluation
         self._pending: list[Tensor] = []  # losses still on the device
         self._copied: tuple[int, dict[str, Tensor]] = (-1, {})  # weights, and the steps before them
         self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
@@ -345,7 +347,7 @@ class _Fit:
         state, config = self.state, self.config
         end = int(min(len(epoch), state.step + self._steps_left()))
         before, start = state.seconds, time.perf_counter()
-        title = f"epoch {state.epoch + 1}/{config.epochs}"
+        title = f"training, epoch {state.epoch + 1}/{config.epochs}"
         stop, last = 0, (state.step, state.total_steps)  # at the last update
         self.model.train()
         rows = itertools.islice(epoch.batches(first=state.step), end - state.step)
@@ -370,12 +372,23 @@ class _Fit:
                     save_now = bool(stop or is_best or is_due)
                     last = state.step, state.total_steps
                 if save_now or bar.due() or state.step == end:
-                    speed = epoch.num_rows * state.step / len(epoch) / state.seconds
-                    bar.show(state.step, f"train loss {self._collect():.4f}, {speed:,.0f} rows/s")
+                    bar.show(state.step, self._progress(epoch))
                 if save_now:
                     self.checkpoint(is_best)
                 if stop and updated:
                     raise Interrupted(stop)
+
+    def _progress(self, epoch: TrainingEpoch) -> str:
+        """How training goes, for the bar; the time left is that without an early stop."""
+        state, config = self.state, self.config
+        speed = epoch.num_rows * state.step / len(epoch) / state.seconds
+        epochs = config.epochs - state.epoch
+        steps = min(epochs * len(epoch) - state.step, self._steps_left())
+        left = steps * state.seconds / state.step + epochs * self._evaluation_seconds
+        text = f"train loss {self._collect():.4f}, {speed:,.0f} rows/s, {clock(left)} left"
+        if state.best_value is None:
+            return text
+        return f"{text}, best valid {config.metric} {state.best_value:.4f}"
 
     def _step(self, batch: Batch, *, updated: bool) -> None:
         """The gradient of a batch, and the update if it is due."""
@@ -465,7 +478,11 @@ class _Fit:
         """
         state, config = self.state, self.config
         average = self.step.average
-        with nullcontext() if average is None else average.in_place():
+        start = time.perf_counter()
+        with (
+            working(f"evaluating on valid, epoch {state.epoch + 1}/{config.epochs}"),
+            nullcontext() if average is None else average.in_place(),
+        ):
             metrics = evaluate_metric(
                 self.model,
                 self.valid,
@@ -487,6 +504,7 @@ class _Fit:
                 is_final = state.epoch + 1 == config.epochs or self._steps_left() == 0
                 shared = config.keep == "last" or (is_end and is_final)
                 state.best_model = self._weights(own=shared)
+        self._evaluation_seconds = time.perf_counter() - start
         return metrics, is_best
 
     def _evaluate_within(self, epochs: float) -> bool:
