@@ -48,9 +48,8 @@ from deepfm.utils.locks import HeldElsewhere, SoleLock
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
-    "training.checkpoint_every_steps", "training.threads", "training.report", "output_dir",
-    "device",
-    "data.auto_download", "data.store_dir", "data.verify",
+    "training.checkpoint_every_steps", "training.threads", "training.report", "training.trackers",
+    "output_dir", "device", "data.auto_download", "data.store_dir", "data.verify",
 )  # fmt: skip
 # Where files are may change too, if the checkpoint knows their content.
 _PLACES = (

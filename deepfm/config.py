@@ -59,6 +59,7 @@ from deepfm.training.options import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
+from deepfm.training.trackers import TRACKERS, TrackerConfig
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.named import one_of, resolve
 from deepfm.utils.settings import (
@@ -169,6 +170,7 @@ class TrainingConfig:
         metrics: Metrics of training batches, for the log.
         report: Whether `deepfm train` ends with a page, `report.html`: `auto`, where matplotlib is
             installed and 5 % of the run's CPU are enough for one, or `never`.
+        trackers: Where figures go besides the log and the files of the run: `tensorboard`.
     """
 
     epochs: int = limited(50, at_least=1)
@@ -203,6 +205,7 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     metrics: tuple[OverBatches, ...] = one_of(TRAIN_METRICS, "metric", ())
     report: Literal["auto", "never"] = "auto"
+    trackers: tuple[TrackerConfig, ...] = one_of(TRACKERS, "tracker", ())
     scheduler_factor: InitVar[float | None] = renamed("scheduler.factor")
     scheduler_patience: InitVar[int | None] = renamed("scheduler.patience")
     scheduler_t_max: InitVar[int | None] = renamed("scheduler.t_max")

@@ -164,6 +164,10 @@ class DataError(DeepFMError):
         return type(self)(self.problem, place=place)
 
 
+class DivergenceError(DeepFMError):
+    """The loss or a weight is no finite number: these settings do not train."""
+
+
 class MissingDataError(DataError):
     """The data is not there, and it may not be downloaded."""
 

@@ -1,7 +1,7 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +47,12 @@ from deepfm.preflight import check_memory, check_settings, resolve_device, settl
 from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.threads import settle_threads
+from deepfm.training.trackers import Tracker, tracked
 from deepfm.training.trainer import Trainer, TrainingState
 from deepfm.utils.environment import Usage, machine
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
+from deepfm.utils.progress import working
 
 
 class Finished(NamedTuple):
@@ -102,6 +104,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    validation_only: bool = False,
+    trackers: Sequence[Tracker] = (),
     afterwards: Callable[[Finished], None] = lambda finished: None,
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
@@ -112,6 +116,8 @@ def train(
         init_from: A checkpoint whose vocabularies and weights training starts from; values that
             it does not know get new rows, and the optimizer starts anew. A run that is resumed
             has its own checkpoint, and this one is not read.
+        validation_only: The test split is left alone: nothing of it is scored or reported.
+        trackers: What is told of the run besides those of `training.trackers`.
         afterwards: Called last, while the data is still held.
 
     Raises:
@@ -121,13 +127,15 @@ def train(
         Interrupted: A signal arrived; the state is saved.
     """
     run, begun = RunDirectory(config.output_dir), Usage.so_far()
-    with RunLog() as run_log, run.locked():
+    with RunLog() as run_log, run.locked(), ExitStack() as stack:
+        now = stack.enter_context(working("checking the settings"))
         device = resolve_device(config.device)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         if checkpoint is not None:
             config = settled_as(config, checkpoint.config)
         config = settle(config, device)
+        trackers = [*(item.build() for item in config.training.trackers), *trackers]
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
         for path in _calibrated(run, checkpoint, init_from, base):
             LOGGER.warning(
@@ -140,12 +148,16 @@ def train(
                 f"{run.last} is of an earlier release and does not know its data: whether that "
                 "has changed is not checked"
             )
+        now("reading the data")
         data = load_data(
             config,
             checkpoint.encoders if checkpoint else None,
             base=base.encoders if base else None,
             expected=checkpoint.fingerprint if checkpoint else None,
         )
+        if validation_only:
+            data = data._replace(test=None)
+        now("building the model")
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config).to(device)
         before = None if checkpoint is None else checkpoint.config.training
@@ -208,6 +220,8 @@ def train(
         if checkpoint is not None:  # its process may have been killed before it wrote these
             save_what_follows(state, bool(state.best_model))
         trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
+        told = stack.enter_context(tracked(trackers, run.path, config.to_dict(), state.total_steps))
+        now("training")
         with catch_signals() as received:
             state = trainer.fit(
                 model,
@@ -217,11 +231,13 @@ def train(
                 save=save,
                 should_stop=received,
                 log=LOGGER.info,
+                record=told.record,
             )
         LOGGER.info(_kept(config, state))
         for group, dropout in model.embedding.variational_dropouts().items():
             run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
+        now(f"final evaluation on {' and '.join(splits)}")
         results = {
             name: evaluate(model, split, batch_size=config.evaluation.batch_size, train=data.train)
             for name, split in splits.items()
@@ -238,6 +254,7 @@ def train(
         used = Usage.so_far().since(begun)
         run.write_json(run.environment, _environment(config, device, used))
         run.write_json(run.metrics, metrics)
+        told.metrics = metrics
         for line in format_metrics(metrics):
             LOGGER.info(line)
         for name, result in results.items():

@@ -20,7 +20,7 @@ MAY_IMPORT = {
         "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
         "utils.named", "utils.logging", "objectives", "evaluation.metrics", "evaluation.ranking",
         "models.MODELS",
-        "models.options", "training.options",
+        "models.options", "training.options", "training.trackers",
         "data.options",
     },
     "data.options": {
@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "training.options": {
         "errors", "utils.named", "utils.settings", "models.layers", "training",
     },
+    "training.trackers": {"errors", "utils.named", "utils.extras"},
     "training": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "easyrec.names",
         "training",
@@ -126,6 +127,10 @@ MAY_IMPORT = {
     "comparison_means": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "several", "experiment",
     },
+    "tuning": {
+        "errors", "config", "utils", "data.load", "objectives", "evaluation", "preflight",
+        "checkpoint", "experiment", "tuning",
+    },
     "easyrec": {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
         "easyrec",
@@ -133,7 +138,7 @@ MAY_IMPORT = {
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "report", "serving", "explore", "commands",
+        "models.MODELS", "report", "serving", "explore", "tuning", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

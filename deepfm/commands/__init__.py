@@ -3,6 +3,6 @@
 Nothing is imported here that a command needs when it runs: `--help` answers at once.
 """
 
-from deepfm.commands import data, explore, reference, report, serve, training, use
+from deepfm.commands import data, explore, reference, report, serve, training, tuning, use
 
-MODULES = (data, training, report, use, explore, serve, reference)  # in the order of `--help`
+MODULES = (data, training, tuning, report, use, explore, serve, reference)  # the order of `--help`

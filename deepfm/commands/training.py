@@ -11,6 +11,7 @@ from deepfm.commands.arguments import (
 )
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import working
 
 
 def add(commands: Commands) -> None:
@@ -81,8 +82,9 @@ def add(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from deepfm import experiment
-    from deepfm.report.automatic import write_automatically
+    with working("loading torch"):
+        from deepfm import experiment
+        from deepfm.report.automatic import write_automatically
 
     with config_of(arguments.config, arguments.override) as config:
         if arguments.profile:
@@ -98,9 +100,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from deepfm.experiment import format_metrics
-    from deepfm.held_out import evaluate_checkpoint
-    from deepfm.several import expanded
+    with working("loading torch"):
+        from deepfm.experiment import format_metrics
+        from deepfm.held_out import evaluate_checkpoint
+        from deepfm.several import expanded
 
     with config_if_given(arguments) as config:
         paths = expanded(arguments.checkpoint)
@@ -110,7 +113,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from deepfm.calibrate import calibrate
+    with working("loading torch"):
+        from deepfm.calibrate import calibrate
 
     with config_if_given(arguments) as config:
         calibrate(
@@ -124,7 +128,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from deepfm import comparison
+    with working("loading torch"):
+        from deepfm import comparison
     from deepfm.easyrec import is_pipeline
 
     for path in filter(is_pipeline, arguments.configs):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from deepfm.commands.arguments import Commands, add_checkpoints
 from deepfm.errors import ConfigError, DataError, nearest, shown
-from deepfm.utils.logging import LOGGER, ProgressBar
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import ProgressBar
 
 if TYPE_CHECKING:
     import pyarrow as pa

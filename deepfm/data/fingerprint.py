@@ -21,7 +21,8 @@ import xxhash
 
 from deepfm.errors import DataError, DeepFMError, Place
 from deepfm.utils.io import atomic_write_bytes
-from deepfm.utils.logging import LOGGER, ProgressBar
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import ProgressBar
 
 CACHE = "digests.json"  # in the folder of the stores
 _CHUNK = 4 << 20

@@ -12,7 +12,7 @@ step after every k-th batch; a checkpoint, an evaluation or a stop that is due b
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -23,7 +23,7 @@ from torch import Tensor
 from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import ConfigError, DeepFMError
+from deepfm.errors import ConfigError, DivergenceError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.precision import resolve_precision
@@ -36,7 +36,8 @@ from deepfm.training.threads import running_on, threads_for
 from deepfm.training.train_metrics import TrainMetrics
 from deepfm.training.transfer import batches_on, on_host
 from deepfm.utils.interrupt import Interrupted
-from deepfm.utils.logging import LOGGER, ProgressBar
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import ProgressBar, clock, working
 from deepfm.utils.seeding import derive_seed
 
 _FEW_STEPS, _ENOUGH_STEPS = 10, 50  # of an epoch
@@ -156,6 +157,7 @@ class Trainer:
         save: Callable[[TrainingState, bool], None] = lambda state, is_best: None,
         should_stop: Callable[[], int] = lambda: 0,
         log: Callable[[str], None] = lambda line: None,
+        record: Callable[[int, dict[str, float]], None] = lambda step, figures: None,
     ) -> TrainingState:
         """Train until the metric stalls, or epochs or steps end; return the last state.
 
@@ -173,19 +175,22 @@ class Trainer:
                 the optimizers have made their step, and raises `Interrupted` with it.
             log: Receives one line per epoch, per evaluation within one, and every
                 `log_every_steps` steps.
+            record: Receives the figures of each of these lines, `train/loss` and `valid/auc` as
+                examples, with the steps so far; of an evaluation also `epoch`, the epochs so far,
+                which need not be whole. What it raises ends the training.
 
         Raises:
             ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
                 model, or there is no batch to train on.
             DataError: A label is none that the losses have a meaning for.
-            DeepFMError: The loss or a weight is not finite; nothing is saved after that.
+            DivergenceError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
         """
         _keep_freed_memory()
         model.to(self.device)
         threads = self.config.threads or threads_for(model, valid.inputs, self.config.batch_size)
         run = _Fit(self, model, train, valid, state or TrainingState())
-        run.save, run.should_stop, run.log = save, should_stop, log
+        run.save, run.should_stop, run.log, run.record = save, should_stop, log, record
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             running_on(threads),
@@ -202,6 +207,7 @@ class _Fit:
     save: Callable[[TrainingState, bool], None]
     should_stop: Callable[[], int]
     log: Callable[[str], None]
+    record: Callable[[int, dict[str, float]], None]
 
     def __init__(
         self,
@@ -245,6 +251,7 @@ class _Fit:
                 "batch touches, which is a different optimizer"
             )
         self.metrics = TrainMetrics(model.tasks, model.schema)
+        self._evaluation_seconds = 0.0  # of the last evaluation
         self._pending: list[Tensor] = []  # losses still on the device
         self._copied: tuple[int, dict[str, Tensor]] = (-1, {})  # weights, and the steps before them
         self._recent: list[dict[str, Tensor]] = []  # of the steps since the last line about them
@@ -340,7 +347,7 @@ class _Fit:
         state, config = self.state, self.config
         end = int(min(len(epoch), state.step + self._steps_left()))
         before, start = state.seconds, time.perf_counter()
-        title = f"epoch {state.epoch + 1}/{config.epochs}"
+        title = f"training, epoch {state.epoch + 1}/{config.epochs}"
         stop, last = 0, (state.step, state.total_steps)  # at the last update
         self.model.train()
         rows = itertools.islice(epoch.batches(first=state.step), end - state.step)
@@ -359,18 +366,29 @@ class _Fit:
                         config.evaluate_every_steps, last[1], state.total_steps
                     ):
                         self._collect()
-                        is_best = self._evaluate_within()
+                        is_best = self._evaluate_within(state.epoch + state.step / len(epoch))
                         start = time.perf_counter() - (state.seconds - before)
                     is_due = _passed(config.checkpoint_every_steps, last[0], state.step)
                     save_now = bool(stop or is_best or is_due)
                     last = state.step, state.total_steps
                 if save_now or bar.due() or state.step == end:
-                    speed = epoch.num_rows * state.step / len(epoch) / state.seconds
-                    bar.show(state.step, f"train loss {self._collect():.4f}, {speed:,.0f} rows/s")
+                    bar.show(state.step, self._progress(epoch))
                 if save_now:
                     self.checkpoint(is_best)
                 if stop and updated:
                     raise Interrupted(stop)
+
+    def _progress(self, epoch: TrainingEpoch) -> str:
+        """How training goes, for the bar; the time left is that without an early stop."""
+        state, config = self.state, self.config
+        speed = epoch.num_rows * state.step / len(epoch) / state.seconds
+        epochs = config.epochs - state.epoch
+        steps = min(epochs * len(epoch) - state.step, self._steps_left())
+        left = steps * state.seconds / state.step + epochs * self._evaluation_seconds
+        text = f"train loss {self._collect():.4f}, {speed:,.0f} rows/s, {clock(left)} left"
+        if state.best_value is None:
+            return text
+        return f"{text}, best valid {config.metric} {state.best_value:.4f}"
 
     def _step(self, batch: Batch, *, updated: bool) -> None:
         """The gradient of a batch, and the update if it is due."""
@@ -416,6 +434,7 @@ class _Fit:
         rows = torch.stack([torch.stack(list(losses.values())) for losses in self._recent])
         means = dict(zip(names, rows.mean(0).tolist(), strict=True))
         self._recent.clear()
+        self._record({f"train/{name}": value for name, value in means.items()})
         line = f"step {self.state.total_steps:,}  train loss {means.pop('loss'):.4f}"
         if means:
             line += f" ({', '.join(f'{name} {value:.4f}' for name, value in means.items())})"
@@ -431,6 +450,13 @@ class _Fit:
             or config.early_stopping_patience is not None
             or any(item is not None and item.reads_metric for item in schedulers)
         )
+
+    def _record(self, figures: Mapping[str, float | None]) -> None:
+        """Hand on figures that exist, with the rate and the metrics of training batches."""
+        training = {f"train/{name}": value for name, value in self.metrics.values().items()}
+        every = {**figures, "train/lr": self.state.rates[0], **training}
+        known = {name: value for name, value in every.items() if value is not None}
+        self.record(self.state.total_steps, known)
 
     def _train_metrics(self) -> str:
         shown = self.metrics.values().items()
@@ -452,7 +478,11 @@ class _Fit:
         """
         state, config = self.state, self.config
         average = self.step.average
-        with nullcontext() if average is None else average.in_place():
+        start = time.perf_counter()
+        with (
+            working(f"evaluating on valid, epoch {state.epoch + 1}/{config.epochs}"),
+            nullcontext() if average is None else average.in_place(),
+        ):
             metrics = evaluate_metric(
                 self.model,
                 self.valid,
@@ -474,10 +504,15 @@ class _Fit:
                 is_final = state.epoch + 1 == config.epochs or self._steps_left() == 0
                 shared = config.keep == "last" or (is_end and is_final)
                 state.best_model = self._weights(own=shared)
+        self._evaluation_seconds = time.perf_counter() - start
         return metrics, is_best
 
-    def _evaluate_within(self) -> bool:
-        """An evaluation between two steps; True if the weights that are kept have changed."""
+    def _evaluate_within(self, epochs: float) -> bool:
+        """An evaluation between two steps; True if the weights that are kept have changed.
+
+        Args:
+            epochs: So far.
+        """
         state = self.state
         metrics, is_best = self._evaluate(is_end=False)
         metric = reported_as(self.config.metric, metrics)
@@ -487,6 +522,7 @@ class _Fit:
             f"step {state.total_steps:,}  valid {metric} {_shown(metrics[metric])}"
             f"{' (best)' if is_best else ''}  {self._evaluated_rows()}"
         )
+        self._record({"epoch": epochs, **_of_valid(metrics)})
         return is_best and self.config.keep == "best"
 
     def _evaluated_rows(self) -> str:
@@ -523,6 +559,14 @@ class _Fit:
             f"{self._train_metrics()}  valid {metric} {_shown(value)}{of_best}{limited}  "
             f"lr {self._rates()}  {entry['seconds']:.1f} s, {rows / state.seconds:,.0f} rows/s"
         )
+        self._record(
+            {
+                "epoch": state.epoch + 1,
+                "train/loss": entry["train_loss"],
+                "train/rows_per_second": rows / state.seconds,
+                **_of_valid(metrics),
+            }
+        )
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         state.losses, state.evaluations = [], []
         state.stale_epochs = 0 if state.best_epoch == state.epoch else state.stale_epochs + 1
@@ -555,6 +599,10 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _of_valid(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"valid/{name}": value for name, value in metrics.items()}
+
+
 def _passed(every: int | None, before: int, now: int) -> bool:
     """Whether a multiple of `every` lies in before + 1 … now."""
     return every is not None and now // every > before // every
@@ -572,7 +620,7 @@ def _keep_freed_memory() -> None:
 
 
 def _refuse_divergence(what: str, epoch: int, step: int) -> NoReturn:
-    raise DeepFMError(
+    raise DivergenceError(
         f"the {what} in epoch {epoch + 1}, step {step}; lower training.lr or set "
         "training.gradient_clip_norm"
     )

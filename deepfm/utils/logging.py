@@ -1,27 +1,27 @@
-"""Log lines for people and files, and a progress bar on a terminal only."""
+"""Log lines for people and files."""
 
+import contextlib
 import logging
 import logging.handlers
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from deepfm.errors import DeepFMError
+from deepfm.utils.progress import write_above
 
 LOGGER = logging.getLogger("deepfm")
 
 
 class _TerminalHandler(logging.Handler):
-    """Writes lines above a running progress bar: warnings to stderr, the rest to stdout."""
+    """Writes lines above what is going on: warnings to stderr, the rest to stdout."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
-            tqdm.write(f"{record.levelname.lower()}: {text}", file=sys.stderr)
+            write_above(f"{record.levelname.lower()}: {text}", sys.stderr)
         else:
-            tqdm.write(text, file=sys.stdout)
+            write_above(text, sys.stdout)
 
 
 def configure_logging() -> None:
@@ -30,6 +30,19 @@ def configure_logging() -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     LOGGER.addHandler(_TerminalHandler())
+
+
+@contextlib.contextmanager
+def quiet(*, warnings: bool = True) -> Iterator[None]:
+    """Within this context a terminal shows warnings only, or not even those; files have all."""
+    terminals = [one for one in LOGGER.handlers if isinstance(one, _TerminalHandler)]
+    for handler in terminals:
+        handler.setLevel(logging.WARNING if warnings else logging.ERROR)
+    try:
+        yield
+    finally:
+        for handler in terminals:
+            handler.setLevel(logging.NOTSET)
 
 
 class _LogFile(logging.FileHandler):
@@ -90,34 +103,3 @@ class RunLog(logging.handlers.MemoryHandler):
         self.close()
         if target is not None:
             target.close()
-
-
-class ProgressBar:
-    """A bar on standard error if that is a terminal; silent otherwise."""
-
-    def __init__(self, title: str, *, total: int, done: int = 0) -> None:
-        # leave=False: the epoch's log line takes the place of the finished bar
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=title,
-            leave=False,
-            disable=None,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n}/{total}{postfix}",
-        )
-        self._last = time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the bar is shown and was last drawn more than 0.1 s ago."""
-        return not self._bar.disable and time.monotonic() - self._last > 0.1
-
-    def show(self, done: int, text: str) -> None:
-        self._last = time.monotonic()
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def __enter__(self) -> "ProgressBar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -19,7 +19,8 @@ from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Placed, RowsToSplit, StreamedSplit
 from deepfm.data.store.history_records import TimesOfRows
-from deepfm.utils.logging import LOGGER, ProgressBar
+from deepfm.utils.logging import LOGGER
+from deepfm.utils.progress import ProgressBar
 
 BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
 
