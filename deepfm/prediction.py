@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from deepfm.checkpoint import Checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
@@ -79,7 +80,8 @@ class Predictor:
     or copied, without what is made at a request.
 
     Args:
-        checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them.
+        checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them; or a checkpoint that
+            has been read.
         device: Where the model runs.
         batch_size: Rows per scoring batch; the checkpoint's `evaluation.batch_size` by default.
 
@@ -89,7 +91,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: str | Path | Sequence[str | Path],
+        checkpoint: str | Path | Checkpoint | Sequence[str | Path],
         *,
         device: torch.device | str = "cpu",
         batch_size: int | None = None,

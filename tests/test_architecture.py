@@ -83,8 +83,8 @@ MAY_IMPORT = {
     },
     "served_items": {"data", "models", "evaluation"},
     "prediction": {
-        "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_items",
+        "errors", "utils.logging", "data", "models", "objectives", "evaluation", "checkpoint",
+        "several", "served_items",
     },
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
