@@ -122,6 +122,12 @@ class Predictor:
         made = ("_scorer", "_ranked", "_served_items")
         return {name: value for name, value in vars(self).items() if name not in made}
 
+    def __repr__(self) -> str:
+        """The model and its fields; of weights nothing."""
+        names = list(self.schema.fields)
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        return f"Predictor({type(self.model).__name__} of {len(names)} fields: {shown})"
+
     def predict(self, rows: Given) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.
 

@@ -47,7 +47,7 @@ class Shown:
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
             for row in rows
         )
-        caption = html.escape(self._title())
+        caption = html.escape(self._title()).replace("\n", "<br>")
         return (
             f"<table><caption>{caption}</caption><thead><tr>{titles}</tr></thead>"
             f"<tbody>{body}</tbody></table>"

@@ -113,10 +113,21 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
         "easyrec",
     },
+    "given_config": {"config", "utils", "easyrec"},
+    "results": {"utils.extras", "evaluation.permutation"},
+    "described": {"errors", "utils.io", "data.sources.describe", "results"},
+    "api": {
+        "errors", "data.sources", "prediction", "experiment", "checkpoint", "held_out", "several",
+        "given_config", "results", "described",
+    },
+    "estimators": {
+        "errors", "config", "utils", "data", "models", "evaluation.permutation", "training",
+        "checkpoint", "preflight", "prediction", "results", "estimators",
+    },
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "commands",
+        "models.MODELS", "given_config", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
@@ -23,12 +23,13 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from deepfm.checkpoint import Checkpoint, checkpoint_of_bytes, load_checkpoint
-from deepfm.errors import CheckpointError, ConfigError, DataError, shown
+from deepfm.checkpoint import checkpoint_of_bytes, load_checkpoint
+from deepfm.errors import CheckpointError, ConfigError, shown
 from deepfm.estimators.columns import (
     Column,
     is_frame,
     name_of,
+    position_names,
     table_of,
     times_of,
     with_whole_ids,
@@ -134,7 +135,7 @@ class CTREstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn comes w
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31)
         wanted = Wanted(
-            self.model, self.settings or {}, self.fields, self._class_names(), int(seed),
+            self.model, self.settings or {}, self.fields, self._learnt_classes(), int(seed),
             user, item, time,
         )  # fmt: skip
         with _without_advice():
@@ -193,9 +194,7 @@ class CTREstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn comes w
         if figure is None:
             figure = known[0]
         if figure not in known:
-            raise ConfigError(
-                f"expected {' or '.join(known)}, found {shown(figure)}", key="figure"
-            )
+            raise ConfigError(f"expected {' or '.join(known)}, found {shown(figure)}", key="figure")
         names = rows.column_names
         chosen = [name_of(column, names, "columns") for column in columns or names]
         found = permutation_importance(
@@ -279,10 +278,17 @@ class CTREstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn comes w
 
     def _rows(self, X: Any, *, reset: bool) -> pa.Table:
         """Rows as an Arrow table, whose columns are those of `fit`, or become those (`reset`)."""
+        if isinstance(X, pa.RecordBatch):
+            X = pa.Table.from_batches([X])
         if not is_frame(X):
             X = check_array(X, dtype=None, ensure_all_finite=False, estimator=self)
         validate_data(self, X, reset=reset, skip_check_array=True)
         rows = table_of(X)
+        # What has no names has those of `fit` by position, as scikit-learn compares columns.
+        names = getattr(self, "feature_names_in_", None)
+        rows = rows.rename_columns(
+            position_names(rows.num_columns) if names is None else names.tolist()
+        )
         if reset and not (len(rows) and rows.num_columns):
             raise ValueError(
                 f"expected a row and a column or more, found {len(rows)} sample(s) and "
@@ -306,6 +312,8 @@ class CTREstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn comes w
                 raise ConfigError("expected (X, y)", key="eval_set")
             others, label = eval_set
             return given, Labelled(self._rows(others, reset=False), self._known_labels(label))
+        if len(wanted.classes) == 1:  # nothing can be measured by
+            return given, None
         classes = given.label if wanted.classes else np.zeros(len(given.label))
         time = None if wanted.time is None else times_of(given.rows, wanted.time)
         held = is_held_out(classes, self.validation_fraction, seed=wanted.seed, time=time)
@@ -327,8 +335,8 @@ class CTREstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn comes w
         """Labels of other rows, (N,), of the same classes."""
         raise NotImplementedError
 
-    def _class_names(self) -> tuple[str, ...]:
-        """Of the classes; empty where numbers are predicted."""
+    def _learnt_classes(self) -> tuple[str, ...]:
+        """Names of the classes by the number that a model learns; none of numbers to predict."""
         return ()
 
     def _figures(self) -> tuple[str, ...]:
@@ -349,8 +357,6 @@ def label_array(y: Any, estimator: object) -> np.ndarray:
     Raises:
         ValueError: They have another shape, or one is NaN or absent.
     """
-    from sklearn.utils import column_or_1d
-
     if isinstance(y, pa.Array | pa.ChunkedArray):
         y = y.to_numpy(zero_copy_only=False) if isinstance(y, pa.Array) else y.to_numpy()
     y = check_array(

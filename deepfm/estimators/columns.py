@@ -20,7 +20,7 @@ Column = str | int  # a column's name, or its position
 
 def is_frame(given: object) -> bool:
     """Whether it has columns with names: pandas, polars, Arrow."""
-    return isinstance(given, pa.RecordBatch) or hasattr(given, "columns")
+    return hasattr(given, "columns")
 
 
 def table_of(given: Any) -> pa.Table:
@@ -31,17 +31,28 @@ def table_of(given: Any) -> pa.Table:
     """
     if is_frame(given):
         return as_table(given)
-    return pa.table({f"x{place}": _values(place, of) for place, of in enumerate(given.T)})
+    names = position_names(given.shape[1])
+    return pa.table({name: _values(name, of) for name, of in zip(names, given.T, strict=True)})
 
 
-def _values(place: int, column: np.ndarray) -> pa.Array:
+def position_names(count: int) -> list[str]:
+    """The names of columns that have none.
+
+    Example:
+        >>> position_names(2)
+        ['x0', 'x1']
+    """
+    return [f"x{place}" for place in range(count)]
+
+
+def _values(name: str, column: np.ndarray) -> pa.Array:
     try:
         return pa.array(column, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
         types = ", ".join(sorted({type(value).__name__ for value in column.tolist()}))
         raise DataError(
             f"expected values of one type, found {types}: {str(error).splitlines()[0]}",
-            place=Place(column=f"x{place}"),
+            place=Place(column=name),
         ) from None
 
 

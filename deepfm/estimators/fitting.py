@@ -60,7 +60,7 @@ class Wanted(NamedTuple):
         model: Its name.
         settings: Of a config, nested or with dotted keys.
         fields: As below `data.table.fields`; None: they are guessed.
-        classes: Names of the classes; empty: numbers are predicted.
+        classes: Names of the classes, of two the positive one last; empty: numbers are predicted.
         seed: Of weights, order and dropout.
         user, item, time: Columns.
     """
@@ -267,9 +267,7 @@ def _catalogue(
     return users, items, history
 
 
-def _without_measures(
-    history: list[dict[str, Any]], has_none: bool
-) -> list[dict[str, Any]]:
+def _without_measures(history: list[dict[str, Any]], has_none: bool) -> list[dict[str, Any]]:
     """The history, of a fit without held-out rows without what was measured on those that train."""
     if not has_none:
         return history

@@ -2,14 +2,14 @@
 
 Decided here: as in scikit-learn's own early stopping they are a share of the rows that `fit` gets,
 drawn class by class; the newest ones where there is a column of times. Where too few rows would be
-held out to measure by, none are, and all rows train for all epochs.
+held out to measure by, or all of a class, none are, and all rows train for all epochs.
 """
 
 import numpy as np
 
 from deepfm.utils.seeding import generator
 
-FEW = 10  # held-out rows that measure nothing, and rows of a class without any
+FEW = 10  # held-out rows below which they measure nothing
 
 
 def is_held_out(
@@ -33,6 +33,6 @@ def is_held_out(
         for value in np.unique(label):
             rows = rng.permutation(np.flatnonzero(label == value))
             held[rows[: round(fraction * len(rows))]] = True
-    classes = np.unique(label)
-    is_whole = np.array_equal(np.unique(label[held]), classes)
-    return held if is_whole and np.array_equal(np.unique(label[~held]), classes) else None
+    classes, trained = np.unique(label), np.unique(label[~held])
+    measures = min(len(classes), 2) <= len(np.unique(label[held]))
+    return held if measures and len(trained) == len(classes) else None

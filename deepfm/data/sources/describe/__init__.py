@@ -11,7 +11,7 @@ from deepfm.data.sources.describe.description import (
     describe_labelled,
     describe_table,
 )
-from deepfm.data.sources.describe.labels import LabelGuess
+from deepfm.data.sources.describe.labels import LabelGuess, positive_word
 from deepfm.data.sources.describe.text import to_lines, to_yaml
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "describe_labelled",
     "describe_table",
+    "positive_word",
     "to_lines",
     "to_yaml",
 ]

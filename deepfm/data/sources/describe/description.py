@@ -110,7 +110,10 @@ def describe(
 
 
 def describe_table(
-    rows: pa.Table, *, name: str = "rows.parquet", wishes: Wishes = Wishes()  # noqa: B008
+    rows: pa.Table,
+    *,
+    name: str = "rows.parquet",
+    wishes: Wishes = Wishes(),  # noqa: B008
 ) -> Description:
     """Guess a config for rows in memory, as if they stood in a Parquet file.
 
@@ -127,7 +130,10 @@ def describe_table(
 
 
 def describe_labelled(
-    rows: pa.Table, label: LabelGuess, *, wishes: Wishes = Wishes()  # noqa: B008
+    rows: pa.Table,
+    label: LabelGuess,
+    *,
+    wishes: Wishes = Wishes(),  # noqa: B008
 ) -> Description:
     """Guess fields and settings for training rows whose labels stand beside them.
 
@@ -149,9 +155,7 @@ def _head_of(rows: pa.Table, path: Path) -> Head:
     return Head(path, None, "utf-8", (), rows, True, len(rows))
 
 
-def _of_table(
-    head: Head, table: pa.Table, wishes: Wishes, valid: str | Path | None
-) -> Description:
+def _of_table(head: Head, table: pa.Table, wishes: Wishes, valid: str | Path | None) -> Description:
     summaries = tuple(summarized(name, table[name]) for name in table.column_names)
     by_name = {column.name: column for column in summaries}
     for option, name in (("--user", wishes.user), ("--item", wishes.item)):
