@@ -10,11 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from deepfm.api import describe, evaluate, load, train
     from deepfm.config import ExperimentConfig, load_config
     from deepfm.data.batch import Batch, Inputs
     from deepfm.data.dataset import TabularDataset
     from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
     from deepfm.errors import CheckpointError, ConfigError, DataError, DeepFMError
+    from deepfm.estimators.classifier import CTRClassifier
+    from deepfm.estimators.regressor import CTRRegressor
     from deepfm.models import build_model
     from deepfm.models.attention_deepfm import AttentionDeepFM
     from deepfm.models.base import BaseCTRModel
@@ -34,6 +37,10 @@ __version__ = "0.1.0"
 
 # Where each public name is: imported when it is first used, so that `import deepfm` costs nothing.
 _PLACES = {
+    "describe": "deepfm.api",
+    "evaluate": "deepfm.api",
+    "load": "deepfm.api",
+    "train": "deepfm.api",
     "ExperimentConfig": "deepfm.config",
     "load_config": "deepfm.config",
     "Batch": "deepfm.data.batch",
@@ -46,6 +53,8 @@ _PLACES = {
     "ConfigError": "deepfm.errors",
     "DataError": "deepfm.errors",
     "DeepFMError": "deepfm.errors",
+    "CTRClassifier": "deepfm.estimators.classifier",
+    "CTRRegressor": "deepfm.estimators.regressor",
     "build_model": "deepfm.models",
     "AttentionDeepFM": "deepfm.models.attention_deepfm",
     "BaseCTRModel": "deepfm.models.base",
@@ -69,6 +78,8 @@ __all__ = [
     "AttentionDeepFM",
     "BaseCTRModel",
     "Batch",
+    "CTRClassifier",
+    "CTRRegressor",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -88,7 +99,11 @@ __all__ = [
     "WideAndDeep",
     "XDeepFM",
     "build_model",
+    "describe",
+    "evaluate",
+    "load",
     "load_config",
+    "train",
 ]
 
 

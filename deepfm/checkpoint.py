@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -90,6 +90,7 @@ class Checkpoint:
         fingerprint: What the raw data was, by content; None of an earlier release.
         calibration: Maps that are applied to its logits last, by task; training drops them.
         events: The newest events of each user; None of a model without histories.
+        estimator: What a scikit-learn estimator says of itself, as plain data; None of a run.
     """
 
     config: ExperimentConfig
@@ -102,6 +103,7 @@ class Checkpoint:
     fingerprint: Fingerprint | None = None
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     events: LastEvents | None = None
+    estimator: dict[str, Any] | None = None
 
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
@@ -143,7 +145,17 @@ class Checkpoint:
         Raises:
             DeepFMError: The file cannot be written; what was there before is untouched.
         """
-        content = {
+        with atomic_writer(path) as file:
+            torch.save(self._content(), file)
+
+    def to_bytes(self) -> bytes:
+        """The bytes of its file; `checkpoint_of_bytes` is the inverse."""
+        file = io.BytesIO()
+        torch.save(self._content(), file)
+        return file.getvalue()
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "format": "deepfm checkpoint",
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
@@ -156,9 +168,8 @@ class Checkpoint:
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
             "calibration": {task: found.to_plain() for task, found in self.calibration.items()},
             "events": None if self.events is None else self.events.to_plain(),
+            "estimator": self.estimator,
         }
-        with atomic_writer(path) as file:
-            torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -169,7 +180,24 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             carries code.
     """
     path = Path(path)
-    content = _read(path)
+    try:
+        with path.open("rb") as file:
+            return _checkpoint(file, str(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def checkpoint_of_bytes(data: bytes, name: str) -> Checkpoint:
+    """What `load_checkpoint` does, of the bytes of a file.
+
+    Args:
+        name: What errors call them.
+    """
+    return _checkpoint(io.BytesIO(data), name)
+
+
+def _checkpoint(file: BinaryIO, path: str) -> Checkpoint:
+    content = _read(file, path)
     if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
         raise CheckpointError(f"{path}: not a checkpoint of deepfm")
     if content.get("format_version") not in READABLE_VERSIONS:
@@ -183,17 +211,16 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
 
 
-def _read(path: Path) -> object:
+def _read(file: BinaryIO, path: str) -> object:
     """What stands in a file of tensors and plain data."""
     try:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise CheckpointError(f"{path}: not a checkpoint of deepfm, or cut short")
-            with zipfile.ZipFile(file) as records:
-                if damaged := records.testzip():  # compares checksums, which torch does not
-                    raise CheckpointError(f"{path}: damaged: {damaged} has another checksum")
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+        if not zipfile.is_zipfile(file):
+            raise CheckpointError(f"{path}: not a checkpoint of deepfm, or cut short")
+        with zipfile.ZipFile(file) as records:
+            if damaged := records.testzip():  # compares checksums, which torch does not
+                raise CheckpointError(f"{path}: damaged: {damaged} has another checksum")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError:
@@ -219,8 +246,9 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
             raise TypeError("the history counts users and items, and there are none")
         user, item = content["history"].numpy()
         history = Interactions(user, item, num_users=len(users), num_items=len(items))
-    if not isinstance(content["training"], dict | None):
-        raise TypeError("the state of training is no mapping")
+    for key in ("training", "estimator"):  # older releases have no estimator
+        if not isinstance(content.get(key), dict | None):
+            raise TypeError(f"{key} is no mapping")
     encoders, plain = dict(content["encoders"]), content.get("fingerprint")
     calibration = content.get("calibration", {})  # older releases have none
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])
@@ -236,6 +264,7 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
         fingerprint=None if plain is None else Fingerprint.from_plain(plain),
         calibration={task: calibration_from_plain(of) for task, of in calibration.items()},
         events=None if events is None else LastEvents.from_plain(events, read.schema),
+        estimator=content.get("estimator"),
     )
 
 

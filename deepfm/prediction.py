@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from deepfm.checkpoint import Checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
@@ -70,7 +71,8 @@ class Predictor:
     or copied, without what is made at a request.
 
     Args:
-        checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them.
+        checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them; or a checkpoint that
+            has been read.
         device: Where the model runs.
         batch_size: Rows per scoring batch; the checkpoint's `evaluation.batch_size` by default.
 
@@ -80,7 +82,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: str | Path | Sequence[str | Path],
+        checkpoint: str | Path | Checkpoint | Sequence[str | Path],
         *,
         device: torch.device | str = "cpu",
         batch_size: int | None = None,
@@ -110,6 +112,12 @@ class Predictor:
         """Without what is made at the first request, which is made anew."""
         made = ("_scorer", "_ranked", "_served_items", "_context")
         return {name: value for name, value in vars(self).items() if name not in made}
+
+    def __repr__(self) -> str:
+        """The model and its fields; of weights nothing."""
+        names = list(self.schema.fields)
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        return f"Predictor({type(self.model).__name__} of {len(names)} fields: {shown})"
 
     def predict(self, rows: Given) -> np.ndarray:
         """Return the probability of the positive class for each raw row, (N,) float64.

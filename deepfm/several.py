@@ -57,13 +57,18 @@ def expanded(patterns: Sequence[str]) -> list[str]:
     return found
 
 
-def load_several(paths: str | Path | Sequence[str | Path]) -> list[Checkpoint]:
+def load_several(paths: str | Path | Checkpoint | Sequence[str | Path]) -> list[Checkpoint]:
     """One checkpoint, or several that agree.
+
+    Args:
+        paths: Of a file, or of several; or a checkpoint that has been read, as it is.
 
     Raises:
         CheckpointError: There is none, one cannot be used, or two do not agree; the message names
             both files and their first difference.
     """
+    if isinstance(paths, Checkpoint):
+        return [paths]
     names = [paths] if isinstance(paths, str | Path) else list(paths)
     if not names:
         raise CheckpointError("expected at least one checkpoint, found none")

@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "engine": {"data"},
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_context", "served_items", "engine",
+        "served_context", "served_items", "engine", "checkpoint",
     },
     # What loads a checkpoint imports torch when it does; the parent process needs none of it.
     "serving": {"errors", "utils", "data", "engine", "serving"},
@@ -135,10 +135,21 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
         "easyrec",
     },
+    "given_config": {"config", "utils", "easyrec"},
+    "results": {"utils.extras", "evaluation.permutation"},
+    "described": {"errors", "utils.io", "data.sources.describe", "results"},
+    "api": {
+        "errors", "data.sources", "prediction", "experiment", "checkpoint", "held_out", "several",
+        "given_config", "results", "described",
+    },
+    "estimators": {
+        "errors", "config", "utils", "data", "models", "evaluation.permutation", "training",
+        "checkpoint", "preflight", "prediction", "results", "estimators",
+    },
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "report", "serving", "explore", "tuning", "commands",
+        "models.MODELS", "given_config", "report", "serving", "explore", "tuning", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

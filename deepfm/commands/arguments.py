@@ -1,11 +1,12 @@
 """What commands share: how they are added, and how they name a config or checkpoints."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from deepfm.errors import ConfigError
+from deepfm.given_config import config_of as config_of  # which commands take from here
 
 if TYPE_CHECKING:
     from deepfm.config import ExperimentConfig
@@ -47,22 +48,6 @@ def add_checkpoints(added: argparse.ArgumentParser) -> None:
         help="best_model.pt of a run; of several, or of a pattern such as 'runs/*/best_model"
         ".pt', the logits are averaged",
     )
-
-
-@contextmanager
-def config_of(path: str, overrides: Sequence[str] = ()) -> "Iterator[ExperimentConfig]":
-    """A config in YAML, or a pipeline of TorchEasyRec; while it lasts, errors name its lines."""
-    from deepfm.config import load_config
-    from deepfm.easyrec import is_pipeline
-
-    if not is_pipeline(path):
-        yield load_config(path, overrides)
-        return
-    from deepfm.easyrec.pipelines import lines_in_errors, load_pipeline
-
-    loaded = load_pipeline(path, overrides)
-    with lines_in_errors(loaded):
-        yield loaded.config
 
 
 def config_if_given(

@@ -269,7 +269,7 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
         column = id_field(declared, side).column
         _refuse_null(events, column, f"identifies the {side}")
         if sides[side] is None:
-            sides[side] = _first_rows(declared, events, side, column)
+            sides[side] = first_rows(declared, events, side, column)
     tables = RawTables(events, sides["user"], sides["item"], role)
     for side in sides:
         positions = tables.positions(declared, events, side)
@@ -333,7 +333,7 @@ def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _first_rows(declared: DatasetSchema, events: pa.Table, side: str, column: str) -> pa.Table:
+def first_rows(declared: DatasetSchema, events: pa.Table, side: str, column: str) -> pa.Table:
     """One row per id, in the order in which ids appear, with the columns of that side's fields."""
     fields = [field for field in declared.fields.values() if field.group == side]
     columns = [column for field in fields for column in field.raw_columns]

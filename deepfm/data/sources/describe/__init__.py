@@ -4,7 +4,24 @@ Everything here is a guess that its user reads and edits, so each is written nex
 that led to it. What is written trains as it stands.
 """
 
-from deepfm.data.sources.describe.description import Description, Wishes, describe
+from deepfm.data.sources.describe.description import (
+    Description,
+    Wishes,
+    describe,
+    describe_labelled,
+    describe_table,
+)
+from deepfm.data.sources.describe.labels import LabelGuess, positive_word
 from deepfm.data.sources.describe.text import to_lines, to_yaml
 
-__all__ = ["Description", "Wishes", "describe", "to_lines", "to_yaml"]
+__all__ = [
+    "Description",
+    "LabelGuess",
+    "Wishes",
+    "describe",
+    "describe_labelled",
+    "describe_table",
+    "positive_word",
+    "to_lines",
+    "to_yaml",
+]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from deepfm.data.sources.describe import rules
 from deepfm.data.sources.describe.columns import (
@@ -105,6 +106,56 @@ def describe(
         table = joined(
             head, read_head(Path(valid), max_rows=max_rows, encoding=encoding, like=head)
         )
+    return _of_table(head, table, wishes, valid)
+
+
+def describe_table(
+    rows: pa.Table,
+    *,
+    name: str = "rows.parquet",
+    wishes: Wishes = Wishes(),  # noqa: B008
+) -> Description:
+    """Guess a config for rows in memory, as if they stood in a Parquet file.
+
+    Args:
+        name: Of that file, which the config names.
+
+    Raises:
+        DataError: There is no row.
+        ConfigError: As in `describe`.
+    """
+    if not len(rows):
+        raise DataError("expected a row or more to describe, found none")
+    return _of_table(_head_of(rows, Path(name)), rows, wishes, None)
+
+
+def describe_labelled(
+    rows: pa.Table,
+    label: LabelGuess,
+    *,
+    wishes: Wishes = Wishes(),  # noqa: B008
+) -> Description:
+    """Guess fields and settings for training rows whose labels stand beside them.
+
+    All columns were put there to predict from: none counts as a leak, and where something speaks
+    against every one of them, that is for the caller to see in `Description.fields`.
+
+    Args:
+        rows: N of them, all of which are trained on.
+        label: With no column, (N,) values.
+    """
+    head = _head_of(rows, Path("rows"))
+    summaries = tuple(summarized(name, rows[name]) for name in rows.column_names)
+    apart = Path("valid")  # whose rows are not among these
+    return _Guessing(head, summaries, label, wishes, apart, finds_leaks=False).description()
+
+
+def _head_of(rows: pa.Table, path: Path) -> Head:
+    """Rows in memory as those of a file that has been read to its end."""
+    return Head(path, None, "utf-8", (), rows, True, len(rows))
+
+
+def _of_table(head: Head, table: pa.Table, wishes: Wishes, valid: str | Path | None) -> Description:
     summaries = tuple(summarized(name, table[name]) for name in table.column_names)
     by_name = {column.name: column for column in summaries}
     for option, name in (("--user", wishes.user), ("--item", wishes.item)):
@@ -118,8 +169,13 @@ def describe(
     label = None
     if not (rankable and _has_positives_only(others, wishes)):
         label = guess_label(others, wishes.label, wishes.positive)
-    found = _Guessing(head, summaries, label, wishes, valid)
-    return found.description()
+    found = _Guessing(head, summaries, label, wishes, valid).description()
+    if all(field.against for field in found.fields):
+        reasons = "; ".join(f"{field.name}: {field.against}" for field in found.fields)
+        raise DataError(
+            f"no column is left to predict from ({reasons})", place=Place(file=str(head.path))
+        )
+    return found
 
 
 def _has_positives_only(columns: list[ColumnSummary], wishes: Wishes) -> bool:
@@ -144,8 +200,11 @@ class _Guessing:
         label: LabelGuess | None,
         wishes: Wishes,
         valid: str | Path | None,
+        *,
+        finds_leaks: bool = True,
     ) -> None:
         self.head, self.summaries, self.label, self.wishes = head, summaries, label, wishes
+        self.finds_leaks = finds_leaks
         self.valid = None if valid is None else Path(valid)
         self.is_ranking = label is None
         rows = len(head.rows)  # those of the validation file come after them
@@ -185,12 +244,6 @@ class _Guessing:
         else:
             assert self.label is not None
             settings = rules.settings(self.size._replace(values=self._values(fields)), self.label)
-        if all(field.against for field in fields):
-            reasons = "; ".join(f"{field.name}: {field.against}" for field in fields)
-            raise DataError(
-                f"no column is left to predict from ({reasons})",
-                place=Place(file=str(self.head.path)),
-            )
         return Description(
             self.head, self.valid, self.wishes, self.summaries, self.label, self.time, self.split,
             self.split_reason, tuple(with_own_names(fields)), settings, tuple(self._notes()),
@@ -211,7 +264,8 @@ class _Guessing:
     def _evidence(self, column: ColumnSummary) -> Evidence:
         if self.signal is None:
             return Evidence()
-        return evidence_of(column, self.signal)
+        found = evidence_of(column, self.signal)
+        return found if self.finds_leaks else found._replace(leak="")
 
     def _split(self) -> tuple[str, str]:
         if self.valid is not None:

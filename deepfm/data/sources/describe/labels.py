@@ -183,6 +183,24 @@ def _binary(column: ColumnSummary, positive: str | None, why: str) -> LabelGuess
 
 def _positive_of(column: ColumnSummary, texts: Sequence[str]) -> tuple[str, str]:
     """Which of two values counts as 1, and why."""
+    if (found := positive_word(texts)) is not None:
+        return found
+    own = set(words_of(column.name))
+    named = [bool(own & set(words_of(text))) for text in texts]
+    if sum(named) == 1:
+        return texts[named.index(True)], "the label is named after it"
+    counts = [int(np.sum(_codes(column, (text,)) == 0)) for text in texts]
+    rarer = int(np.argmin(counts))
+    return texts[rarer], f"the rarer one ({counts[rarer]:,} rows of {sum(counts):,})"
+
+
+def positive_word(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Which of two texts counts as 1 by what they say, and why; None: they do not say it.
+
+    Example:
+        >>> positive_word(["click", "none"]), positive_word(["cat", "dog"])
+        (('click', "'click' is a known word"), None)
+    """
     plain = [text.strip().lower() for text in texts]
     for words, sign in ((_POSITIVE, 1), (_NEGATIVE, 0)):
         known = [text in words for text in plain]
@@ -192,13 +210,7 @@ def _positive_of(column: ColumnSummary, texts: Sequence[str]) -> tuple[str, str]
     for one, other, text in ((plain[0], plain[1], texts[1]), (plain[1], plain[0], texts[0])):
         if re.fullmatch(rf"(no|not|non|un|in|dis)[\s_-]*{re.escape(other)}", one):
             return text, f"the other one negates it ({one!r})"
-    own = set(words_of(column.name))
-    named = [bool(own & set(words_of(text))) for text in texts]
-    if sum(named) == 1:
-        return texts[named.index(True)], "the label is named after it"
-    counts = [int(np.sum(_codes(column, (text,)) == 0)) for text in texts]
-    rarer = int(np.argmin(counts))
-    return texts[rarer], f"the rarer one ({counts[rarer]:,} rows of {sum(counts):,})"
+    return None
 
 
 def _distinct_texts(column: ColumnSummary) -> list[str]:
