@@ -145,7 +145,8 @@ class _AttentionLayer(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """Vectors by head, (B, heads, F, A / heads)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
     def forward(self, x: Tensor) -> Tensor:
         weights, value = self.dropout(self.weights(x)), self._heads(self.value(x))
