@@ -10,6 +10,7 @@ from deepfm.explore.explorer import Explorer
 from deepfm.explore.lists import Person
 from deepfm.prediction import Predictor
 from deepfm.several import load_several
+from tests import clicks
 
 
 @pytest.fixture
@@ -161,3 +162,15 @@ def test_several_checkpoints_are_explained_as_their_mean(ranking, tiny_adapter):
     assert found["logit"] == pytest.approx(one["logit"], rel=1e-5)
     assert found["parts"] is None
     assert one["parts"] is not None
+
+
+def test_pairs_of_a_factorization_machine_are_exact(tmp_path):
+    checkpoints = load_several(clicks.trained(tmp_path, model_name="fm"))
+    explorer = Explorer(checkpoints, draws_of(checkpoints[0]))
+    found = explorer.explained_row({"user": "3", "color": "c1", "size": "0.5"}, 0)
+    assert found["pairs_are_exact"]
+    assert found["num_paired"] is None
+    (pair,) = found["pairs"]  # `size` is a raw number without a vector
+    assert pair["features"] == ("user", "color")
+    parts = {part["name"]: part["value"] for part in found["parts"]}
+    assert pair["mean"] == pytest.approx(parts["interactions"], rel=1e-4)
