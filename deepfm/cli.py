@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         LOGGER.error(" ".join(str(error).splitlines()))
         return error.exit_code
     except Interrupted as stop:
-        LOGGER.warning("stopped and saved; train goes on with --resume, compare by itself")
+        LOGGER.warning("stopped and saved; train --resume, compare and tune go on")
         return 128 + stop.reason
     except KeyboardInterrupt:
         return 130

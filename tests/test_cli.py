@@ -428,7 +428,7 @@ def test_a_signal_leaves_a_checkpoint_that_resume_continues(
     child.send_signal(number)
     _, errors = child.communicate()
     assert child.returncode == code
-    assert errors == "warning: stopped and saved; train goes on with --resume, compare by itself\n"
+    assert errors == "warning: stopped and saved; train --resume, compare and tune go on\n"
     assert run(capsys, "train", "--config", config, "--resume")[0] == 0
     assert_same_result(tmp_path / "run", uninterrupted)
 
