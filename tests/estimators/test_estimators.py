@@ -328,12 +328,8 @@ def test_it_stands_in_a_pipeline_behind_other_steps():
 
 def test_a_search_in_two_processes_finds_what_one_process_does():
     grid = {"settings": [FAST | {"training.lr": 1e-5}, FAST]}
-    found = [
-        GridSearchCV(
-            CTRClassifier("lr"), grid, cv=2, scoring="roc_auc", n_jobs=jobs, refit=False
-        ).fit(FRAME, LIKES)
-        for jobs in (2, None)
-    ]
+    search = GridSearchCV(CTRClassifier("lr"), grid, cv=2, scoring="roc_auc", refit=False)
+    found = [clone(search).set_params(n_jobs=jobs).fit(FRAME, LIKES) for jobs in (2, None)]
     scores = [one.cv_results_["mean_test_score"] for one in found]
     np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-12)
     assert found[0].best_params_ == found[1].best_params_
