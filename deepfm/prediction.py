@@ -20,6 +20,8 @@ from deepfm.data.served_rows import ServedRows
 from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
+from deepfm.engine import Recommendation as Recommendation
+from deepfm.engine import ScoredItem as ScoredItem
 from deepfm.errors import CheckpointError, DataError, Place
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import score_tasks
@@ -29,22 +31,6 @@ from deepfm.objectives.tasks import of_only_task, prediction_columns
 from deepfm.served_items import ServedItems, best_of
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.logging import LOGGER
-
-
-class Recommendation(NamedTuple):
-    """One recommended item, with its title (None where the data has no titles)."""
-
-    item: object
-    title: str | None
-    probability: float
-
-
-class ScoredItem(NamedTuple):
-    """A `Recommendation` of a model that only puts items in order: with its logit."""
-
-    item: object
-    title: str | None
-    score: float
 
 
 class ScoredRows(NamedTuple):

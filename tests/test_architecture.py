@@ -82,9 +82,10 @@ MAY_IMPORT = {
         "checkpoint",
     },
     "served_items": {"data", "models", "evaluation"},
+    "engine": {"data"},
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_items",
+        "served_items", "engine",
     },
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
