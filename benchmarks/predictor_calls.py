@@ -55,7 +55,8 @@ def read_by_arrow(predictor: Predictor, rows: Sequence[Any]) -> Any:
     table = predictor._tables.complete(predictor.schema, as_table(rows))
     inputs = predictor.encoders.encode(table)
     if predictor._histories is not None:
-        inputs = predictor._histories.added_to_rows(inputs, table, Times(), lambda k: Place(row=k))
+        seen = predictor._histories.seen_by_rows(table, Times(), lambda k: Place(row=k))
+        inputs = predictor._histories.added_to_inputs(inputs, seen)
     return inputs
 
 
@@ -79,7 +80,8 @@ def recommend_by_arrow(predictor: Predictor, user: object) -> np.ndarray:
     table = predictor._tables.complete(predictor.schema, as_table(row))
     inputs = predictor.encoders.encode(table)
     if predictor._histories is not None:
-        inputs = predictor._histories.added_to_user(inputs, user)
+        seen = predictor._histories.seen_by_user(user)
+        inputs = predictor._histories.added_to_inputs(inputs, seen)
     catalogue = Catalogue.of(predictor.schema, predictor.encoders.encode(items, "item"))
     inputs = catalogue.with_room(inputs)
     every = np.arange(len(items))[None]
@@ -141,7 +143,7 @@ def main() -> None:
     for count in (1, 100):
         line = compare(
             f"predict, {count} row" + "s" * (count > 1),
-            [lambda rows: predictor._rows.read(rows).inputs, score],
+            [lambda rows: predictor._inputs_of(predictor._rows.read(rows)), score],
             [lambda rows: read_by_arrow(predictor, rows), lambda i: score_plainly(predictor, i)],
             [rows_of(predictor, count, rng) for _ in range(arguments.repeats)],
             close,

@@ -10,13 +10,14 @@ import pyarrow as pa
 import torch
 
 from deepfm.data.batch import Inputs
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.sampling import Interactions
 from deepfm.data.served_histories import ServedHistories
-from deepfm.data.served_rows import ServedRows
+from deepfm.data.served_rows import FEW, ReadRows, ServedRows
 from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
@@ -129,8 +130,8 @@ class Predictor:
     def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
         read = self._rows.read(rows)
-        _warn_of_absent(self._absent(read.columns), read.inputs.num_rows)
-        return self._predicted(read.inputs)
+        _warn_of_absent(self._absent(read.columns), read.arrays.num_rows)
+        return self._predicted(self._inputs_of(read))
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
@@ -152,8 +153,10 @@ class Predictor:
                 if len(kept) < len(columns):
                     columns = columns.take(pa.array(kept))
                 if self._histories is not None:
-                    place = partial(_kept_row, rows, kept)
-                    inputs = self._histories.added_to_rows(inputs, columns, times, place)
+                    seen = self._histories.seen_by_rows(
+                        columns, times, partial(_kept_row, rows, kept)
+                    )
+                    inputs = self._histories.added_to_inputs(inputs, seen)
             except DataError as error:
                 if error.place.file:
                     raise
@@ -210,18 +213,19 @@ class Predictor:
         allowed = np.ones(len(items.table), bool)
         if (position := self._rows.place("user", user)) is not None:
             allowed[ranked.history.items_of(position)] = False
-        inputs = self._rows.of_user(ranked.user_column, user, items.any_item)
+        row = self._rows.of_user(ranked.user_column, user, items.any_item)
         if self._histories is None:
             if history is not None or time is not None:
                 raise DataError("the model reads no history, so it can be given none, and no time")
         elif history is None:
-            inputs = self._histories.added_to_user(inputs, user, time)
+            row = self._histories.added(row, self._histories.seen_by_user(user, time))
         else:
             given = self._histories.given(history, items.table)
-            inputs = self._histories.added_given(inputs, given, items.catalogue.inputs, time)
+            of_items = items.catalogue.inputs.sparse.numpy()
+            row = self._histories.added_given(row, given, of_items, time)
             allowed[given.items] = False
         wanted = np.flatnonzero(allowed)
-        logits = items.logits(inputs, wanted)
+        logits = items.logits(inputs_of(row), wanted)
         best = best_of(logits, top)
         found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
         values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
@@ -233,6 +237,14 @@ class Predictor:
         if task.by_pairs:
             return [ScoredItem(*row) for row in listed]
         return [Recommendation(*row) for row in listed]
+
+    def _inputs_of(self, read: ReadRows) -> Inputs:
+        if read.seen is None:
+            return inputs_of(read.arrays)
+        assert self._histories is not None
+        if read.arrays.num_rows <= FEW:
+            return inputs_of(self._histories.added(read.arrays, read.seen))
+        return self._histories.added_to_inputs(inputs_of(read.arrays), read.seen)
 
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)

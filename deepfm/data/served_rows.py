@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from deepfm.data.batch import Inputs
+from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import FewRows
-from deepfm.data.encoding.few_rows_spec import few_rows, inputs_of
+from deepfm.data.encoding.few_rows_spec import few_rows
 from deepfm.data.encoding.few_values import NotPlain, Values
+from deepfm.data.last_events import SeenEvents
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import Given, as_table, plain_columns
 from deepfm.data.sources.side_values import SideValues
@@ -29,16 +30,18 @@ class ReadRows(NamedTuple):
     """Rows as they are scored.
 
     Attributes:
-        inputs: What a model sees, N rows.
+        arrays: What a model sees, N rows, without the fields of a history.
+        seen: The events of their histories; None of a model without.
         columns: The names of the raw columns, with those that were looked up.
     """
 
-    inputs: Inputs
+    arrays: EncodedArrays
+    seen: SeenEvents | None
     columns: Collection[str]
 
 
 class ServedRows:
-    """Reads raw rows: looks up what is known of their users and items, encodes, adds histories.
+    """Reads raw rows: looks up what is known of users and items, encodes, finds their events.
 
     Threads may share it, and it can be pickled.
     """
@@ -65,7 +68,7 @@ class ServedRows:
         return {name: value for name, value in vars(self).items() if name != "_few_rows"}
 
     def read(self, given: Given) -> ReadRows:
-        """The inputs of rows in any of the forms of `deepfm.data.sources.rows_given`.
+        """What a model sees of rows in any of the forms of `deepfm.data.sources.rows_given`.
 
         Raises:
             DataError: They are in none, a column is missing that cannot be looked up, or a value
@@ -80,8 +83,8 @@ class ServedRows:
             pass
         return self._read_by_arrow(given)
 
-    def of_user(self, column: str, user: object, others: Mapping[str, Given]) -> Inputs:
-        """The inputs of one row of a user, without a history.
+    def of_user(self, column: str, user: object, others: Mapping[str, Given]) -> EncodedArrays:
+        """One encoded row of a user, without a history.
 
         Args:
             column: Of the id.
@@ -92,10 +95,11 @@ class ServedRows:
         """
         try:
             row = self._side_values.completed({column: [user], **others}, 1)
-            return inputs_of(self._few_rows.encode(row, 1))
+            return self._few_rows.encode(row, 1)
         except NotPlain:
             table = as_table({column: [user], **others})
-            return self._encoders.encode(self._tables.complete(self._encoders.schema, table))
+            table = self._tables.complete(self._encoders.schema, table)
+            return self._encoders.encode_arrays(table)
 
     def place(self, side: str, wanted: object) -> int | None:
         """The row of the `user` or `item` table that belongs to an id; None: it has none.
@@ -113,17 +117,17 @@ class ServedRows:
 
     def _read_by_arrow(self, given: Given) -> ReadRows:
         table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
-        inputs = self._encoders.encode(table)
+        arrays, seen = self._encoders.encode_arrays(table), None
         if self._histories is not None:
-            inputs = self._histories.added_to_rows(inputs, table, Times(), _row)
-        return ReadRows(inputs, table.column_names)
+            seen = self._histories.seen_by_rows(table, Times(), _row)
+        return ReadRows(arrays, seen, table.column_names)
 
     def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
         columns = self._side_values.completed(columns, rows)
-        inputs = inputs_of(self._few_rows.encode(columns, rows))
+        arrays, seen = self._few_rows.encode(columns, rows), None
         if self._histories is not None:
-            inputs = self._histories.added_to_few(inputs, columns)
-        return ReadRows(inputs, columns.keys())
+            seen = self._histories.seen_by_few(columns, rows)
+        return ReadRows(arrays, seen, columns.keys())
 
 
 def _may_be_few(given: Given) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from deepfm.errors import DeepFMError
@@ -101,12 +102,12 @@ def table_to_tensor(table: pa.Table) -> "Tensor":
     return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
 
 
-def tensor_to_table(tensor: "Tensor") -> pa.Table:
-    """The inverse of `table_to_tensor`.
+def tensor_to_table(tensor: "Tensor | np.ndarray") -> pa.Table:
+    """The inverse of `table_to_tensor`, of a tensor or of an array.
 
     Raises:
         pa.ArrowException: The bytes are damaged.
     """
-    table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
+    table = pa.ipc.open_stream(pa.py_buffer(np.asarray(tensor))).read_all()
     table.validate(full=True)
     return table
