@@ -72,8 +72,8 @@ def score_plainly(predictor: Predictor, inputs: Any) -> np.ndarray:
 
 def recommend_by_arrow(predictor: Predictor, user: object) -> np.ndarray:
     """Logits of all items for a user, which are encoded for it."""
-    ranked, items = predictor._ranked, predictor._tables.items
-    assert items is not None
+    ranked = predictor._lists
+    items = ranked.table
     row = {ranked.user_column: [user]}
     own = [f.raw_columns for f in predictor.schema.fields.values() if f.group == "item"]
     row |= {name: items[name].slice(0, 1) for names in own for name in names}
@@ -151,7 +151,7 @@ def main() -> None:
         print(json.dumps(line))
     if predictor._history is None:
         return
-    items = predictor._served_items
+    lists = predictor._lists
 
     def best(found: Sequence[Any], logits: np.ndarray) -> None:
         known = dict(zip(ids, logits, strict=True))
@@ -160,8 +160,8 @@ def main() -> None:
             1 / (1 + np.exp(-np.array([known[one.item] for one in found], np.float64))),
         )
 
-    ids = items.values(predictor._ranked.item_column)
-    users = predictor._tables.users[predictor._ranked.user_column].to_pylist()
+    ids = lists.items.values(lists.item_column)
+    users = predictor._tables.users[lists.user_column].to_pylist()
     line = compare(
         f"recommend of {len(ids):,} items",
         [predictor.recommend],

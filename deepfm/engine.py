@@ -3,7 +3,7 @@
 `deepfm.prediction.Predictor` is one by torch, `deepfm.runtime.Runtime` one by ONNX Runtime.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +47,11 @@ class PredictedTask(Protocol):
         ...
 
     @property
+    def ranks(self) -> bool:
+        """Whether its one logit orders items."""
+        ...
+
+    @property
     def predicts_numbers(self) -> bool:
         """Whether numbers are predicted, and no probabilities."""
         ...
@@ -84,6 +89,9 @@ class Engine(Protocol):
         top: int = 10,
         history: Sequence[object] | None = None,
         time: object = None,
+        context: Mapping[str, object] | None = None,
+        candidates: Sequence[object] | None = None,
+        exclude: Collection[object] = (),
     ) -> list[Recommendation] | list[ScoredItem]:
-        """Return the best items for a user, without those the user has a history with."""
+        """Return the best items for a user; see `deepfm.prediction.Predictor.recommend`."""
         ...

@@ -1,6 +1,6 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,6 @@ from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
-from deepfm.data.sampling import Interactions
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.served_rows import FEW, ReadRows, ServedRows
 from deepfm.data.sources.rows_given import Given
@@ -26,10 +25,11 @@ from deepfm.engine import ScoredItem as ScoredItem
 from deepfm.errors import CheckpointError, DataError, Place
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import score_tasks
+from deepfm.item_logits import ItemLogits
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.frozen import frozen
 from deepfm.objectives.tasks import of_only_task, prediction_columns
-from deepfm.served_items import ServedItems, best_of
+from deepfm.served_lists import ServedLists
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.logging import LOGGER
 
@@ -104,7 +104,7 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made at the first request, which is made anew."""
-        made = ("_scorer", "_ranked", "_served_items")
+        made = ("_scorer", "_lists")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def predict(self, rows: Given) -> np.ndarray:
@@ -178,8 +178,7 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        self._ranked  # noqa: B018 - refuses a checkpoint without items
-        return self._rows.place("user", user) is not None
+        return self._lists.knows_user(user)
 
     def recommend(
         self,
@@ -188,6 +187,9 @@ class Predictor:
         top: int = 10,
         history: Sequence[object] | None = None,
         time: object = None,
+        context: Mapping[str, object] | None = None,
+        candidates: Sequence[object] | None = None,
+        exclude: Collection[object] = (),
     ) -> list[Recommendation] | list[ScoredItem]:
         """Return the items with the highest logits, without those the user has a history with.
 
@@ -199,44 +201,27 @@ class Predictor:
                 oldest first. Its items are not recommended. An event without a time is one of now.
             time: What now is, for the time since each event, and later events are left out; by
                 default that of the newest event of all users that the checkpoint holds.
+            context: A value by raw column, of the context fields, and of the user's fields in the
+                place of what the checkpoint holds of the user. A context field without a value is
+                served its `default` or what its `missing` says.
+            candidates: Raw ids: these items alone are ranked, also those that the user has a
+                history with.
+            exclude: Raw ids of items that are not recommended; unknown ones do not matter.
 
         Raises:
-            DataError: The checkpoint has no items to rank, or the data has context fields, which
-                a list has no values for; a time is none; or a model that reads no history is given
-                one, or a time.
+            DataError: The checkpoint has no items to rank; a context field has neither a value nor
+                a default, or a column of the context is none; a candidate is unknown; a time is
+                none; or a model that reads no history is given one, or a time.
         """
-        ranked = self._ranked
-        fields = self.schema.fields.values()
-        if context := [field.name for field in fields if field.group == "context"]:
-            raise DataError(f"recommend has no values for the context fields {', '.join(context)}")
-        items = self._served_items
-        allowed = np.ones(len(items.table), bool)
-        if (position := self._rows.place("user", user)) is not None:
-            allowed[ranked.history.items_of(position)] = False
-        row = self._rows.of_user(ranked.user_column, user, items.any_item)
-        if self._histories is None:
-            if history is not None or time is not None:
-                raise DataError("the model reads no history, so it can be given none, and no time")
-        elif history is None:
-            row = self._histories.added(row, self._histories.seen_by_user(user, time))
-        else:
-            given = self._histories.given(history, items.table)
-            of_items = items.catalogue.inputs.sparse.numpy()
-            row = self._histories.added_given(row, given, of_items, time)
-            allowed[given.items] = False
-        wanted = np.flatnonzero(allowed)
-        logits = items.logits(inputs_of(row), wanted)
-        best = best_of(logits, top)
-        found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
-        values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
-        listed = zip(
-            *([None if of is None else of[place] for place in found] for of in values),
-            task.predicted({"": logits[best]}).tolist(),
-            strict=True,
+        return self._lists.recommend(
+            user,
+            top=top,
+            history=history,
+            time=time,
+            context=context,
+            candidates=candidates,
+            exclude=exclude,
         )
-        if task.by_pairs:
-            return [ScoredItem(*row) for row in listed]
-        return [Recommendation(*row) for row in listed]
 
     def _inputs_of(self, read: ReadRows) -> Inputs:
         if read.seen is None:
@@ -256,28 +241,22 @@ class Predictor:
         return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
 
     @cached_property
-    def _served_items(self) -> ServedItems:
-        return ServedItems(
-            self._ranked.items, self.encoders, self._scorer, batch_size=self.batch_size
-        )
-
-    @cached_property
-    def _ranked(self) -> "_Ranked":
-        """The items to rank.
+    def _lists(self) -> ServedLists:
+        """Makes lists of items.
 
         Raises:
-            DataError: The checkpoint has none, or nothing to rank them by.
+            DataError: The checkpoint has no items, or nothing to rank them by.
         """
-        items, history, schema = self._tables.items, self._history, self.schema
-        if items is None or history is None or not schema.user_field or not schema.item_field:
-            raise DataError(
-                "the checkpoint has no items to rank: it was not trained with split_strategy "
-                "leave_one_out or predefined_ranking"
-            )
-        if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
-            raise DataError("the checkpoint ranks no items: it does not predict one probability")
-        user, item = (schema.fields[name].column for name in (schema.user_field, schema.item_field))
-        return _Ranked(items, history, user, item)
+        return ServedLists(
+            self.encoders,
+            self._tables.items,
+            self._history,
+            self.tasks,
+            self._rows,
+            self._histories,
+            scorer=partial(ItemLogits, model=self._scorer, batch_size=self.batch_size),
+            predicted=lambda logits: self.tasks[0].predicted({"": logits}),
+        )
 
     def _text_options(self, path: Path) -> TextOptions:
         """How a file is to be read."""
@@ -325,21 +304,6 @@ class Predictor:
                 absent = columns[field.column].null_count if field.default is None else 0
                 counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
         return counts
-
-
-class _Ranked(NamedTuple):
-    """The items of a checkpoint that ranks.
-
-    Attributes:
-        items: Their table.
-        history: The items that users have interacted with.
-        user_column, item_column: Raw columns of the ids.
-    """
-
-    items: pa.Table
-    history: Interactions
-    user_column: str
-    item_column: str
 
 
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:

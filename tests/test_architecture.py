@@ -81,11 +81,14 @@ MAY_IMPORT = {
         "errors", "utils.logging", "data.schema", "models.base", "objectives", "evaluation",
         "checkpoint",
     },
-    "served_items": {"data", "models", "evaluation"},
+    "served_context": {"errors", "data"},
+    "served_items": {"data"},
     "engine": {"data"},
+    "served_lists": {"errors", "data", "engine", "served_context", "served_items"},
+    "item_logits": {"data", "models", "evaluation"},
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "served_items", "engine",
+        "engine", "served_lists", "item_logits",
     },
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {

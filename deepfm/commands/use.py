@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepfm.commands.arguments import Commands, add_checkpoints
-from deepfm.errors import ConfigError, DataError, nearest
+from deepfm.errors import ConfigError, DataError, nearest, shown
 from deepfm.utils.logging import LOGGER, ProgressBar
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--time", help="what now is for such a model (default: the newest event that it knows)"
     )
+    added.add_argument(
+        "--context",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="a=b",
+        help="values of context columns, and of the user's in the place of the stored ones",
+    )
+    added.add_argument("--candidates", metavar="a,b,c", help="rank these items alone")
+    added.add_argument("--exclude", metavar="a,b,c", help="leave these items out")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -115,14 +125,35 @@ def _recommend(arguments: argparse.Namespace) -> None:
     leave_pandas_out()
     if arguments.top < 1:
         raise ConfigError(f"--top: expected at least 1, found {arguments.top}")
+    context = _context(arguments.context)
     predictor = Predictor(expanded(arguments.checkpoint))
     if not predictor.knows_user(arguments.user):
         LOGGER.warning(f"user {arguments.user} is unknown and served as a new user")
-    history = None if arguments.history is None else arguments.history.split(",")
+    history, candidates, exclude = (
+        None if given is None else given.split(",")
+        for given in (arguments.history, arguments.candidates, arguments.exclude)
+    )
     found = predictor.recommend(
-        arguments.user, top=arguments.top, history=history, time=arguments.time
+        arguments.user,
+        top=arguments.top,
+        history=history,
+        time=arguments.time,
+        context=context,
+        candidates=candidates,
+        exclude=exclude or (),
     )
     if found and isinstance(found[0], ScoredItem):
         LOGGER.info("rank   score      item")  # in the place of probabilities
     for rank, (item, title, value) in enumerate(found, start=1):
         LOGGER.info(f"{rank:>4}  {value:.4f}  {item:>8}  {title or ''}".rstrip())
+
+
+def _context(given: list[str]) -> dict[str, object]:
+    """Values by column, of `a=b`; an empty value is none."""
+    found: dict[str, object] = {}
+    for pair in given:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--context: expected column=value, found {shown(pair)}")
+        found[name] = value or None
+    return found

@@ -4,17 +4,18 @@ Decided here: few rows are read by dictionaries and plain arrays, as long as the
 all others go through Arrow. The inputs are the same, and errors are those of Arrow's path.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import FewRows
 from deepfm.data.encoding.few_rows_spec import few_rows
-from deepfm.data.encoding.few_values import NotPlain, Values
+from deepfm.data.encoding.few_values import Column, NotPlain, Values
 from deepfm.data.last_events import SeenEvents
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import Given, as_table, plain_columns
@@ -97,7 +98,8 @@ class ServedRows:
             row = self._side_values.completed({column: [user], **others}, 1)
             return self._few_rows.encode(row, 1)
         except NotPlain:
-            table = as_table({column: [user], **others})
+            plain = {k: v.values if isinstance(v, Column) else v for k, v in others.items()}
+            table = as_table({column: [user], **plain})
             table = self._tables.complete(self._encoders.schema, table)
             return self._encoders.encode_arrays(table)
 
@@ -108,12 +110,44 @@ class ServedRows:
             DataError: There is no such table.
         """
         try:
-            return self._side_values.place(side, wanted)
+            return self._side_values.places(side, [wanted])[0]
         except NotPlain:
             column = id_field(self._encoders.schema, side).column
-            row = pa.table({column: pa.array([wanted])})
+            row = as_table({column: [wanted]})
             found = self._tables.positions(self._encoders.schema, row, side)[0].as_py()
             return None if found is None else int(found)
+
+    def places(self, side: str, wanted: Sequence[object]) -> list[int | None]:
+        """What `place` gives for each of several ids."""
+        try:
+            return self._side_values.places(side, wanted)
+        except NotPlain:  # ids of several types, such as a number among texts
+            return [self.place(side, one) for one in wanted]
+
+    def of_items(
+        self, columns: Mapping[str, object], items: pa.Table, history: EncodedArrays
+    ) -> EncodedArrays:
+        """An encoded row per item, whose other columns and history are the same in all.
+
+        Args:
+            columns: A value of each column that is no item's, or that overrides the items'.
+            items: Their raw columns, C rows.
+            history: One row; its built fields count alone.
+
+        Raises:
+            DataError: A value cannot be read.
+        """
+        rows, schema = items.num_rows, self._encoders.schema
+        own = items.select([name for name in items.column_names if name not in columns])
+        repeated = as_table({name: [value] * rows for name, value in columns.items()})
+        for name in own.column_names:
+            repeated = repeated.append_column(name, own[name])
+        arrays = self._encoders.encode_arrays(self._tables.complete(schema, repeated))
+        first = len(arrays.sequence_ids)  # built fields stand behind all others
+        of_history = history.select(np.zeros(rows, np.int64))
+        return arrays.with_sequences(
+            of_history.sequence_ids[first:], of_history.sequence_lengths[first:]
+        )
 
     def _read_by_arrow(self, given: Given) -> ReadRows:
         table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))

@@ -1,6 +1,6 @@
 """What few rows do not bring along of their users and items, without Arrow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import pyarrow as pa
@@ -68,15 +68,15 @@ class SideValues:
                 found[name] = of_side.taken(name, places)
         return found
 
-    def place(self, side: str, wanted: object) -> int | None:
-        """The row of the table that belongs to an id; None: it has none.
+    def places(self, side: str, wanted: Sequence[object]) -> list[int | None]:
+        """The row of the table that belongs to each id; None: it has none.
 
         Raises:
             NotPlain: As in `completed`, or there is no such table.
         """
         if side not in self._sides:
             raise NotPlain(f"no table of {side}s")
-        return self._sides[side].places(column_of([wanted], 1))[0]
+        return self._sides[side].places(column_of(wanted, len(wanted)))
 
 
 _PLANS = 64  # kinds of rows whose missing columns are remembered

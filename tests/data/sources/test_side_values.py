@@ -35,7 +35,7 @@ TABLES = SideTables(USERS, ITEMS)
 def looked_up(vocabulary, wanted):
     tables = SideTables(pa.table({"user_id": vocabulary}), None)
     values = SideValues(tables, SCHEMA)
-    return [values.place("user", one) for one in wanted]
+    return values.places("user", wanted)
 
 
 ids = st.one_of(
@@ -137,7 +137,7 @@ def test_a_side_without_a_table_is_not_looked_up():
     found = values.completed({"user_id": [20]}, 1)
     assert sorted(found) == ["age", "user_id"]
     with pytest.raises(NotPlain):
-        values.place("item", "a")
+        values.places("item", ["a"])
 
 
 def test_a_pickled_one_looks_up_the_same():
