@@ -16,7 +16,7 @@ from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
 from deepfm.data.served_histories import ServedHistories
-from deepfm.data.served_rows import FEW, ReadRows, ServedRows
+from deepfm.data.served_rows import FEW, ReadRows, ServedRows, warn_of_absent
 from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
@@ -31,7 +31,6 @@ from deepfm.models.frozen import frozen
 from deepfm.objectives.tasks import of_only_task, prediction_columns
 from deepfm.served_lists import ServedLists
 from deepfm.several import load_several, scorer_of
-from deepfm.utils.logging import LOGGER
 
 
 class ScoredRows(NamedTuple):
@@ -96,8 +95,6 @@ class Predictor:
                 raise CheckpointError("the checkpoint lacks the events that its histories need")
             self._histories = ServedHistories(loaded.events, self.schema)
         self._rows = ServedRows(self.encoders, self._tables, self._histories)
-        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        self._wanted = tuple(dict.fromkeys(wanted))
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
@@ -130,7 +127,7 @@ class Predictor:
     def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
         read = self._rows.read(rows)
-        _warn_of_absent(self._absent(read.columns), read.arrays.num_rows)
+        warn_of_absent(self._rows.absent(read.columns), read.arrays.num_rows)
         return self._predicted(self._inputs_of(read))
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
@@ -167,10 +164,13 @@ class Predictor:
                 whole = np.full(len(rows.table), np.nan)
                 whole[kept] = values
                 predictions[name] = pa.array(whole, from_pandas=True)
-            count, absent = count + len(rows.table), absent or self._absent(columns.column_names)
+            count, absent = (
+                count + len(rows.table),
+                absent or self._rows.absent(columns.column_names),
+            )
             unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
-        _warn_of_absent(absent, count)
+        warn_of_absent(absent, count)
 
     def knows_user(self, user: object) -> bool:
         """Return whether the user stands in the user table.
@@ -293,10 +293,6 @@ class Predictor:
                 place=Place(file=str(path), line=1),
             )
 
-    def _absent(self, columns: Collection[str]) -> list[str]:
-        """The raw columns that fields do without."""
-        return [name for name in self._wanted if name not in columns]
-
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
@@ -309,12 +305,3 @@ class Predictor:
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:
     """Where a row of those that are kept of a file stands."""
     return rows.place(int(kept[index]))
-
-
-def _warn_of_absent(columns: list[str], rows: int) -> None:
-    """Say that rows were scored without columns that the model was trained with."""
-    if columns and rows:
-        LOGGER.warning(
-            f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
-            "its field allows"
-        )

@@ -86,6 +86,12 @@ MAY_IMPORT = {
     "engine": {"data"},
     "served_lists": {"errors", "data", "engine", "served_context", "served_items"},
     "item_logits": {"data", "models", "evaluation"},
+    "exported": {"errors", "utils", "data", "exported"},
+    "runtime": {"errors", "utils.extras", "data", "engine", "exported", "served_lists"},
+    "export": {
+        "errors", "utils", "data", "models", "objectives", "evaluation", "checkpoint", "several",
+        "exported", "export",
+    },
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
         "engine", "served_lists", "item_logits",
@@ -119,8 +125,8 @@ MAY_IMPORT = {
     },
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "several", "held_out", "calibrate", "easyrec", "preflight", "config_help", "model_help",
-        "models.MODELS", "commands",
+        "several", "held_out", "calibrate", "export", "easyrec", "preflight", "config_help",
+        "model_help", "models.MODELS", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -129,6 +129,10 @@ class SeenEvents(NamedTuple):
     lengths: np.ndarray
     now: np.ndarray
 
+    def select(self, rows: slice) -> "SeenEvents":
+        """Those of some rows."""
+        return SeenEvents(self.starts[rows], self.lengths[rows], self.now[rows])
+
 
 class PaddedEvents(NamedTuple):
     """The events before each of N rows, padded with 0 to the longest list, L at least 1.

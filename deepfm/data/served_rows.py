@@ -23,6 +23,7 @@ from deepfm.data.sources.side_values import SideValues
 from deepfm.data.sources.tables import SideTables, id_field
 from deepfm.data.splits import Times
 from deepfm.errors import Place
+from deepfm.utils.logging import LOGGER
 
 FEW = 1000  # rows; from about there on Arrow is the faster one
 
@@ -53,12 +54,19 @@ class ServedRows:
         self._encoders, self._tables, self._histories = encoders, tables, histories
         self._side_values = SideValues(tables, encoders.schema)
         schema = encoders.schema
-        read = {name for field in schema.fields.values() for name in field.raw_columns}
+        self._wanted = tuple(
+            dict.fromkeys(name for field in schema.fields.values() for name in field.raw_columns)
+        )
+        read = set(self._wanted)
         ids = (schema.user_field, schema.item_field)
         read |= {schema.fields[name].column for name in ids if name is not None}
         if schema.time_column is not None:
             read.add(schema.time_column)
         self._read_columns = frozenset(read)
+
+    def absent(self, columns: Collection[str]) -> list[str]:
+        """The raw columns that fields do without in rows of these columns."""
+        return [name for name in self._wanted if name not in columns]
 
     @cached_property
     def _few_rows(self) -> FewRows:
@@ -162,6 +170,15 @@ class ServedRows:
         if self._histories is not None:
             seen = self._histories.seen_by_few(columns, rows)
         return ReadRows(arrays, seen, columns.keys())
+
+
+def warn_of_absent(columns: Collection[str], rows: int) -> None:
+    """Say that rows were scored without columns that the model was trained with."""
+    if columns and rows:
+        LOGGER.warning(
+            f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
+            "its field allows"
+        )
 
 
 def _may_be_few(given: Given) -> bool:

@@ -96,10 +96,15 @@ def table_to_tensor(table: pa.Table) -> "Tensor":
     """A table as bytes, (n,) uint8, which a checkpoint can hold."""
     import torch  # seconds, which those who only write files need not wait
 
+    return torch.frombuffer(bytearray(table_to_bytes(table)), dtype=torch.uint8)
+
+
+def table_to_bytes(table: pa.Table) -> pa.Buffer:
+    """A table as bytes, a stream of Arrow."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
+    return sink.getvalue()
 
 
 def tensor_to_table(tensor: "Tensor | np.ndarray") -> pa.Table:
