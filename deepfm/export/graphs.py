@@ -65,7 +65,7 @@ class RowsGraph(nn.Module):
         self.models = nn.ModuleList(models)
         self.tasks: tuple[Task, ...] = tuple(models[0].tasks)
         self.assembled = _Assembled(models[0].schema)
-        self.calibrations = {name: _calibration(found) for name, found in calibrations.items()}
+        self.calibrations = {name: calibrated(found) for name, found in calibrations.items()}
         self._modules |= {f"calibration_{k}": m for k, m in enumerate(self.calibrations.values())}
 
     def outputs(self, tensors: Sequence[Tensor]) -> Outputs:
@@ -291,7 +291,8 @@ class _Calibrated(nn.Module):
         return torch.stack([first, first + self.of_class(logits[:, 1] - first)], 1)
 
 
-def _calibration(found: Calibration) -> nn.Module:
+def calibrated(found: Calibration) -> nn.Module:
+    """`Calibration.apply` of logits (B,), or of two classes (B, 2), in float64."""
     if isinstance(found, Temperature):
         return _Calibrated(_Temperature(found.temperature))
     assert isinstance(found, Isotonic)
