@@ -28,6 +28,20 @@ class ScoredItem(NamedTuple):
     score: float
 
 
+class CountedPredictions(NamedTuple):
+    """Predictions for N rows, with what the values of these rows are to the model.
+
+    Attributes:
+        columns: By column, such as `probability`, (N,) float64.
+        unknown: By field with a vocabulary, how many rows hold a value that training has not seen.
+        missing: By field, how many rows hold no value, neither of their own nor looked up.
+    """
+
+    columns: dict[str, np.ndarray]
+    unknown: dict[str, int]
+    missing: dict[str, int]
+
+
 class PredictedTask(Protocol):
     """What is predicted, as far as it shows in an answer; see `deepfm.objectives.Task`."""
 
@@ -76,6 +90,25 @@ class Engine(Protocol):
 
     def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
         """Return what is predicted for each raw row by the tasks' names, (N,) or (N, C) float64."""
+        ...
+
+    def predict_counted(self, rows: Given) -> CountedPredictions:
+        """Return what is predicted by column, and count unknown and missing values.
+
+        Columns that fields do without are not warned of.
+        """
+        ...
+
+    def example_row(self) -> dict[str, object]:
+        """A row that can be read as far as can be known, without what is looked up."""
+        ...
+
+    def example_list(self) -> dict[str, object] | None:
+        """Arguments that `recommend` can answer; None: there is nothing to rank."""
+        ...
+
+    def context_columns(self) -> tuple[str, ...]:
+        """The columns that the `context` of `recommend` may have."""
         ...
 
     def knows_user(self, user: object) -> bool:

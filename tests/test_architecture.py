@@ -87,15 +87,22 @@ MAY_IMPORT = {
     "served_lists": {"errors", "data", "engine", "served_context", "served_items"},
     "item_logits": {"data", "models", "evaluation"},
     "exported": {"errors", "utils", "data", "exported"},
-    "runtime": {"errors", "utils.extras", "data", "engine", "exported", "served_lists"},
+    "served_engine": {"errors", "data", "engine", "served_lists"},
+    "runtime": {"errors", "utils.extras", "data", "exported", "served_engine"},
     "export": {
         "errors", "utils", "data", "models", "objectives", "evaluation", "checkpoint", "several",
         "exported", "export",
     },
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "engine", "served_lists", "item_logits",
+        "engine", "served_engine", "item_logits",
     },
+    # What loads a checkpoint imports torch when it does; the parent process needs none of it.
+    "serving": {"errors", "utils", "data", "engine", "serving"},
+    "serving.models": {
+        "errors", "data", "engine", "evaluation.members", "prediction", "serving.shared_weights",
+    },
+    "serving.shared_weights": {"utils.io"},
     "preflight": {"errors", "config", "utils", "data", "models", "objectives", "training"},
     "config_help": {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
@@ -126,7 +133,7 @@ MAY_IMPORT = {
     "commands": {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "export", "easyrec", "preflight", "config_help",
-        "model_help", "models.MODELS", "commands",
+        "model_help", "models.MODELS", "serving", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

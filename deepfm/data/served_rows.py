@@ -14,9 +14,11 @@ import pyarrow as pa
 from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import FewRows
-from deepfm.data.encoding.few_rows_spec import few_rows
+from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec
 from deepfm.data.encoding.few_values import Column, NotPlain, Values
 from deepfm.data.last_events import SeenEvents
+from deepfm.data.schema import DatasetSchema
+from deepfm.data.served_example import example_row
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import Given, as_table, plain_columns
 from deepfm.data.sources.side_values import SideValues
@@ -34,12 +36,12 @@ class ReadRows(NamedTuple):
     Attributes:
         arrays: What a model sees, N rows, without the fields of a history.
         seen: The events of their histories; None of a model without.
-        columns: The names of the raw columns, with those that were looked up.
+        columns: The raw columns by name, with those that were looked up.
     """
 
     arrays: EncodedArrays
     seen: SeenEvents | None
-    columns: Collection[str]
+    columns: Mapping[str, Values | pa.ChunkedArray]
 
 
 class ServedRows:
@@ -53,16 +55,9 @@ class ServedRows:
     ) -> None:
         self._encoders, self._tables, self._histories = encoders, tables, histories
         self._side_values = SideValues(tables, encoders.schema)
-        schema = encoders.schema
-        self._wanted = tuple(
-            dict.fromkeys(name for field in schema.fields.values() for name in field.raw_columns)
-        )
-        read = set(self._wanted)
-        ids = (schema.user_field, schema.item_field)
-        read |= {schema.fields[name].column for name in ids if name is not None}
-        if schema.time_column is not None:
-            read.add(schema.time_column)
-        self._read_columns = frozenset(read)
+        fields = encoders.schema.fields.values()
+        self._wanted = tuple(dict.fromkeys(name for field in fields for name in field.raw_columns))
+        self._read_columns = frozenset(columns_read(encoders.schema))
 
     def absent(self, columns: Collection[str]) -> list[str]:
         """The raw columns that fields do without in rows of these columns."""
@@ -157,19 +152,43 @@ class ServedRows:
             of_history.sequence_ids[first:], of_history.sequence_lengths[first:]
         )
 
+    def example(self) -> dict[str, object]:
+        """A row that can be read as far as can be known, without what is looked up."""
+        schema = self._encoders.schema
+        ids = {
+            side: schema.fields[name].column
+            for side, name in (("users", schema.user_field), ("items", schema.item_field))
+            if name is not None
+        }
+        plain = few_rows_spec(self._encoders)
+        row = example_row(columns_read(schema), ids, self._tables, plain)
+        if self._histories is not None:
+            row[str(schema.time_column)] = int(self._histories.moment(None)) + 1
+        return row
+
     def _read_by_arrow(self, given: Given) -> ReadRows:
         table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
         arrays, seen = self._encoders.encode_arrays(table), None
         if self._histories is not None:
             seen = self._histories.seen_by_rows(table, Times(), _row)
-        return ReadRows(arrays, seen, table.column_names)
+        return ReadRows(arrays, seen, dict(zip(table.column_names, table.columns, strict=True)))
 
     def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
         columns = self._side_values.completed(columns, rows)
         arrays, seen = self._few_rows.encode(columns, rows), None
         if self._histories is not None:
             seen = self._histories.seen_by_few(columns, rows)
-        return ReadRows(arrays, seen, columns.keys())
+        return ReadRows(arrays, seen, columns)
+
+
+def columns_read(schema: DatasetSchema) -> list[str]:
+    """The raw columns that rows may bring: of fields, of the ids, of the time."""
+    read = [name for field in schema.fields.values() for name in field.raw_columns]
+    ids = (schema.user_field, schema.item_field)
+    read += [schema.fields[name].column for name in ids if name is not None]
+    if schema.time_column is not None:
+        read.append(schema.time_column)
+    return list(dict.fromkeys(read))
 
 
 def warn_of_absent(columns: Collection[str], rows: int) -> None:

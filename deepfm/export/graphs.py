@@ -252,6 +252,7 @@ class _Isotonic(nn.Module):
 
     def __init__(self, found: Isotonic) -> None:
         super().__init__()
+        self.lowest, self.highest = float(found.knots[0]), float(found.knots[-1])
         self.register_buffer("knots", torch.from_numpy(found.knots))
         self.register_buffer("values", torch.from_numpy(found.values))
 
@@ -259,7 +260,7 @@ class _Isotonic(nn.Module):
         last = len(self.knots) - 1
         if not last:
             return torch.zeros_like(logit) + self.values[0]
-        logit = logit.clamp(float(self.knots[0]), float(self.knots[-1]))
+        logit = logit.clamp(self.lowest, self.highest)
         left = torch.zeros_like(logit, dtype=torch.int64)
         step = 1 << (last.bit_length() - 1)
         while step:  # left: the largest place whose knot is not above the logit

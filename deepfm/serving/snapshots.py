@@ -1,0 +1,88 @@
+"""The files of a model as they were when they were loaded, whatever becomes of their names.
+
+A worker that takes the place of a killed one must answer with the model of the others, also if a
+broken file stands where theirs was read from. So files are copied into the server's own folder, or
+linked there where they are large and on one file system: who renames a new file over an old name,
+as everything that writes checkpoints does, leaves the linked one as it is.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from deepfm.errors import CheckpointError
+
+_COPIED = 64 * 2**20  # bytes; larger files are linked
+_CHUNK = 2**24
+
+
+class Snapshot(NamedTuple):
+    """A model's files.
+
+    Attributes:
+        files: Where they stand now.
+        version: A digest of their content.
+        folder: Of them, and of what workers make of them.
+    """
+
+    files: tuple[Path, ...]
+    version: str
+    folder: Path
+
+    def discard(self) -> None:
+        """Remove the files; whoever has them mapped keeps what was read."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+def stamp(sources: Sequence[Path]) -> Stamp | None:
+    """What changes when one of the files does; None while one is not there."""
+    try:
+        found = [os.stat(source) for source in sources]
+    except OSError:
+        return None
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+
+
+def snapshot(sources: Sequence[Path], folder: Path) -> Snapshot:
+    """Keep the files as they are now, below `folder`.
+
+    Raises:
+        CheckpointError: One cannot be read.
+    """
+    hashed = xxhash.xxh3_128()
+    try:
+        for source in sources:
+            with source.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    hashed.update(chunk)
+        version = hashed.hexdigest()[:16]
+        own = folder / version
+        (own / "files").mkdir(parents=True, exist_ok=True)
+        kept = []
+        for number, source in enumerate(sources):
+            target = own / "files" / f"{number}-{source.name}"
+            if not target.exists():
+                _keep(source, target)
+            kept.append(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename}: cannot be read: {error.strerror or error}"
+        ) from None
+    return Snapshot(tuple(kept), version, own)
+
+
+def _keep(source: Path, target: Path) -> None:
+    if source.stat().st_size > _COPIED:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:  # another file system, or one without links
+            pass
+    shutil.copyfile(source, target)
