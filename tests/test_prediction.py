@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -233,7 +232,7 @@ def test_few_rows_in_any_form_are_read_as_by_arrow(
     predictor, raw, read_by_arrow, columns, count, caplog
 ):
     rows = (raw if columns is None else raw.select(columns)).slice(0, count)
-    expected = predictor._rows._read_by_arrow(rows).inputs
+    expected = predictor._rows._read_by_arrow(rows).arrays
     read_by_arrow.clear()
     forms = [rows, rows.to_pylist(), rows.to_pydict()]
     forms += [
@@ -248,11 +247,11 @@ def test_few_rows_in_any_form_are_read_as_by_arrow(
 
         forms += [polars.from_arrow(rows)]
     for form in forms:
-        found = predictor._rows.read(form).inputs
-        assert torch.equal(found.sparse, expected.sparse)
-        assert torch.equal(found.dense, expected.dense)
-        assert all(map(torch.equal, found.sequence_ids, expected.sequence_ids))
-        assert all(map(torch.equal, found.sequence_lengths, expected.sequence_lengths))
+        found = predictor._rows.read(form).arrays
+        assert np.array_equal(found.sparse, expected.sparse)
+        assert np.array_equal(found.dense, expected.dense)
+        assert all(map(np.array_equal, found.sequence_ids, expected.sequence_ids))
+        assert all(map(np.array_equal, found.sequence_lengths, expected.sequence_lengths))
         np.testing.assert_array_equal(predictor.predict(form), predictor.predict(rows))
     assert not read_by_arrow
     assert not caplog.messages
@@ -261,10 +260,10 @@ def test_few_rows_in_any_form_are_read_as_by_arrow(
 def test_a_column_that_rows_bring_overrides_the_table(predictor, raw, read_by_arrow):
     rows = raw.select(["user", "item"]).slice(0, 3).to_pylist()
     other = [{**row, "age": 77} for row in rows]
-    expected = predictor._rows._read_by_arrow(other).inputs.sparse
+    expected = predictor._rows._read_by_arrow(other).arrays.sparse
     read_by_arrow.clear()
-    assert torch.equal(predictor._rows.read(other).inputs.sparse, expected)
-    assert not torch.equal(predictor._rows.read(rows).inputs.sparse, expected)
+    assert np.array_equal(predictor._rows.read(other).arrays.sparse, expected)
+    assert not np.array_equal(predictor._rows.read(rows).arrays.sparse, expected)
     assert not read_by_arrow
 
 

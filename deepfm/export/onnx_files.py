@@ -80,7 +80,10 @@ def write_onnx(
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted},
+            custom_translation_table={
+                torch.ops.aten.searchsorted.Tensor: _searchsorted,
+                torch.ops.aten.squeeze.dim: _squeeze,
+            },
             verbose=False,
         )
     assert found is not None
@@ -104,6 +107,15 @@ def _name_dimensions(graph: Any, ir: Any) -> None:
                 size = BATCH if place == 0 else known.setdefault(old, f"{LENGTH}_{len(known)}")
             shape.append(size)
         value.shape = ir.Shape(shape)
+
+
+def _squeeze(self: Any, dim: int) -> Any:
+    """Without a dimension, if its size is 1; the exporter's own fails where it is not."""
+    op: Any = needed("onnxscript", extra="onnx", wanted_by="deepfm export").opset20
+    size = self.shape[dim]
+    if isinstance(size, int) and size != 1:
+        return op.Identity(self)
+    return op.Squeeze(self, op.Constant(value_ints=[dim]))
 
 
 def _searchsorted(
