@@ -236,9 +236,11 @@ def _empty_row(schema: DatasetSchema) -> Inputs:
 class _Temperature(nn.Module):
     """`Temperature.apply` of logits."""
 
+    temperature: Tensor
+
     def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float64))
 
     def forward(self, logit: Tensor) -> Tensor:
         return logit / self.temperature
@@ -252,7 +254,6 @@ class _Isotonic(nn.Module):
 
     def __init__(self, found: Isotonic) -> None:
         super().__init__()
-        self.lowest, self.highest = float(found.knots[0]), float(found.knots[-1])
         self.register_buffer("knots", torch.from_numpy(found.knots))
         self.register_buffer("values", torch.from_numpy(found.values))
 
@@ -260,7 +261,8 @@ class _Isotonic(nn.Module):
         last = len(self.knots) - 1
         if not last:
             return torch.zeros_like(logit) + self.values[0]
-        logit = logit.clamp(self.lowest, self.highest)
+        # Tensors, because the exporter makes float32 of Python's numbers.
+        logit = torch.minimum(torch.maximum(logit, self.knots[:1]), self.knots[-1:])
         left = torch.zeros_like(logit, dtype=torch.int64)
         step = 1 << (last.bit_length() - 1)
         while step:  # left: the largest place whose knot is not above the logit
