@@ -146,9 +146,9 @@ def alone(predictor: Predictor, rows: list[dict[str, Any]], size: int) -> dict[s
         part = rows[start : start + size]
         columns = {name: [row[name] for row in part] for name in names}
         before = time.process_time()
-        inputs = predictor._rows.read(columns).inputs
+        inputs = predictor._inputs_of(predictor._rows.read(columns))
         between = time.process_time()
-        predictor._predicted(inputs)
+        predictor._predicted_of(inputs)
         if start:  # the first one makes what all need
             spent["read"] += between - before
             spent["score"] += time.process_time() - between

@@ -1,6 +1,6 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,32 +11,26 @@ import torch
 
 from deepfm.checkpoint import Checkpoint
 from deepfm.data.batch import Inputs
+from deepfm.data.encoding.arrays import EncodedArrays
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
-from deepfm.data.sampling import Interactions
-from deepfm.data.served_counts import missing_values, unknown_values
-from deepfm.data.served_histories import GivenHistory, ServedHistories
-from deepfm.data.served_rows import ServedRows
-from deepfm.data.sources.rows_given import Given
+from deepfm.data.served_rows import FEW, ReadRows, warn_of_absent
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
-from deepfm.engine import CountedPredictions
 from deepfm.engine import Recommendation as Recommendation
 from deepfm.engine import ScoredItem as ScoredItem
-from deepfm.errors import CheckpointError, DataError, Place, shown
+from deepfm.errors import DataError, Place
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import score_tasks
+from deepfm.item_logits import ItemLogits
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.frozen import frozen
-from deepfm.objectives.tasks import of_only_task, prediction_columns
-from deepfm.served_context import ServedContext
-from deepfm.served_items import ServedItems, best_of
+from deepfm.objectives import Task
+from deepfm.served_engine import ServedEngine
 from deepfm.several import load_several, scorer_of
-from deepfm.utils.logging import LOGGER
-
-_SHOWN = 5  # unknown candidates that an error names
 
 
 class ScoredRows(NamedTuple):
@@ -60,7 +54,7 @@ class ScoredRows(NamedTuple):
     bad: dict[str, int]
 
 
-class Predictor:
+class Predictor(ServedEngine):
     """A trained model together with everything it needs to read raw rows.
 
     Of several models the logits are averaged. The calibration of a checkpoint is applied.
@@ -80,6 +74,8 @@ class Predictor:
         CheckpointError: A checkpoint cannot be used, or two of them do not agree.
     """
 
+    tasks: tuple[Task, ...]
+
     def __init__(
         self,
         checkpoint: str | Path | Checkpoint | Sequence[str | Path],
@@ -89,28 +85,22 @@ class Predictor:
     ) -> None:
         checkpoints = load_several(checkpoint)
         loaded = checkpoints[0]
-        self.encoders = loaded.encoders
-        self.schema = loaded.encoders.schema
         self.model = scorer_of(checkpoints).to(device)
-        self.tasks = self.model.tasks
+        super().__init__(
+            loaded.encoders,
+            SideTables(loaded.users, loaded.items),
+            loaded.history,
+            loaded.events,
+            self.model.tasks,
+        )
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
-        self._tables = SideTables(loaded.users, loaded.items)
-        self._history = loaded.history
-        self._histories: ServedHistories | None = None
-        if self.schema.built_fields:
-            if loaded.events is None:
-                raise CheckpointError("the checkpoint lacks the events that its histories need")
-            self._histories = ServedHistories(loaded.events, self.schema)
-        self._rows = ServedRows(self.encoders, self._tables, self._histories)
-        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        self._wanted = tuple(dict.fromkeys(wanted))
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made at the first request, which is made anew."""
-        made = ("_scorer", "_ranked", "_served_items", "_context")
+        made = ("_scorer", "_lists")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def __repr__(self) -> str:
@@ -118,42 +108,6 @@ class Predictor:
         names = list(self.schema.fields)
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         return f"Predictor({type(self.model).__name__} of {len(names)} fields: {shown})"
-
-    def predict(self, rows: Given) -> np.ndarray:
-        """Return the probability of the positive class for each raw row, (N,) float64.
-
-        Of three classes or more, the probability of each, (N, C); of a regression the number, (N,);
-        of losses that only put items in order the logit, (N,).
-
-        User and item columns that are missing are looked up by id; an id that training has not
-        seen is served as unknown. Other columns are ignored. A warning names columns that fields
-        do without.
-
-        Args:
-            rows: N rows as an Arrow table, a frame of pandas or polars, a list with a dict per row,
-                or a dict with the values of each column, in lists or arrays.
-
-        Raises:
-            DataError: The rows are in none of these forms, a column is missing that cannot be
-                looked up, or a value cannot be read.
-        """
-        return of_only_task(self.predict_tasks(rows))
-
-    def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
-        """Return what `predict` does for a model of any number of tasks, by their names."""
-        read = self._rows.read(rows)
-        _warn_of_absent(self._absent(read.columns), read.inputs.num_rows)
-        return self._predicted(read.inputs)
-
-    def predict_counted(self, rows: Given) -> CountedPredictions:
-        """Return what `predict_tasks` does by column, and count unknown and missing values.
-
-        It does not warn of columns that fields do without.
-        """
-        read = self._rows.read(rows)
-        predictions = prediction_columns(self.tasks, self._predicted(read.inputs))
-        missing = missing_values(self.schema, read)
-        return CountedPredictions(predictions, unknown_values(self.schema, read, missing), missing)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
@@ -175,197 +129,53 @@ class Predictor:
                 if len(kept) < len(columns):
                     columns = columns.take(pa.array(kept))
                 if self._histories is not None:
-                    place = partial(_kept_row, rows, kept)
-                    inputs = self._histories.added_to_rows(inputs, columns, times, place)
+                    seen = self._histories.seen_by_rows(
+                        columns, times, partial(_kept_row, rows, kept)
+                    )
+                    inputs = self._histories.added_to_inputs(inputs, seen)
             except DataError as error:
                 if error.place.file:
                     raise
                 raise error.at(error.place._replace(file=str(path))) from None
-            known = prediction_columns(self.tasks, self._predicted(inputs))
+            known = self._columns(self._predicted_of(inputs))
             predictions = {}
             for name, values in known.items():
                 whole = np.full(len(rows.table), np.nan)
                 whole[kept] = values
                 predictions[name] = pa.array(whole, from_pandas=True)
-            count, absent = count + len(rows.table), absent or self._absent(columns.column_names)
+            count, absent = (
+                count + len(rows.table),
+                absent or self._rows.absent(columns.column_names),
+            )
             unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
-        _warn_of_absent(absent, count)
+        warn_of_absent(absent, count)
 
-    def knows_user(self, user: object) -> bool:
-        """Return whether the user stands in the user table.
+    def _inputs_of(self, read: ReadRows) -> Inputs:
+        if read.seen is None:
+            return inputs_of(read.arrays)
+        assert self._histories is not None
+        if read.arrays.num_rows <= FEW:
+            return inputs_of(self._histories.added(read.arrays, read.seen))
+        return self._histories.added_to_inputs(inputs_of(read.arrays), read.seen)
 
-        Raises:
-            DataError: The checkpoint has no items to rank.
-        """
-        self._ranked  # noqa: B018 - refuses a checkpoint without items
-        return self._rows.place("user", user) is not None
+    def _predicted(self, read: ReadRows) -> dict[str, np.ndarray]:
+        return self._predicted_of(self._inputs_of(read))
 
-    def recommend(
-        self,
-        user: object,
-        *,
-        top: int = 10,
-        history: Sequence[object] | None = None,
-        time: object = None,
-        context: Mapping[str, object] | None = None,
-        candidates: Sequence[object] | None = None,
-        exclude: Collection[object] = (),
-    ) -> list[Recommendation] | list[ScoredItem]:
-        """Return the items with the highest logits, without those the user has a history with.
-
-        An unknown user is served as a new one: unknown features and no history. A model with
-        histories sees all events that the checkpoint holds of the user.
-
-        Args:
-            history: In the place of these events: raw ids of items, or pairs of id and time, the
-                oldest first. Its items are not recommended. An event without a time is one of now.
-            time: What now is, for the time since each event, and later events are left out; by
-                default that of the newest event of all users that the checkpoint holds.
-            context: A value by raw column, of the context fields, and of the user's fields in the
-                place of what the checkpoint holds of the user. A context field without a value is
-                served its `default` or what its `missing` says.
-            candidates: Raw ids: these items alone are ranked, also those that the user has a
-                history with.
-            exclude: Raw ids of items that are not recommended; unknown ones do not matter.
-
-        Raises:
-            DataError: The checkpoint has no items to rank; a context field has neither a value nor
-                a default, or a column of the context is none; a candidate is unknown; a time is
-                none; or a model that reads no history is given one, or a time.
-        """
-        ranked = self._ranked
-        request = self._context.read(context, time)
-        items = self._served_items
-        inputs = self._rows.of_user(
-            ranked.user_column,
-            user,
-            {**items.any_item, **{name: [value] for name, value in request.columns.items()}},
-        )
-        given = None
-        if self._histories is None:
-            if history is not None or (time is not None and not self._context.reads_time):
-                raise DataError("the model reads no history, so it can be given none, and no time")
-        elif history is None:
-            inputs = self._histories.added_to_user(inputs, user, request.time)
-        else:
-            given = self._histories.given(history, items.table)
-            inputs = self._histories.added_given(
-                inputs, given, items.catalogue.inputs, request.time
-            )
-        wanted = self._wanted_items(user, candidates, exclude, given)
-        if request.by_item and len(wanted):
-            row = {ranked.user_column: user, **request.columns}
-            logits = items.logits_of_rows(
-                self._rows.of_items(row, items.table.take(wanted), inputs)
-            )
-        else:
-            logits = items.logits(inputs, wanted)
-        best = best_of(logits, top)
-        found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
-        values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
-        listed = zip(
-            *([None if of is None else of[place] for place in found] for of in values),
-            task.predicted({"": logits[best]}).tolist(),
-            strict=True,
-        )
-        if task.by_pairs:
-            return [ScoredItem(*row) for row in listed]
-        return [Recommendation(*row) for row in listed]
-
-    def example_row(self) -> dict[str, object]:
-        """A row that `predict` can read as far as can be known, without what it looks up."""
-        return self._rows.example()
-
-    def example_list(self) -> dict[str, object] | None:
-        """Arguments that `recommend` can answer, as far as can be known; None: it ranks nothing."""
-        if self._tables.users is None:
-            return None
-        try:
-            needed, columns = self._context.required, self._context.columns
-        except DataError:
-            return None
-        user = self._tables.users[self._ranked.user_column][0].as_py()
-        row = self.example_row()
-        context = {name: row.get(name) for name in columns if name in needed}
-        return {"user": user, "context": context} if context else {"user": user}
-
-    def context_columns(self) -> tuple[str, ...]:
-        """The columns that the `context` of `recommend` may have; none, where it ranks nothing."""
-        try:
-            return self._context.columns
-        except DataError:
-            return ()
-
-    def _wanted_items(
-        self,
-        user: object,
-        candidates: Sequence[object] | None,
-        exclude: Collection[object],
-        given: GivenHistory | None,
-    ) -> np.ndarray:
-        """The positions of the items that a list may hold, ascending.
-
-        Raises:
-            DataError: A candidate is unknown.
-        """
-        ranked = self._ranked
-        allowed = np.full(len(ranked.items), candidates is None)
-        if candidates is not None:
-            places = self._rows.places("item", candidates)
-            if unknown := [
-                one for one, place in zip(candidates, places, strict=True) if place is None
-            ]:
-                named = ", ".join(map(shown, unknown[:_SHOWN])) + ", …" * (len(unknown) > _SHOWN)
-                raise DataError(
-                    f"candidates: {named}: expected ids of the {len(allowed):,} items that the "
-                    "checkpoint holds"
-                )
-            allowed[np.array(places, np.int64)] = True
-        elif given is not None:
-            allowed[given.items] = False
-        if candidates is None and (position := self._rows.place("user", user)) is not None:
-            allowed[ranked.history.items_of(position)] = False
-        left_out = [p for p in self._rows.places("item", list(exclude)) if p is not None]
-        allowed[left_out] = False
-        return np.flatnonzero(allowed)
-
-    def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
+    def _predicted_of(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
         return {task.name: task.predicted(logits) for task in self.tasks}
+
+    def _item_scorer(self, items: EncodedArrays) -> ItemLogits:
+        return ItemLogits(items, self._scorer, batch_size=self.batch_size)
+
+    def _predicted_by(self, logits: np.ndarray) -> np.ndarray:
+        return self.tasks[0].predicted({"": logits})
 
     @cached_property
     def _scorer(self) -> BaseCTRModel | Members:
         """The model for evaluation only."""
         return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
-
-    @cached_property
-    def _served_items(self) -> ServedItems:
-        return ServedItems(
-            self._ranked.items, self.encoders, self._scorer, batch_size=self.batch_size
-        )
-
-    @cached_property
-    def _context(self) -> ServedContext:
-        return ServedContext(self.schema, self._ranked.items.column_names)
-
-    @cached_property
-    def _ranked(self) -> "_Ranked":
-        """The items to rank.
-
-        Raises:
-            DataError: The checkpoint has none, or nothing to rank them by.
-        """
-        items, history, schema = self._tables.items, self._history, self.schema
-        if items is None or history is None or not schema.user_field or not schema.item_field:
-            raise DataError(
-                "the checkpoint has no items to rank: it was not trained with split_strategy "
-                "leave_one_out or predefined_ranking"
-            )
-        if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
-            raise DataError("the checkpoint ranks no items: it does not predict one probability")
-        user, item = (schema.fields[name].column for name in (schema.user_field, schema.item_field))
-        return _Ranked(items, history, user, item)
 
     def _text_options(self, path: Path) -> TextOptions:
         """How a file is to be read."""
@@ -402,10 +212,6 @@ class Predictor:
                 place=Place(file=str(path), line=1),
             )
 
-    def _absent(self, columns: Collection[str]) -> list[str]:
-        """The raw columns that fields do without."""
-        return [name for name in self._wanted if name not in columns]
-
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
@@ -415,30 +221,6 @@ class Predictor:
         return counts
 
 
-class _Ranked(NamedTuple):
-    """The items of a checkpoint that ranks.
-
-    Attributes:
-        items: Their table.
-        history: The items that users have interacted with.
-        user_column, item_column: Raw columns of the ids.
-    """
-
-    items: pa.Table
-    history: Interactions
-    user_column: str
-    item_column: str
-
-
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:
     """Where a row of those that are kept of a file stands."""
     return rows.place(int(kept[index]))
-
-
-def _warn_of_absent(columns: list[str], rows: int) -> None:
-    """Say that rows were scored without columns that the model was trained with."""
-    if columns and rows:
-        LOGGER.warning(
-            f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
-            "its field allows"
-        )

@@ -3,6 +3,16 @@
 Nothing is imported here that a command needs when it runs: `--help` answers at once.
 """
 
-from deepfm.commands import data, explore, reference, report, serve, training, tuning, use
+from deepfm.commands import data, explore, export, reference, report, serve, training, tuning, use
 
-MODULES = (data, training, tuning, report, use, explore, serve, reference)  # the order of `--help`
+MODULES = (  # in the order of `--help`
+    data,
+    training,
+    tuning,
+    report,
+    use,
+    explore,
+    export,
+    serve,
+    reference,
+)
