@@ -55,7 +55,8 @@ def read_by_arrow(predictor: Predictor, rows: Sequence[Any]) -> Any:
     table = predictor._tables.complete(predictor.schema, as_table(rows))
     inputs = predictor.encoders.encode(table)
     if predictor._histories is not None:
-        inputs = predictor._histories.added_to_rows(inputs, table, Times(), lambda k: Place(row=k))
+        seen = predictor._histories.seen_by_rows(table, Times(), lambda k: Place(row=k))
+        inputs = predictor._histories.added_to_inputs(inputs, seen)
     return inputs
 
 
@@ -71,15 +72,16 @@ def score_plainly(predictor: Predictor, inputs: Any) -> np.ndarray:
 
 def recommend_by_arrow(predictor: Predictor, user: object) -> np.ndarray:
     """Logits of all items for a user, which are encoded for it."""
-    ranked, items = predictor._ranked, predictor._tables.items
-    assert items is not None
+    ranked = predictor._lists
+    items = ranked.table
     row = {ranked.user_column: [user]}
     own = [f.raw_columns for f in predictor.schema.fields.values() if f.group == "item"]
     row |= {name: items[name].slice(0, 1) for names in own for name in names}
     table = predictor._tables.complete(predictor.schema, as_table(row))
     inputs = predictor.encoders.encode(table)
     if predictor._histories is not None:
-        inputs = predictor._histories.added_to_user(inputs, user)
+        seen = predictor._histories.seen_by_user(user)
+        inputs = predictor._histories.added_to_inputs(inputs, seen)
     catalogue = Catalogue.of(predictor.schema, predictor.encoders.encode(items, "item"))
     inputs = catalogue.with_room(inputs)
     every = np.arange(len(items))[None]
@@ -141,7 +143,7 @@ def main() -> None:
     for count in (1, 100):
         line = compare(
             f"predict, {count} row" + "s" * (count > 1),
-            [lambda rows: predictor._rows.read(rows).inputs, score],
+            [lambda rows: predictor._inputs_of(predictor._rows.read(rows)), score],
             [lambda rows: read_by_arrow(predictor, rows), lambda i: score_plainly(predictor, i)],
             [rows_of(predictor, count, rng) for _ in range(arguments.repeats)],
             close,
@@ -149,7 +151,7 @@ def main() -> None:
         print(json.dumps(line))
     if predictor._history is None:
         return
-    items = predictor._served_items
+    lists = predictor._lists
 
     def best(found: Sequence[Any], logits: np.ndarray) -> None:
         known = dict(zip(ids, logits, strict=True))
@@ -158,8 +160,8 @@ def main() -> None:
             1 / (1 + np.exp(-np.array([known[one.item] for one in found], np.float64))),
         )
 
-    ids = items.values(predictor._ranked.item_column)
-    users = predictor._tables.users[predictor._ranked.user_column].to_pylist()
+    ids = lists.items.values(lists.item_column)
+    users = predictor._tables.users[lists.user_column].to_pylist()
     line = compare(
         f"recommend of {len(ids):,} items",
         [predictor.recommend],

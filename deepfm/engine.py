@@ -61,6 +61,11 @@ class PredictedTask(Protocol):
         ...
 
     @property
+    def ranks(self) -> bool:
+        """Whether its one logit orders items."""
+        ...
+
+    @property
     def predicts_numbers(self) -> bool:
         """Whether numbers are predicted, and no probabilities."""
         ...
@@ -121,5 +126,5 @@ class Engine(Protocol):
         candidates: Sequence[object] | None = None,
         exclude: Collection[object] = (),
     ) -> list[Recommendation] | list[ScoredItem]:
-        """Return the best items for a user, without those the user has a history with."""
+        """Return the best items for a user; see `deepfm.prediction.Predictor.recommend`."""
         ...

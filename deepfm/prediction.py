@@ -10,32 +10,29 @@ import pyarrow as pa
 import torch
 
 from deepfm.data.batch import Inputs
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
-from deepfm.data.sampling import Interactions
 from deepfm.data.served_counts import missing_values, unknown_values
-from deepfm.data.served_histories import GivenHistory, ServedHistories
-from deepfm.data.served_rows import ServedRows
+from deepfm.data.served_histories import ServedHistories
+from deepfm.data.served_rows import FEW, ReadRows, ServedRows, warn_of_absent
 from deepfm.data.sources.rows_given import Given
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
 from deepfm.engine import CountedPredictions
 from deepfm.engine import Recommendation as Recommendation
 from deepfm.engine import ScoredItem as ScoredItem
-from deepfm.errors import CheckpointError, DataError, Place, shown
+from deepfm.errors import CheckpointError, DataError, Place
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import score_tasks
+from deepfm.item_logits import ItemLogits
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.frozen import frozen
 from deepfm.objectives.tasks import of_only_task, prediction_columns
-from deepfm.served_context import ServedContext
-from deepfm.served_items import ServedItems, best_of
+from deepfm.served_lists import ServedLists
 from deepfm.several import load_several, scorer_of
-from deepfm.utils.logging import LOGGER
-
-_SHOWN = 5  # unknown candidates that an error names
 
 
 class ScoredRows(NamedTuple):
@@ -100,15 +97,13 @@ class Predictor:
                 raise CheckpointError("the checkpoint lacks the events that its histories need")
             self._histories = ServedHistories(loaded.events, self.schema)
         self._rows = ServedRows(self.encoders, self._tables, self._histories)
-        wanted = [name for field in self.schema.fields.values() for name in field.raw_columns]
-        self._wanted = tuple(dict.fromkeys(wanted))
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is made at the first request, which is made anew."""
-        made = ("_scorer", "_ranked", "_served_items", "_context")
+        made = ("_scorer", "_lists")
         return {name: value for name, value in vars(self).items() if name not in made}
 
     def predict(self, rows: Given) -> np.ndarray:
@@ -134,8 +129,8 @@ class Predictor:
     def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
         """Return what `predict` does for a model of any number of tasks, by their names."""
         read = self._rows.read(rows)
-        _warn_of_absent(self._absent(read.columns), read.inputs.num_rows)
-        return self._predicted(read.inputs)
+        warn_of_absent(self._rows.absent(read.columns), read.arrays.num_rows)
+        return self._predicted(self._inputs_of(read))
 
     def predict_counted(self, rows: Given) -> CountedPredictions:
         """Return what `predict_tasks` does by column, and count unknown and missing values.
@@ -143,7 +138,7 @@ class Predictor:
         It does not warn of columns that fields do without.
         """
         read = self._rows.read(rows)
-        predictions = prediction_columns(self.tasks, self._predicted(read.inputs))
+        predictions = prediction_columns(self.tasks, self._predicted(self._inputs_of(read)))
         missing = missing_values(self.schema, read)
         return CountedPredictions(predictions, unknown_values(self.schema, read, missing), missing)
 
@@ -167,8 +162,10 @@ class Predictor:
                 if len(kept) < len(columns):
                     columns = columns.take(pa.array(kept))
                 if self._histories is not None:
-                    place = partial(_kept_row, rows, kept)
-                    inputs = self._histories.added_to_rows(inputs, columns, times, place)
+                    seen = self._histories.seen_by_rows(
+                        columns, times, partial(_kept_row, rows, kept)
+                    )
+                    inputs = self._histories.added_to_inputs(inputs, seen)
             except DataError as error:
                 if error.place.file:
                     raise
@@ -179,10 +176,13 @@ class Predictor:
                 whole = np.full(len(rows.table), np.nan)
                 whole[kept] = values
                 predictions[name] = pa.array(whole, from_pandas=True)
-            count, absent = count + len(rows.table), absent or self._absent(columns.column_names)
+            count, absent = (
+                count + len(rows.table),
+                absent or self._rows.absent(columns.column_names),
+            )
             unknown = self._unknown(columns, inputs) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
-        _warn_of_absent(absent, count)
+        warn_of_absent(absent, count)
 
     def knows_user(self, user: object) -> bool:
         """Return whether the user stands in the user table.
@@ -190,8 +190,7 @@ class Predictor:
         Raises:
             DataError: The checkpoint has no items to rank.
         """
-        self._ranked  # noqa: B018 - refuses a checkpoint without items
-        return self._rows.place("user", user) is not None
+        return self._lists.knows_user(user)
 
     def recommend(
         self,
@@ -226,44 +225,15 @@ class Predictor:
                 a default, or a column of the context is none; a candidate is unknown; a time is
                 none; or a model that reads no history is given one, or a time.
         """
-        ranked = self._ranked
-        request = self._context.read(context, time)
-        items = self._served_items
-        inputs = self._rows.of_user(
-            ranked.user_column,
+        return self._lists.recommend(
             user,
-            {**items.any_item, **{name: [value] for name, value in request.columns.items()}},
+            top=top,
+            history=history,
+            time=time,
+            context=context,
+            candidates=candidates,
+            exclude=exclude,
         )
-        given = None
-        if self._histories is None:
-            if history is not None or (time is not None and not self._context.reads_time):
-                raise DataError("the model reads no history, so it can be given none, and no time")
-        elif history is None:
-            inputs = self._histories.added_to_user(inputs, user, request.time)
-        else:
-            given = self._histories.given(history, items.table)
-            inputs = self._histories.added_given(
-                inputs, given, items.catalogue.inputs, request.time
-            )
-        wanted = self._wanted_items(user, candidates, exclude, given)
-        if request.by_item and len(wanted):
-            row = {ranked.user_column: user, **request.columns}
-            logits = items.logits_of_rows(
-                self._rows.of_items(row, items.table.take(wanted), inputs)
-            )
-        else:
-            logits = items.logits(inputs, wanted)
-        best = best_of(logits, top)
-        found, task, titles = wanted[best].tolist(), self.tasks[0], self.schema.item_title_column
-        values = [items.values(name) if name else None for name in (ranked.item_column, titles)]
-        listed = zip(
-            *([None if of is None else of[place] for place in found] for of in values),
-            task.predicted({"": logits[best]}).tolist(),
-            strict=True,
-        )
-        if task.by_pairs:
-            return [ScoredItem(*row) for row in listed]
-        return [Recommendation(*row) for row in listed]
 
     def example_row(self) -> dict[str, object]:
         """A row that `predict` can read as far as can be known, without what it looks up."""
@@ -271,56 +241,25 @@ class Predictor:
 
     def example_list(self) -> dict[str, object] | None:
         """Arguments that `recommend` can answer, as far as can be known; None: it ranks nothing."""
-        if self._tables.users is None:
-            return None
         try:
-            needed, columns = self._context.required, self._context.columns
+            return self._lists.example()
         except DataError:
             return None
-        user = self._tables.users[self._ranked.user_column][0].as_py()
-        row = self.example_row()
-        context = {name: row.get(name) for name in columns if name in needed}
-        return {"user": user, "context": context} if context else {"user": user}
 
     def context_columns(self) -> tuple[str, ...]:
         """The columns that the `context` of `recommend` may have; none, where it ranks nothing."""
         try:
-            return self._context.columns
+            return self._lists.context.columns
         except DataError:
             return ()
 
-    def _wanted_items(
-        self,
-        user: object,
-        candidates: Sequence[object] | None,
-        exclude: Collection[object],
-        given: GivenHistory | None,
-    ) -> np.ndarray:
-        """The positions of the items that a list may hold, ascending.
-
-        Raises:
-            DataError: A candidate is unknown.
-        """
-        ranked = self._ranked
-        allowed = np.full(len(ranked.items), candidates is None)
-        if candidates is not None:
-            places = self._rows.places("item", candidates)
-            if unknown := [
-                one for one, place in zip(candidates, places, strict=True) if place is None
-            ]:
-                named = ", ".join(map(shown, unknown[:_SHOWN])) + ", …" * (len(unknown) > _SHOWN)
-                raise DataError(
-                    f"candidates: {named}: expected ids of the {len(allowed):,} items that the "
-                    "checkpoint holds"
-                )
-            allowed[np.array(places, np.int64)] = True
-        elif given is not None:
-            allowed[given.items] = False
-        if candidates is None and (position := self._rows.place("user", user)) is not None:
-            allowed[ranked.history.items_of(position)] = False
-        left_out = [p for p in self._rows.places("item", list(exclude)) if p is not None]
-        allowed[left_out] = False
-        return np.flatnonzero(allowed)
+    def _inputs_of(self, read: ReadRows) -> Inputs:
+        if read.seen is None:
+            return inputs_of(read.arrays)
+        assert self._histories is not None
+        if read.arrays.num_rows <= FEW:
+            return inputs_of(self._histories.added(read.arrays, read.seen))
+        return self._histories.added_to_inputs(inputs_of(read.arrays), read.seen)
 
     def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
@@ -332,32 +271,22 @@ class Predictor:
         return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
 
     @cached_property
-    def _served_items(self) -> ServedItems:
-        return ServedItems(
-            self._ranked.items, self.encoders, self._scorer, batch_size=self.batch_size
-        )
-
-    @cached_property
-    def _context(self) -> ServedContext:
-        return ServedContext(self.schema, self._ranked.items.column_names)
-
-    @cached_property
-    def _ranked(self) -> "_Ranked":
-        """The items to rank.
+    def _lists(self) -> ServedLists:
+        """Makes lists of items.
 
         Raises:
-            DataError: The checkpoint has none, or nothing to rank them by.
+            DataError: The checkpoint has no items, or nothing to rank them by.
         """
-        items, history, schema = self._tables.items, self._history, self.schema
-        if items is None or history is None or not schema.user_field or not schema.item_field:
-            raise DataError(
-                "the checkpoint has no items to rank: it was not trained with split_strategy "
-                "leave_one_out or predefined_ranking"
-            )
-        if not all(task.num_class == 1 and task.main.ranks for task in self.tasks):
-            raise DataError("the checkpoint ranks no items: it does not predict one probability")
-        user, item = (schema.fields[name].column for name in (schema.user_field, schema.item_field))
-        return _Ranked(items, history, user, item)
+        return ServedLists(
+            self.encoders,
+            self._tables.items,
+            self._history,
+            self.tasks,
+            self._rows,
+            self._histories,
+            scorer=partial(ItemLogits, model=self._scorer, batch_size=self.batch_size),
+            predicted=lambda logits: self.tasks[0].predicted({"": logits}),
+        )
 
     def _text_options(self, path: Path) -> TextOptions:
         """How a file is to be read."""
@@ -394,10 +323,6 @@ class Predictor:
                 place=Place(file=str(path), line=1),
             )
 
-    def _absent(self, columns: Collection[str]) -> list[str]:
-        """The raw columns that fields do without."""
-        return [name for name in self._wanted if name not in columns]
-
     def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
         counts = {}
         for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
@@ -407,30 +332,6 @@ class Predictor:
         return counts
 
 
-class _Ranked(NamedTuple):
-    """The items of a checkpoint that ranks.
-
-    Attributes:
-        items: Their table.
-        history: The items that users have interacted with.
-        user_column, item_column: Raw columns of the ids.
-    """
-
-    items: pa.Table
-    history: Interactions
-    user_column: str
-    item_column: str
-
-
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:
     """Where a row of those that are kept of a file stands."""
     return rows.place(int(kept[index]))
-
-
-def _warn_of_absent(columns: list[str], rows: int) -> None:
-    """Say that rows were scored without columns that the model was trained with."""
-    if columns and rows:
-        LOGGER.warning(
-            f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
-            "its field allows"
-        )

@@ -1,21 +1,14 @@
-"""The items of a checkpoint, encoded once, and their logits for one user after the other."""
+"""The items of a model that ranks, encoded once, whatever scores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-from deepfm.data.batch import Inputs
-from deepfm.data.dataset import Catalogue
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_values import NotPlain
 from deepfm.data.sources.rows_given import Given, plain_columns
-from deepfm.evaluation.catalogue_scorer import CatalogueScorer
-from deepfm.evaluation.measures import Array
-from deepfm.evaluation.members import Members, mean_of
-from deepfm.evaluation.scoring import fits_in_halves, refuse_several_logits, score, score_items
-from deepfm.models.base import BaseCTRModel
 
 
 class ServedItems:
@@ -24,26 +17,15 @@ class ServedItems:
     Args:
         table: The items.
         encoders: Encode them.
-        model: What scores them, frozen.
-        batch_size: Rows at once, as in `score_items`.
 
     Attributes:
         table: The items.
-        catalogue: The same, encoded.
+        arrays: Their fields of group `item`, encoded.
     """
 
-    def __init__(
-        self,
-        table: pa.Table,
-        encoders: Encoders,
-        model: BaseCTRModel | Members,
-        *,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, table: pa.Table, encoders: Encoders) -> None:
         self.table, self._schema = table, encoders.schema
-        self.catalogue = Catalogue.of(encoders.schema, encoders.encode(table, "item"))
-        self._model, self._batch_size = model, batch_size
-        self._models = model.models if isinstance(model, Members) else (model,)
+        self.arrays = encoders.encode_arrays(table, "item")
         self._values: dict[str, list[object]] = {}
 
     def values(self, column: str) -> list[object]:
@@ -66,46 +48,6 @@ class ServedItems:
             return plain_columns(first)[0]
         except NotPlain:
             return dict(zip(first.column_names, first.columns, strict=True))
-
-    def logits(self, inputs: Inputs, items: np.ndarray) -> Array:
-        """The logits of some items for one user: (D,) float32, of `Members` float64.
-
-        Args:
-            inputs: The user's row; what it holds of an item does not count.
-            items: Their positions, (D,).
-
-        Raises:
-            ConfigError: The model gives several logits.
-        """
-        if self._scorers is None:
-            of_users: Array = score_items(
-                self._model, inputs, items[None], self.catalogue, batch_size=self._batch_size
-            )
-            first: Array = of_users[0]
-            return first
-        of_models = [scorer.all_logits(inputs)[items] for scorer in self._scorers]
-        return mean_of(of_models) if isinstance(self._model, Members) else of_models[0]
-
-    def logits_of_rows(self, rows: Inputs) -> Array:
-        """The logits of whole rows, (C,), of a model whose context differs from item to item.
-
-        Raises:
-            ConfigError: The model gives several logits.
-        """
-        refuse_several_logits(self._model)
-        return score(self._model, rows, batch_size=self._batch_size)
-
-    @cached_property
-    def _scorers(self) -> Sequence[CatalogueScorer] | None:
-        """What scores all items, of each model; None where some model needs whole rows."""
-        refuse_several_logits(self._model)
-        every = len(self.table)
-        if not all(fits_in_halves(model, every) for model in self._models):
-            return None
-        return [
-            CatalogueScorer(model, self.catalogue, batch_size=self._batch_size)
-            for model in self._models
-        ]
 
 
 def best_of(logits: np.ndarray, count: int) -> np.ndarray:

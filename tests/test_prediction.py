@@ -20,6 +20,7 @@ from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import DataConfig, FieldConfig, TableConfig, load_config
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.writer import TableWriter
 from deepfm.errors import DataError
@@ -321,13 +322,12 @@ def test_lists_of_models_with_and_without_halves(tiny_config, model_name):
     config = load_config(tiny_config(training__epochs=1, model_name=model_name))
     experiment.train(config)
     predictor = Predictor(RunDirectory(config.output_dir).best)
-    served = predictor._served_items
-    inputs = predictor._rows.of_user("user", 5, served.any_item)
-    wanted = np.array([3, 1, 17])
-    expected = score_items(predictor.model, inputs, wanted[None], served.catalogue, batch_size=100)[
-        0
-    ]
-    np.testing.assert_allclose(served.logits(inputs, wanted), expected, rtol=0, atol=1e-5)
+    row = predictor._rows.of_user("user", 5, predictor._lists.items.any_item)
+    scorer, wanted = predictor._lists.scorer, np.array([3, 1, 17])
+    (expected,) = score_items(
+        predictor.model, inputs_of(row), wanted[None], scorer.catalogue, batch_size=100
+    )
+    np.testing.assert_allclose(scorer.logits(row, wanted), expected, rtol=0, atol=1e-5)
 
 
 def test_several_models_rank_by_the_mean_of_their_logits(tiny_config, tmp_path):
@@ -339,11 +339,11 @@ def test_several_models_rank_by_the_mean_of_their_logits(tiny_config, tmp_path):
         experiment.train(config)
         paths.append(RunDirectory(config.output_dir).best)
     both = Predictor(paths)
-    served = both._served_items
-    inputs, wanted = both._rows.of_user("user", 5, served.any_item), np.arange(9)
-    of_each = [Predictor(path)._served_items.logits(inputs, wanted) for path in paths]
-    assert served.logits(inputs, wanted).dtype == np.float64
-    np.testing.assert_allclose(served.logits(inputs, wanted), np.mean(of_each, axis=0), rtol=1e-6)
+    row, wanted = both._rows.of_user("user", 5, both._lists.items.any_item), np.arange(9)
+    of_each = [Predictor(path)._lists.scorer.logits(row, wanted) for path in paths]
+    found = both._lists.scorer.logits(row, wanted)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.mean(of_each, axis=0), rtol=1e-6)
 
 
 def test_a_file_without_rows_has_no_scores(predictor, tmp_path):

@@ -97,9 +97,7 @@ def items_of(table: pa.Table) -> dict[str, dict]:
 def by_whole_rows(predictor, table, user, columns, names):
     """The items in the order of what `predict` says of a row for each, with what it says."""
     items = items_of(table)
-    names = sorted(
-        names, key=list(dict.fromkeys(predictor._ranked.items["item"].to_pylist())).index
-    )
+    names = sorted(names, key=list(dict.fromkeys(predictor._lists.table["item"].to_pylist())).index)
     rows = [{"user": user, **columns, **items[name]} for name in names]
     found = predictor.predict(rows)
     return [(names[k], found[k]) for k in np.argsort(-found, kind="stable")]

@@ -14,6 +14,7 @@ from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.encoding.few_values import NotPlain
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.labels import group_ids
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import plain_columns
@@ -76,7 +77,7 @@ def test_training_rows_see_what_they_saw_as_far_as_events_are_kept(trained):
     compared = 0
     for row in range(0, len(train), 97):
         start, length = int(places.starts[row]), int(places.lengths[row])
-        served = places.ids["history_movie_id"][start : start + length].tolist()
+        served = kept.ids["history_movie_id"][start : start + length].tolist()
         saw = ids[row][: lengths[row]].tolist()
         assert served == (saw[len(saw) - length :] if length else [])
         compared += length
@@ -99,7 +100,7 @@ def test_no_row_depends_on_its_own_time_or_what_comes_after(trained):
     for now in np.unique(times):
         found = histories._events.before(kept.user[[place]], np.array([now]))
         start, length = int(found.starts[0]), int(found.lengths[0])
-        assert found.ids["history_movie_id"][start : start + length].tolist() == [
+        assert kept.ids["history_movie_id"][start : start + length].tolist() == [
             one for one, at in zip(ids, times, strict=True) if at < now
         ]
 
@@ -226,9 +227,13 @@ def test_few_rows_see_what_they_see_through_arrow(trained, users, times):
     histories, read = predictor._histories, predictor._rows
     plain, count = plain_columns(rows)
     table = predictor._tables.complete(predictor.schema, pa.table(rows))
-    encoded = predictor.encoders.encode(table)
-    few = histories.added_to_few(encoded, plain)
-    expected = histories.added_to_rows(encoded, table, Times(), lambda k: Place(row=k))
+    few = inputs_of(
+        histories.added(
+            predictor.encoders.encode_arrays(table), histories.seen_by_few(plain, count)
+        )
+    )
+    seen = histories.seen_by_rows(table, Times(), lambda k: Place(row=k))
+    expected = histories.added_to_inputs(predictor.encoders.encode(table), seen)
     expected = expected.select(slice(None))
     built = len(predictor.schema.built_fields)
     assert built == 2
@@ -237,7 +242,8 @@ def test_few_rows_see_what_they_see_through_arrow(trained, users, times):
     ):
         assert torch.equal(found, wanted)
     assert torch.equal(few.sequence_lengths[-1], expected.sequence_lengths[-1])
-    inputs = read._read_few(plain, count).inputs
+    of_few = read._read_few(plain, count)
+    inputs = inputs_of(histories.added(of_few.arrays, of_few.seen))
     assert torch.equal(inputs.sparse, expected.sparse)
     assert all(map(torch.equal, inputs.sequence_ids, expected.sequence_ids))
 
@@ -245,7 +251,5 @@ def test_few_rows_see_what_they_see_through_arrow(trained, users, times):
 @pytest.mark.parametrize("time", [None, float("nan"), float("inf"), "soon", "881250949", True])
 def test_times_that_are_no_plain_numbers_are_left_to_arrow(trained, time):
     predictor, _, _ = trained
-    row = pa.table({"user_id": [1], "movie_id": [50]})
-    inputs = predictor.encoders.encode(predictor._tables.complete(predictor.schema, row))
     with pytest.raises(NotPlain):
-        predictor._histories.added_to_few(inputs, {"user_id": [1], "timestamp": [time]})
+        predictor._histories.seen_by_few({"user_id": [1], "timestamp": [time]}, 1)

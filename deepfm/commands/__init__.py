@@ -3,6 +3,6 @@
 Nothing is imported here that a command needs when it runs: `--help` answers at once.
 """
 
-from deepfm.commands import data, reference, serve, training, use
+from deepfm.commands import data, export, reference, serve, training, use
 
-MODULES = (data, training, use, serve, reference)  # in the order of `--help`
+MODULES = (data, training, use, export, serve, reference)  # in the order of `--help`

@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 
 from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.event_ids import AGE_IDS as AGE_IDS
+from deepfm.data.event_ids import age_ids as age_ids
+from deepfm.data.event_ids import item_columns
 from deepfm.data.history_ranges import HistoryPass
 from deepfm.data.options import HistoryConfig
 from deepfm.data.schema import AGES, ITEMS, DatasetSchema, FeatureType, FieldSchema
@@ -28,8 +31,6 @@ from deepfm.errors import ConfigError, nearest
 
 PREFIX = "history_"
 AGE = f"{PREFIX}age"
-AGE_IDS = 64  # up to an age of e^31; id 0 is that of no event
-_AGE_CLASSES_PER_UNIT = 2
 
 
 def history_fields(
@@ -148,18 +149,6 @@ def earlier_events(
     return EarlierEvents(order[is_event[order]], starts, lengths)
 
 
-def age_ids(age: np.ndarray) -> np.ndarray:
-    """The class of each time since an event, from 1 on, int64; below 0 as 0.
-
-    Example:
-        >>> age_ids(np.array([0.0, 1.0, 86_400.0, 1e30]))
-        array([ 1,  2, 23, 63])
-    """
-    classes = np.log1p(np.maximum(age, 0.0)) * _AGE_CLASSES_PER_UNIT
-    found: np.ndarray = 1 + np.minimum(classes, AGE_IDS - 2).astype(np.int64)
-    return found
-
-
 class Ages(Ragged):
     """The times since the events of each row, as ids that are made when rows are asked for.
 
@@ -231,9 +220,4 @@ def item_ids(schema: DatasetSchema, items: Inputs) -> dict[str, Tensor]:
     Args:
         items: The fields of group `item`, encoded, one row per item.
     """
-    of_items = [field.name for field in schema.sparse_fields if field.group == "item"]
-    return {
-        field.name: items.sparse[:, of_items.index(field.history_of)].long()
-        for field in schema.built_fields
-        if field.built == ITEMS
-    }
+    return {name: items.sparse[:, place].long() for name, place in item_columns(schema).items()}

@@ -9,14 +9,16 @@ of the last events, those of the row's own time leave no room for older ones.
 Shapes: U users with events, E events, N rows.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
-from deepfm.data.history import Histories, age_ids
+from deepfm.data.event_ids import age_ids
 from deepfm.data.schema import ITEMS, DatasetSchema
+
+if TYPE_CHECKING:
+    from deepfm.data.history import Histories
 
 
 class LastEvents(NamedTuple):
@@ -62,10 +64,13 @@ class LastEvents(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """What they add to a checkpoint."""
-        return sum(tensor.nbytes for tensor in _tensors(self.to_plain()))
+        numbers = self.user.nbytes + self.starts.nbytes + self.time.nbytes
+        return numbers + sum(4 * len(ids) for ids in self.ids.values())
 
     def to_plain(self) -> dict[str, Any]:
         """As tensors, which a checkpoint can hold."""
+        import torch
+
         return {
             "user": torch.from_numpy(self.user.view(np.int64)),  # which every torch can hold
             "starts": torch.from_numpy(self.starts),
@@ -75,13 +80,13 @@ class LastEvents(NamedTuple):
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], schema: DatasetSchema) -> "LastEvents":
-        """The inverse of `to_plain`.
+        """The inverse of `to_plain`, of tensors or of arrays.
 
         Raises:
             KeyError, TypeError, ValueError: They are none that fit the schema.
         """
-        user, starts, time = (plain[key].numpy() for key in ("user", "starts", "time"))
-        ids = {name: of.numpy().astype(np.int64) for name, of in plain["ids"].items()}
+        user, starts, time = (np.asarray(plain[key]) for key in ("user", "starts", "time"))
+        ids = {name: np.asarray(of).astype(np.int64) for name, of in plain["ids"].items()}
         found = cls(user.view(np.uint64), starts, time.astype(np.float64), ids)
         found._check(schema)
         return found
@@ -109,6 +114,24 @@ class LastEvents(NamedTuple):
             lowest = 0 if schema.fields[name].padding_idx is not None else -1  # no value
             if len(ids) and not lowest <= ids.min() <= ids.max() < size:
                 raise ValueError(f"an event of {name} has an id outside its {size} rows")
+
+
+class SeenEvents(NamedTuple):
+    """Which of the events each of N rows sees.
+
+    Attributes:
+        starts: Where those of each row begin, (N,) int64.
+        lengths: How many they are, (N,) int64.
+        now: The time of each row, (N,) float64.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    now: np.ndarray
+
+    def select(self, rows: slice) -> "SeenEvents":
+        """Those of some rows."""
+        return SeenEvents(self.starts[rows], self.lengths[rows], self.now[rows])
 
 
 class PaddedEvents(NamedTuple):
@@ -140,7 +163,7 @@ class EventTimes:
         """The time of the newest event of all; 0 where there is none."""
         return float(self._distinct[-1]) if len(self._distinct) else 0.0
 
-    def before(self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False) -> Histories:
+    def before(self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False) -> SeenEvents:
         """What each row's user did before the row's time; nothing for a user without events.
 
         Args:
@@ -149,20 +172,6 @@ class EventTimes:
             with_equal: Count the events of that very time, too.
         """
         events = self.events
-        starts, lengths = self.ranges(user, now, with_equal=with_equal)
-        return Histories(
-            {name: torch.from_numpy(ids) for name, ids in events.ids.items()},
-            torch.from_numpy(events.time),
-            torch.from_numpy(starts),
-            torch.from_numpy(lengths),
-            torch.from_numpy(np.array(now)),  # which Arrow may have lent read-only
-        )
-
-    def ranges(
-        self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Of `before` where each row's events begin, and how many they are, (N,) int64 each."""
-        events = self.events
         place = np.searchsorted(events.user, user)
         known = place < len(events.user)
         known[known] = events.user[place[known]] == user[known]
@@ -170,34 +179,38 @@ class EventTimes:
         rank = np.searchsorted(self._distinct, now, side="right" if with_equal else "left")
         end = np.searchsorted(self._keys, self._key(place, rank))
         start = events.starts[place]
-        return np.where(known, start, 0), np.where(known, end - start, 0)
+        return SeenEvents(np.where(known, start, 0), np.where(known, end - start, 0), now)
 
-    def padded(
-        self, user: np.ndarray, now: np.ndarray, *, with_equal: bool = False
-    ) -> "PaddedEvents":
-        """What `before` gives, as a batch holds it."""
+    def histories(self, seen: SeenEvents) -> "Histories":
+        """What rows see, as tensors that share the list of all events."""
+        import torch
+
+        from deepfm.data.history import Histories
+
         events = self.events
-        starts, lengths = self.ranges(user, now, with_equal=with_equal)
+        return Histories(
+            {name: torch.from_numpy(ids) for name, ids in events.ids.items()},
+            torch.from_numpy(events.time),
+            torch.from_numpy(seen.starts),
+            torch.from_numpy(seen.lengths),
+            torch.from_numpy(np.array(seen.now)),  # which Arrow may have lent read-only
+        )
+
+    def padded(self, seen: SeenEvents) -> "PaddedEvents":
+        """What rows see, as a batch holds it."""
+        events, lengths = self.events, seen.lengths
         longest = int(lengths.max(initial=0))
         if not longest:
             nothing = np.zeros((len(lengths), 1), np.int64)
             return PaddedEvents(dict.fromkeys(events.ids, nothing), nothing, lengths)
         position = np.arange(longest)
         there = position < lengths[:, None]
-        places = np.where(there, starts[:, None] + position, 0)
+        places = np.where(there, seen.starts[:, None] + position, 0)
         ids = {name: np.where(there, of[places], 0) for name, of in events.ids.items()}
-        ages = np.where(there, age_ids(now[:, None] - events.time[places]), 0)
+        ages = np.where(there, age_ids(seen.now[:, None] - events.time[places]), 0)
         return PaddedEvents(ids, ages, lengths)
 
     def _key(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
         """A number that rises with the user's place and then with the time's, (N,) int64."""
         found: np.ndarray = user * (len(self._distinct) + 1) + rank
         return found
-
-
-def _tensors(plain: Mapping[str, Any]) -> Iterator[torch.Tensor]:
-    for value in plain.values():
-        if isinstance(value, torch.Tensor):
-            yield value
-        else:
-            yield from _tensors(value)

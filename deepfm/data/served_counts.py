@@ -15,7 +15,7 @@ def missing_values(schema: DatasetSchema, read: ReadRows) -> dict[str, int]:
 
     An empty text or list is a value.
     """
-    rows, known = read.inputs.num_rows, dict[str, int]()
+    rows, known = read.arrays.num_rows, dict[str, int]()
     found = {}
     for field in schema.read_fields:
         name = field.raw_columns[0]
@@ -33,7 +33,7 @@ def unknown_values(
     Args:
         missing: As `missing_values` counts; a missing value is not unknown.
     """
-    zeros = np.count_nonzero(read.inputs.sparse.numpy() == 0, axis=0).tolist()
+    zeros = np.count_nonzero(read.arrays.sparse == 0, axis=0).tolist()
     found = {}
     for field, count in zip(schema.sparse_fields, zeros, strict=True):
         if field.encoder.counts_unknown:

@@ -1,13 +1,12 @@
 """Histories of rows that are served: what their users did before, by the events of a checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from deepfm.data.batch import Inputs
+from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.cells import A_TIME
 from deepfm.data.encoding.few_values import (
     REAL,
@@ -21,15 +20,18 @@ from deepfm.data.encoding.few_values import (
     column_of,
 )
 from deepfm.data.encoding.hashing import hash_few
+from deepfm.data.event_ids import age_ids, item_columns
 from deepfm.data.files.columns import combined, named_in_errors
-from deepfm.data.history import Histories, item_ids
 from deepfm.data.labels import NO_GROUP, group_ids, refuse_bad
-from deepfm.data.last_events import EventTimes, LastEvents, PaddedEvents
+from deepfm.data.last_events import EventTimes, LastEvents, PaddedEvents, SeenEvents
 from deepfm.data.schema import AGES, DatasetSchema
 from deepfm.data.sources.tables import find, id_field
 from deepfm.data.splits import Times
 from deepfm.errors import DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
+
+if TYPE_CHECKING:
+    from deepfm.data.batch import Inputs
 
 _SHOWN = 5  # unknown items that a warning names
 
@@ -47,7 +49,7 @@ class GivenHistory(NamedTuple):
 
 
 class ServedHistories:
-    """Adds the built fields of a schema to inputs that were read from raw rows."""
+    """Finds the events that rows see, and adds them as the built fields of a schema."""
 
     def __init__(self, events: LastEvents, schema: DatasetSchema) -> None:
         self._events = EventTimes(events)
@@ -56,10 +58,10 @@ class ServedHistories:
         self._time = str(schema.time_column)
         self._max_length = schema.built_fields[0].max_length
 
-    def added_to_rows(
-        self, inputs: Inputs, columns: pa.Table, times: Times, place: Callable[[int], Place]
-    ) -> Inputs:
-        """The inputs of raw rows with the events before each row's time.
+    def seen_by_rows(
+        self, columns: pa.Table, times: Times, place: Callable[[int], Place]
+    ) -> SeenEvents:
+        """The events before each row's time.
 
         Args:
             columns: The rows, with the columns of users and times.
@@ -79,10 +81,10 @@ class ServedHistories:
             now, bad = times.read(combined(columns[self._time]))
         refuse_bad(columns[self._time], bad, A_TIME, lambda k: place(k)._replace(column=self._time))
         users = group_ids(columns, [self._user])[:, 0].view(np.uint64)
-        return self._events.before(users, now).added_to(inputs, self._schema)
+        return self._events.before(users, now)
 
-    def added_to_user(self, inputs: Inputs, user: object, time: object = None) -> Inputs:
-        """The inputs of one row with all events of a user up to a time, by default up to now.
+    def seen_by_user(self, user: object, time: object = None) -> SeenEvents:
+        """All events of a user up to a time, by default up to now, as one row sees them.
 
         Raises:
             DataError: The time is none.
@@ -93,20 +95,20 @@ class ServedHistories:
             row = pa.table({self._user: pa.array([user])})
             users = group_ids(row, [self._user])[:, 0].view(np.uint64)
         now = np.array([self.moment(time)])
-        return self._added(inputs, self._events.padded(users, now, with_equal=True))
+        return self._events.before(users, now, with_equal=True)
 
-    def added_to_few(self, inputs: Inputs, columns: Mapping[str, Values]) -> Inputs:
-        """What `added_to_rows` gives, without Arrow.
+    def seen_by_few(self, columns: Mapping[str, Values], rows: int) -> SeenEvents:
+        """What `seen_by_rows` gives, without Arrow.
 
         Args:
-            columns: The rows, as `deepfm.data.encoding.few_rows.FewRows` takes them.
+            columns: N rows, as `deepfm.data.encoding.few_rows.FewRows` takes them.
+            rows: N.
 
         Raises:
             NotPlain: A column is missing, or a row has no time that is a number.
         """
         if self._user not in columns or self._time not in columns:
             raise NotPlain("no user or no time")
-        rows = inputs.num_rows
         times = column_of(columns[self._time], rows)
         if times.is_list or times.kind not in (WHOLE, REAL, SINGLE):
             raise NotPlain(f"times that are {times.kind}")
@@ -114,41 +116,46 @@ class ServedHistories:
         if not (np.abs(now) < 2.0**63).all():
             raise NotPlain("a time that is no number")
         users = _hashes(column_of(columns[self._user], rows))
-        return self._added(inputs, self._events.padded(users, now))
+        return self._events.before(users, now)
 
-    def _added(self, inputs: Inputs, found: PaddedEvents) -> Inputs:
-        lengths = torch.from_numpy(found.lengths)
-        built = self._schema.built_fields
-        ids = (found.ages if field.built == AGES else found.ids[field.name] for field in built)
-        return inputs._replace(
-            sequence_ids=(*inputs.sequence_ids, *map(torch.from_numpy, ids)),
-            sequence_lengths=(*inputs.sequence_lengths, *(lengths for _ in built)),
-        )
+    def added(self, arrays: EncodedArrays, seen: SeenEvents) -> EncodedArrays:
+        """Encoded rows with the built fields behind their sequences, padded."""
+        return self._with(arrays, self._events.padded(seen))
+
+    def added_to_inputs(self, inputs: "Inputs", seen: SeenEvents) -> "Inputs":
+        """The same of tensors, with built fields that are padded when rows are selected."""
+        return self._events.histories(seen).added_to(inputs, self._schema)
 
     def added_given(
-        self, inputs: Inputs, given: GivenHistory, items: Inputs, time: object = None
-    ) -> Inputs:
-        """The inputs of one row with a history in the place of the user's own.
+        self, arrays: EncodedArrays, given: GivenHistory, items: np.ndarray, time: object = None
+    ) -> EncodedArrays:
+        """One encoded row with a history in the place of the user's own.
 
         An event without a time is one of this moment.
 
         Args:
-            items: The fields of group `item`, encoded, one row per item.
+            items: The sparse fields of group `item`, one row per item.
 
         Raises:
             DataError: The time is none.
         """
         now = self.moment(time)
-        last = torch.from_numpy(given.items[-self._max_length :])
+        last = given.items[-self._max_length :]
         times = np.where(np.isnan(given.times), now, given.times)[-self._max_length :]
-        history = Histories(
-            {name: ids[last] for name, ids in item_ids(self._schema, items).items()},
-            torch.from_numpy(times),
-            torch.tensor([0]),
-            torch.tensor([len(last)]),
-            torch.tensor([now], dtype=torch.float64),
-        )
-        return history.added_to(inputs, self._schema)
+        lengths = np.array([len(last)])
+        columns = item_columns(self._schema)
+        if not len(last):
+            nothing = np.zeros((1, 1), np.int64)
+            return self._with(
+                arrays, PaddedEvents(dict.fromkeys(columns, nothing), nothing, lengths)
+            )
+        ids = {name: items[last, place][None].astype(np.int64) for name, place in columns.items()}
+        return self._with(arrays, PaddedEvents(ids, age_ids(now - times)[None], lengths))
+
+    def _with(self, arrays: EncodedArrays, found: PaddedEvents) -> EncodedArrays:
+        built = self._schema.built_fields
+        ids = (found.ages if field.built == AGES else found.ids[field.name] for field in built)
+        return arrays.with_sequences(tuple(ids), (found.lengths,) * len(built))
 
     def moment(self, time: object) -> float:
         """A time as a number; None is that of the newest event that the checkpoint holds.

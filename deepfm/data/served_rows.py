@@ -4,18 +4,19 @@ Decided here: few rows are read by dictionaries and plain arrays, as long as the
 all others go through Arrow. The inputs are the same, and errors are those of Arrow's path.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import torch
 
-from deepfm.data.batch import Inputs
+from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import FewRows
-from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec, inputs_of
+from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec
 from deepfm.data.encoding.few_values import Column, NotPlain, Values
+from deepfm.data.last_events import SeenEvents
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.served_example import example_row
 from deepfm.data.served_histories import ServedHistories
@@ -24,6 +25,7 @@ from deepfm.data.sources.side_values import SideValues
 from deepfm.data.sources.tables import SideTables, id_field
 from deepfm.data.splits import Times
 from deepfm.errors import Place
+from deepfm.utils.logging import LOGGER
 
 FEW = 1000  # rows; from about there on Arrow is the faster one
 
@@ -32,16 +34,18 @@ class ReadRows(NamedTuple):
     """Rows as they are scored.
 
     Attributes:
-        inputs: What a model sees, N rows.
+        arrays: What a model sees, N rows, without the fields of a history.
+        seen: The events of their histories; None of a model without.
         columns: The raw columns by name, with those that were looked up.
     """
 
-    inputs: Inputs
+    arrays: EncodedArrays
+    seen: SeenEvents | None
     columns: Mapping[str, Values | pa.ChunkedArray]
 
 
 class ServedRows:
-    """Reads raw rows: looks up what is known of their users and items, encodes, adds histories.
+    """Reads raw rows: looks up what is known of users and items, encodes, finds their events.
 
     Threads may share it, and it can be pickled.
     """
@@ -51,7 +55,15 @@ class ServedRows:
     ) -> None:
         self._encoders, self._tables, self._histories = encoders, tables, histories
         self._side_values = SideValues(tables, encoders.schema)
-        self._read_columns = frozenset(columns_read(encoders.schema))
+        schema = encoders.schema
+        self._wanted = tuple(
+            dict.fromkeys(name for field in schema.fields.values() for name in field.raw_columns)
+        )
+        self._read_columns = frozenset(columns_read(schema))
+
+    def absent(self, columns: Collection[str]) -> list[str]:
+        """The raw columns that fields do without in rows of these columns."""
+        return [name for name in self._wanted if name not in columns]
 
     @cached_property
     def _few_rows(self) -> FewRows:
@@ -62,7 +74,7 @@ class ServedRows:
         return {name: value for name, value in vars(self).items() if name != "_few_rows"}
 
     def read(self, given: Given) -> ReadRows:
-        """The inputs of rows in any of the forms of `deepfm.data.sources.rows_given`.
+        """What a model sees of rows in any of the forms of `deepfm.data.sources.rows_given`.
 
         Raises:
             DataError: They are in none, a column is missing that cannot be looked up, or a value
@@ -77,8 +89,8 @@ class ServedRows:
             pass
         return self._read_by_arrow(given)
 
-    def of_user(self, column: str, user: object, others: Mapping[str, Given]) -> Inputs:
-        """The inputs of one row of a user, without a history.
+    def of_user(self, column: str, user: object, others: Mapping[str, Given]) -> EncodedArrays:
+        """One encoded row of a user, without a history.
 
         Args:
             column: Of the id.
@@ -89,11 +101,12 @@ class ServedRows:
         """
         try:
             row = self._side_values.completed({column: [user], **others}, 1)
-            return inputs_of(self._few_rows.encode(row, 1))
+            return self._few_rows.encode(row, 1)
         except NotPlain:
             plain = {k: v.values if isinstance(v, Column) else v for k, v in others.items()}
             table = as_table({column: [user], **plain})
-            return self._encoders.encode(self._tables.complete(self._encoders.schema, table))
+            table = self._tables.complete(self._encoders.schema, table)
+            return self._encoders.encode_arrays(table)
 
     def place(self, side: str, wanted: object) -> int | None:
         """The row of the `user` or `item` table that belongs to an id; None: it has none.
@@ -116,8 +129,10 @@ class ServedRows:
         except NotPlain:  # ids of several types, such as a number among texts
             return [self.place(side, one) for one in wanted]
 
-    def of_items(self, columns: Mapping[str, object], items: pa.Table, history: Inputs) -> Inputs:
-        """The inputs of a row per item, whose other columns and history are the same in all.
+    def of_items(
+        self, columns: Mapping[str, object], items: pa.Table, history: EncodedArrays
+    ) -> EncodedArrays:
+        """An encoded row per item, whose other columns and history are the same in all.
 
         Args:
             columns: A value of each column that is no item's, or that overrides the items'.
@@ -132,14 +147,11 @@ class ServedRows:
         repeated = as_table({name: [value] * rows for name, value in columns.items()})
         for name in own.column_names:
             repeated = repeated.append_column(name, own[name])
-        inputs = self._encoders.encode(self._tables.complete(schema, repeated))
-        first = len(inputs.sequence_ids)  # built fields stand behind all others
-        one = torch.zeros(rows, dtype=torch.int64)
-        ids = (history.padded_ids[k][one] for k in range(first, len(history.sequence_ids)))
-        lengths = (of[one] for of in history.sequence_lengths[first:])
-        return inputs._replace(
-            sequence_ids=(*inputs.sequence_ids, *ids),
-            sequence_lengths=(*inputs.sequence_lengths, *lengths),
+        arrays = self._encoders.encode_arrays(self._tables.complete(schema, repeated))
+        first = len(arrays.sequence_ids)  # built fields stand behind all others
+        of_history = history.select(np.zeros(rows, np.int64))
+        return arrays.with_sequences(
+            of_history.sequence_ids[first:], of_history.sequence_lengths[first:]
         )
 
     def example(self) -> dict[str, object]:
@@ -158,17 +170,18 @@ class ServedRows:
 
     def _read_by_arrow(self, given: Given) -> ReadRows:
         table = self._tables.complete(self._encoders.schema, as_table(given, self._read_columns))
-        inputs = self._encoders.encode(table)
+        arrays, seen = self._encoders.encode_arrays(table), None
         if self._histories is not None:
-            inputs = self._histories.added_to_rows(inputs, table, Times(), _row)
-        return ReadRows(inputs, dict(zip(table.column_names, table.columns, strict=True)))
+            seen = self._histories.seen_by_rows(table, Times(), _row)
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        return ReadRows(arrays, seen, columns)
 
     def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
         columns = self._side_values.completed(columns, rows)
-        inputs = inputs_of(self._few_rows.encode(columns, rows))
+        arrays, seen = self._few_rows.encode(columns, rows), None
         if self._histories is not None:
-            inputs = self._histories.added_to_few(inputs, columns)
-        return ReadRows(inputs, columns)
+            seen = self._histories.seen_by_few(columns, rows)
+        return ReadRows(arrays, seen, columns)
 
 
 def columns_read(schema: DatasetSchema) -> list[str]:
@@ -179,6 +192,15 @@ def columns_read(schema: DatasetSchema) -> list[str]:
     if schema.time_column is not None:
         read.append(schema.time_column)
     return list(dict.fromkeys(read))
+
+
+def warn_of_absent(columns: Collection[str], rows: int) -> None:
+    """Say that rows were scored without columns that the model was trained with."""
+    if columns and rows:
+        LOGGER.warning(
+            f"no column {', '.join(columns)}: all {rows:,} rows are scored as if it were empty, as "
+            "its field allows"
+        )
 
 
 def _may_be_few(given: Given) -> bool:

@@ -108,6 +108,11 @@ class Task:
         return self.main.gives_numbers
 
     @property
+    def ranks(self) -> bool:
+        """Whether its one logit orders items."""
+        return self.num_class == 1 and self.main.ranks
+
+    @property
     def by_pairs(self) -> bool:
         """Whether a loss compares positive rows with their negatives.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 
 from deepfm.errors import DeepFMError
@@ -95,18 +96,23 @@ def table_to_tensor(table: pa.Table) -> "Tensor":
     """A table as bytes, (n,) uint8, which a checkpoint can hold."""
     import torch  # seconds, which those who only write files need not wait
 
+    return torch.frombuffer(bytearray(table_to_bytes(table)), dtype=torch.uint8)
+
+
+def table_to_bytes(table: pa.Table) -> pa.Buffer:
+    """A table as bytes, a stream of Arrow."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
+    return sink.getvalue()
 
 
-def tensor_to_table(tensor: "Tensor") -> pa.Table:
-    """The inverse of `table_to_tensor`.
+def tensor_to_table(tensor: "Tensor | np.ndarray") -> pa.Table:
+    """The inverse of `table_to_tensor`, of a tensor or of an array.
 
     Raises:
         pa.ArrowException: The bytes are damaged.
     """
-    table = pa.ipc.open_stream(pa.py_buffer(tensor.numpy())).read_all()
+    table = pa.ipc.open_stream(pa.py_buffer(np.asarray(tensor))).read_all()
     table.validate(full=True)
     return table

@@ -44,7 +44,7 @@ def test_a_row_sees_what_is_before_it(with_equal, events, max_length, rows):
     found = times.before(USERS[user], now.astype(np.float64), with_equal=with_equal)
     for k, (one, at) in enumerate(rows):
         start, length = int(found.starts[k]), int(found.lengths[k])
-        seen = found.ids["history_item"][start : start + length].tolist()
+        seen = times.events.ids["history_item"][start : start + length].tolist()
         kept = plain(events, one, max_length)
         assert seen == [number for time, number in kept if time < at or (with_equal and time == at)]
 

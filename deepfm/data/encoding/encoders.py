@@ -1,21 +1,21 @@
 """Fields as a whole: raw columns to encoded inputs, by one encoder per table, and their bundle.
 
-`Encoders.encode` and `encode_rows` are the only ways from raw rows to `Inputs`; training,
-evaluation and prediction call them alike, so they cannot disagree. Encoders are fitted on the
-training split, in a stream, and travel with the model as plain data.
+`Encoders.encode`, `encode_rows` and `encode_arrays` are the only ways from raw rows to what a model
+sees; training, evaluation and prediction call them alike, so they cannot disagree. Encoders are
+fitted on the training split, in a stream, and travel with the model as plain data.
+
+All is NumPy until the last step: who wants no tensors imports no torch.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
-from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.encoding.arrays import EncodedArrays, FlatLists
 from deepfm.data.encoding.kinds import Accumulator, Counted, Encoder
 from deepfm.data.encoding.located import LocatedRows, ReadSoFar, table_of
 from deepfm.data.encoding.readers import FieldReader, readers_of
@@ -24,6 +24,9 @@ from deepfm.data.encoding.sequences import LONGEST_LIST, first_difference, pad, 
 from deepfm.data.files.rows import Rows
 from deepfm.data.schema import ITEMS, DatasetSchema, FeatureType, FieldSchema, LabelScale
 from deepfm.errors import DataError
+
+if TYPE_CHECKING:
+    from deepfm.data.batch import Inputs
 
 FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
 FIT_BYTES = 1 << 28
@@ -42,7 +45,7 @@ class EncodedRows(NamedTuple):
         unknown: By sequence field how many elements its vocabulary does not have.
     """
 
-    inputs: Inputs
+    inputs: "Inputs"
     kept: np.ndarray
     bad: dict[str, int]
     unknown: dict[str, int]
@@ -109,7 +112,7 @@ class Encoders:
         """Whether some field needs the training split; all others' encoders are declared."""
         return any(field.encoder.must_be_fitted(field) for field in schema.read_fields)
 
-    def encode(self, columns: pa.Table, group: str | None = None) -> Inputs:
+    def encode(self, columns: pa.Table, group: str | None = None) -> "Inputs":
         """Encode raw rows, every one of them; with `group`, the fields of that group only.
 
         The fields of a history are not among them: `deepfm.data.history.Histories` adds those.
@@ -123,9 +126,15 @@ class Encoders:
         Raises:
             DataError: A raw column is missing or of another type, or a value cannot be read.
         """
-        inputs = self._encode(LocatedRows.of(columns), group, ReadSoFar())
-        padded = (ids[:] if isinstance(ids, Ragged) else ids for ids in inputs.sequence_ids)
-        return inputs._replace(sequence_ids=tuple(padded))
+        from deepfm.data.encoding.tensors import inputs_of
+
+        return inputs_of(self.encode_arrays(columns, group))
+
+    def encode_arrays(self, columns: pa.Table, group: str | None = None) -> EncodedArrays:
+        """What `encode` gives, in NumPy."""
+        found = self._encode(LocatedRows.of(columns), group, ReadSoFar())
+        padded = (ids.padded() if isinstance(ids, FlatLists) else ids for ids in found.ids)
+        return EncodedArrays(found.sparse, found.dense, tuple(padded), found.lengths)
 
     def encode_rows(self, rows: "pa.Table | Rows") -> EncodedRows:
         """Encode a batch without the rows that the policy `drop` leaves out.
@@ -135,22 +144,33 @@ class Encoders:
         Raises:
             DataError: As in `encode`; the message begins with the place of the row.
         """
+        import torch
+
+        from deepfm.data.batch import Inputs
+        from deepfm.data.encoding.tensors import sequence_of
+
         block, found = LocatedRows.of(rows), ReadSoFar()
         kept = _kept(self._readers, block, found)
         counts: Counter[str] = Counter()
         if kept is not None:
             counts += found.bad_cells(with_outside=False)
             block, found = block.select(kept), ReadSoFar()
-        inputs = self._encode(block, None, found)
+        encoded = self._encode(block, None, found)
+        inputs = Inputs(
+            torch.from_numpy(encoded.sparse),
+            torch.from_numpy(encoded.dense),
+            tuple(map(sequence_of, encoded.ids)),
+            tuple(map(torch.from_numpy, encoded.lengths)),
+        )
         counts += found.bad_cells()
         if kept is None:
             kept = np.arange(inputs.num_rows)
         return EncodedRows(inputs, kept, dict(counts), found.unknown)
 
-    def _encode(self, rows: LocatedRows, group: str | None, found: ReadSoFar) -> Inputs:
+    def _encode(self, rows: LocatedRows, group: str | None, found: ReadSoFar) -> "_Encoded":
         count = rows.table.num_rows
         columns: dict[FeatureType, list[_Column]] = {FeatureType.SPARSE: [], FeatureType.DENSE: []}
-        sequences: list[tuple[Tensor | Ragged, Tensor]] = []
+        sequences: list[tuple[np.ndarray | FlatLists, np.ndarray]] = []
         together: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
         for name, reader in self._readers.items():
             if group not in (None, reader.field.group):
@@ -171,9 +191,9 @@ class Encoders:
                 sequences.append(_sequence(field, ids, row, count))
         for sequence, lengths in together.items():
             self._refuse_unequal(rows, sequence, lengths)
-        return Inputs(
-            torch.from_numpy(_side_by_side(columns[FeatureType.SPARSE], count, np.int64)),
-            torch.from_numpy(_side_by_side(columns[FeatureType.DENSE], count, np.float32)),
+        return _Encoded(
+            _side_by_side(columns[FeatureType.SPARSE], count, np.int64),
+            _side_by_side(columns[FeatureType.DENSE], count, np.float32),
             tuple(ids for ids, _ in sequences),
             tuple(lengths for _, lengths in sequences),
         )
@@ -237,6 +257,15 @@ class Encoders:
         for field in schema.read_fields:
             _probe(field, by_table[field.embedding_name])
         return cls(schema, by_table)
+
+
+class _Encoded(NamedTuple):
+    """Encoded rows as `EncodedArrays`, of which sequences that are never cut are not padded yet."""
+
+    sparse: np.ndarray
+    dense: np.ndarray
+    ids: tuple[np.ndarray | FlatLists, ...]
+    lengths: tuple[np.ndarray, ...]
 
 
 def _probe(field: FieldSchema, encoder: Encoder) -> None:
@@ -361,16 +390,15 @@ def _refuse_longer(rows: LocatedRows, field: FieldSchema, row: np.ndarray, count
 
 def _sequence(
     field: FieldSchema, ids: np.ndarray, row: np.ndarray, count: int
-) -> tuple[Tensor | Ragged, Tensor]:
-    """The ids of a sequence field, of the elements' rows, as a batch holds them, and lengths."""
+) -> tuple[np.ndarray | FlatLists, np.ndarray]:
+    """The ids of a sequence field, of the elements' rows, padded where they are cut; lengths."""
     if not field.keeps_places:
         ids, row = with_values(ids, row, field.absent_id)
     if field.max_length:
-        padded, lengths = pad(ids, row, count, field.max_length, field.keep)
-        return torch.from_numpy(padded), torch.from_numpy(lengths)
-    of_rows = torch.from_numpy(np.bincount(row, minlength=count))
+        return pad(ids, row, count, field.max_length, field.keep)
+    of_rows = np.bincount(row, minlength=count)
     ids = np.require(ids, requirements="W")  # a copy of what Arrow has lent
-    return Ragged.of(torch.from_numpy(ids), of_rows), of_rows
+    return FlatLists(ids, of_rows), of_rows
 
 
 class _Column(NamedTuple):

@@ -9,10 +9,11 @@ Neither torch nor Arrow is imported here, so that a server without them can enco
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.few_ids import Cross, Ids, Sequences
 from deepfm.data.encoding.few_numbers import DenseFields
 from deepfm.data.encoding.few_tables import TABLES
@@ -21,22 +22,6 @@ from deepfm.data.encoding.few_values import NotPlain as NotPlain
 from deepfm.data.encoding.sequences import first_difference
 
 VERSION = 2  # of the plain data
-
-
-class EncodedArrays(NamedTuple):
-    """Encoded features of N rows, as `deepfm.data.batch.Inputs` but in NumPy.
-
-    Attributes:
-        sparse: Ids of the sparse fields, (N, F_sparse) int64.
-        dense: Values of the dense fields, (N, sum of value_dim) float32.
-        sequence_ids: Per sequence field the padded ids, (N, L) int64.
-        sequence_lengths: Per sequence field the number of valid ids, (N,) int64.
-    """
-
-    sparse: np.ndarray
-    dense: np.ndarray
-    sequence_ids: tuple[np.ndarray, ...]
-    sequence_lengths: tuple[np.ndarray, ...]
 
 
 class FewRows:

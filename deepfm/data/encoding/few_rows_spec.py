@@ -1,4 +1,4 @@
-"""Fitted encoders to the plain data that `FewRows` is made of, and its arrays to `Inputs`."""
+"""Fitted encoders to the plain data that `FewRows` is made of."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from deepfm.data.batch import Inputs
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.encoding.few_rows import VERSION, EncodedArrays, FewRows
+from deepfm.data.encoding.few_rows import VERSION, FewRows
 from deepfm.data.encoding.few_transforms import TRANSFORMS
 from deepfm.data.encoding.ids import (
     Boundaries,
@@ -78,16 +76,6 @@ def few_rows_spec(encoders: Encoders) -> dict[str, Any]:
         elif field["table"] not in tables:
             tables[field["table"]] = {"kind": encoder.kind} | plain(encoder)
     return {"version": VERSION, "fields": fields, "tables": tables, "scalers": scalers}
-
-
-def inputs_of(arrays: EncodedArrays) -> Inputs:
-    """The arrays as tensors, which share their memory."""
-    return Inputs(
-        torch.from_numpy(arrays.sparse),
-        torch.from_numpy(arrays.dense),
-        tuple(map(torch.from_numpy, arrays.sequence_ids)),
-        tuple(map(torch.from_numpy, arrays.sequence_lengths)),
-    )
 
 
 def _field(reader: FieldReader) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import pytest
 
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import NotPlain
-from deepfm.data.encoding.few_rows_spec import few_rows, inputs_of
+from deepfm.data.encoding.few_rows_spec import few_rows
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.sources.rows_given import plain_columns
 
 FEW = 200

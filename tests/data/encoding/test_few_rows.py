@@ -13,10 +13,12 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from deepfm.data.encoding import few_ids, few_tables
+from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.encoding.few_rows import EncodedArrays, FewRows, NotPlain
-from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec, inputs_of
+from deepfm.data.encoding.few_rows import FewRows, NotPlain
+from deepfm.data.encoding.few_rows_spec import few_rows, few_rows_spec
 from deepfm.data.encoding.sequences import LONGEST_LIST
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.sources.rows_given import as_table, plain_columns
 from deepfm.errors import ConfigError, DataError

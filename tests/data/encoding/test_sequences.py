@@ -11,8 +11,9 @@ from deepfm.data.batch import Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.few_rows import NotPlain
-from deepfm.data.encoding.few_rows_spec import few_rows, inputs_of
+from deepfm.data.encoding.few_rows_spec import few_rows
 from deepfm.data.encoding.functions import number_ids
+from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.read import read_rows
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.data.sources.rows_given import plain_columns
