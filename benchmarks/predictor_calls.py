@@ -138,7 +138,7 @@ def main() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
     def score(inputs: Any) -> np.ndarray:
-        return predictor._predicted(inputs)[""]
+        return predictor._predicted_of(inputs)[""]
 
     for count in (1, 100):
         line = compare(

@@ -149,10 +149,7 @@ def alone(engine: Any, rows: list[dict[str, Any]], size: int) -> dict[str, float
         before = time.process_time()
         read = engine._rows.read(columns)
         between = time.process_time()
-        if isinstance(engine, Predictor):
-            engine._predicted(engine._inputs_of(read))
-        else:
-            engine._predicted_tasks(read)
+        engine._predicted(read)
         if start:  # the first one makes what all need
             spent["read"] += between - before
             spent["score"] += time.process_time() - between

@@ -1,6 +1,6 @@
 """Scores and recommendations from a checkpoint alone."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,28 +10,25 @@ import pyarrow as pa
 import torch
 
 from deepfm.data.batch import Inputs
+from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
-from deepfm.data.served_counts import missing_values, unknown_values
-from deepfm.data.served_histories import ServedHistories
-from deepfm.data.served_rows import FEW, ReadRows, ServedRows, warn_of_absent
-from deepfm.data.sources.rows_given import Given
+from deepfm.data.served_rows import FEW, ReadRows, warn_of_absent
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
-from deepfm.engine import CountedPredictions
 from deepfm.engine import Recommendation as Recommendation
 from deepfm.engine import ScoredItem as ScoredItem
-from deepfm.errors import CheckpointError, DataError, Place
+from deepfm.errors import DataError, Place
 from deepfm.evaluation.members import Members
 from deepfm.evaluation.scoring import score_tasks
 from deepfm.item_logits import ItemLogits
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.frozen import frozen
-from deepfm.objectives.tasks import of_only_task, prediction_columns
-from deepfm.served_lists import ServedLists
+from deepfm.objectives import Task
+from deepfm.served_engine import ServedEngine
 from deepfm.several import load_several, scorer_of
 
 
@@ -56,7 +53,7 @@ class ScoredRows(NamedTuple):
     bad: dict[str, int]
 
 
-class Predictor:
+class Predictor(ServedEngine):
     """A trained model together with everything it needs to read raw rows.
 
     Of several models the logits are averaged. The calibration of a checkpoint is applied.
@@ -75,6 +72,8 @@ class Predictor:
         CheckpointError: A checkpoint cannot be used, or two of them do not agree.
     """
 
+    tasks: tuple[Task, ...]
+
     def __init__(
         self,
         checkpoint: str | Path | Sequence[str | Path],
@@ -84,19 +83,15 @@ class Predictor:
     ) -> None:
         checkpoints = load_several(checkpoint)
         loaded = checkpoints[0]
-        self.encoders = loaded.encoders
-        self.schema = loaded.encoders.schema
         self.model = scorer_of(checkpoints).to(device)
-        self.tasks = self.model.tasks
+        super().__init__(
+            loaded.encoders,
+            SideTables(loaded.users, loaded.items),
+            loaded.history,
+            loaded.events,
+            self.model.tasks,
+        )
         self.batch_size = batch_size or loaded.config.evaluation.batch_size
-        self._tables = SideTables(loaded.users, loaded.items)
-        self._history = loaded.history
-        self._histories: ServedHistories | None = None
-        if self.schema.built_fields:
-            if loaded.events is None:
-                raise CheckpointError("the checkpoint lacks the events that its histories need")
-            self._histories = ServedHistories(loaded.events, self.schema)
-        self._rows = ServedRows(self.encoders, self._tables, self._histories)
         self._source = loaded.config.data.table
         rules = loaded.config.label_rules().values()
         self._label_columns = {rule.column for rule in rules} | {self.schema.label_field}
@@ -105,42 +100,6 @@ class Predictor:
         """Without what is made at the first request, which is made anew."""
         made = ("_scorer", "_lists")
         return {name: value for name, value in vars(self).items() if name not in made}
-
-    def predict(self, rows: Given) -> np.ndarray:
-        """Return the probability of the positive class for each raw row, (N,) float64.
-
-        Of three classes or more, the probability of each, (N, C); of a regression the number, (N,);
-        of losses that only put items in order the logit, (N,).
-
-        User and item columns that are missing are looked up by id; an id that training has not
-        seen is served as unknown. Other columns are ignored. A warning names columns that fields
-        do without.
-
-        Args:
-            rows: N rows as an Arrow table, a frame of pandas or polars, a list with a dict per row,
-                or a dict with the values of each column, in lists or arrays.
-
-        Raises:
-            DataError: The rows are in none of these forms, a column is missing that cannot be
-                looked up, or a value cannot be read.
-        """
-        return of_only_task(self.predict_tasks(rows))
-
-    def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
-        """Return what `predict` does for a model of any number of tasks, by their names."""
-        read = self._rows.read(rows)
-        warn_of_absent(self._rows.absent(read.columns), read.arrays.num_rows)
-        return self._predicted(self._inputs_of(read))
-
-    def predict_counted(self, rows: Given) -> CountedPredictions:
-        """Return what `predict_tasks` does by column, and count unknown and missing values.
-
-        It does not warn of columns that fields do without.
-        """
-        read = self._rows.read(rows)
-        predictions = prediction_columns(self.tasks, self._predicted(self._inputs_of(read)))
-        missing = missing_values(self.schema, read)
-        return CountedPredictions(predictions, unknown_values(self.schema, read, missing), missing)
 
     def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
@@ -170,7 +129,7 @@ class Predictor:
                 if error.place.file:
                     raise
                 raise error.at(error.place._replace(file=str(path))) from None
-            known = prediction_columns(self.tasks, self._predicted(inputs))
+            known = self._columns(self._predicted_of(inputs))
             predictions = {}
             for name, values in known.items():
                 whole = np.full(len(rows.table), np.nan)
@@ -184,75 +143,6 @@ class Predictor:
             yield ScoredRows(rows, predictions, unknown, bad)
         warn_of_absent(absent, count)
 
-    def knows_user(self, user: object) -> bool:
-        """Return whether the user stands in the user table.
-
-        Raises:
-            DataError: The checkpoint has no items to rank.
-        """
-        return self._lists.knows_user(user)
-
-    def recommend(
-        self,
-        user: object,
-        *,
-        top: int = 10,
-        history: Sequence[object] | None = None,
-        time: object = None,
-        context: Mapping[str, object] | None = None,
-        candidates: Sequence[object] | None = None,
-        exclude: Collection[object] = (),
-    ) -> list[Recommendation] | list[ScoredItem]:
-        """Return the items with the highest logits, without those the user has a history with.
-
-        An unknown user is served as a new one: unknown features and no history. A model with
-        histories sees all events that the checkpoint holds of the user.
-
-        Args:
-            history: In the place of these events: raw ids of items, or pairs of id and time, the
-                oldest first. Its items are not recommended. An event without a time is one of now.
-            time: What now is, for the time since each event, and later events are left out; by
-                default that of the newest event of all users that the checkpoint holds.
-            context: A value by raw column, of the context fields, and of the user's fields in the
-                place of what the checkpoint holds of the user. A context field without a value is
-                served its `default` or what its `missing` says.
-            candidates: Raw ids: these items alone are ranked, also those that the user has a
-                history with.
-            exclude: Raw ids of items that are not recommended; unknown ones do not matter.
-
-        Raises:
-            DataError: The checkpoint has no items to rank; a context field has neither a value nor
-                a default, or a column of the context is none; a candidate is unknown; a time is
-                none; or a model that reads no history is given one, or a time.
-        """
-        return self._lists.recommend(
-            user,
-            top=top,
-            history=history,
-            time=time,
-            context=context,
-            candidates=candidates,
-            exclude=exclude,
-        )
-
-    def example_row(self) -> dict[str, object]:
-        """A row that `predict` can read as far as can be known, without what it looks up."""
-        return self._rows.example()
-
-    def example_list(self) -> dict[str, object] | None:
-        """Arguments that `recommend` can answer, as far as can be known; None: it ranks nothing."""
-        try:
-            return self._lists.example()
-        except DataError:
-            return None
-
-    def context_columns(self) -> tuple[str, ...]:
-        """The columns that the `context` of `recommend` may have; none, where it ranks nothing."""
-        try:
-            return self._lists.context.columns
-        except DataError:
-            return ()
-
     def _inputs_of(self, read: ReadRows) -> Inputs:
         if read.seen is None:
             return inputs_of(read.arrays)
@@ -261,32 +151,23 @@ class Predictor:
             return inputs_of(self._histories.added(read.arrays, read.seen))
         return self._histories.added_to_inputs(inputs_of(read.arrays), read.seen)
 
-    def _predicted(self, inputs: Inputs) -> dict[str, np.ndarray]:
+    def _predicted(self, read: ReadRows) -> dict[str, np.ndarray]:
+        return self._predicted_of(self._inputs_of(read))
+
+    def _predicted_of(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)
         return {task.name: task.predicted(logits) for task in self.tasks}
+
+    def _item_scorer(self, items: EncodedArrays) -> ItemLogits:
+        return ItemLogits(items, self._scorer, batch_size=self.batch_size)
+
+    def _predicted_by(self, logits: np.ndarray) -> np.ndarray:
+        return self.tasks[0].predicted({"": logits})
 
     @cached_property
     def _scorer(self) -> BaseCTRModel | Members:
         """The model for evaluation only."""
         return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
-
-    @cached_property
-    def _lists(self) -> ServedLists:
-        """Makes lists of items.
-
-        Raises:
-            DataError: The checkpoint has no items, or nothing to rank them by.
-        """
-        return ServedLists(
-            self.encoders,
-            self._tables.items,
-            self._history,
-            self.tasks,
-            self._rows,
-            self._histories,
-            scorer=partial(ItemLogits, model=self._scorer, batch_size=self.batch_size),
-            predicted=lambda logits: self.tasks[0].predicted({"": logits}),
-        )
 
     def _text_options(self, path: Path) -> TextOptions:
         """How a file is to be read."""

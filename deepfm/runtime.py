@@ -6,8 +6,7 @@ It needs NumPy, pyarrow, xxhash and onnxruntime, and reads raw rows by the very 
 Shapes: N rows, C classes, D items.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,11 @@ import numpy as np
 
 from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.served_counts import missing_values, unknown_values
-from deepfm.data.served_histories import ServedHistories
-from deepfm.data.served_rows import ReadRows, ServedRows, warn_of_absent
-from deepfm.data.sources.rows_given import Given
-from deepfm.engine import CountedPredictions, Recommendation, ScoredItem
-from deepfm.errors import CheckpointError, DataError
+from deepfm.data.served_rows import ReadRows
+from deepfm.errors import CheckpointError
 from deepfm.exported.files import Exported, read_exported
 from deepfm.exported.layout import ITEM, PAIR, ROWS, USER, ExportedTask, InputLayout
-from deepfm.served_lists import ServedLists
+from deepfm.served_engine import ServedEngine
 from deepfm.utils.extras import needed
 
 ROWS_AT_ONCE = 4096  # whose activations stay in the caches of a core
@@ -46,156 +41,51 @@ def load(
     return Runtime(folder, read_exported(folder, verify_weights=verify_weights), threads)
 
 
-class Runtime:
+class Runtime(ServedEngine):
     """An engine as `deepfm.prediction.Predictor` is one, from an exported directory.
 
     Threads may share it. See `load`.
     """
 
+    tasks: tuple[ExportedTask, ...]
+
     def __init__(self, folder: Path, exported: Exported, threads: int | None = None) -> None:
-        self.encoders = exported.encoders
-        self.schema: DatasetSchema = exported.encoders.schema
-        self.tasks: tuple[ExportedTask, ...] = exported.tasks
-        self._exported = exported
-        self._histories: ServedHistories | None = None
-        if self.schema.built_fields:
-            if exported.events is None:
-                raise CheckpointError(f"{folder}: lacks the events that its histories need")
-            self._histories = ServedHistories(exported.events, self.schema)
-        self._rows = ServedRows(self.encoders, exported.tables, self._histories)
+        super().__init__(
+            exported.encoders,
+            exported.tables,
+            exported.interactions,
+            exported.events,
+            exported.tasks,
+        )
         self._graphs = {
             name: _Graph(folder / of["file"], of, threads)
             for name, of in exported.signature["graphs"].items()
         }
         self._layout = InputLayout(self.schema)
 
-    def predict(self, rows: Given) -> np.ndarray:
-        """Return what `deepfm.prediction.Predictor.predict` does.
-
-        Raises:
-            DataError: The rows are in no form that is read, a column is missing that cannot be
-                looked up, or a value cannot be read.
-            ValueError: The model has several tasks.
-        """
-        found = self.predict_tasks(rows)
-        if "" not in found:
-            raise ValueError(f"the model has several tasks: {', '.join(found)}")
-        return found[""]
-
-    def predict_tasks(self, rows: Given) -> dict[str, np.ndarray]:
-        """Return what `predict` does for a model of any number of tasks, by their names."""
-        read = self._rows.read(rows)
-        warn_of_absent(self._rows.absent(read.columns), read.arrays.num_rows)
-        return self._predicted_tasks(read)
-
-    def predict_counted(self, rows: Given) -> CountedPredictions:
-        """Return what `deepfm.prediction.Predictor.predict_counted` does.
-
-        Raises:
-            DataError: As `predict` does.
-        """
-        read = self._rows.read(rows)
-        predictions = self._predicted_tasks(read)
-        columns: dict[str, np.ndarray] = {}
-        for task in self.tasks:
-            values = predictions[task.name]
-            of_task = values.T if values.ndim == 2 else [values]
-            columns |= dict(zip(task.prediction_names(), of_task, strict=True))
-        missing = missing_values(self.schema, read)
-        return CountedPredictions(columns, unknown_values(self.schema, read, missing), missing)
-
-    def example_row(self) -> dict[str, object]:
-        """A row that `predict` can read as far as can be known, without what it looks up."""
-        return self._rows.example()
-
-    def example_list(self) -> dict[str, object] | None:
-        """Arguments that `recommend` can answer, as far as can be known; None: it ranks nothing."""
-        try:
-            return self._lists.example()
-        except DataError:
-            return None
-
-    def context_columns(self) -> tuple[str, ...]:
-        """The columns that the `context` of `recommend` may have; none, where it ranks nothing."""
-        try:
-            return self._lists.context.columns
-        except DataError:
-            return ()
-
-    def _predicted_tasks(self, read: ReadRows) -> dict[str, np.ndarray]:
-        """What is predicted for rows that are read."""
-        count = read.arrays.num_rows
+    def _predicted(self, read: ReadRows) -> dict[str, np.ndarray]:
         outputs = [task.output for task in self.tasks]
         parts = []
-        for start in range(0, count, ROWS_AT_ONCE):
+        for start in range(0, read.arrays.num_rows, ROWS_AT_ONCE):
             some = slice(start, start + ROWS_AT_ONCE)
             arrays = read.arrays.select(some)
             if read.seen is not None:
                 assert self._histories is not None
                 arrays = self._histories.added(arrays, read.seen.select(some))
-            parts.append(self._run_rows(arrays, outputs))
+            parts.append(self._graphs[ROWS].run(self._layout.given(arrays), outputs))
         if not parts:
             return {task.name: np.zeros(_shape(task)) for task in self.tasks}
         whole = (np.concatenate(of_task) for of_task in zip(*parts, strict=True))
         return {task.name: of for task, of in zip(self.tasks, whole, strict=True)}
 
-    def knows_user(self, user: object) -> bool:
-        """Return whether the user stands in the user table.
-
-        Raises:
-            DataError: There are no items to rank.
-        """
-        return self._lists.knows_user(user)
-
-    def recommend(
-        self,
-        user: object,
-        *,
-        top: int = 10,
-        history: Sequence[object] | None = None,
-        time: object = None,
-        context: Mapping[str, object] | None = None,
-        candidates: Sequence[object] | None = None,
-        exclude: Collection[object] = (),
-    ) -> list[Recommendation] | list[ScoredItem]:
-        """Return what `deepfm.prediction.Predictor.recommend` does.
-
-        Raises:
-            DataError: As there.
-        """
-        return self._lists.recommend(
-            user,
-            top=top,
-            history=history,
-            time=time,
-            context=context,
-            candidates=candidates,
-            exclude=exclude,
-        )
-
-    @cached_property
-    def _lists(self) -> ServedLists:
-        return ServedLists(
-            self.encoders,
-            self._exported.tables.items,
-            self._exported.interactions,
-            self.tasks,
-            self._rows,
-            self._histories,
-            scorer=self._item_scorer,
-            predicted=self._predicted,
-        )
-
     def _item_scorer(self, items: EncodedArrays) -> "_ItemScorer":
         return _ItemScorer(self._graphs, self._layout, self.schema, items)
 
-    def _predicted(self, logits: np.ndarray) -> np.ndarray:
+    def _predicted_by(self, logits: np.ndarray) -> np.ndarray:
         if self.tasks[0].predicts_logit:
             return logits
-        return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))  # sigmoid
-
-    def _run_rows(self, arrays: EncodedArrays, outputs: Sequence[str]) -> list[np.ndarray]:
-        return self._graphs[ROWS].run(self._layout.given(arrays), outputs)
+        found: np.ndarray = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))  # sigmoid
+        return found
 
 
 class _Graph:

@@ -87,14 +87,15 @@ MAY_IMPORT = {
     "served_lists": {"errors", "data", "engine", "served_context", "served_items"},
     "item_logits": {"data", "models", "evaluation"},
     "exported": {"errors", "utils", "data", "exported"},
-    "runtime": {"errors", "utils.extras", "data", "engine", "exported", "served_lists"},
+    "served_engine": {"errors", "data", "engine", "served_lists"},
+    "runtime": {"errors", "utils.extras", "data", "exported", "served_engine"},
     "export": {
         "errors", "utils", "data", "models", "objectives", "evaluation", "checkpoint", "several",
         "exported", "export",
     },
     "prediction": {
         "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "engine", "served_lists", "item_logits",
+        "engine", "served_engine", "item_logits",
     },
     # What loads a checkpoint imports torch when it does; the parent process needs none of it.
     "serving": {"errors", "utils", "data", "engine", "serving"},

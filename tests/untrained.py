@@ -18,7 +18,8 @@ NETWORKS = {"dnn": {"hidden_units": [8, 4], "norm": "batch"}}
 
 def checkpoint(schema: DatasetSchema, table: pa.Table, seed: int = 0, **config) -> Checkpoint:
     """Of fields that are fitted on a table; no weight is 0, but for those of padding."""
-    used = config_from_dict({**NETWORKS, **config})
+    options = {name: of for name, of in {**NETWORKS, **config}.items() if of is not None}
+    used = config_from_dict(options)
     encoders = Encoders.fit(schema, table)
     torch.manual_seed(seed)
     model = build_model(encoders.schema, used)

@@ -55,11 +55,9 @@ class ServedRows:
     ) -> None:
         self._encoders, self._tables, self._histories = encoders, tables, histories
         self._side_values = SideValues(tables, encoders.schema)
-        schema = encoders.schema
-        self._wanted = tuple(
-            dict.fromkeys(name for field in schema.fields.values() for name in field.raw_columns)
-        )
-        self._read_columns = frozenset(columns_read(schema))
+        fields = encoders.schema.fields.values()
+        self._wanted = tuple(dict.fromkeys(name for field in fields for name in field.raw_columns))
+        self._read_columns = frozenset(columns_read(encoders.schema))
 
     def absent(self, columns: Collection[str]) -> list[str]:
         """The raw columns that fields do without in rows of these columns."""
@@ -173,8 +171,7 @@ class ServedRows:
         arrays, seen = self._encoders.encode_arrays(table), None
         if self._histories is not None:
             seen = self._histories.seen_by_rows(table, Times(), _row)
-        columns = dict(zip(table.column_names, table.columns, strict=True))
-        return ReadRows(arrays, seen, columns)
+        return ReadRows(arrays, seen, dict(zip(table.column_names, table.columns, strict=True)))
 
     def _read_few(self, columns: Mapping[str, Values], rows: int) -> ReadRows:
         columns = self._side_values.completed(columns, rows)

@@ -65,7 +65,7 @@ class RowsGraph(nn.Module):
         self.models = nn.ModuleList(models)
         self.tasks: tuple[Task, ...] = tuple(models[0].tasks)
         self.assembled = _Assembled(models[0].schema)
-        self.calibrations = {name: _calibration(found) for name, found in calibrations.items()}
+        self.calibrations = {name: calibrated(found) for name, found in calibrations.items()}
         self._modules |= {f"calibration_{k}": m for k, m in enumerate(self.calibrations.values())}
 
     def outputs(self, tensors: Sequence[Tensor]) -> Outputs:
@@ -252,6 +252,7 @@ class _Isotonic(nn.Module):
 
     def __init__(self, found: Isotonic) -> None:
         super().__init__()
+        self.lowest, self.highest = float(found.knots[0]), float(found.knots[-1])
         self.register_buffer("knots", torch.from_numpy(found.knots))
         self.register_buffer("values", torch.from_numpy(found.values))
 
@@ -259,7 +260,7 @@ class _Isotonic(nn.Module):
         last = len(self.knots) - 1
         if not last:
             return torch.zeros_like(logit) + self.values[0]
-        logit = logit.clamp(float(self.knots[0]), float(self.knots[-1]))
+        logit = logit.clamp(self.lowest, self.highest)
         left = torch.zeros_like(logit, dtype=torch.int64)
         step = 1 << (last.bit_length() - 1)
         while step:  # left: the largest place whose knot is not above the logit
@@ -291,7 +292,8 @@ class _Calibrated(nn.Module):
         return torch.stack([first, first + self.of_class(logits[:, 1] - first)], 1)
 
 
-def _calibration(found: Calibration) -> nn.Module:
+def calibrated(found: Calibration) -> nn.Module:
+    """`Calibration.apply` of logits (B,), or of two classes (B, 2), in float64."""
     if isinstance(found, Temperature):
         return _Calibrated(_Temperature(found.temperature))
     assert isinstance(found, Isotonic)

@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from deepfm.errors import DeepFMError
 
 LOGGER = logging.getLogger("deepfm")
@@ -17,6 +15,8 @@ class _TerminalHandler(logging.Handler):
     """Writes lines above a running progress bar: warnings to stderr, the rest to stdout."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # which those do without who show nothing
+
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             tqdm.write(f"{record.levelname.lower()}: {text}", file=sys.stderr)
@@ -96,6 +96,8 @@ class ProgressBar:
     """A bar on standard error if that is a terminal; silent otherwise."""
 
     def __init__(self, title: str, *, total: int, done: int = 0) -> None:
+        from tqdm import tqdm
+
         # leave=False: the epoch's log line takes the place of the finished bar
         self._bar = tqdm(
             total=total,

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 
 from deepfm import runtime
 from deepfm.cli import main
@@ -19,6 +20,7 @@ from deepfm.data.options import HistoryConfig
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import DataError
 from deepfm.evaluation.calibration import Isotonic, Temperature
+from deepfm.export.graphs import calibrated
 from deepfm.prediction import Predictor
 from tests import untrained
 
@@ -51,6 +53,20 @@ FIELDS = (
     FieldSchema("items", SEQUENCE, column="tags", hash_buckets=5, combiner="position",
                 max_length=4),
 )  # fmt: skip
+
+
+# What a config of tasks needs, and a checkpoint does not read.
+TABLE = {
+    "dataset_name": "tabular",
+    "split_strategy": "random",
+    "table": {
+        "files": "rows.csv",
+        "labels": {name: {"column": name} for name in ("click", "kind", "amount")},
+        "fields": {"word": {"type": "sparse"}},
+    },
+}
+KNOTS = np.array([-1.0, -0.2, 0.0, 0.1, 0.7])
+STEPS = Isotonic(split="valid", rows=9, knots=KNOTS, values=np.array([-3.0, -1.0, -1.0, 0.5, 2.0]))
 
 
 def table(count: int, seed: int = 0) -> pa.Table:
@@ -132,7 +148,7 @@ def test_it_is_served_without_torch(every_kind):
 
 
 def test_calibrated_logits_and_a_tasks_own_units_are_in_the_graph(tmp_path):
-    """One table, two tasks: clicks that are calibrated by steps, kinds by a temperature."""
+    """Of three tasks the first one is calibrated, the others have classes and numbers."""
     schema = DatasetSchema(
         fields={f.name: f for f in FIELDS if f.name in ("word", "size", "tags")},
         label_field="y",
@@ -148,26 +164,41 @@ def test_calibrated_logits_and_a_tasks_own_units_are_in_the_graph(tmp_path):
         schema,
         table(300),
         model_name="shared_bottom",
+        data=TABLE,
         tasks=tasks,
         training={"metric": "click.auc"},
     )
-    knots = np.array([-1.0, -0.2, 0.0, 0.1, 0.7])
-    steps = Isotonic(split="valid", rows=9, knots=knots, values=np.array([-3.0, -1, -1, 0.5, 2]))
-    for calibration in (steps, Temperature(split="valid", rows=9, temperature=0.7)):
-        found.calibration = {"click": calibration}
-        found.save(tmp_path / "model.pt")
-        arguments = ["--checkpoint", f"{tmp_path}/model.pt", "--output", f"{tmp_path}/out"]
-        assert main(["export", *arguments, "--overwrite"]) == 0
-        predictor = Predictor(tmp_path / "model.pt")
-        served = runtime.load(tmp_path / "out", threads=1)
-        expected, got = (e.predict_tasks(table(400, seed=5)) for e in (predictor, served))
-        assert list(got) == list(expected) == list(tasks)
-        for name, values in expected.items():
-            np.testing.assert_allclose(got[name], values, rtol=0, atol=1e-6)
-        for one, other in zip(served.tasks, predictor.tasks, strict=True):
-            assert one.prediction_names() == other.prediction_names()
-        with pytest.raises(ValueError, match="several tasks: click, kind, amount"):
-            served.predict(table(1))
+    found.calibration = {"click": STEPS}
+    found.save(tmp_path / "model.pt")
+    arguments = ["--checkpoint", f"{tmp_path}/model.pt", "--output", f"{tmp_path}/out"]
+    assert main(["export", *arguments]) == 0
+    predictor = Predictor(tmp_path / "model.pt")
+    served = runtime.load(tmp_path / "out", threads=1)
+    expected, got = (e.predict_tasks(table(400, seed=5)) for e in (predictor, served))
+    assert list(got) == list(expected) == list(tasks)
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, rtol=0, atol=1e-6)
+    for one, other in zip(served.tasks, predictor.tasks, strict=True):
+        assert one.prediction_names() == other.prediction_names()
+    with pytest.raises(ValueError, match="several tasks: click, kind, amount"):
+        served.predict(table(1))
+
+
+ONE_STEP = Isotonic(split="valid", rows=9, knots=np.array([0.3]), values=np.array([1.5]))
+
+
+@pytest.mark.parametrize(
+    "calibration", [STEPS, ONE_STEP, Temperature(split="valid", rows=9, temperature=0.7)]
+)
+def test_calibrations_of_graphs_are_the_maps_themselves(calibration):
+    logits = np.concatenate([np.linspace(-2, 2, 81), KNOTS, KNOTS + 1e-12, [-9e9, 9e9]])
+    found = calibrated(calibration)(torch.from_numpy(logits))
+    np.testing.assert_allclose(found.numpy(), calibration.apply(logits), rtol=0, atol=1e-12)
+    two = np.column_stack([np.ones_like(logits), logits + 1])
+    found = calibrated(calibration)(torch.from_numpy(two)).numpy()
+    np.testing.assert_allclose(
+        found[:, 1] - found[:, 0], calibration.apply(two[:, 1] - two[:, 0]), rtol=1e-12, atol=1e-9
+    )
 
 
 def test_histories_are_those_of_the_events(tmp_path):
@@ -202,8 +233,11 @@ def test_histories_are_those_of_the_events(tmp_path):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
-def test_a_program_of_torch_is_the_model_too(every_kind, tmp_path):
-    arguments = ["--checkpoint", f"{every_kind}/model.pt", "--output", f"{tmp_path}/out"]
+def test_a_program_of_torch_is_the_model_too(tmp_path):
+    few = {f.name: f for f in FIELDS if f.name in ("word", "size", "tags")}
+    schema = DatasetSchema(fields=few, label_field="y")
+    untrained.checkpoint(schema, table(300)).save(tmp_path / "model.pt")
+    arguments = ["--checkpoint", f"{tmp_path}/model.pt", "--output", f"{tmp_path}/out"]
     assert main(["export", *arguments, "--format", "pt2"]) == 0
     assert (tmp_path / "out" / "model.pt2").exists()
     assert main(["export", *arguments]) == 2  # it is there

@@ -13,25 +13,33 @@ from deepfm.exported.files import file_digest
 from deepfm.prediction import Predictor
 from tests import tiny, untrained
 
+# By halves; by whole rows, of the mean of two; by halves without a network, of the mean of two.
+MODELS = [("deepfm", 1), ("dcn", 2), pytest.param(("fm", 2), marks=pytest.mark.slow)]
 
-@pytest.fixture(scope="module", params=["deepfm", "xdeepfm"])  # with halves, and without
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda param: param[0])
 def engines(request, tmp_path_factory):
-    """The predictor and the runtime of the mean of two models."""
-    folder = tmp_path_factory.mktemp(request.param)
-    options = {"model_name": request.param}
-    if request.param == "xdeepfm":
-        options["cin"] = {"layer_sizes": [4, 4]}
-    paths = [untrained.of_ranking(folder / f"{k}.pt", k, **options) for k in (0, 1)]
+    """The predictor and the runtime of one model, or of the mean of two."""
+    name, count = request.param
+    folder = tmp_path_factory.mktemp(name)
+    options = {"model_name": name} | ({"dnn": None} if name == "fm" else {})
+    paths = [untrained.of_ranking(folder / f"{k}.pt", k, **options) for k in range(count)]
     output = folder / "exported"
     assert main(["export", "--checkpoint", *map(str, paths), "--output", str(output)]) == 0
     return Predictor(paths), runtime.load(output, threads=1), output
 
 
 def rows(count: int, seed: int = 0) -> pa.Table:
-    """Users and items, some of them unknown."""
+    """Users and items."""
     rng = np.random.default_rng(seed)
-    users, items = rng.integers(0, 45, count), rng.integers(0, 65, count)
+    users = rng.integers(0, tiny.NUM_USERS, count)
+    items = rng.integers(0, tiny.NUM_ITEMS, count)
     return pa.table({"user": users, "item": items})
+
+
+def members(predictor: Predictor):
+    """The models of which the mean is taken."""
+    return getattr(predictor.model, "models", [predictor.model])
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 5000])
@@ -44,7 +52,7 @@ def test_the_probabilities_are_those_of_the_predictor(engines, count):
 
 def test_rows_of_python_are_read_too(engines):
     predictor, served, _ = engines
-    given = [{"user": 3, "item": 5, "price": 0.25}, {"user": "4", "item": None, "price": 0.5}]
+    given = [{"user": 3, "item": 5, "price": 0.25}, {"user": 4, "item": 99, "price": 0.5}]
     np.testing.assert_allclose(served.predict(given), predictor.predict(given), rtol=0, atol=1e-6)
 
 
@@ -52,7 +60,8 @@ def test_rows_of_python_are_read_too(engines):
     "request_of",
     [
         {"user": 3},
-        {"user": 999, "top": 100},
+        {"user": 7, "top": 100},
+        {"user": 999, "context": {"age": 30, "income": 0.5}},
         {"user": 3, "candidates": [5, 2, 9, 11]},
         {"user": 3, "exclude": list(range(30)), "top": 5},
     ],
@@ -82,7 +91,7 @@ def test_the_files_say_what_they_are(engines):
     assert [entry["rows"] for entry in parity["rows"]] == [1, 7, 4096]
     assert all(entry["logit"] <= parity["tolerance"] == 1e-5 for entry in parity["rows"])
     assert {"torch", "onnxruntime", "deepfm"} <= parity["versions"].keys()
-    has_halves = predictor.model.models[0].pair_branches() is not None
+    has_halves = members(predictor)[0].pair_branches() is not None
     assert ("lists" in parity) == has_halves
     signature = json.loads((output / "signature.json").read_text())
     assert ("pair" in signature["graphs"]) == has_halves
@@ -99,9 +108,8 @@ def test_the_files_say_what_they_are(engines):
 def test_the_weights_of_all_graphs_stand_in_one_file_once(engines):
     """The tables alone would be larger, if each graph had its own."""
     predictor, _, output = engines
-    numbers = sum(
-        w.numel() for model in predictor.model.models for w in model.state_dict().values()
-    )
+    weights = [w for model in members(predictor) for w in model.state_dict().values()]
+    numbers = sum(weight.numel() for weight in weights)
     graphs = [path.stat().st_size for path in output.glob("*.onnx")]
     assert (output / "weights.bin").stat().st_size < 4 * numbers + 4096 * 60
     assert len(graphs) in (1, 4)
