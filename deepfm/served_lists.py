@@ -90,13 +90,6 @@ class ServedLists:
     def scorer(self) -> ItemScorer:
         return self._make_scorer(self.items.arrays)
 
-    def example(self) -> dict[str, object]:
-        """Arguments that `recommend` can answer, as far as can be known."""
-        row = self._rows.example()
-        context = {name: row.get(name) for name in self.context.required}
-        asked = {"user": row.get(self.user_column)}
-        return asked | ({"context": context} if context else {})
-
     def knows_user(self, user: object) -> bool:
         """Whether the user stands in the user table."""
         return self._rows.place("user", user) is not None
