@@ -28,6 +28,7 @@ import orjson
 from predictor_calls import rows_of
 
 from deepfm.prediction import Predictor
+from deepfm.runtime import load
 
 SEED = 0
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -138,7 +139,7 @@ async def open_loop(port: int, rate: float, requests: Sequence[bytes]) -> np.nda
     return np.array(taken)
 
 
-def alone(predictor: Predictor, rows: list[dict[str, Any]], size: int) -> dict[str, float]:
+def alone(engine: Any, rows: list[dict[str, Any]], size: int) -> dict[str, float]:
     """Rows per second of CPU of the model, and of encoder and model, in batches of a size."""
     spent = {"read": 0.0, "score": 0.0}
     names = list(rows[0])
@@ -146,9 +147,9 @@ def alone(predictor: Predictor, rows: list[dict[str, Any]], size: int) -> dict[s
         part = rows[start : start + size]
         columns = {name: [row[name] for row in part] for name in names}
         before = time.process_time()
-        inputs = predictor._inputs_of(predictor._rows.read(columns))
+        read = engine._rows.read(columns)
         between = time.process_time()
-        predictor._predicted_of(inputs)
+        engine._predicted(read)
         if start:  # the first one makes what all need
             spent["read"] += between - before
             spent["score"] += time.process_time() - between
@@ -177,6 +178,7 @@ def drawn_rows(predictor: Predictor, path: str | None, count: int) -> list[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--export", help="its export, which is served in its place")
     parser.add_argument("--rows-from", help="CSV or Parquet file of rows")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--requests", type=int, default=6000, help="of one row")
@@ -187,8 +189,12 @@ def main() -> None:
 
     torch.set_num_threads(1)
     predictor = Predictor(arguments.checkpoint)
+    served, engine = ["--checkpoint", arguments.checkpoint], predictor
+    if arguments.export:
+        engine = load(arguments.export, threads=1)
+        served = ["--export", arguments.export]
     command = [
-        sys.executable, "-m", "deepfm", "serve", "--checkpoint", arguments.checkpoint,
+        sys.executable, "-m", "deepfm", "serve", *served,
         "--port", "0", "--workers", str(arguments.workers),
     ]  # fmt: skip
     with subprocess.Popen(
@@ -199,14 +205,20 @@ def main() -> None:
             said = server.stderr.readline()
             port = int(re.search(r":(\d+) with", said)[1])  # type: ignore[index]
             for size in arguments.sizes:
-                print(json.dumps(measured(server.pid, port, predictor, size, arguments)))
+                found = measured(server.pid, port, predictor, engine, size, arguments)
+                print(json.dumps(found))
         finally:
             server.terminate()
             server.stderr.read()
 
 
 def measured(
-    process: int, port: int, predictor: Predictor, size: int, arguments: argparse.Namespace
+    process: int,
+    port: int,
+    predictor: Predictor,
+    engine: Any,
+    size: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """What requests of a number of rows cost."""
     count = max(arguments.requests // (1 if size == 1 else 8), 64)
@@ -227,7 +239,7 @@ def measured(
         "rows per second and core": round(count * size / spent),
         "requests per second of the clock": round(count / wall),
         "open loop, ms": {f"p{p}": round(float(np.percentile(took, p)), 1) for p in (50, 99)},
-        f"alone in batches of {together}, rows per second": alone(predictor, rows, together),
+        f"alone in batches of {together}, rows per second": alone(engine, rows, together),
     }
 
 

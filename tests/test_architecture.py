@@ -101,7 +101,8 @@ MAY_IMPORT = {
     # What loads a checkpoint imports torch when it does; the parent process needs none of it.
     "serving": {"errors", "utils", "data", "engine", "serving"},
     "serving.models": {
-        "errors", "data", "engine", "evaluation.members", "prediction", "serving.shared_weights",
+        "errors", "data", "engine", "evaluation.members", "prediction", "runtime",
+        "serving.shared_weights",
     },
     "serving.shared_weights": {"utils.io"},
     "explanation": {"errors", "data", "models", "objectives", "evaluation"},

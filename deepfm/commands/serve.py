@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from deepfm.commands.arguments import Commands, add_checkpoints
-from deepfm.errors import ConfigError
+from deepfm.commands.arguments import Commands
+from deepfm.errors import CheckpointError, ConfigError
 from deepfm.utils.extras import needed
 
 _TOKEN = "DEEPFM_SERVE_TOKEN"
@@ -18,7 +18,13 @@ def add(commands: Commands) -> None:
 
     default = ServeOptions()
     added = commands.add("serve", _serve, "predictions and lists over HTTP")
-    add_checkpoints(added)
+    model = added.add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--checkpoint",
+        nargs="+",
+        help="best_model.pt of a run; of several, or of a pattern, the logits are averaged",
+    )
+    model.add_argument("--export", help="directory of `deepfm export`, which needs no torch")
     added.add_argument(
         "--host", default=default.host, help=f"where to listen (default: {default.host})"
     )
@@ -90,7 +96,17 @@ def _serve(arguments: argparse.Namespace) -> None:
     )
     if not is_loopback(options.host) and not options.token:
         _say(f"warning: {options.host} can be reached from elsewhere, and no token is asked for")
-    serve([Path(path) for path in _files(arguments.checkpoint)], options, _say)
+    if arguments.export is not None:
+        needed("onnxruntime", extra="onnx", wanted_by="deepfm serve --export")
+        if not Path(arguments.export).is_dir():
+            raise CheckpointError(f"{arguments.export}: expected a directory of `deepfm export`")
+        sources = [arguments.export]
+    else:
+        sources = _files(arguments.checkpoint)
+        for path in sources:
+            if Path(path).is_dir():
+                raise CheckpointError(f"{path}: expected a file; --export takes a directory")
+    serve([Path(path) for path in sources], options, _say)
 
 
 def _files(patterns: list[str]) -> list[str]:

@@ -36,19 +36,21 @@ def load(files: Sequence[Path], version: str, shared: Path) -> ServedModel:
     """Read and warm a model, so that its first request finds all that is made once.
 
     Args:
-        files: Checkpoints, whose logits are averaged where there are several.
+        files: Checkpoints, whose logits are averaged where there are several; or a directory that
+            `deepfm export` wrote.
         version: A digest of their content.
         shared: Folder of the weights that workers share.
 
     Raises:
         CheckpointError: A checkpoint cannot be used.
     """
-    engine = _of_checkpoints(files, shared)
+    kind = "onnx" if files[0].is_dir() else "torch"
+    engine = _of_export(files[0]) if kind == "onnx" else _of_checkpoints(files, shared)
     example = _that_works(engine.example_row(), lambda row: engine.predict_counted([row]))
     listed = _that_works(engine.example_list(), lambda asked: engine.recommend(**asked))
     loaded = datetime.now(UTC).isoformat(timespec="seconds")
     read = frozenset(columns_read(engine.schema))
-    return ServedModel(engine, version, read, example, listed, "torch", loaded)
+    return ServedModel(engine, version, read, example, listed, kind, loaded)
 
 
 def _of_checkpoints(files: Sequence[Path], shared: Path) -> Engine:
@@ -64,6 +66,12 @@ def _of_checkpoints(files: Sequence[Path], shared: Path) -> Engine:
     model = predictor.model
     map_large_weights(model.models if isinstance(model, Members) else (model,), shared)
     return predictor
+
+
+def _of_export(directory: Path) -> Engine:
+    from deepfm.runtime import load as load_export
+
+    return load_export(directory, threads=1)
 
 
 def _that_works(

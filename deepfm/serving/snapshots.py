@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
     """A model's files.
 
     Attributes:
-        files: Where they stand now.
+        files: Where they stand now; of a directory, where that stands.
         version: A digest of their content.
         folder: Of them, and of what workers make of them.
     """
@@ -44,14 +44,14 @@ Stamp = tuple[tuple[int, int, int], ...]
 def stamp(sources: Sequence[Path]) -> Stamp | None:
     """What changes when one of the files does; None while one is not there."""
     try:
-        found = [os.stat(source) for source in sources]
+        found = [os.stat(file) for source in sources for file in _files(source)]
     except OSError:
         return None
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
 
 
 def snapshot(sources: Sequence[Path], folder: Path) -> Snapshot:
-    """Keep the files as they are now, below `folder`.
+    """Keep the files, or all files of a directory, as they are now, below `folder`.
 
     Raises:
         CheckpointError: One cannot be read.
@@ -59,23 +59,34 @@ def snapshot(sources: Sequence[Path], folder: Path) -> Snapshot:
     hashed = xxhash.xxh3_128()
     try:
         for source in sources:
-            with source.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    hashed.update(chunk)
+            for file in _files(source):
+                hashed.update(f"{file.relative_to(source)}\0".encode())
+                with file.open("rb") as opened:
+                    while chunk := opened.read(_CHUNK):
+                        hashed.update(chunk)
         version = hashed.hexdigest()[:16]
         own = folder / version
-        (own / "files").mkdir(parents=True, exist_ok=True)
         kept = []
         for number, source in enumerate(sources):
             target = own / "files" / f"{number}-{source.name}"
-            if not target.exists():
-                _keep(source, target)
+            for file in _files(source):
+                place = target / file.relative_to(source)
+                if not place.exists():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    _keep(file, place)
             kept.append(target)
     except OSError as error:
         raise CheckpointError(
             f"{error.filename}: cannot be read: {error.strerror or error}"
         ) from None
     return Snapshot(tuple(kept), version, own)
+
+
+def _files(source: Path) -> list[Path]:
+    """A file, or all files of a directory, sorted."""
+    if not source.is_dir():
+        return [source]
+    return sorted(path for path in source.rglob("*") if path.is_file())
 
 
 def _keep(source: Path, target: Path) -> None:

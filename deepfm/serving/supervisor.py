@@ -33,7 +33,8 @@ def serve(sources: Sequence[Path], options: ServeOptions, say: Callable[[str], N
     """Serve a model until SIGTERM or SIGINT.
 
     Args:
-        sources: Checkpoints, whose logits are averaged where there are several.
+        sources: Checkpoints, whose logits are averaged where there are several; or a directory that
+            `deepfm export` wrote.
         options: How.
         say: Takes lines for people.
 

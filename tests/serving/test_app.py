@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import numpy as np
 import orjson
@@ -12,6 +14,7 @@ from deepfm.checkpoint import RunDirectory
 from deepfm.config import load_config
 from deepfm.data.served_rows import columns_read
 from deepfm.errors import DataError
+from deepfm.export.exporting import export
 from deepfm.prediction import Predictor
 from deepfm.serving.counters import Counters, Name, totals
 from deepfm.serving.models import load
@@ -396,6 +399,24 @@ def test_large_weights_are_read_from_one_file(checkpoint, predictor, tmp_path, m
         loaded = load([checkpoint], "abc", tmp_path / "weights")
         np.testing.assert_array_equal(loaded.engine.predict(ROWS), predictor.predict(ROWS))
     assert len(list((tmp_path / "weights").iterdir())) >= 3
+
+
+def test_an_export_is_served_without_torch(checkpoint, predictor, tmp_path):
+    export([checkpoint], tmp_path / "exported")
+    loaded = load([tmp_path / "exported"], "abc", tmp_path / "weights")
+    assert loaded.kind == "onnx"
+    assert loaded.example == {"user": 0, "item": 0}
+    found, expected = (engine.predict_counted(ROWS) for engine in (loaded.engine, predictor))
+    np.testing.assert_allclose(
+        found.columns["probability"], expected.columns["probability"], atol=1e-6
+    )
+    assert (found.unknown, found.missing) == (expected.unknown, expected.missing)
+    code = (
+        "import sys; from pathlib import Path; from deepfm.serving import worker\n"
+        "served = worker.load([Path(sys.argv[1])], 'v', Path(sys.argv[1]))\n"
+        "served.engine.recommend(1); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "exported")], check=True)
 
 
 def test_counted_predictions_are_those_of_predict(predictor):
