@@ -12,12 +12,12 @@ import torch
 from deepfm.checkpoint import Checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.encoding.arrays import EncodedArrays
-from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
-from deepfm.data.served_rows import FEW, ReadRows, warn_of_absent
+from deepfm.data.served_inputs import served_inputs
+from deepfm.data.served_rows import ReadRows, warn_of_absent
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Times
 from deepfm.engine import Recommendation as Recommendation
@@ -151,16 +151,8 @@ class Predictor(ServedEngine):
             yield ScoredRows(rows, predictions, unknown, bad)
         warn_of_absent(absent, count)
 
-    def _inputs_of(self, read: ReadRows) -> Inputs:
-        if read.seen is None:
-            return inputs_of(read.arrays)
-        assert self._histories is not None
-        if read.arrays.num_rows <= FEW:
-            return inputs_of(self._histories.added(read.arrays, read.seen))
-        return self._histories.added_to_inputs(inputs_of(read.arrays), read.seen)
-
     def _predicted(self, read: ReadRows) -> dict[str, np.ndarray]:
-        return self._predicted_of(self._inputs_of(read))
+        return self._predicted_of(served_inputs(read, self._histories))
 
     def _predicted_of(self, inputs: Inputs) -> dict[str, np.ndarray]:
         logits = score_tasks(self._scorer, inputs, batch_size=self.batch_size)

@@ -128,7 +128,8 @@ MAY_IMPORT = {
     },
     "explore": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "checkpoint",
-        "several", "served_items", "experiment", "held_out", "explanation", "explore",
+        "several", "served_items", "item_logits", "experiment", "held_out", "explanation",
+        "explore",
     },
     "comparison": {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "experiment",

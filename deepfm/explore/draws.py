@@ -18,6 +18,7 @@ from deepfm.checkpoint import Checkpoint
 from deepfm.config import ExperimentConfig
 from deepfm.data.batch import Inputs
 from deepfm.data.served_histories import ServedHistories
+from deepfm.data.served_inputs import served_inputs
 from deepfm.data.served_rows import ServedRows
 from deepfm.data.sources.tables import SideTables
 from deepfm.errors import DataError
@@ -100,7 +101,7 @@ def _of_tables(checkpoint: Checkpoint) -> Draws | None:
         columns[str(encoders.schema.time_column)] = moment
     rows = ServedRows(encoders, SideTables(users, items), histories)
     try:
-        inputs = rows.read(pa.table(columns)).inputs
+        inputs = served_inputs(rows.read(pa.table(columns)), histories)
     except DataError:  # a field of the context has no value in either table
         return None
     source = (

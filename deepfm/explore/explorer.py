@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from deepfm.checkpoint import Checkpoint
 from deepfm.data.batch import Inputs
 from deepfm.data.served_histories import ServedHistories
+from deepfm.data.served_inputs import served_inputs
 from deepfm.data.served_rows import ServedRows
 from deepfm.data.sources.tables import SideTables, id_field
 from deepfm.errors import DataError
@@ -85,6 +86,7 @@ class Explorer:
         histories = None
         if schema.built_fields and loaded.events is not None:
             histories = ServedHistories(loaded.events, schema)
+        self._histories = histories
         self._rows = ServedRows(loaded.encoders, tables, histories)
         self.lists: Lists | None = None
         if ranks_items(loaded, self._scorer.tasks):
@@ -198,7 +200,8 @@ class Explorer:
 
     def _row(self, typed: Mapping[str, str]) -> Inputs:
         values = self._form.values(typed)
-        return self._rows.read([dict.fromkeys(self._form.columns) | values]).inputs
+        read = self._rows.read([dict.fromkeys(self._form.columns) | values])
+        return served_inputs(read, self._histories)
 
     def _predicted(self, row: Inputs) -> dict[str, float]:
         logits = score_tasks(self._scorer, row, batch_size=self._batch_size)

@@ -9,12 +9,14 @@ import torch
 
 from deepfm.checkpoint import Checkpoint
 from deepfm.data.batch import Inputs
+from deepfm.data.encoding.tensors import arrays_of, inputs_of
 from deepfm.data.schema import ITEMS
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.served_rows import ServedRows
 from deepfm.errors import DataError, shown
 from deepfm.evaluation.members import Members
 from deepfm.explore.forms import Form, as_typed
+from deepfm.item_logits import ItemLogits
 from deepfm.models.base import BaseCTRModel
 from deepfm.served_items import ServedItems, best_of
 
@@ -59,7 +61,8 @@ class Lists:
         self._users, self._met = checkpoint.users, checkpoint.history
         self._rows, self._histories, self._form = rows, histories, form
         size = checkpoint.config.evaluation.batch_size
-        self._items = ServedItems(checkpoint.items, checkpoint.encoders, scorer, batch_size=size)
+        self._items = ServedItems(checkpoint.items, checkpoint.encoders)
+        self._logits = ItemLogits(self._items.arrays, scorer, batch_size=size)
         self.user_column, self.item_column = (
             schema.fields[str(name)].column for name in (schema.user_field, schema.item_field)
         )
@@ -81,17 +84,18 @@ class Lists:
         typed = {name: [value] for name, value in self._form.values(person.typed).items()}
         typed.pop(self.user_column, None)
         others = {**self._items.any_item, **typed}
-        inputs = self._rows.of_user(self.user_column, person.user or None, others)
+        row = self._rows.of_user(self.user_column, person.user or None, others)
         if self._histories is None:
             if person.history is not None:
                 raise DataError("the model reads no history, so it can be given none")
-            return inputs
+            return inputs_of(row)
         if person.history is None:
-            return self._histories.added_to_user(inputs, person.user or None)
+            seen = self._histories.seen_by_user(person.user or None)
+            return inputs_of(self._histories.added(row, seen))
         self._places(person.history)
         given = self._histories.given(list(person.history), self._items.table)
-        found = self._histories.added_given(inputs, given, self._items.catalogue.inputs)
-        return found.select(slice(None))  # with its lists padded
+        found = self._histories.added_given(row, given, self._items.arrays.sparse)
+        return inputs_of(found).select(slice(None))  # with its lists padded
 
     def with_item(self, row: Inputs, item: str) -> Inputs:
         """The row of a person with an item.
@@ -99,7 +103,7 @@ class Lists:
         Raises:
             DataError: There is no such item.
         """
-        catalogue = self._items.catalogue
+        catalogue = self._logits.catalogue
         found = catalogue.with_room(row).map(torch.clone)
         catalogue.overwrite(found, torch.tensor([0]), torch.tensor(self._places([item])))
         return found
@@ -110,7 +114,7 @@ class Lists:
         allowed[self._met_by(person.user)] = False
         allowed[self._places(person.history or ())] = False
         wanted = np.flatnonzero(allowed)
-        logits = self._items.logits(row, wanted)
+        logits = self._logits.logits(arrays_of(row), wanted)
         best = best_of(logits, top)
         predicted = self._task.predicted({"": logits[best]})
         return [
@@ -126,7 +130,7 @@ class Lists:
             return [self._named(place) for place in self._met_by(person.user).tolist()]
         sequence, column = self._reads
         length = int(row.sequence_lengths[sequence][0])
-        of_items = self._items.catalogue.inputs.sparse[:, column].tolist()
+        of_items = self._items.arrays.sparse[:, column].tolist()
         places = {id_: place for place, id_ in reversed(list(enumerate(of_items)))}
         read = row.padded_ids[sequence][0, :length].tolist()
         return [self._named(places[id_]) for id_ in read if id_ in places]
