@@ -1,5 +1,7 @@
 """Spaces: what they may say, what is refused with its line, and those that are shipped."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -144,6 +146,15 @@ def test_the_packaged_space_holds_what_a_shipped_config_says(name):
     assert settings_of(space, config).keys() == space.keys()
     said = yaml.safe_load((SPACES / f"{config.model_name}.yaml").read_text())
     assert len(space) >= len(said) - 3  # keys that this config cannot change
+
+
+def test_the_space_of_the_page_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepfm.data.ADAPTERS", {"tiny": tiny})
+    page = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text()
+    (tmp_path / "space.yaml").write_text(page.split("```text\n")[1].split("```")[0])
+    raw = {"model_name": "multi_tower", "data": {"dataset_name": "tiny"}, "multi_tower": TOWERS}
+    raw["feature"] = {"groups": {"a": ["user"], "b": ["item"]}}
+    assert len(load_space(tmp_path / "space.yaml", config_from_dict(raw))) == 6
 
 
 def test_a_space_of_another_name_is_of_no_model():
