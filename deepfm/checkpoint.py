@@ -246,9 +246,10 @@ def _from_content(content: Mapping[str, Any]) -> Checkpoint:
             raise TypeError("the history counts users and items, and there are none")
         user, item = content["history"].numpy()
         history = Interactions(user, item, num_users=len(users), num_items=len(items))
-    for key in ("training", "estimator"):  # older releases have no estimator
-        if not isinstance(content.get(key), dict | None):
-            raise TypeError(f"{key} is no mapping")
+    if not isinstance(content["training"], dict | None):
+        raise TypeError("the state of training is no mapping")
+    if not isinstance(content.get("estimator"), dict | None):  # older releases have none
+        raise TypeError("what an estimator says of itself is no mapping")
     encoders, plain = dict(content["encoders"]), content.get("fingerprint")
     calibration = content.get("calibration", {})  # older releases have none
     encoders["schema"] = current_schema(encoders["schema"], content["format_version"])

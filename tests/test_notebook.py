@@ -29,6 +29,21 @@ def test_the_notebook_was_run_in_order_and_shows_tables_and_pictures():
     assert "/tmp" not in PATH.read_text()
 
 
+def test_its_cells_run_one_after_the_other(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    from matplotlib import pyplot
+
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for cell in CELLS:
+        exec(cell.source, names)
+    pyplot.close("all")
+    assert names["auc"] > 0.7
+    assert len(names["model"].recommend("u4", top=5)) == 5
+    assert (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.slow  # a kernel of its own; what the cells do is tested above
 def test_the_notebook_runs_again(tmp_path):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
