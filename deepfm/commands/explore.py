@@ -60,6 +60,7 @@ def listening(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
+        listener.listen()  # who reads the address may connect before the server runs
     except OSError as error:
         listener.close()
         raise ConfigError(

@@ -44,8 +44,11 @@ def test_the_page_is_served_until_a_signal(table):
     with subprocess.Popen(
         [*command, "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment
     ) as served:
-        line = next(line for line in served.stdout if line.startswith("http"))
-        with urllib.request.urlopen(line.split()[0]) as page:
-            assert "<title>deepfm explore</title>" in page.read().decode()
-        served.send_signal(signal.SIGTERM)
-        assert served.wait() in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        try:
+            line = next(line for line in served.stdout if line.startswith("http"))
+            with urllib.request.urlopen(line.split()[0]) as page:
+                assert "<title>deepfm explore</title>" in page.read().decode()
+            served.send_signal(signal.SIGTERM)
+            assert served.wait() in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        finally:
+            served.kill()
