@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_BENCHMARK := $(VENV)/.ready-benchmark
+READY_DOCS := $(VENV)/.ready-docs
+PAGES := docs/_build/pages
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test test-slow install lint types format check build benchmark attack download-data proto clean
+.PHONY: train test test-slow install lint types format check build docs benchmark attack download-data proto clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
@@ -48,6 +50,20 @@ check: lint types
 build: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
+
+# The pages as a site, docs/_build/html/docs/index.html; a link to nowhere is an error. They are copied,
+# so that Sphinx does not walk through environments and data, and links work as they do here.
+docs: $(READY_DOCS)
+	rm -rf $(PAGES)
+	mkdir -p $(PAGES)/benchmarks
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md LICENSE Makefile configs examples $(PAGES)
+	cp benchmarks/README.md $(PAGES)/benchmarks
+	mkdir $(PAGES)/docs && cp -R docs/*.md docs/*.png docs/models $(PAGES)/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs $(PAGES) docs/_build/html
+
+$(READY_DOCS): $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,docs]"
+	touch $@
 
 # PEERS="deepctr-torch recbole" adds these, each in an environment of its own, PEERS=all all of
 # them; OPTIONS goes to benchmarks/run.py.

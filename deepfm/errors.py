@@ -70,7 +70,7 @@ class ConfigError(DeepFMError):
     Attributes:
         problem: What is wrong, what was expected and what was found.
         key: What it is wrong with, such as `training.lr`; empty where that is no single key.
-        source: Where the key was read; the message begins with it as it is: `x.yaml:17: `.
+        source: Where the key was read, with what stands before the message: `"x.yaml:17: "`.
 
     Example:
         >>> error = ConfigError("expected at least 1, found 0", key="epochs")

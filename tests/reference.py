@@ -505,6 +505,16 @@ def factorized_block(x, layers, combine, activation):
     return x
 
 
+def field_gates(fields, weight, bias):
+    """One row's vectors (F, D), each number times a linear map of that number of all fields."""
+    gated = np.zeros_like(fields)
+    for i in range(len(fields)):
+        for d in range(fields.shape[1]):
+            gate = bias[i] + sum(weight[i, j] * fields[j, d] for j in range(len(fields)))
+            gated[i, d] = fields[i, d] * gate
+    return gated.reshape(-1)
+
+
 def pairwise_dots(fields):
     """<x_i, x_j> of one row's vectors, i < j, row by row of the upper triangle."""
     return np.array(

@@ -28,7 +28,7 @@ def test_ci_and_the_workflow_of_forks_call_the_same_targets():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     commands = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
     ci = made("\n".join((ROOT / ".ci" / "run").read_text().splitlines()[2:]))
-    assert ci == ["check", "test", "test-slow"]
+    assert ci == ["docs", "check", "test", "test-slow"]
     assert commands == ["make install", *(f"make {target}" for target in ci), "make build"]
 
 

@@ -154,6 +154,24 @@ def test_finalnet_equals_loops(schema, config, combine, num_blocks):
         np.testing.assert_allclose(of_training[name].detach(), expected[:, k], atol=1e-5)
 
 
+def test_finalnet_reads_gated_fields_behind_the_others(schema, config):
+    section = FactorizedBlocksConfig(num_blocks=1, field_gates=True)
+    model = shaken(schema, replaced(config, model_name="finalnet", finalnet=section))
+    inputs = random_inputs(schema, 8)
+    found = model.embedding(*inputs)
+    flat, fields = (
+        x.detach().double().numpy() for x in (found.flat_embeddings, found.field_embeddings)
+    )
+    weight, bias = oracle.affine(model.gates.linear)
+    layers = oracle.factorized_layers(model.blocks[0])
+
+    def logit(row):
+        x = np.concatenate([flat[row], reference.field_gates(fields[row], weight, bias)])
+        return linear(model.output_maps[0], reference.factorized_block(x, layers, "concat", "relu"))
+
+    check(model, schema, inputs, logit)
+
+
 def test_factorized_layers_need_even_widths(schema, config):
     dnn = replace(SMALL, hidden_units=(5,))
     with pytest.raises(ConfigError, match=r"^dnn\.hidden_units: expected even widths, got \[5\]$"):

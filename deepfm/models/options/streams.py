@@ -45,11 +45,14 @@ class FactorizedBlocksConfig:
         second: The second block; null: as `dnn`, which is the first one.
         combine: How the halves of a layer are combined: `concat`, which leaves half of its units
             linear, or `sum`.
+        field_gates: Whether the blocks read the fields' vectors once more, each times a gate that
+            is a linear map of all fields.
     """
 
     num_blocks: int = limited(2, at_least=1, at_most=2)
     second: DNNConfig | None = None
     combine: Literal["concat", "sum"] = "concat"
+    field_gates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
