@@ -146,13 +146,13 @@ class RowsOfATable:
         table = asdict(self.table)
         fields = [_settings_of(field) for field in self.schema.read_fields]
         content = self.read.fingerprint.content(self.files)
-        labels = {name: self._label_key(name, rule) for name, rule in self.labels.items()}
+        labels = [(name, self._label_key(name, rule)) for name, rule in self.labels.items()]
         decides = [
             FORMAT_VERSION,
             content,
             {name: table[name] for name in _OF_THE_ROWS},
             fields,
-            labels if len(labels) > 1 else next(iter(labels.values())),
+            labels if len(labels) > 1 else labels[0][1],  # a store holds several in their order
             self.split.settings(self.split.options),
         ]
         if self.table.history is not None:
