@@ -17,8 +17,8 @@ class CTRRegressor(RegressorMixin, CTREstimator):  # type: ignore[misc]  # as in
 
     Example:
         >>> import numpy as np
-        >>> X = np.random.default_rng(0).normal(size=(200, 2))
-        >>> model = CTRRegressor("lr").fit(X, 10 * X[:, 0])
+        >>> X = np.random.default_rng(0).normal(size=(1000, 2))
+        >>> model = CTRRegressor().fit(X, 10 * X[:, 0])
         >>> model.score(X, 10 * X[:, 0]) > 0.9
         True
     """
