@@ -212,6 +212,20 @@ def test_leaks_are_named(tmp_path):
     assert any(warning.startswith("copy left out: ") for warning in found.warnings)
 
 
+def test_a_column_that_almost_knows_the_label_is_kept_with_a_warning(tmp_path):
+    rng = np.random.default_rng(1)
+    label = clicks()
+    columns = {
+        "click": label,
+        "stars": np.where(rng.random(ROWS) < 0.97, label, 1 - label),  # an AUC of .97
+        "honest": rng.normal(size=ROWS) + label,
+    }
+    found = described(tmp_path, columns)
+    (warning,) = found.warnings
+    assert warning.startswith("stars alone AUC 0.97: if it is only known once click is")
+    assert set(declared(found)["table"]["fields"]) == {"stars", "honest"}
+
+
 def test_what_is_unique_or_random_is_no_leak(tmp_path):
     rng = np.random.default_rng(2)
     columns = {

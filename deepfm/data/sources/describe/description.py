@@ -16,7 +16,13 @@ from deepfm.data.sources.describe.columns import (
     summarized,
     words_of,
 )
-from deepfm.data.sources.describe.evidence import Evidence, Signal, depends_on, evidence_of
+from deepfm.data.sources.describe.evidence import (
+    SUSPECT,
+    Evidence,
+    Signal,
+    depends_on,
+    evidence_of,
+)
 from deepfm.data.sources.describe.fields import (
     ABSENT,
     FieldGuess,
@@ -423,6 +429,7 @@ class _Guessing:
 
     def _warnings(self, fields: list[FieldGuess]) -> list[str]:
         found = [f"{field.name} left out: {field.against}" for field in fields if field.against]
+        found += self._suspects(fields)
         if self.label is not None and self.label.kind != "number":
             count = self.size.smallest_class
             if count < rules.FEW_OF_A_CLASS:
@@ -433,6 +440,19 @@ class _Guessing:
         if self.head.columns:
             found.append("the file has no header: the names of its columns are made up")
         return found
+
+    def _suspects(self, fields: list[FieldGuess]) -> list[str]:
+        """Columns that are fields though they almost know the label."""
+        found: dict[str, str] = {}  # a column of times gives several fields
+        for field in fields if self.finds_leaks else []:
+            column = field.settings.get("column", field.name)
+            strength = self.evidence[column].strength
+            if strength is not None and strength > SUSPECT and not field.against:
+                found[column] = (
+                    f"{column} alone {_measure(self.label)} {strength:.2f}: if it is only known "
+                    f"once {self.own} is, comment it out"
+                )
+        return list(found.values())
 
 
 def _measure(label: LabelGuess | None) -> str:

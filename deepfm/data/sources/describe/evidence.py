@@ -16,6 +16,7 @@ SMOOTHING = 10.0  # rows of the mean of all that are added to those of a value
 BINS = 32  # that stand for a smooth function of a number
 FINE_BINS = 256  # that would show a leak in a number
 LEAK = 0.99  # AUC above which a column alone knows the label
+SUSPECT = 0.95  # AUC above which somebody has to say whether it is known before the label is
 AT_LEAST = 50  # rows of each class, or rows that are present, for a verdict about leaks
 CLEAR = 2.0  # standard errors by which one explanation must be better than another
 
