@@ -52,16 +52,19 @@ def _tune(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.override)
     with working("loading torch and Optuna"):
         needed("optuna", extra="tune", wanted_by="deepfm tune")
+        from deepfm.report.search_page import write_after_search
         from deepfm.tuning.space import default_space, load_space
         from deepfm.tuning.tune import tune
 
     space = load_space(arguments.space, config) if arguments.space else default_space(config)
+    folder = arguments.output or Path("outputs/tune") / Path(arguments.config).stem
     tune(
         config,
         space,
-        folder=arguments.output or Path("outputs/tune") / Path(arguments.config).stem,
+        folder=folder,
         trials=arguments.trials,
         timeout=arguments.timeout,
         sampler=arguments.sampler,
         seed=arguments.seed,
     )
+    write_after_search(folder)

@@ -17,8 +17,10 @@ class Panel(NamedTuple):
         hint: What to look for.
         table: Its numbers.
         chart: What is drawn of them; None: the table stands for itself.
-        series: Names of what is drawn, in the order of the colours; one needs no key.
-        marks: What stands for each of them, `dot` or `diamond`; empty: lines.
+        series: Names of what is drawn, in the order of the colours; one needs no key. An empty
+            name keeps its colour and has no place in the key.
+        marks: What stands for each of them: `dot`, `diamond`, `cross` or `line`; empty: lines, each
+            with its dash.
     """
 
     title: str
@@ -43,11 +45,13 @@ class Panel(NamedTuple):
 
     def _key(self) -> Markup:
         """What each colour and dash stands for."""
-        if len(self.series) < 2:
+        if sum(map(bool, self.series)) < 2:
             return Markup()
         samples = map(_mark, count(), self.marks) if self.marks else map(_line, count())
         items = [
-            element("li", sample, name) for sample, name in zip(samples, self.series, strict=False)
+            element("li", sample, name)
+            for sample, name in zip(samples, self.series, strict=False)
+            if name
         ]
         return element("ul", joined(items), attributes={"class": "key"})
 
@@ -67,12 +71,15 @@ def _line(series: int) -> Markup:
 
 
 def _mark(series: int, shape: str) -> Markup:
+    if shape == "line":
+        return _sample("M0 5H26", {"class": f"stroke-series-{series}", "stroke-width": 2})
     return _sample(_SHAPES[shape], {"class": f"fill-series-{series % NUM_SERIES}"})
 
 
 _SHAPES = {
     "dot": "M9 5a4 4 0 1 0 8 0a4 4 0 1 0 -8 0",
     "diamond": "M13 0L18 5L13 10L8 5Z",
+    "cross": "M8 2L10 0L13 3L16 0L18 2L15 5L18 8L16 10L13 7L10 10L8 8L11 5Z",
 }
 
 

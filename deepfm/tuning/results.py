@@ -1,9 +1,7 @@
 """What a search found: the best config as YAML, and all trials as a table and as data."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import yaml
 
@@ -12,6 +10,7 @@ from deepfm.errors import DeepFMError
 from deepfm.tuning.space import with_settings
 from deepfm.tuning.study import Study, Trial
 from deepfm.utils.io import atomic_write_bytes
+from deepfm.utils.settings import settings_text, value_text
 
 _ORDER = ("finished", "pruned", "failed", "running")
 _SHOWN = 10  # trials in the lines; the files have all
@@ -50,20 +49,6 @@ def write_results(study: Study, config: ExperimentConfig) -> list[str]:
     ]
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """Settings for people, in a line.
-
-    Example:
-        >>> settings_text({"training.lr": 0.00123456, "dnn.hidden_units": [64, 32]})
-        'training.lr=0.001235, dnn.hidden_units=[64, 32]'
-    """
-    return ", ".join(f"{key}={_text(value)}" for key, value in settings.items())
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
-
-
 def _write_best(study: Study, best: Trial, config: ExperimentConfig) -> None:
     """The best trial's config, which `deepfm train` takes, with the test rows of the original."""
     name = study.folder.name
@@ -81,6 +66,7 @@ def _json(study: Study, trials: list[Trial], best: Trial | None) -> str:
     plan = study.plan.to_dict()
     content = {
         **{key: plan[key] for key in ("metric", "maximize", "sampler", "seed", "space")},
+        "as_it_stands": 0 if len(study.plan.first) == len(study.plan.space) else None,
         "best": None if best is None else best.number,
         "trials": [vars(trial) | {"run": str(trial.run)} for trial in trials],
     }
@@ -99,7 +85,7 @@ def _table(study: Study, trials: list[Trial]) -> list[str]:
         value = "-" if trial.value is None else f"{trial.value:.4f}"
         seconds = "-" if trial.seconds is None else f"{trial.seconds:.1f}"
         state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
-        settings = [_text(trial.settings[key]) for key in keys]
+        settings = [value_text(trial.settings[key]) for key in keys]
         rows.append([str(trial.number), state, value, f"{trial.epochs:g}", seconds, *settings])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [

@@ -19,10 +19,11 @@ from deepfm.errors import ConfigError, DivergenceError
 from deepfm.evaluation.scoring import reported_as
 from deepfm.objectives.tasks import is_larger_better, watched_metrics
 from deepfm.preflight import check_settings
-from deepfm.tuning.results import settings_text, write_results
+from deepfm.tuning.results import write_results
 from deepfm.tuning.space import Space, settings_of, with_settings
 from deepfm.tuning.study import Claim, Plan, Study, Trial
 from deepfm.utils.logging import LOGGER, quiet
+from deepfm.utils.settings import settings_text
 
 _PAUSE = 0.5  # seconds between two looks at trials of other processes
 

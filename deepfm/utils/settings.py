@@ -5,6 +5,7 @@ Nothing here knows what the keys mean. Nothing that is read is ever evaluated or
 
 import copy
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
@@ -429,3 +430,23 @@ def plain(value: object) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings for people, in a line.
+
+    Example:
+        >>> settings_text({"training.lr": 0.00123456, "dnn.hidden_units": [64, 32]})
+        'training.lr=0.001235, dnn.hidden_units=[64, 32]'
+    """
+    return ", ".join(f"{key}={value_text(value)}" for key, value in settings.items())
+
+
+def value_text(value: Any) -> str:
+    """A value of a setting for people: four digits of a number, JSON of anything else.
+
+    Example:
+        >>> value_text(1 / 3), value_text([8, 4]), value_text("adam"), value_text(None)
+        ('0.3333', '[8, 4]', 'adam', 'null')
+    """
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
