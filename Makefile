@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_BENCHMARK := $(VENV)/.ready-benchmark
 READY_DOCS := $(VENV)/.ready-docs
-PAGES := docs/_build/pages
+PAGES := build/docs/pages
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
@@ -51,7 +51,7 @@ build: $(READY)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 
-# The pages as a site, docs/_build/html/docs/index.html; a link to nowhere is an error. They are copied,
+# The pages as a site, build/docs/html/docs/index.html; a link to nowhere is an error. They are copied,
 # so that Sphinx does not walk through environments and data, and links work as they do here.
 docs: $(READY_DOCS)
 	rm -rf $(PAGES)
@@ -59,7 +59,7 @@ docs: $(READY_DOCS)
 	cp -R README.md CHANGELOG.md CONTRIBUTING.md LICENSE Makefile configs examples $(PAGES)
 	cp benchmarks/README.md $(PAGES)/benchmarks
 	mkdir $(PAGES)/docs && cp -R docs/*.md docs/*.png docs/models $(PAGES)/docs
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs $(PAGES) docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs $(PAGES) build/docs/html
 
 $(READY_DOCS): $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev,docs]"
@@ -89,4 +89,4 @@ proto: $(READY)
 		python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. deepfm/easyrec/pipeline.proto
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache dist build

@@ -82,7 +82,7 @@ def features_of(schema: DatasetSchema) -> dict[str, tuple[str, ...]]:
 def logits_of(
     model: BaseCTRModel | Members, task: Task, *, class_: int = 1, batch_size: int = 4096
 ) -> Logits:
-    """What is explained of a row: the logit of a task in float64.
+    """Return what is explained of a row: the logit of a task in float64.
 
     Where each class has a logit of its own, which means nothing alone, it is the logarithm of the
     odds of one class against all others. Of a regression it is the number that is predicted.
@@ -145,7 +145,7 @@ def single_effects(
     schema: DatasetSchema,
     features: Collection[str] | None = None,
 ) -> list[Effect]:
-    """What replacing each feature of a row alone changes its logit by, the largest mean first.
+    """Return what replacing each feature of a row alone changes its logit by, largest mean first.
 
     Args:
         draws: K rows, such as those of training.
@@ -164,7 +164,7 @@ def pair_effects(
     schema: DatasetSchema,
     features: Collection[str] | None = None,
 ) -> list[Effect]:
-    """What replacing two features at once changes beyond their single changes, largest mean first.
+    """Return what replacing two features at once changes beyond both alone, largest mean first.
 
     [f(x_ij) - f(x)] - [f(x_i) - f(x)] - [f(x_j) - f(x)]
 
@@ -179,7 +179,7 @@ def pair_effects(
 
 
 def pair_terms(model: BaseCTRModel | Members, row: Inputs) -> list[PairTerm] | None:
-    """The terms r_ij <v_i, v_j> of a row, largest first, of FM (r_ij = 1) and FwFM; else None.
+    """Return the terms r_ij <v_i, v_j> of a row, largest first, of FM (r_ij = 1), FwFM; else None.
 
     They add up to the part `interactions` of `model.branches`.
     """
@@ -199,7 +199,7 @@ def pair_terms(model: BaseCTRModel | Members, row: Inputs) -> list[PairTerm] | N
 
 
 def parts_of(model: BaseCTRModel | Members, row: Inputs, logit: float) -> dict[str, float] | None:
-    """The named parts of one row's logit, where they add up to it; else None.
+    """Return the named parts of one row's logit, where they add up to it; else None.
 
     They do not for several models or tasks, behind a calibration, or for three classes or more.
     """

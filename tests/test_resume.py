@@ -194,7 +194,7 @@ def test_a_run_without_its_last_checkpoint_is_not_begun_anew(tiny_config):
     with pytest.raises(ConfigError, match=message):
         experiment.train(config, resume=True)
     assert run.best.read_bytes() == before
-    for file in (run.history, run.metrics, run.predictions, run.ranks):
+    for file in (run.history, run.metrics, run.predictions, run.ranks, run.environment):
         file.unlink()
     with pytest.raises(ConfigError, match=r"missing beside best_model\.pt; --overwrite starts"):
         experiment.train(config, resume=True)

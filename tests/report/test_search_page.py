@@ -15,7 +15,7 @@ from deepfm.report.search_charts import curves, edge_of, progress, setting
 from deepfm.report.search_page import make_search_report, verdict, write_after_search
 from deepfm.report.searches import read_search
 from tests.chromium import browser
-from tests.report.conftest import INERT, texts
+from tests.report.conftest import texts
 from tests.report.test_browser import OVERLAPS, UNDRAWN
 from tests.report.trials import SPACE, TRIALS, trial, write_trials
 

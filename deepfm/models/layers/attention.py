@@ -88,7 +88,7 @@ class FieldSelfAttention(nn.Module):
         )
 
     def weights(self, field_embeddings: Tensor) -> Tensor:
-        """How much each field reads of each other in the first layer, (B, heads, F, F)."""
+        """Return how much each field reads of each other in the first layer, (B, heads, F, F)."""
         first = self.layers[0]
         assert isinstance(first, _AttentionLayer)
         weights: Tensor = first.weights(field_embeddings)
@@ -135,7 +135,7 @@ class _AttentionLayer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
 
     def weights(self, x: Tensor) -> Tensor:
-        """How much each field reads of each other, (B, heads, F, F); a row adds up to 1."""
+        """Return how much each field reads of each other, (B, heads, F, F); a row adds up to 1."""
         query, key = self._heads(self.query(x)), self._heads(self.key(x))
         scores = (query @ key.transpose(-2, -1)).to(x.dtype)
         if self.divisor != 1.0:
