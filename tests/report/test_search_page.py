@@ -15,7 +15,7 @@ from deepfm.report.search_charts import curves, edge_of, progress, setting
 from deepfm.report.search_page import make_search_report, verdict, write_after_search
 from deepfm.report.searches import read_search
 from tests.chromium import browser
-from tests.report.conftest import INERT, texts
+from tests.report.conftest import texts
 from tests.report.test_browser import OVERLAPS, UNDRAWN
 from tests.report.trials import SPACE, TRIALS, trial, write_trials
 
@@ -42,7 +42,7 @@ def test_the_page_of_a_search_ends_it_and_is_made_anew(tmp_path, capsys):
     command = ["tune", "--config", str(tmp_path / "clicks.yaml"), "--trials", "3"]
     assert main([*command, "--space", str(tmp_path / "space.yaml"), "--output", str(folder)]) == 0
     page = folder / "report.html"
-    assert f"the report is in {page}" in capsys.readouterr().err
+    assert f"the report is in {page}" in capsys.readouterr().out
     first = page.read_bytes()
     values = [one["value"] for one in json.loads((folder / "trials.json").read_text())["trials"]]
     best = max(values)
