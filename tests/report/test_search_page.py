@@ -42,7 +42,7 @@ def test_the_page_of_a_search_ends_it_and_is_made_anew(tmp_path, capsys):
     command = ["tune", "--config", str(tmp_path / "clicks.yaml"), "--trials", "3"]
     assert main([*command, "--space", str(tmp_path / "space.yaml"), "--output", str(folder)]) == 0
     page = folder / "report.html"
-    assert f"the report is in {page}" in capsys.readouterr().err
+    assert f"the report is in {page}" in capsys.readouterr().out
     first = page.read_bytes()
     values = [one["value"] for one in json.loads((folder / "trials.json").read_text())["trials"]]
     best = max(values)
