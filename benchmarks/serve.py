@@ -6,6 +6,8 @@ It starts `deepfm serve` on the loopback, with its log, metrics and deadlines as
 over connections that stay open; every row is another one. Rows bring the ids of users and items,
 and a time where the model reads a history; of a model without such tables, all columns, drawn from
 `--rows-from`, a CSV or Parquet file. The client is a process of its own and is not counted.
+With `--export D` an export is served in place of the checkpoint, and with `--peer litserve` by
+LitServe in an environment of its own. `--memory` is explained in `serve_memory.py`.
 
 A line of JSON per kind of request: requests and rows per second of the server's CPU, of one core,
 and percentiles in milliseconds of an open loop at half the rate that the closed loop reached. The
@@ -17,19 +19,26 @@ import asyncio
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from peers import environments
 from predictor_calls import rows_of
 
 from deepfm.prediction import Predictor
 from deepfm.runtime import load
 
+ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 _TICK = os.sysconf("SC_CLK_TCK")
 CHECK = b"HTTP/1.1 200"
@@ -82,7 +91,10 @@ class Client(asyncio.Protocol):
 
 def request_of(rows: Sequence[dict[str, Any]]) -> bytes:
     body = orjson.dumps({"rows": rows})
-    head = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
@@ -177,39 +189,91 @@ def drawn_rows(predictor: Predictor, path: str | None, count: int) -> list[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--checkpoint")
     parser.add_argument("--export", help="its export, which is served in its place")
+    parser.add_argument("--peer", choices=list(environments.SERVERS), help="serves the export")
     parser.add_argument("--rows-from", help="CSV or Parquet file of rows")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--requests", type=int, default=6000, help="of one row")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 100])
+    parser.add_argument("--memory", action="store_true", help="of 2 GB, instead of all else")
+    parser.add_argument("--memory-rows", type=int, default=33_000_000)
     arguments = parser.parse_args()
+    if arguments.memory:
+        import serve_memory
+
+        for line in serve_memory.measured(arguments.workers, arguments.memory_rows):
+            print(json.dumps(line))
+        return
+    if not arguments.checkpoint:
+        parser.error("expected --checkpoint or --memory")
+    if arguments.peer and not arguments.export:
+        parser.error(f"--peer {arguments.peer} serves an --export")
     import torch
 
     torch.set_num_threads(1)
     predictor = Predictor(arguments.checkpoint)
-    served, engine = ["--checkpoint", arguments.checkpoint], predictor
+    what, engine = ["--checkpoint", arguments.checkpoint], predictor
     if arguments.export:
         engine = load(arguments.export, threads=1)
-        served = ["--export", arguments.export]
-    command = [
-        sys.executable, "-m", "deepfm", "serve", *served,
-        "--port", "0", "--workers", str(arguments.workers),
-    ]  # fmt: skip
+        what = ["--export", arguments.export]
+    workers = ["--workers", str(arguments.workers)]
+    server = served_by(arguments.peer, [*what, *workers]) if arguments.peer else None
+    with server or served([*what, *workers]) as (process, port):
+        for size in arguments.sizes:
+            print(json.dumps(measured(process, port, predictor, engine, size, arguments)))
+
+
+@contextmanager
+def served(options: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """`deepfm serve` while it is asked: its process, and the port."""
+    command = [sys.executable, "-m", "deepfm", "serve", *options, "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as server:
         assert server.stderr is not None
         try:
             said = server.stderr.readline()
-            port = int(re.search(r":(\d+) with", said)[1])  # type: ignore[index]
-            for size in arguments.sizes:
-                found = measured(server.pid, port, predictor, engine, size, arguments)
-                print(json.dumps(found))
+            found = re.search(r":(\d+) with", said)
+            assert found, said
+            yield server.pid, int(found[1])
         finally:
             server.terminate()
             server.stderr.read()
+
+
+@contextmanager
+def served_by(peer: str, options: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Another server while it is asked, in an environment of its own: its process, and the port."""
+    if environments.create_all([peer]):
+        raise SystemExit(f"no environment for {peer}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(environments.python_of(peer)), str(environments.driver_of(peer)), *options]
+    with subprocess.Popen(
+        [*command, "--port", str(port)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as server:
+        try:
+            while not is_healthy(port):
+                if server.poll() is not None:
+                    raise SystemExit(f"{peer} ended with {server.returncode}")
+                time.sleep(0.2)
+            yield server.pid, port
+        finally:  # its own children too
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def is_healthy(port: int) -> bool:
+    """Whether a server says that its workers are ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def measured(

@@ -1,5 +1,6 @@
 """The parts of `benchmarks/` that decide what a figure means; no speed is asserted here."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import ours
 import pytest
 import report
+import serve_memory
 import torch
 from drivers import drivers
 from floor import DTYPES, flops_per_row, layers, libraries, products, products_of
@@ -26,6 +28,7 @@ from torch import nn
 from workloads import WORKLOADS, Workload, generate
 
 from deepfm.models import build_model
+from deepfm.prediction import Predictor
 from deepfm.preflight import check_settings
 
 TINY = Workload("W1", 3, (20, 50), 0, 0, (8, 4), False, 0.0)
@@ -195,6 +198,20 @@ def test_only_the_peers_asked_for_are_built(tmp_path, monkeypatch, capsys):
     assert "torchfm: ready" in capsys.readouterr().out
     assert environments.folder_of("fbgemm", "cuda") == tmp_path / "fbgemm-cuda"
     assert environments.folder_of("torchfm", "cuda") == tmp_path / "torchfm"
+
+
+def test_a_peer_of_the_server_is_none_of_training():
+    assert not environments.SERVERS.keys() & environments.REQUIREMENTS.keys()
+    for peer in (*environments.SERVERS, *environments.REQUIREMENTS):
+        assert environments.driver_of(peer).is_file()
+
+
+def test_the_model_of_the_servers_memory_answers_and_what_is_held_adds_up(tmp_path):
+    path = serve_memory.write_checkpoint(tmp_path, rows=1000)
+    (found,) = Predictor(path).predict([{"user": "u1", "item": "i1"}])
+    assert 0 < found < 1
+    held = serve_memory.memory_of(os.getpid())
+    assert 0 < held["written"] <= held["private"] <= held["pss"]
 
 
 def test_every_engine_is_measured_in_each_of_its_ways():

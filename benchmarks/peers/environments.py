@@ -34,6 +34,11 @@ REQUIREMENTS = {
     "pytorch-widedeep": [TORCH, "pytorch-widedeep==1.7.0"],
 }
 
+# peers of the server, for benchmarks/serve.py; with what an export needs to be read, and no torch
+SERVERS = {
+    "litserve": ["litserve==0.2.19", "numpy", "pyarrow", "xxhash", "tqdm", "onnxruntime"],
+}
+
 # where a peer needs other packages for CUDA; torch itself comes with it unless a wheel says not
 ON_CUDA = {"fbgemm": [TORCH, "fbgemm-gpu==1.8.0", "numpy<2.5"]}
 
@@ -60,7 +65,8 @@ def create(peer: str, device: str = "cpu") -> bool:
         subprocess.CalledProcessError: A package cannot be installed.
         SystemExit: There is no uv.
     """
-    wanted = (ON_CUDA if device == "cuda" else {}).get(peer, REQUIREMENTS[peer])
+    known = REQUIREMENTS | SERVERS | (ON_CUDA if device == "cuda" else {})
+    wanted = known[peer]
     requirements = "\n".join(wanted) + "\n"
     folder = folder_of(peer, device)
     stamp = folder / "requirements.stamp"
@@ -105,13 +111,14 @@ def create_all(peers: Iterable[str], device: str = "cpu") -> list[str]:
 
 def main() -> None:
     """Creates the environments named on the command line, or all; reports the ones that fail."""
+    known = REQUIREMENTS | SERVERS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(REQUIREMENTS)}")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(known)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
-    peers = arguments.peers or list(REQUIREMENTS)
-    if unknown := sorted(set(peers) - set(REQUIREMENTS)):
-        parser.error(f"unknown peers {unknown}; known are {list(REQUIREMENTS)}")
+    peers = arguments.peers or list(known)
+    if unknown := sorted(set(peers) - set(known)):
+        parser.error(f"unknown peers {unknown}; known are {list(known)}")
     if failed := create_all(peers, arguments.device):
         raise SystemExit(f"no environment for {', '.join(failed)}")
 

@@ -16,6 +16,9 @@ RUN pip install --no-cache-dir --no-deps /tmp/deepfm-*.whl \
 USER 65534
 ENV PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8000
+# No path below /health/ asks for the token.
+HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", \
+    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 # The address is the container's own; a token is asked for if the environment has one.
 ENTRYPOINT ["deepfm", "serve", "--export", "/model", "--host", "0.0.0.0"]
 CMD ["--workers", "1"]

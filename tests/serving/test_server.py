@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -252,6 +253,69 @@ def test_stopping_answers_what_has_begun(server):
     assert len(json.loads(content)["predictions"]["probability"]) == 3000
 
 
+@contextmanager
+def many_files(count: int):
+    """This process may open so many files; the servers that it starts, as many as the system lets.
+
+    Skips where the system does not let it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        pytest.skip(f"needs {count:,} open files, and the system allows {hard:,}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_connections(server: Server, count: int, opened: list[socket.socket]) -> None:
+    """Open connections that ask nothing."""
+    for _ in range(count):
+        opened.append(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+
+
+def ask_over(opened: list[socket.socket]) -> None:
+    """Ask once over each of connections, which stay open."""
+    for start in range(0, len(opened), 500):
+        some = opened[start : start + 500]
+        for one in some:
+            one.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        for one in some:
+            answer = b""
+            while not answer.endswith(b"}"):  # head and body may come one after the other
+                part = one.recv(1000)
+                assert part, "closed"
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200")
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(found[1]) * 1024
+
+
+def test_connections_beyond_the_files_of_a_worker_hurt_nobody_for_long(checkpoints):
+    server = Server(checkpoints[0])
+    (worker,) = server.workers()
+    in_use = len(os.listdir(f"/proc/{worker}/fd"))
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (in_use + 50, in_use + 50))
+    opened: list[socket.socket] = []
+    try:
+        open_connections(server, 40, opened)
+        ask_over(opened)
+        open_connections(server, 100, opened)
+        ask_over(opened[:40])
+    finally:
+        for one in opened:
+            one.close()
+    answers = ask_many(server, 16)
+    assert [answer.status_code for answer in answers] == [200] * 16
+    assert server.workers() == [worker]
+    assert server.stop() == 0
+
+
 def test_mistakes_at_the_start_are_a_line(checkpoints, tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
@@ -301,3 +365,30 @@ def test_schemathesis_finds_no_error_of_ours(checkpoints, tmp_path):
     )  # fmt: skip
     assert server.stop() == 0
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_ten_thousand_idle_connections_leave_room_for_one_that_asks(checkpoints):
+    count, opened = 10_000, list[socket.socket]()
+    with many_files(count + 500):
+        server = Server(checkpoints[0])  # with a deadline of 5 seconds
+        (worker,) = server.workers()
+        before = resident(worker)
+        try:
+            open_connections(server, count, opened)
+            # over a connection that comes after them: they have been accepted by then
+            assert httpx.get(f"{server.url}/health/live", timeout=60).status_code == 200
+            assert len(os.listdir(f"/proc/{worker}/fd")) > count
+            ask_over(opened)
+            answer = httpx.post(f"{server.url}/v1/predict", json={"rows": [row(3)]}, timeout=60)
+            assert answer.status_code in (200, 503)
+            grown = resident(worker) - before
+            assert grown < count * 32 * 1024, f"{grown / count:,.0f} bytes per connection"
+        finally:
+            for one in opened:
+                one.close()
+        answers = ask_many(server, 40)
+        assert [answer.status_code for answer in answers] == [200] * 40
+        assert server.workers() == [worker]
+        assert resident(worker) - before < count * 32 * 1024
+        assert server.stop() == 0
