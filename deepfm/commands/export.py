@@ -32,6 +32,8 @@ def _export(arguments: argparse.Namespace) -> None:
     entries = [*parity["rows"], *parity.get("lists", [])]
     largest = max(value for entry in entries for name, value in entry.items() if name not in _SIZES)
     LOGGER.info(f"{arguments.output}: the logits are those of the model within {largest:.1e}")
+    if arguments.format == "onnx":
+        LOGGER.info(f"python -m deepfm serve --export {arguments.output}")
 
 
 _SIZES = ("rows", "items")  # of an entry, beside the differences

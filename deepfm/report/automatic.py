@@ -34,8 +34,8 @@ def write_automatically(finished: Finished) -> None:
     allowed = SHARE * finished.used.cpu_seconds
     if allowed < LEAST:
         LOGGER.info(
-            f"no report.html: {SHARE:.0%} of {finished.used.cpu_seconds:.0f} s of CPU are too "
-            f"little for one; deepfm report {path} makes it"
+            f"no report.html: it would take more than {SHARE:.0%} of the run's "
+            f"{finished.used.cpu_seconds:.0f} s of CPU; deepfm report {path} makes it"
         )
         return
     begun = time.process_time()

@@ -28,7 +28,7 @@ def test_a_short_run_gets_a_line(tmp_path, lines):
     train(tmp_path)
     assert not (tmp_path / "run" / "report.html").exists()
     (line,) = [line for line in lines() if "report" in line]
-    assert line.startswith("no report.html: 5% of ")
+    assert line.startswith("no report.html: it would take more than 5% of ")
     assert line.endswith(f"deepfm report {tmp_path / 'run'} makes it")
 
 
