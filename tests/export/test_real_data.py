@@ -1,4 +1,4 @@
-"""Exports of models of MovieLens and Frappe: raw rows to probabilities without torch."""
+"""Exports of models of MovieLens, Frappe and Adult: raw rows to probabilities without torch."""
 
 import runpy
 from pathlib import Path
@@ -75,3 +75,18 @@ def test_frappe_and_the_example(tmp_path):
     np.testing.assert_allclose(
         example["Scorer"](tmp_path / "out").predict(texts), expected, rtol=0, atol=1e-6
     )
+
+
+def test_adult(tmp_path):
+    text = (ROOT / "configs" / "deepfm_adult.yaml").read_text()
+    config = yaml.safe_load(text) | {"output_dir": str(tmp_path / "run"), "device": "cpu"}
+    folder = ROOT / "data" / "adult"  # fetched there once, as the config says
+    config["data"] |= {"data_dir": str(folder), "store_dir": str(tmp_path / "stores")}
+    config["training"] |= {"epochs": 1, "max_steps": 20}
+    predictor, served = exported(tmp_path, config)
+    rows = pyarrow.parquet.read_table(folder / "adult.parquet")
+    for count in (1, 7, 30_000):
+        some = rows.slice(0, count)
+        expected = predictor.predict(some)
+        assert count == 1 or expected.std() > 1e-3
+        np.testing.assert_allclose(served.predict(some), expected, rtol=0, atol=1e-6)
