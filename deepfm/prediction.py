@@ -16,6 +16,7 @@ from deepfm.data.files.packed import ARCHIVE, file_ending
 from deepfm.data.files.read import first_line, format_of, read_rows
 from deepfm.data.files.rows import Rows, TextOptions
 from deepfm.data.files.text import is_header, without_header
+from deepfm.data.served_counts import unknown_values
 from deepfm.data.served_inputs import served_inputs
 from deepfm.data.served_rows import ReadRows, warn_of_absent
 from deepfm.data.sources.tables import SideTables
@@ -147,7 +148,12 @@ class Predictor(ServedEngine):
                 count + len(rows.table),
                 absent or self._rows.absent(columns.column_names),
             )
-            unknown = self._unknown(columns, inputs) | elements
+            missing = {
+                field.name: columns[field.column].null_count
+                for field in self.schema.sparse_fields
+                if field.column in columns.column_names
+            }
+            unknown = unknown_values(self.schema, inputs.sparse.numpy(), missing) | elements
             yield ScoredRows(rows, predictions, unknown, bad)
         warn_of_absent(absent, count)
 
@@ -203,14 +209,6 @@ class Predictor(ServedEngine):
                 "a line with the names above the rows",
                 place=Place(file=str(path), line=1),
             )
-
-    def _unknown(self, columns: pa.Table, inputs: Inputs) -> dict[str, int]:
-        counts = {}
-        for field, ids in zip(self.schema.sparse_fields, inputs.sparse.unbind(1), strict=True):
-            if field.encoder.counts_unknown and field.column in columns.column_names:
-                absent = columns[field.column].null_count if field.default is None else 0
-                counts[field.name] = max(int((ids == 0).sum()) - absent, 0)
-        return counts
 
 
 def _kept_row(rows: Rows, kept: np.ndarray, index: int) -> Place:

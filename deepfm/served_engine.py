@@ -103,7 +103,9 @@ class ServedEngine(ABC):
         read = self._rows.read(rows)
         predictions = self._columns(self._predicted(read))
         missing = missing_values(self.schema, read)
-        return CountedPredictions(predictions, unknown_values(self.schema, read, missing), missing)
+        return CountedPredictions(
+            predictions, unknown_values(self.schema, read.arrays.sparse, missing), missing
+        )
 
     def example_row(self) -> dict[str, object]:
         """A row that `predict` can read as far as can be known, without what it looks up."""

@@ -26,17 +26,18 @@ def missing_values(schema: DatasetSchema, read: ReadRows) -> dict[str, int]:
 
 
 def unknown_values(
-    schema: DatasetSchema, read: ReadRows, missing: Mapping[str, int]
+    schema: DatasetSchema, sparse: np.ndarray, missing: Mapping[str, int]
 ) -> dict[str, int]:
     """Rows with a value that training has not seen, by sparse field with a vocabulary.
 
     Args:
-        missing: As `missing_values` counts; a missing value is not unknown.
+        sparse: The ids of all sparse fields, (N, F).
+        missing: Rows without a value, which is not unknown, of each field that is counted.
     """
-    zeros = np.count_nonzero(read.arrays.sparse == 0, axis=0).tolist()
+    zeros = np.count_nonzero(sparse == 0, axis=0).tolist()
     found = {}
     for field, count in zip(schema.sparse_fields, zeros, strict=True):
-        if field.encoder.counts_unknown:
+        if field.encoder.counts_unknown and field.name in missing:
             absent = missing[field.name] if field.default is None else 0
             found[field.name] = max(count - absent, 0)
     return found
