@@ -49,7 +49,7 @@ from deepfm.utils.locks import HeldElsewhere, SoleLock
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
     "training.checkpoint_every_steps", "training.threads", "training.report", "training.trackers",
-    "output_dir", "device", "data.auto_download", "data.store_dir", "data.verify",
+    "output_dir", "device", "distributed", "data.auto_download", "data.store_dir", "data.verify",
 )  # fmt: skip
 # Where files are may change too, if the checkpoint knows their content.
 _PLACES = (
@@ -60,7 +60,7 @@ _PLACES = (
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
-    "feature.embedding_l2_scope",
+    "feature.embedding_l2_scope", "distributed",
 )  # fmt: skip
 WARM_START_TASK_CHANGES = (
     "label", "losses", "weight", "metrics", "train_metrics", "sample_weight", "space",

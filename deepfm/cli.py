@@ -21,9 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     configure_logging()
     wait_passively()
+    arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser().parse_args(arguments)
+    parsed.arguments = arguments
     try:
-        parsed.run(parsed)
+        exit_code: int = parsed.run(parsed) or 0
         sys.stdout.flush()
     except DeepFMError as error:
         LOGGER.error(" ".join(str(error).splitlines()))
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    return exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

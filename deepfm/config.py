@@ -82,6 +82,7 @@ __all__ = [
     "DNNConfig",
     "DataConfig",
     "DeepFMConfig",
+    "DistributedConfig",
     "EvaluationConfig",
     "ExperimentConfig",
     "FMConfig",
@@ -259,6 +260,17 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """Several processes that train one model.
+
+    Attributes:
+        timeout: Seconds after which a process that says nothing is given up, and all others end.
+    """
+
+    timeout: float = limited(60.0, at_least=1, at_most=86400)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """One experiment, from data to metrics.
 
@@ -277,6 +289,7 @@ class ExperimentConfig:
         tasks: Several things that a model is trained to predict, by name.
         training: The training loop.
         evaluation: Scoring and metrics.
+        distributed: Several processes.
         format_version: Of this file.
     """
 
@@ -289,6 +302,7 @@ class ExperimentConfig:
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """The composition root: configuration to data, model, training, evaluation and files."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -27,7 +28,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.load import ExperimentData, declared_schema
-from deepfm.errors import CheckpointError
+from deepfm.errors import CheckpointError, ConfigError, DataError
 from deepfm.evaluation.base_rate import Verdict
 from deepfm.evaluation.calibration_figures import INTERVAL
 from deepfm.evaluation.ranking import SHORT_RANKING, hit_rate, ndcg, rank_counts
@@ -53,6 +54,7 @@ from deepfm.utils.environment import Usage, machine
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.logging import LOGGER, RunLog
 from deepfm.utils.progress import working
+from deepfm.utils.workers import ALONE, Workers
 
 
 class Finished(NamedTuple):
@@ -107,6 +109,7 @@ def train(
     validation_only: bool = False,
     trackers: Sequence[Tracker] = (),
     afterwards: Callable[[Finished], None] = lambda finished: None,
+    workers: Workers = ALONE,
 ) -> dict[str, Any]:
     """Run an experiment into `config.output_dir` and return its metrics.
 
@@ -119,17 +122,27 @@ def train(
         validation_only: The test split is left alone: nothing of it is scored or reported.
         trackers: What is told of the run besides those of `training.trackers`.
         afterwards: Called last, while the data is still held.
+        workers: Who runs the same experiment together, with the same arguments. The first one
+            writes, and calls `afterwards`.
 
     Raises:
-        ConfigError: A setting is wrong, or the directory holds a run and no flag is given.
+        ConfigError: A setting is wrong, the processes have different ones, or the directory holds
+            a run and no flag is given.
         CheckpointError: `init_from` cannot be used, or has other fields.
-        DeepFMError: Data, network or disk failed, or the loss became NaN.
+        DeepFMError: Data, network or disk failed, the processes have different data, or the loss
+            became NaN.
         Interrupted: A signal arrived; the state is saved.
     """
     run, begun = RunDirectory(config.output_dir), Usage.so_far()
-    with RunLog() as run_log, run.locked(), ExitStack() as stack:
+    with RunLog() as run_log, ExitStack() as stack:
+        if workers.is_first:
+            stack.enter_context(run.locked())
         now = stack.enter_context(working("checking the settings"))
-        device = resolve_device(config.device)
+        device = workers.own_device(resolve_device(config.device))
+        workers.refuse_unless_equal(
+            json.dumps(config.to_dict(), default=str),
+            lambda: ConfigError("the processes of the run have different settings"),
+        )
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         if checkpoint is not None:
@@ -149,11 +162,17 @@ def train(
                 "has changed is not checked"
             )
         now("reading the data")
-        data = load_data(
-            config,
-            checkpoint.encoders if checkpoint else None,
-            base=base.encoders if base else None,
-            expected=checkpoint.fingerprint if checkpoint else None,
+        data = workers.first_before_others(
+            lambda: load_data(
+                config,
+                checkpoint.encoders if checkpoint else None,
+                base=base.encoders if base else None,
+                expected=checkpoint.fingerprint if checkpoint else None,
+            )
+        )
+        workers.refuse_unless_equal(
+            json.dumps(data.fingerprint.to_plain()) if data.fingerprint else "",
+            lambda: DataError("the processes of the run have different data, by its content"),
         )
         if validation_only:
             data = data._replace(test=None)
@@ -161,21 +180,26 @@ def train(
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config).to(device)
         before = None if checkpoint is None else checkpoint.config.training
-        threads = settle_threads(config.training, before, model, data.valid.inputs)
+        own_rows = max(1, config.training.batch_size // workers.world)
+        own = replace(config.training, batch_size=own_rows)
+        threads = settle_threads(own, before, model, data.valid.inputs)
         config = replace(config, training=replace(config.training, threads=threads))
         start: dict[str, torch.Tensor] = {}
         if base is not None:
             transfer(model, base)
         elif checkpoint is None and config.training.initial_bias == "base_rate":
             start = start_at_base_rate(model, data.train)
-        run.prepare(config, keep=resume)
-        run_log.write_to(run.log)
+        if workers.is_first:
+            run.prepare(config, keep=resume)
+            run_log.write_to(run.log)
         saved = checkpoint.training if checkpoint else None
         state = TrainingState(**saved) if saved else TrainingState()
         parameters = sum(parameters_of(model))
         LOGGER.info(
             f"{config.model_name} with {parameters:,} parameters on {device}, "
-            f"{config.training.precision}, threads: {threads}, into {run.path}"
+            f"{config.training.precision}, threads: {threads}, "
+            + ("" if workers.is_alone else f"in each of {workers.world} processes, ")
+            + f"into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
         )
@@ -209,18 +233,31 @@ def train(
             )
 
         def save_what_follows(state: TrainingState, is_best: bool) -> None:
+            if not workers.is_first:
+                return
             if is_best:
                 bundle(state.best_model).save(run.best)
             run.write_history(state.history)
 
         def save(state: TrainingState, is_best: bool) -> None:
+            if not workers.is_first:
+                return
             bundle(state.model, dict(vars(state))).save(run.last)
             save_what_follows(state, is_best)
 
         if checkpoint is not None:  # its process may have been killed before it wrote these
             save_what_follows(state, bool(state.best_model))
-        trainer = Trainer(config.training, config.evaluation, seed=config.seed, device=device)
-        told = stack.enter_context(tracked(trackers, run.path, config.to_dict(), state.total_steps))
+        trainer = Trainer(
+            config.training, config.evaluation, seed=config.seed, device=device, workers=workers
+        )
+        told = stack.enter_context(
+            tracked(
+                trackers if workers.is_first else (),
+                run.path,
+                config.to_dict(),
+                state.total_steps,
+            )
+        )
         now("training")
         with catch_signals() as received:
             state = trainer.fit(
@@ -234,24 +271,32 @@ def train(
                 record=told.record,
             )
         LOGGER.info(_kept(config, state))
-        for group, dropout in model.embedding.variational_dropouts().items():
-            run.write_dropout_ratios(group, dropout.ratios())
         splits = {"valid": data.valid} | ({"test": data.test} if data.test is not None else {})
         now(f"final evaluation on {' and '.join(splits)}")
         results = {
-            name: evaluate(model, split, batch_size=config.evaluation.batch_size, train=data.train)
+            name: evaluate(
+                model,
+                split,
+                batch_size=config.evaluation.batch_size,
+                train=data.train,
+                workers=workers,
+            )
             for name, split in splits.items()
         }
         metrics: dict[str, Any] = {name: result.metrics for name, result in results.items()}
-        last = "test" if "test" in splits else "valid"
-        run.write_table(run.predictions, _predictions(config, splits[last], results[last]))
-        if (ranks := _ranks(splits[last], results[last])) is not None:
-            run.write_table(run.ranks, ranks)
         if data.summary is not None:
             metrics["data"] = data.summary
         if data.protocol is not None:
             metrics["protocol"] = data.protocol
         used = Usage.so_far().since(begun)
+        if not workers.is_first:
+            return metrics
+        for group, dropout in model.embedding.variational_dropouts().items():
+            run.write_dropout_ratios(group, dropout.ratios())
+        last = "test" if "test" in splits else "valid"
+        run.write_table(run.predictions, _predictions(config, splits[last], results[last]))
+        if (ranks := _ranks(splits[last], results[last])) is not None:
+            run.write_table(run.ranks, ranks)
         run.write_json(run.environment, _environment(config, device, used))
         run.write_json(run.metrics, metrics)
         told.metrics = metrics

@@ -20,6 +20,7 @@ from deepfm.objectives import check_metrics
 from deepfm.preflight import resolve_device
 from deepfm.several import calibration_lines, load_several, scorer_of
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.workers import ALONE, Workers
 
 EVALUATION_CHANGES = (
     "data.data_dir",
@@ -32,6 +33,7 @@ EVALUATION_CHANGES = (
     "data.candidates",
     "data.num_neg_eval",
     "evaluation",
+    "distributed",
     "output_dir",
     "device",
 )
@@ -102,6 +104,7 @@ def evaluate_checkpoint(
     *,
     config: ExperimentConfig | None = None,
     split: str | None = None,
+    workers: Workers = ALONE,
 ) -> dict[str, Any]:
     """Metrics of a checkpoint, or of the mean of the logits of several, on a split of their data.
 
@@ -110,14 +113,15 @@ def evaluate_checkpoint(
         config: Replaces the first checkpoint's, from which it may differ in `EVALUATION_CHANGES`
             only.
         split: `valid` or `test`; None: `test`, or `valid` of data that has no other.
+        workers: Who evaluates the same together.
 
     Raises:
         ConfigError: `config` changes more than it may, or there is no such split.
         CheckpointError: A checkpoint cannot be used, or not with this data, or two do not agree.
     """
-    held = held_out(paths, config=config, split=split)
+    held = workers.first_before_others(lambda: held_out(paths, config=config, split=split))
     device = resolve_device("auto" if config is None else config.device)
-    model = scorer_of(held.checkpoints).to(device)
+    model = scorer_of(held.checkpoints).to(workers.own_device(device))
     if len(held.checkpoints) > 1:
         LOGGER.info(f"the mean of the logits of {len(held.checkpoints)} checkpoints")
     elif isinstance(model, Members):
@@ -129,5 +133,6 @@ def evaluate_checkpoint(
         held.config.task_list(),
         batch_size=held.config.evaluation.batch_size,
         train=held.data.train,
+        workers=workers,
     )
     return {held.split: result.metrics}

@@ -19,9 +19,9 @@ class Commands:
         self._commands = parser.add_subparsers(required=True, metavar="command")
 
     def add(
-        self, name: str, run: Callable[[argparse.Namespace], None], description: str
+        self, name: str, run: Callable[[argparse.Namespace], int | None], description: str
     ) -> argparse.ArgumentParser:
-        """Add a command that calls `run`, and return its parser."""
+        """Add a command that calls `run`, whose number is the exit code, and return its parser."""
         added = self._commands.add_parser(name, help=description, description=description)
         added.set_defaults(run=run)
         return added

@@ -9,6 +9,7 @@ from deepfm.commands.arguments import (
     config_if_given,
     config_of,
 )
+from deepfm.commands.processes import is_one_of_several, run_processes
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.progress import working
@@ -33,7 +34,10 @@ def add(commands: Commands) -> None:
         help="start from its weights, with new rows for new values; a resumed run has its own",
     )
 
+    _add_processes(added)
+
     added = commands.add("evaluate", _evaluate, "metrics of a checkpoint")
+    _add_processes(added)
     add_checkpoints(added)
     added.add_argument("--config", help="other data paths and evaluation settings")
     added.add_argument(
@@ -81,35 +85,61 @@ def add(commands: Commands) -> None:
     add_override(added)
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _add_processes(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="share the work among N processes of this machine; as torchrun, which starts them on "
+        "several",
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.processes is not None and not is_one_of_several(arguments.processes):
+        return run_processes(arguments.processes, arguments.arguments)
     with working("loading torch"):
         from deepfm import experiment
         from deepfm.report.automatic import write_automatically
+        from deepfm.utils.workers import restarts, workers_of_environment
 
-    with config_of(arguments.config, arguments.override) as config:
+    with (
+        workers_of_environment() as workers,
+        config_of(arguments.config, arguments.override) as config,
+    ):
+        workers.give_up_after(config.distributed.timeout)
         if arguments.profile:
+            if not workers.is_alone:
+                raise ConfigError("--profile is of one process")
             experiment.profile_training(config)
-            return
+            return 0
+        goes_on = restarts() > 0  # what it began before is its own
         experiment.train(
             config,
-            resume=arguments.resume,
-            overwrite=arguments.overwrite,
+            resume=arguments.resume or goes_on,
+            overwrite=arguments.overwrite and not goes_on,
             init_from=arguments.init_from,
             afterwards=write_automatically,
+            workers=workers,
         )
+    return 0
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.processes is not None and not is_one_of_several(arguments.processes):
+        return run_processes(arguments.processes, arguments.arguments)
     with working("loading torch"):
         from deepfm.experiment import format_metrics
         from deepfm.held_out import evaluate_checkpoint
         from deepfm.several import expanded
+        from deepfm.utils.workers import workers_of_environment
 
-    with config_if_given(arguments) as config:
+    with workers_of_environment() as workers, config_if_given(arguments) as config:
         paths = expanded(arguments.checkpoint)
-        metrics = evaluate_checkpoint(paths, config=config, split=arguments.split)
-    for line in format_metrics(metrics):
-        LOGGER.info(line)
+        metrics = evaluate_checkpoint(paths, config=config, split=arguments.split, workers=workers)
+        for line in format_metrics(metrics):
+            LOGGER.info(line)
+    return 0
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:

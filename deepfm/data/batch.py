@@ -157,6 +157,12 @@ class Pairs(NamedTuple):
     log_q: Tensor | None = None
     halves: tuple[Inputs, Inputs] | None = None
 
+    def part(self, rows: slice) -> "Pairs":
+        """Return those of some rows; the items are still those of all."""
+        negatives = self.negatives if self.negatives.dim() == 1 else self.negatives[rows]
+        own, allowed = self.own[rows], self.allowed[rows]
+        return self._replace(own=own, negatives=negatives, allowed=allowed, halves=None)
+
     def moved(self, function: Callable[[Tensor], Tensor]) -> "Pairs":
         """Return the same after a function that changes no tensor's numbers."""
         own, negatives, allowed = map(function, (self.own, self.negatives, self.allowed))
@@ -178,6 +184,8 @@ class Batch(NamedTuple):
         group: Which group each row belongs to, (B, G) int64, a column per group column of the
             schema; None without any.
         pairs: What each row's item is compared with; None where rows stand for themselves.
+        rows_of_all: How many rows the batch has of which these are the part of one process; 0:
+            these are all.
     """
 
     inputs: Inputs
@@ -185,6 +193,7 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
     group: Tensor | None = None
     pairs: Pairs | None = None
+    rows_of_all: int = 0
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """Return the same on a device, where all ids are int64.
@@ -213,7 +222,8 @@ class Batch(NamedTuple):
             None if tensor is None else function(tensor) for tensor in (self.weight, self.group)
         )
         pairs = None if self.pairs is None else self.pairs.moved(function)
-        return Batch(self.inputs.moved(function), function(self.label), weight, group, pairs)
+        inputs, label = self.inputs.moved(function), function(self.label)
+        return Batch(inputs, label, weight, group, pairs, self.rows_of_all)
 
 
 def _narrowed(tensor: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Encoded rows as whole arrays: batches, epochs with fresh negatives, the ranking task."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -341,19 +341,28 @@ class Epoch:
         count = -(-self.num_rows // self._batch_size)
         return count - (count > 1 and (self.num_rows - 1) % self._batch_size == 0)
 
-    def batches(self, first: int = 0) -> Iterator[Batch]:
-        """The batches from number `first` on; the ones before cost nothing."""
+    def batches(
+        self, first: int = 0, part: Callable[[int], slice] | None = None
+    ) -> Iterator[Batch]:
+        """The batches from number `first` on; the ones before cost nothing.
+
+        Args:
+            part: Which rows of a batch of so many are given; None: all.
+        """
         for number in range(first, len(self)):
             start = number * self._batch_size
             end = self.num_rows if number == len(self) - 1 else start + self._batch_size
             rows = self._rows_at(start, end)
-            batch = self._dataset[rows]
+            own = slice(None) if part is None else part(len(rows))
+            batch = self._dataset[rows[own]]
             if (negatives := self._dataset.negatives) is not None and self._items is not None:
-                items = self._items[start:end]
+                items = self._items[start:end][own]
                 sampled = torch.nonzero(items >= 0).squeeze(1)
                 negatives.catalogue.overwrite(batch.inputs, sampled, items[sampled])
                 batch.label[sampled] = 0.0
-            yield batch._replace(pairs=self._pairs(rows.numpy(), number))
+            if (pairs := self._pairs(rows.numpy(), number)) is not None and part is not None:
+                pairs = pairs.part(own)
+            yield batch._replace(pairs=pairs, rows_of_all=0 if part is None else len(rows))
 
     def _pairs(self, rows: np.ndarray, step: int) -> Pairs | None:
         """What the rows of a batch are compared with; None where no loss does that."""

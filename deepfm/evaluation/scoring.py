@@ -1,5 +1,6 @@
 """The one scoring loop, and the metrics of a data set; the trainer and the CLI use the same."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from deepfm.models.precision import precision_of_scoring
 from deepfm.objectives import Objective, Task, logits_by_name
 from deepfm.objectives.tasks import IN_SPACE, doubled, of_only_task, watched_metrics
 from deepfm.utils.named import reported_names
+from deepfm.utils.workers import ALONE, Workers
 
 # Activations of more rows leave the caches of a core: W1 of the benchmarks scores at 85 to 90 % of
 # what its matrix products allow in batches of 4,096, and at 65 % in batches of 16,384.
@@ -94,28 +96,46 @@ def score_tasks(
     *,
     batch_size: int,
     max_rows: int | None = None,
+    workers: Workers = ALONE,
 ) -> dict[str, Array]:
-    """`score` for any model: logits by the names under which its tasks read them."""
+    """`score` for any model: logits by the names under which its tasks read them.
+
+    Args:
+        workers: Who has the same model and rows. Each scores some of the batches, which are those
+            of one process alone.
+    """
     if isinstance(model, Members):
         return model.combined(
             [
-                score_tasks(one, inputs, batch_size=batch_size, max_rows=max_rows)
+                score_tasks(one, inputs, batch_size=batch_size, max_rows=max_rows, workers=workers)
                 for one in model.models
             ]
         )
     scorer, device = frozen(model), model.device
     size = _rows_at_once(device, batch_size)
     rows = inputs.num_rows if max_rows is None else min(max_rows, inputs.num_rows)
+    starts = range(0, rows, size)
     with torch.inference_mode(), products_in(precision_of_scoring(model)):
         batches = [
             logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
-            for start in range(0, rows, size)
+            for start in starts[workers.part(len(starts))]
         ]
     if not batches:
         return {task.name: _no_logits(task, 0) for task in model.tasks}
-    if len(batches) == 1:
-        return {name: logits.cpu().numpy() for name, logits in batches[0].items()}
-    return {name: torch.cat([b[name].cpu() for b in batches]).numpy() for name in batches[0]}
+    own = [
+        batches[0][name].cpu()
+        if len(batches) == 1
+        else torch.cat([batch[name].cpu() for batch in batches])
+        for name in batches[0]
+    ]
+    whole = workers.joined(own, _rows_of_batches(workers, rows, size))
+    return {name: logits.numpy() for name, logits in zip(batches[0], whole, strict=True)}
+
+
+def _rows_of_batches(workers: Workers, rows: int, size: int) -> list[int]:
+    """How many rows each process has, of batches of so many."""
+    ends = list(itertools.accumulate(workers.counts(-(-rows // size)), initial=0))
+    return [min(end * size, rows) - start * size for start, end in itertools.pairwise(ends)]
 
 
 def _no_logits(task: Task, rows: int) -> NDArray[np.float32]:
@@ -130,6 +150,7 @@ def score_items(
     catalogue: Catalogue,
     *,
     batch_size: int,
+    workers: Workers = ALONE,
 ) -> np.ndarray:
     """Logits of many items for each of U rows.
 
@@ -140,6 +161,7 @@ def score_items(
     Args:
         inputs: U rows; their user and context features are kept.
         items: Item positions, (U, C) int64; -1 is scored as NaN.
+        workers: As in `score_tasks`.
 
     Returns:
         (U, C) float32; of several models their mean, float64.
@@ -151,7 +173,7 @@ def score_items(
     if isinstance(model, Members):
         return mean_of(
             [
-                score_items(one, inputs, items, catalogue, batch_size=batch_size)
+                score_items(one, inputs, items, catalogue, batch_size=batch_size, workers=workers)
                 for one in model.models
             ]
         )
@@ -165,8 +187,8 @@ def score_items(
         # users and distinct items, the other for all pairs, padding too. Rows: both, without it.
         saves_work = len(items) + len(distinct) + items.size < 2 * pairs
         if saves_work and fits_in_halves(model, len(distinct)):
-            return _score_halves(model, inputs, items, catalogue, distinct, batch_size)
-    return _score_rows(model, inputs, items, catalogue, batch_size)
+            return _score_halves(model, inputs, items, catalogue, distinct, batch_size, workers)
+    return _score_rows(model, inputs, items, catalogue, batch_size, workers)
 
 
 def refuse_several_logits(model: BaseCTRModel | Members) -> None:
@@ -186,17 +208,28 @@ def fits_in_halves(model: BaseCTRModel, num_items: int) -> bool:
 
 
 def _score_rows(
-    model: BaseCTRModel, inputs: Inputs, items: np.ndarray, catalogue: Catalogue, batch_size: int
+    model: BaseCTRModel,
+    inputs: Inputs,
+    items: np.ndarray,
+    catalogue: Catalogue,
+    batch_size: int,
+    workers: Workers,
 ) -> np.ndarray:
     """`score_items` by a whole row per pair, in batches that are filled across users."""
     scores = np.full(items.size, np.nan, np.float32)
     valid, model = np.flatnonzero(items >= 0), frozen(model)
     size = _rows_at_once(model.device, batch_size)
-    for start in range(0, len(valid), size):
+    starts = range(0, len(valid), size)
+    for start in starts[workers.part(len(starts))]:
         part = valid[start : start + size]
         pairs = inputs.select(torch.from_numpy(part // items.shape[1]))
         catalogue.overwrite(pairs, torch.arange(len(part)), torch.from_numpy(items.ravel()[part]))
         scores[part] = score(model, pairs, batch_size=size)
+    if not workers.is_alone and len(valid):
+        counts = _rows_of_batches(workers, len(valid), size)
+        start = sum(counts[: workers.rank])
+        own = torch.from_numpy(scores[valid[start : start + counts[workers.rank]]])
+        scores[valid] = workers.joined([own], counts)[0].numpy()
     return scores.reshape(items.shape)
 
 
@@ -207,11 +240,19 @@ def _score_halves(
     catalogue: Catalogue,
     distinct: np.ndarray,
     batch_size: int,
+    workers: Workers,
 ) -> np.ndarray:
     """`score_items` by halves; `distinct` are the items that occur, ascending."""
     size = _rows_at_once(model.device, batch_size)
     scorer = CatalogueScorer(frozen(model), catalogue, items=distinct, batch_size=size)
-    return scorer.logits(inputs, items)
+    if workers.is_alone:
+        return scorer.logits(inputs, items)
+    counts = _rows_of_batches(workers, len(items), size)
+    count = counts[workers.rank]
+    start = sum(counts[: workers.rank]) if count else 0
+    rows = slice(start, start + max(count, 1))  # without any, the first is scored for its shape
+    found = torch.from_numpy(scorer.logits(inputs.select(rows), items[rows]))
+    return workers.joined([found], counts)[0].numpy()
 
 
 def _rows_at_once(device: torch.device, batch_size: int) -> int:
@@ -227,6 +268,7 @@ def evaluate(
     batch_size: int,
     max_rows: int | None = None,
     train: TabularDataset | None = None,
+    workers: Workers = ALONE,
 ) -> Evaluation:
     """All metrics of the tasks, and their losses; every row counts alike.
 
@@ -236,13 +278,16 @@ def evaluate(
         tasks: With the metrics that are wanted; None: the model's own.
         batch_size: Rows per scoring batch, and of what is defined by batches: JRC and `in_batch`.
         max_rows: Take the first rows only; None: all.
+        workers: As in `score_tasks`.
 
     Raises:
         DataError: There are no rows, or a label is none that the metrics are defined for.
         DeepFMError: A prediction is NaN.
     """
     tasks = _tasks(model, tasks)
-    logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
+    logits = score_tasks(
+        model, dataset.inputs, batch_size=batch_size, max_rows=max_rows, workers=workers
+    )
     metrics: dict[str, Any] = {}
     predictions, binary, verdicts = {}, {}, []
     for task in tasks:
@@ -272,7 +317,9 @@ def evaluate(
             metrics["prior_correction"] = prior.shift if np.isfinite(prior.shift) else None
         if has_ranking(dataset):
             sizes = (dataset.ranking.num_negatives, SHORT_RANKING)
-            counts, counts_99 = _rank(model, dataset, dataset.ranking, batch_size, sizes, max_rows)
+            counts, counts_99 = _rank(
+                model, dataset, dataset.ranking, batch_size, sizes, max_rows, workers
+            )
             metrics |= ranking_metrics(counts) | {"ranking_users": len(counts.above)}
             most = dataset.ranking.items.shape[1] - 1
             if min(sizes[0], most) != min(sizes[1], most):
@@ -339,12 +386,13 @@ def evaluate_metric(
     batch_size: int,
     max_rows: int | None = None,
     may_be_none: bool = False,
+    workers: Workers = ALONE,
 ) -> dict[str, float | None]:
     """The metrics that cost no more than the named one does, by their dotted names.
 
     Args:
         metric: One of `metric_names`.
-        tasks, batch_size, max_rows: As in `evaluate`.
+        tasks, batch_size, max_rows, workers: As in `evaluate`.
         may_be_none: Whether the named metric need not exist on these rows.
 
     Raises:
@@ -355,9 +403,11 @@ def evaluate_metric(
     if metric in RANKING_METRICS and dataset.ranking is not None:
         prefix = SHORT if metric.startswith(SHORT) else ""
         size = SHORT_RANKING if prefix else dataset.ranking.num_negatives
-        (counts,) = _rank(model, dataset, dataset.ranking, batch_size, (size,), max_rows)
+        (counts,) = _rank(model, dataset, dataset.ranking, batch_size, (size,), max_rows, workers)
         return {f"{prefix}{name}": value for name, value in ranking_metrics(counts).items()}
-    logits = score_tasks(model, dataset.inputs, batch_size=batch_size, max_rows=max_rows)
+    logits = score_tasks(
+        model, dataset.inputs, batch_size=batch_size, max_rows=max_rows, workers=workers
+    )
     metrics: dict[str, float | None] = {}
     watched = watched_metrics(metric)
     for task in _tasks(model, tasks):
@@ -547,10 +597,13 @@ def _rank(
     batch_size: int,
     sizes: tuple[int, ...],
     max_rows: int | None,
+    workers: Workers,
 ) -> list[RankCounts]:
     """Ranks among the first n candidates, for each n of `sizes`; every pair is scored once."""
     ranked = slice(None) if max_rows is None else task.rows < max_rows
     items = task.items[ranked, : 1 + max(sizes)]
     inputs = dataset.inputs.select(torch.from_numpy(task.rows[ranked]))
-    scores = score_items(model, inputs, items, task.catalogue, batch_size=batch_size)
+    scores = score_items(
+        model, inputs, items, task.catalogue, batch_size=batch_size, workers=workers
+    )
     return [rank_counts(scores[:, : 1 + n], items[:, : 1 + n] >= 0) for n in sizes]

@@ -49,6 +49,13 @@ class PairLogits(NamedTuple):
     own_log_q: "Tensor | None" = None
     negatives_log_q: "Tensor | None" = None
 
+    def by_row(self) -> "dict[str, Tensor]":
+        """What there is of each row, by name."""
+        found = self._asdict()
+        if self.negatives_log_q is not None and self.negatives_log_q.dim() == 1:  # of all rows
+            del found["negatives_log_q"]
+        return {name: value for name, value in found.items() if value is not None}
+
 
 class Targets(NamedTuple):
     """What a loss compares the logits of B rows with.

@@ -21,12 +21,14 @@ from deepfm.training.options import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
+from deepfm.training.sparse_optimizers import SparseOptimizer
 
 # Measured on one core, in units of 0.07 ns: what a step costs per table weight under dense Adam,
 # per other weight and row (the matrix products, forward and backward), and at least.
 _PER_TABLE_WEIGHT = 40
 _PER_WEIGHT_AND_ROW = 1
 _PER_STEP = 30_000_000
+MOST_ADDED_UP = 2**22  # weights of tables, 16 MiB
 
 
 class Assigned(NamedTuple):
@@ -193,6 +195,27 @@ def _check_capabilities(model: BaseCTRModel, name: str, config: TrainingConfig) 
             )
     if problem:
         raise ConfigError(f"{name}: {problem}", key="training.sparse_optimizer")
+
+
+def refuse_whole_tables(model: BaseCTRModel, assigned: Sequence[Assigned]) -> None:
+    """Refuse large tables whose gradients several processes would have to add up as a whole.
+
+    Raises:
+        ConfigError: An optimizer that is not one of touched rows has more of them than
+            `MOST_ADDED_UP`.
+    """
+    if any(isinstance(item.optimizer, SparseOptimizer) for item in assigned):
+        return
+    weights = sum(
+        weight.numel() for weight in model.embedding.tables.parameters() if weight.requires_grad
+    )
+    if weights > MOST_ADDED_UP:
+        raise ConfigError(
+            f"several processes would exchange all {weights:,} weights of the embedding tables in "
+            f"every step; choose one of {', '.join(SPARSE_OPTIMIZERS)}, which exchange the rows "
+            "of a batch only",
+            key="training.sparse_optimizer",
+        )
 
 
 def dense_update_dominates(model: BaseCTRModel, batch_size: int) -> bool:

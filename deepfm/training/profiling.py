@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,8 +194,10 @@ class _MeasuredEpoch:
     def __len__(self) -> int:
         return self._total
 
-    def batches(self, first: int = 0) -> Iterator[Batch]:
-        source = itertools.chain.from_iterable(epoch.batches() for epoch in self._epochs)
+    def batches(
+        self, first: int = 0, part: Callable[[int], slice] | None = None
+    ) -> Iterator[Batch]:
+        source = itertools.chain.from_iterable(epoch.batches(part=part) for epoch in self._epochs)
         for _ in range(first, self._total):
             with record_function(f"{_RANGE}data"):
                 batch = next(source)

@@ -23,18 +23,19 @@ from deepfm.objectives import Logits, PairLogits
 from deepfm.training.optimizers import Assigned
 from deepfm.training.schedules import Schedule
 from deepfm.training.sparse_optimizers import SparseOptimizer
+from deepfm.utils.workers import ALONE, Workers
 
 
 def check_batch_norm(model: nn.Module, rows: int) -> None:
     """Refuse batches of one row for a model with batch norm, which compares rows with each other.
 
     Args:
-        rows: Of a batch.
+        rows: Of a batch, or of the part of it that a process has.
 
     Raises:
-        ConfigError: `rows` is 1.
+        ConfigError: There are fewer than 2.
     """
-    if rows == 1 and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
+    if rows < 2 and any(isinstance(part, nn.BatchNorm1d) for part in model.modules()):
         raise ConfigError(
             "batch norm cannot train on batches of one row, whose deviation is zero; take larger "
             "ones, or dnn.norm: layer or none",
@@ -98,6 +99,26 @@ class MovingAverage:
         self._values = [state[name].to(own[name], copy=True) for name in own] if state else []
 
 
+class _ForwardPass(nn.Module):
+    """What a step computes of rows before their losses, as one module.
+
+    Args:
+        model: In training mode.
+        pairs: Where its loss compares items; else None.
+    """
+
+    def __init__(self, model: BaseCTRModel, pairs: TrainingPairs | None) -> None:
+        super().__init__()
+        self.model = model
+        self._pairs = pairs
+
+    def forward(self, batch: Batch) -> tuple[Logits, PairLogits | None]:
+        if self._pairs is None or batch.pairs is None:
+            return self.model.training_logits(batch.inputs), None
+        pairs = self._pairs(batch.inputs, batch.pairs)
+        return {self._pairs.task: pairs.own}, pairs
+
+
 class Forward(NamedTuple):
     """What came out of the forward pass of a batch, detached and still on the device.
 
@@ -105,10 +126,12 @@ class Forward(NamedTuple):
         logits: By name, as the losses read them.
         losses: The loss under `loss`, and where that is a sum, the summands by their names; all
             (), without the L2 penalty.
+        batch: What the losses read beside the logits, of the rows of all processes.
     """
 
     logits: Logits
     losses: dict[str, Tensor]
+    batch: Batch
 
 
 class TrainingStep:
@@ -121,12 +144,17 @@ class TrainingStep:
 
     The L2 penalty of a batch is added to its loss; in compact mode, to the gradients of its rows.
 
+    Of several processes each computes the logits of its rows. All logits then come together, so
+    that each process has the loss of the whole batch, whatever that compares, and passes on the
+    part of its gradient that belongs to its rows; the sum over the processes is the gradient.
+
     NOTE[DIFF]: TorchEasyRec carries batches left over at an epoch's end into the next epoch's
     first step; here they make one of their own, so that an epoch ends with all its rows learned.
 
     Args:
         model: In training mode.
         precision: Of the matrix products of its networks, forward and backward.
+        workers: Who has a part of each batch.
         assigned, schedules: Of all trained parameters, one schedule for each optimizer.
     """
 
@@ -138,6 +166,7 @@ class TrainingStep:
         schedules: Sequence[Schedule],
         *,
         precision: Precision = "fp32",
+        workers: Workers = ALONE,
     ) -> None:
         self.model = model
         self.config = config
@@ -152,6 +181,12 @@ class TrainingStep:
         self._batches = 0  # since the last update
         by_pairs = any(task.by_pairs for task in model.tasks)
         self._pairs = TrainingPairs(model) if by_pairs else None
+        self._workers = workers
+        self._forward = workers.parallel(
+            _ForwardPass(model, self._pairs),
+            ignored=model.embedding.tables if self._sparse else None,
+            may_be_unused=any(not task.weight for task in model.tasks),
+        )
         tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
         dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
         self._clipped: list[Tensor] = list(
@@ -181,9 +216,14 @@ class TrainingStep:
             return batch._replace(inputs=batch.inputs._replace(located=located))
         return batch
 
-    def add(self, batch: Batch) -> Forward:
-        """Add the gradient of a batch."""
-        with products_in(self.precision):
+    def add(self, batch: Batch, *, is_last: bool = True) -> Forward:
+        """Add the gradient of a batch.
+
+        Args:
+            is_last: Whether `update` comes next.
+        """
+        alone = nullcontext() if is_last else self._workers.not_yet(self._forward)
+        with products_in(self.precision), alone:
             return self._add(batch)
 
     def _add(self, batch: Batch) -> Forward:
@@ -193,14 +233,16 @@ class TrainingStep:
                 optimizer.zero_grad(set_to_none=True)
         self._batches += 1
         logits, pairs = self._forward(batch)
+        logits, pairs, whole = self._of_all(logits, pairs, batch)
         losses = {}
         for task in model.tasks:
             if not task.weight:
                 continue
-            targets = task.targets(batch, model.schema)._replace(pairs=pairs)
+            targets = task.targets(whole, model.schema)._replace(pairs=pairs)
             for name, value in task.losses(logits, targets).items():
                 losses[task.named(name)] = value if task.weight == 1 else task.weight * value
-        losses |= model.regularization_losses(len(batch.label))
+        for name, value in model.regularization_losses(len(whole.label)).items():
+            losses[name] = self._workers.counted_once(value)
         loss = reduce(operator.add, losses.values())
         self._backward(loss, batch)
         for optimizer in self._at_once:
@@ -209,14 +251,38 @@ class TrainingStep:
         found = {"loss": loss.detach()}
         if len(losses) > 1:
             found |= {name: value.detach() for name, value in losses.items()}
-        return Forward({name: value.detach() for name, value in logits.items()}, found)
+        return Forward({name: value.detach() for name, value in logits.items()}, found, whole)
 
-    def _forward(self, batch: Batch) -> tuple[Logits, PairLogits | None]:
-        """What the losses read of a batch: logits, and those of negatives where it has some."""
-        if self._pairs is None or batch.pairs is None:
-            return self.model.training_logits(batch.inputs), None
-        pairs = self._pairs(batch.inputs, batch.pairs)
-        return {self._pairs.task: pairs.own}, pairs
+    def _of_all(
+        self, logits: Logits, pairs: PairLogits | None, batch: Batch
+    ) -> tuple[Logits, PairLogits | None, Batch]:
+        """Logits, pairs, and labels, weights and groups of a whole batch, of which this process
+        has the given rows; gradients pass to its own."""
+        if self._workers.is_alone:
+            return logits, pairs, batch
+        of_pairs = {} if pairs is None else pairs.by_row()
+        known = [value for value in (batch.weight, batch.group) if value is not None]
+        own = [*logits.values(), *of_pairs.values(), batch.label, *known]
+        found = iter(self._workers.joined_rows(own, batch.rows_of_all))
+        logits = {name: next(found) for name in logits}
+        if pairs is not None:
+            pairs = pairs._replace(**{name: next(found) for name in of_pairs})
+        label = next(found)
+        weight, group = (
+            None if value is None else next(found) for value in (batch.weight, batch.group)
+        )
+        return logits, pairs, batch._replace(label=label, weight=weight, group=group)
+
+    def _read_by_all(self, inputs: Inputs) -> Inputs:
+        """The inputs with the rows of the tables that those of all processes refer to."""
+        located = inputs.located
+        if self._workers.is_alone or located is None:
+            return inputs
+        rows = self._workers.joined([rows for rows, _, _ in located.values()])
+        parts = zip(located.items(), map(torch.unique, rows), strict=True)
+        return inputs._replace(
+            located={name: (of_all, place, of_all) for (name, (_, place, _)), of_all in parts}
+        )
 
     def _rows_read(self, batch: Batch) -> Inputs:
         """Rows that refer to every row of a table that a batch refers to."""
@@ -229,8 +295,12 @@ class TrainingStep:
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         tables = self.model.embedding.tables
         if not tables.is_compact:
-            loss = loss + self.model.get_l2_reg_loss(self._rows_read(batch))
-        (loss if self.every == 1 else loss / self.every).backward()
+            penalty = self.model.get_l2_reg_loss(self._read_by_all(self._rows_read(batch)))
+            loss = loss + self._workers.counted_once(penalty)
+        with self._workers.exchanging():
+            (loss if self.every == 1 else loss / self.every).backward()
+        if not self._workers.is_alone:
+            tables.share(self._workers.joined)
         if tables.is_compact and (rate := self.model.config.feature.embedding_l2_reg):
             tables.add_l2(rate / self.every)
 
@@ -244,6 +314,18 @@ class TrainingStep:
         self._batches = 0
         if self.average is not None:
             self.average.update()
+
+    def unite_statistics(self) -> None:
+        """Give batch norm the mean of what the processes have seen, each of its own rows."""
+        norms = [part for part in self.model.modules() if isinstance(part, nn.BatchNorm1d)]
+        self._workers.average_(
+            [
+                value
+                for norm in norms
+                for value in (norm.running_mean, norm.running_var)
+                if value is not None
+            ]
+        )
 
     def _clip(self, config: TrainingConfig) -> None:
         """Limit each number of the gradient, then its norm."""

@@ -29,7 +29,11 @@ from deepfm.models.base import BaseCTRModel
 from deepfm.models.precision import resolve_precision
 from deepfm.objectives import is_larger_better
 from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
-from deepfm.training.optimizers import assign_optimizers, dense_update_dominates
+from deepfm.training.optimizers import (
+    assign_optimizers,
+    dense_update_dominates,
+    refuse_whole_tables,
+)
 from deepfm.training.schedules import build_schedules
 from deepfm.training.steps import TrainingStep, check_batch_norm
 from deepfm.training.threads import running_on, threads_for
@@ -39,6 +43,7 @@ from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.progress import ProgressBar, clock, working
 from deepfm.utils.seeding import derive_seed
+from deepfm.utils.workers import ALONE, Workers
 
 _FEW_STEPS, _ENOUGH_STEPS = 10, 50  # of an epoch
 
@@ -53,8 +58,10 @@ class TrainingEpoch(Protocol):
     def __len__(self) -> int:
         """How many batches it has."""
 
-    def batches(self, first: int = 0) -> Iterator[Batch]:
-        """The batches from number `first` on."""
+    def batches(
+        self, first: int = 0, part: Callable[[int], slice] | None = None
+    ) -> Iterator[Batch]:
+        """The batches from number `first` on; with `part` only these rows of each."""
 
 
 class TrainingRows(Protocol):
@@ -128,6 +135,8 @@ class Trainer:
             course of training, and in which batches.
         seed: Of row order, negatives and dropout.
         device: Where the model is trained; the data stays where it is.
+        workers: Who trains the model together, each with the same arguments but for `save`, `log`
+            and `record`, and a part of each batch.
 
     Example:
         >>> state = Trainer(config.training).fit(model, train, valid)  # doctest: +SKIP
@@ -141,11 +150,13 @@ class Trainer:
         *,
         seed: int = 42,
         device: torch.device | str = "cpu",
+        workers: Workers = ALONE,
     ) -> None:
         self.config = config
         self.evaluation = evaluation or EvaluationConfig()
         self.seed = seed
         self.device = torch.device(device)
+        self.workers = workers
 
     def fit(
         self,
@@ -218,7 +229,7 @@ class _Fit:
         state: TrainingState,
     ) -> None:
         self.trainer, self.config = trainer, trainer.config
-        self.device = trainer.device
+        self.device, self.workers = trainer.device, trainer.workers
         self.model, self.train, self.valid = model, train, valid
         for rows in (train, valid):
             if isinstance(rows, TabularDataset):  # others have labels that they alone know
@@ -241,7 +252,11 @@ class _Fit:
         precision = resolve_precision(
             self.config.precision, trainer.device, key="training.precision"
         )
-        self.step = TrainingStep(model, self.config, assigned, schedules, precision=precision)
+        if not self.workers.is_alone:
+            refuse_whole_tables(model, assigned)
+        self.step = TrainingStep(
+            model, self.config, assigned, schedules, precision=precision, workers=self.workers
+        )
         if self.config.sparse_optimizer is None and dense_update_dominates(
             model, self.config.batch_size
         ):
@@ -276,6 +291,7 @@ class _Fit:
     def checkpoint(self, is_best: bool) -> None:
         """Bring the state up to date and save it."""
         state, step = self.state, self.step
+        self.step.unite_statistics()
         # A sum, because isfinite of all numbers would need as much memory as they do.
         finite = [tensor.sum().isfinite() for tensor in self.model.state_dict().values()]
         if not torch.stack(finite).all():
@@ -320,16 +336,25 @@ class _Fit:
                     "batch is left",
                     key="training.drop_last",
                 )
-            check_batch_norm(self.model, min(config.batch_size, epoch.num_rows))
+            check_batch_norm(self.model, self._fewest_rows(epoch))
             if not state.total_steps:
                 _warn_of_few_steps(len(epoch), epoch.num_rows, config.batch_size)
             self._run_epoch(epoch)
             self.checkpoint(self._finish_epoch(epoch))
-            if stop := self.should_stop():
+            if stop := self._should_stop():
                 raise Interrupted(stop)
         is_current = state.best_epoch == state.epoch and state.best_step == state.total_steps
         if self.step.average is not None or (config.keep == "best" and not is_current):
             self.model.load_state_dict(state.best_model)
+
+    def _fewest_rows(self, epoch: TrainingEpoch) -> int:
+        """What a process has of a batch, at least."""
+        rows, size = epoch.num_rows, self.config.batch_size
+        if self.workers.is_alone or rows <= size:
+            fewest = min(size, rows)
+        else:  # a last row alone joins the batch before
+            fewest = rows % size if rows % size > 1 else size
+        return min(self.workers.counts(fewest))
 
     def _is_over(self) -> bool:
         """Whether no further epoch begins."""
@@ -342,6 +367,10 @@ class _Fit:
         limit = self.config.max_steps
         return math.inf if limit is None else max(limit - self.state.total_steps, 0)
 
+    def _should_stop(self) -> int:
+        """Whether any process is to stop."""
+        return self.workers.agree(self.should_stop())
+
     def _run_epoch(self, epoch: TrainingEpoch) -> None:
         """The steps of one epoch, from `state.step` on, as far as `max_steps` allows."""
         state, config = self.state, self.config
@@ -350,7 +379,11 @@ class _Fit:
         title = f"training, epoch {state.epoch + 1}/{config.epochs}"
         stop, last = 0, (state.step, state.total_steps)  # at the last update
         self.model.train()
-        rows = itertools.islice(epoch.batches(first=state.step), end - state.step)
+        if self.workers.is_alone:
+            left = epoch.batches(first=state.step)
+        else:
+            left = epoch.batches(first=state.step, part=self.workers.part)
+        rows = itertools.islice(left, end - state.step)
         with (
             ProgressBar(title, total=end, done=state.step) as bar,
             closing(batches_on(self.device, rows, self.step.prepared)) as batches,
@@ -359,7 +392,7 @@ class _Fit:
                 updated = (state.step + 1) % self.step.every == 0 or state.step + 1 == end
                 self._step(batch, updated=updated)
                 state.seconds = before + time.perf_counter() - start
-                stop = stop or self.should_stop()
+                stop = stop or self._should_stop()
                 is_best = save_now = False
                 if updated:
                     if state.step < end and _passed(
@@ -394,9 +427,9 @@ class _Fit:
         """The gradient of a batch, and the update if it is due."""
         state, step = self.state, self.step
         self._seed_dropout()
-        logits, losses = step.add(batch)
+        logits, losses, whole = step.add(batch, is_last=updated)
         self._pending.append(losses["loss"])
-        self.metrics.update(logits, batch)
+        self.metrics.update(logits, whole)
         if updated:
             step.update()
         state.step, state.total_steps = state.step + 1, state.total_steps + 1
@@ -408,7 +441,8 @@ class _Fit:
         step.advance_schedules()
 
     def _seed_dropout(self) -> None:
-        seed = derive_seed(self.trainer.seed, "dropout", self.state.epoch, self.state.step)
+        own = () if self.workers.is_first else (self.workers.rank,)
+        seed = derive_seed(self.trainer.seed, "dropout", self.state.epoch, self.state.step, *own)
         if self.device.type == "mps":
             torch.manual_seed(seed)
             return
@@ -479,6 +513,7 @@ class _Fit:
         state, config = self.state, self.config
         average = self.step.average
         start = time.perf_counter()
+        self.step.unite_statistics()
         with (
             working(f"evaluating on valid, epoch {state.epoch + 1}/{config.epochs}"),
             nullcontext() if average is None else average.in_place(),
@@ -490,6 +525,7 @@ class _Fit:
                 batch_size=self.trainer.evaluation.batch_size,
                 max_rows=self.max_rows,
                 may_be_none=not self.decides,
+                workers=self.workers,
             )
             value, best = metrics[reported_as(config.metric, metrics)], state.best_value
             is_best = value is not None and (

@@ -74,7 +74,7 @@ def run_steps(schema, config, *, steps=2, prepare=True):
             weight = torch.rand(16)
             batch = Batch(inputs, (torch.arange(16) % 2).float(), weight)
             batch = step.prepared(batch) if prepare else batch
-            logits, losses = step.add(batch.packed(pin=False).to(META))
+            logits, losses, _ = step.add(batch.packed(pin=False).to(META))
             assert all(value.device == META for value in [*logits.values(), *losses.values()])
             if (number + 1) % step.every == 0:
                 step.update()

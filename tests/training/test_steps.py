@@ -77,7 +77,7 @@ def test_a_step_of_sgd_and_one_of_two_batches():
 
 def test_the_loss_is_the_sum_of_what_is_configured_and_what_the_model_adds():
     _, step = line_and_step()
-    by_task, losses = step.add(row(2.0))
+    by_task, losses, _ = step.add(row(2.0))
     logits = by_task[""]
     assert logits.tolist() == [5.0]
     assert {name: value.item() for name, value in losses.items()} == {

@@ -3,7 +3,7 @@
 Decided here: the layout, what a lookup costs, and how gradients arrive in compact mode.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -100,6 +100,7 @@ class PackedTables(Tables):
         super().__init__(fields, reads)
         self._batches: list[CompactRows] | None = None  # a list in compact mode
         self._closed = 0  # entries of it that `add_l2` has seen
+        self._shared = 0  # and `share`
         self.layouts: dict[str, Layout] = {}
         self.places: dict[str, Place] = {}
         answers: list[Answer] = []
@@ -298,6 +299,20 @@ class PackedTables(Tables):
         """The values of `touched`, whose `.grad` is what a step applies."""
         return [rows.values for rows in self.touched()]
 
+    def share(self, joined: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
+        """Add up with other processes what backward passes reached since the last call; the sums
+        are equal in all of them to the last bit."""
+        if self._batches is None:
+            return
+        first = self._shared
+        own = self._merge_from(first)
+        parts = joined([part for touched in own for part in (touched.rows, touched.gradient)])
+        self._batches[first:] = [
+            _added_up(touched.weight, rows.cpu(), gradients)
+            for touched, rows, gradients in zip(own, parts[::2], parts[1::2], strict=True)
+        ]
+        self._closed = first
+
     def add_l2(self, rate: float) -> None:
         """Add `rate` times each row to its gradient, for the rows that backward passes reached
         since the last call: the gradient of the penalty, without autograd."""
@@ -313,12 +328,12 @@ class PackedTables(Tables):
             merged += [_merged(batches)] if len(batches) > 1 else batches
         if self._batches:
             self._batches[first:] = merged
-            self._closed = len(self._batches)
+            self._closed = self._shared = len(self._batches)
         return merged
 
     def forget_touched(self) -> None:
         """Drop the rows and gradients of all batches so far."""
-        self._closed = 0
+        self._closed = self._shared = 0
         if self._batches:
             self._batches.clear()
 
@@ -389,12 +404,17 @@ def distinct_rows(rows: Tensor, total: int) -> tuple[Tensor, Tensor]:
 
 def _merged(batches: Sequence[CompactRows]) -> CompactRows:
     """One entry whose rows are those of all batches, with the sum of their gradients."""
-    weight = batches[0].weight
     numbers = torch.cat([batch.host.cpu() for batch in batches])  # mostly there already
+    gradients = torch.cat([batch.gradient for batch in batches])
+    return _added_up(batches[0].weight, numbers, gradients)
+
+
+def _added_up(weight: nn.Parameter, numbers: Tensor, gradients: Tensor) -> CompactRows:
+    """The rows of these numbers, which stand on the host, each once, with the sum of its
+    gradients."""
     host, inverse = torch.unique(numbers, return_inverse=True)
     rows = _sent(host, weight.device)
     values = weight.detach().index_select(0, rows).requires_grad_()
-    gradients = torch.cat([batch.gradient for batch in batches])
     inverse = _sent(inverse, weight.device)
     values.grad = torch.zeros_like(values).index_add_(0, inverse, gradients)
     return CompactRows(weight, rows, values, host)

@@ -12,7 +12,7 @@ not. Another storage is a subclass of `Tables` that `FeatureEmbedding(..., table
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple
 
@@ -296,6 +296,14 @@ class Tables(nn.Module, ABC):
     def gradients(self) -> list[Tensor]:
         """In compact mode the tensors whose `.grad` is what training has gathered for a step."""
         return []
+
+    def share(self, joined: Callable[[Sequence[Tensor]], list[Tensor]]) -> None:
+        """In compact mode: add up with other processes what backward passes reached since the last
+        call, so that each has the rows and gradients of all.
+
+        Args:
+            joined: Gives of each tensor those of all processes, end to end.
+        """
 
     def add_l2(self, rate: float) -> None:
         """In compact mode: add `rate` times each row to its gradient, for the rows that backward

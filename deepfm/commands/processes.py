@@ -1,0 +1,92 @@
+"""Several processes of one command on this machine, as `torchrun` starts them.
+
+Each gets the same arguments and the variables by which `deepfm.utils.workers` finds the others.
+What ends one ends all.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from deepfm.errors import ConfigError
+from deepfm.utils.interrupt import catch_signals
+
+_MOST = 1024
+_GRACE = 10.0  # seconds in which the others end by themselves, once one has failed
+_TICK = 0.1
+
+
+def run_processes(count: int, arguments: Sequence[str]) -> int:
+    """Run `deepfm` with these arguments in so many processes, and give their exit code.
+
+    That is 0 if all end well, else the one of the first that did not. A signal is passed on, and
+    waited for, since they save what they have.
+    """
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    given = {"OMP_NUM_THREADS": threads, **os.environ, **address}
+    of_all = given | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    command = [sys.executable, "-m", "deepfm", *arguments]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=of_all | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            start_new_session=True,  # a Ctrl-C reaches them through this process, once
+        )
+        for rank in range(count)
+    ]
+    try:
+        with catch_signals() as received:
+            return _ended(processes, received)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def is_one_of_several(count: int) -> bool:
+    """Whether this is one of so many processes, which somebody has started.
+
+    Raises:
+        ConfigError: There is another number of them, or `count` is none.
+    """
+    if not 1 <= count <= _MOST:
+        raise ConfigError(f"--processes: expected 1 to {_MOST}, found {count}")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started not in (1, count):
+        raise ConfigError(f"--processes {count}, and WORLD_SIZE says that there are {started}")
+    return started == count
+
+
+def _ended(processes: Sequence["subprocess.Popen[bytes]"], received: Callable[[], int]) -> int:
+    """Wait for all of them; gives the exit code."""
+    told = failed = 0
+    since = 0.0
+    while any(process.poll() is None for process in processes):
+        if received() and not told:
+            told = received()
+            for process in processes:
+                process.send_signal(told)
+        codes = [code for process in processes if (code := process.poll())]
+        if codes and not failed:
+            # One that a signal killed is why others fail at the same time.
+            failed, since = min(codes), time.monotonic()
+        if failed and not told and time.monotonic() - since > _GRACE:
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+        time.sleep(_TICK)
+    code = failed or next((process.returncode for process in processes if process.returncode), 0)
+    return 128 - code if code < 0 else code
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port

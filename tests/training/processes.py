@@ -1,0 +1,108 @@
+"""Training runs of several processes, and of one, for tests: `python -m tests.training.processes`.
+
+Each process reads a list of cases and runs them one after the other; the first one writes what
+came out of each into a folder.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from deepfm import experiment
+from deepfm.config import load_config
+from deepfm.models import build_model
+from deepfm.training.trainer import Trainer
+from deepfm.utils.workers import ALONE, workers_of_environment
+from tests import tiny
+
+
+def doubled(dataset):
+    """The same rows, and the items that they are completed with, in float64."""
+
+    def of(inputs):
+        return inputs._replace(dense=inputs.dense.double())
+
+    dataset.inputs, dataset.label = of(dataset.inputs), dataset.label.double()
+    if (sampling := dataset.negatives) is not None:
+        catalogue = sampling.catalogue._replace(inputs=of(sampling.catalogue.inputs))
+        pairs = sampling.pairs and replace(sampling.pairs, items=of(sampling.pairs.items))
+        dataset.negatives = replace(sampling, catalogue=catalogue, pairs=pairs)
+    if (task := dataset.ranking) is not None:
+        catalogue = task.catalogue._replace(inputs=of(task.catalogue.inputs))
+        dataset.ranking = task._replace(catalogue=catalogue)
+    return dataset
+
+
+def outcome(case, workers=ALONE):
+    """Losses of all steps, metrics of each epoch and final weights of a training run.
+
+    Args:
+        case: `config`, a path, and `double`: whether all numbers are float64.
+    """
+    config = load_config(case["config"])
+    data = experiment.load_data(config)
+    model = build_model(data.encoders.schema, config)
+    train, valid = data.train, data.valid
+    if case["double"]:
+        model, train, valid = model.double(), doubled(train), doubled(valid)
+    losses = []
+    trainer = Trainer(config.training, config.evaluation, seed=config.seed, workers=workers)
+    torch.set_default_dtype(torch.float64 if case["double"] else torch.float32)
+    try:
+        state = trainer.fit(
+            model,
+            train,
+            valid,
+            record=lambda step, figures: losses.append(figures.get("train/loss")),
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in state.history]
+    return {
+        "losses": [loss for loss in losses if loss is not None],
+        "history": history,
+        "weights": {name: weight.clone() for name, weight in state.model.items()},
+        "ema": dict(state.ema),
+    }
+
+
+def environments(count):
+    """The variables of each of so many processes."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    common = os.environ | {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def outcomes_of(count, cases, folder):
+    """`outcome` of each case, run by so many processes."""
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "tests.training.processes", str(folder)]
+    started = [
+        subprocess.Popen(command, env=one, stderr=subprocess.PIPE, text=True)
+        for one in environments(count)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * count, errors
+    return [torch.load(folder / f"{number}.pt") for number in range(len(cases))]
+
+
+if __name__ == "__main__":
+    tiny.register()
+    torch.set_num_threads(1)
+    here = Path(sys.argv[1])
+    with workers_of_environment() as workers:
+        for number, case in enumerate(json.loads((here / "cases.json").read_text())):
+            found = outcome(case, workers)
+            if workers.is_first:
+                torch.save(found, here / f"{number}.pt")
