@@ -267,7 +267,7 @@ class DistributedConfig:
         timeout: Seconds after which a process that says nothing is given up, and all others end.
     """
 
-    timeout: float = limited(60.0, at_least=1, at_most=86400)
+    timeout: float = limited(60.0, at_least=5, at_most=86400)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,7 @@ def test_the_command_evaluate_says_the_same(finished):
 
 def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tmp_path):
     config = write_config(
-        tmp_path, training__epochs=400, training__checkpoint_every_steps=5,
+        tmp_path, training__epochs=100, training__checkpoint_every_steps=5,
         training__early_stopping_patience=None, training__keep="last",
     )  # fmt: skip
     process = deepfm("train", "--config", config, "--processes", 2)
@@ -171,13 +171,13 @@ def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tm
     assert "another of the 2 processes is gone" in line
     assert "train --resume" in line
     steps = load_checkpoint(last).training["total_steps"]
-    short = ("--override", "training.epochs=20")
-    assert steps < 20 * 14
+    short = ("--override", "training.epochs=10")
+    assert steps < 10 * 24
     code, out, err = done("train", "--config", config, "--resume", *short)
     assert code == 0, err
     assert "resumed in epoch" in out
     alone = write_config(
-        tmp_path / "alone", training__epochs=20, training__early_stopping_patience=None,
+        tmp_path / "alone", training__epochs=10, training__early_stopping_patience=None,
         training__keep="last",
     )  # fmt: skip
     assert main(["train", "--config", str(alone)]) == 0
@@ -234,3 +234,38 @@ def test_large_tables_need_an_optimizer_of_touched_rows(tmp_path):
     (line,) = [line for line in err.splitlines() if line.startswith("error:")]
     assert "training.sparse_optimizer" in line
     assert "lazy_adam" in line
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_anew_which_goes_on(tmp_path):
+    """A process that is killed costs what came after the last checkpoint, and nobody does
+    anything about it."""
+    config = write_config(
+        tmp_path, training__epochs=15, training__checkpoint_every_steps=5,
+        training__early_stopping_patience=None, training__keep="last",
+    )  # fmt: skip
+    command = [*TORCHRUN, "--max-restarts", "1", "-m", "deepfm", "train", "--config", config]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    last = tmp_path / "run" / "last.pt"
+    for _ in range(900):
+        if last.exists():
+            break
+        time.sleep(0.1)
+    os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, out
+    assert "resumed in epoch" in out
+    alone = write_config(
+        tmp_path / "alone", training__epochs=15, training__early_stopping_patience=None,
+        training__keep="last",
+    )  # fmt: skip
+    assert main(["train", "--config", str(alone)]) == 0
+    one = load_checkpoint(tmp_path / "alone" / "run" / "last.pt").model
+    for name, weight in load_checkpoint(last).model.items():
+        torch.testing.assert_close(weight, one[name], rtol=1e-3, atol=1e-3)

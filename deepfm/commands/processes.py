@@ -5,7 +5,6 @@ What ends one ends all.
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -65,23 +64,23 @@ def is_one_of_several(count: int) -> bool:
 
 def _ended(processes: Sequence["subprocess.Popen[bytes]"], received: Callable[[], int]) -> int:
     """Wait for all of them; gives the exit code."""
-    told = failed = 0
-    since = 0.0
+    told, failing, given_up = 0, 0.0, set()
     while any(process.poll() is None for process in processes):
         if received() and not told:
             told = received()
             for process in processes:
                 process.send_signal(told)
-        codes = [code for process in processes if (code := process.poll())]
-        if codes and not failed:
-            # One that a signal killed is why others fail at the same time.
-            failed, since = min(codes), time.monotonic()
-        if failed and not told and time.monotonic() - since > _GRACE:
-            for process in processes:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGKILL)
+        if not failing and any(process.poll() for process in processes):
+            failing = time.monotonic()
+        if failing and not told and time.monotonic() - failing > _GRACE:
+            left = [process for process in processes if process.poll() is None]
+            given_up |= {process.pid for process in left}
+            for process in left:
+                process.kill()
         time.sleep(_TICK)
-    code = failed or next((process.returncode for process in processes if process.returncode), 0)
+    # One that a signal has ended, of a negative number, is why others have failed.
+    codes = [process.returncode for process in processes if process.pid not in given_up]
+    code = min(codes) or max(codes)
     return 128 - code if code < 0 else code
 
 

@@ -3,7 +3,8 @@
 A killed process is noticed at once by whoever exchanges tensors with it, since its connections
 close. What no connection tells of is a host that is cut off, and a process may wait for minutes
 where another one writes a checkpoint or prepares data. So each process says in a store that all of
-them share that it lives, in a thread of its own, and looks at what the others said last.
+them share that it lives, in a thread of its own. The first one looks at what all others said last,
+and these look at the first one: when it ends, so do the connections of all.
 """
 
 import os
@@ -13,7 +14,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol
 
-_BEATS = 8  # within the time after which a silent process is given up
+_BEATS = 8  # within the time after which a silent process is given up, or more
+_PAUSE = 1.0  # seconds between two beats, at most
 _ENDED = b"ended"
 
 
@@ -49,9 +51,9 @@ class Heartbeat:
         lost: Callable[[int], None],
     ) -> None:
         self._store, self._rank, self._silence, self._lost = store, rank, silence, lost
-        self._pause = silence / _BEATS
+        self._pause = min(silence / _BEATS, _PAUSE)
         self._said: dict[int, bytes] = {}
-        self._heard = dict.fromkeys((r for r in range(world) if r != rank), time.monotonic())
+        self._heard = dict.fromkeys(range(1, world) if rank == 0 else [0], time.monotonic())
         self._stop = threading.Event()
         store.set_timeout(timedelta(seconds=silence))
         for work in (self._talk, self._look):
@@ -59,7 +61,7 @@ class Heartbeat:
 
     def give_up_after(self, silence: float) -> None:
         """Another time, in seconds, after which a process counts as lost."""
-        self._silence, self._pause = silence, silence / _BEATS
+        self._silence, self._pause = silence, min(silence / _BEATS, _PAUSE)
         self._store.set_timeout(timedelta(seconds=silence))
 
     def end(self) -> None:

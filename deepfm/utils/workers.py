@@ -25,6 +25,7 @@ from deepfm.utils.logging import LOGGER, quiet
 _ALIGNED = 8  # bytes, of each tensor in a message, so that any type can be read there
 # An exchange waits for a process that is busy as long as that lives, which its heartbeat tells.
 _PATIENCE = timedelta(days=7)
+_CONNECTING = timedelta(minutes=5)  # hosts need not begin at once
 _SILENCE = 60.0  # seconds, as long as no config says another number
 _WORD = 2.0  # seconds in which another process says its error, before this one ends
 _Found = TypeVar("_Found")
@@ -319,21 +320,16 @@ def workers_of_environment() -> Iterator[Workers]:
         yield ALONE
         return
     rank, world = int(os.environ["RANK"]), started_processes()
-    stores: Any = torch.distributed  # whose type hints leave them out
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        torch.distributed.init_process_group(backend, timeout=_PATIENCE)
-        store = stores.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
+        torch.distributed.init_process_group(
+            backend, timeout=_PATIENCE, store=_store(rank), rank=rank, world_size=world
         )
+        named = _store(None)
     except (RuntimeError, ValueError) as error:
         raise DeepFMError(
             f"process {rank + 1} of {world} cannot reach the others: {str(error).splitlines()[0]}"
         ) from None
-    named = stores.PrefixStore(f"deepfm/{restarts()}", store)
 
     def lost(other: int) -> None:
         LOGGER.error(
@@ -366,6 +362,25 @@ def workers_of_environment() -> Iterator[Workers]:
             time.sleep(_WORD)
         sys.stderr.flush()
         end_now(error.exit_code)  # connections that are broken cannot be taken down in order
+
+
+def _store(rank: int | None) -> Any:
+    """A connection to what all processes share, under names of this attempt: `torchrun` keeps its
+    store when it starts processes anew, and what stands there is of those that are gone.
+
+    Args:
+        rank: The first process holds the store, unless `torchrun` does; None: another connection.
+    """
+    is_held = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    stores: Any = torch.distributed  # whose type hints leave them out
+    store = stores.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=rank == 0 and not is_held,
+        wait_for_workers=False,
+        timeout=_CONNECTING,
+    )
+    return stores.PrefixStore(f"deepfm/{restarts()}", store)
 
 
 def _speaks(store: Any) -> bool:

@@ -61,7 +61,7 @@ class Memory:
         """What values become."""
         known = self._known
         try:
-            return [known[value] for value in values]
+            return list(map(known.__getitem__, values))
         except KeyError:
             pass
         distinct = dict.fromkeys(values)

@@ -9,6 +9,7 @@ Neither torch nor Arrow is imported here, so that a server without them can enco
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -123,9 +124,8 @@ class _Group:
         if rows == 1:
             of_rows = np.array([[only for (only,) in ids]], np.int64)
         else:
-            of_rows = np.empty((rows, len(ids)), np.int64)
-            for place, of_field in enumerate(ids):
-                of_rows[:, place] = of_field
+            flat = np.fromiter(chain.from_iterable(ids), np.int64, rows * len(ids))
+            of_rows = np.ascontiguousarray(flat.reshape(len(ids), rows).T)
         dense = self._dense.scaled([source.column(read) for source in self._dense_sources], rows)
         padded = [sequence.padded(source.column(read)) for source, sequence in self._sequences]
         for places in self._together:
