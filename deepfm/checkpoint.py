@@ -45,6 +45,7 @@ from deepfm.utils.io import (
     tensor_to_table,
 )
 from deepfm.utils.locks import HeldElsewhere, SoleLock
+from deepfm.utils.workers import Workers
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
@@ -486,6 +487,30 @@ class RunDirectory:
             DeepFMError: The disk refuses.
         """
         make_directory(self.path, f"{self.path}: cannot be written")
+
+    def refuse_unless_shared(self, workers: Workers) -> None:
+        """Make sure that all hosts of a run see one directory, since they resume from it.
+
+        Raises:
+            ConfigError: One does not.
+        """
+        if not workers.are_on_several_hosts:
+            return
+        seen = self.path / ".seen-by-all-hosts"
+        try:
+            if workers.is_first:
+                atomic_write_bytes(seen, b"")
+            workers.wait()
+            is_missing = workers.agree(int(not seen.exists()))
+        finally:
+            if workers.is_first:
+                seen.unlink(missing_ok=True)
+        if is_missing:
+            raise ConfigError(
+                f"{self.path.absolute()} is not one directory for all hosts, and each of them "
+                "resumes from it; name one that they share",
+                key="output_dir",
+            )
 
     def prepare(self, config: ExperimentConfig, *, keep: bool) -> None:
         """Make the directory, remove an earlier run's files unless `keep`, write the config.

@@ -143,6 +143,7 @@ def train(
             json.dumps(config.to_dict(), default=str),
             lambda: ConfigError("the processes of the run have different settings"),
         )
+        run.refuse_unless_shared(workers)
         check_settings(config)
         checkpoint = run.check(config, resume=resume, overwrite=overwrite)
         if checkpoint is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+import deepfm
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 
@@ -77,7 +79,7 @@ def write_config(folder: Path, **changes: object) -> Path:
     return path
 
 
-def deepfm(*arguments, **options):
+def command(*arguments, **options):
     """The command, started as a user does."""
     return subprocess.Popen(
         [sys.executable, "-m", "deepfm", *map(str, arguments)],
@@ -91,7 +93,7 @@ def deepfm(*arguments, **options):
 
 def done(*arguments):
     """Its exit code, and what it says."""
-    process = deepfm(*arguments)
+    process = command(*arguments)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
@@ -148,8 +150,8 @@ def test_a_checkpoint_is_evaluated_alike_by_any_number(finished, count):
 
 
 def test_the_command_evaluate_says_the_same(finished):
-    command = ("evaluate", "--checkpoint", finished / "run" / "best_model.pt")
-    assert done(*command, "--processes", 2) == done(*command)
+    given = ("evaluate", "--checkpoint", finished / "run" / "best_model.pt")
+    assert done(*given, "--processes", 2) == done(*given)
 
 
 def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tmp_path):
@@ -157,7 +159,7 @@ def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tm
         tmp_path, training__epochs=100, training__checkpoint_every_steps=5,
         training__early_stopping_patience=None, training__keep="last",
     )  # fmt: skip
-    process = deepfm("train", "--config", config, "--processes", 2)
+    process = command("train", "--config", config, "--processes", 2)
     last = tmp_path / "run" / "last.pt"
     for _ in range(600):
         if last.exists():
@@ -188,7 +190,7 @@ def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tm
 
 def test_a_signal_stops_all_of_them_with_a_checkpoint(tmp_path):
     config = write_config(tmp_path, training__epochs=4000, training__early_stopping_patience=None)
-    process = deepfm("train", "--config", config, "--processes", 2)
+    process = command("train", "--config", config, "--processes", 2)
     best = tmp_path / "run" / "best_model.pt"
     for _ in range(600):
         if best.exists():
@@ -236,6 +238,33 @@ def test_large_tables_need_an_optimizer_of_touched_rows(tmp_path):
     assert "lazy_adam" in line
 
 
+def test_hosts_without_a_directory_in_common_are_refused(tmp_path):
+    """Two hosts, as the variables have it, that work in different folders."""
+    config = write_config(tmp_path, output_dir="run")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = str(one.getsockname()[1])
+    processes = []
+    for rank in range(2):
+        folder = tmp_path / f"host{rank}"
+        folder.mkdir()
+        variables = {
+            "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(deepfm.__file__).parents[1]),
+        }  # fmt: skip
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "deepfm", "train", "--config", str(config)],
+                env=os.environ | variables, cwd=folder, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    said = "".join(process.communicate(timeout=120)[1] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    (line,) = [line for line in said.splitlines() if line.startswith("error:")]
+    assert "is not one directory for all hosts" in line
+
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -247,9 +276,9 @@ def test_torchrun_starts_a_run_anew_which_goes_on(tmp_path):
         tmp_path, training__epochs=15, training__checkpoint_every_steps=5,
         training__early_stopping_patience=None, training__keep="last",
     )  # fmt: skip
-    command = [*TORCHRUN, "--max-restarts", "1", "-m", "deepfm", "train", "--config", config]
+    restarting = [*TORCHRUN, "--max-restarts", "1", "-m", "deepfm", "train", "--config", config]
     process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        list(map(str, restarting)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     last = tmp_path / "run" / "last.pt"

@@ -26,7 +26,7 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     waited for, since they save what they have.
     """
     threads = str(max(1, (os.cpu_count() or 1) // count))
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     given = {"OMP_NUM_THREADS": threads, **os.environ, **address}
     of_all = given | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", "deepfm", *arguments]
@@ -84,7 +84,8 @@ def _ended(processes: Sequence["subprocess.Popen[bytes]"], received: Callable[[]
     return 128 - code if code < 0 else code
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens to now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

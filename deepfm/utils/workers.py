@@ -61,6 +61,10 @@ class Workers:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
+    @property
+    def are_on_several_hosts(self) -> bool:
+        return int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world))) < self.world
+
     def own_device(self, device: torch.device) -> torch.device:
         """Of several GPUs of a host the one that is this process's."""
         if self.is_alone or device.type != "cuda" or device.index is not None:

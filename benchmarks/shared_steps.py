@@ -1,0 +1,169 @@
+"""Several processes that train one model, beside one process with as many threads.
+
+    python benchmarks/shared_steps.py --workload W2 --processes 2 --rows 122880
+    python benchmarks/shared_steps.py --workload W2 --simulate 8 16 32 64
+
+Both train the same batches, one after the other in turns; the cores have to be free for as many
+processes. A line of JSON per kind: rows per second of the clock, medians over the steps and the
+repeats; of several processes also what a step exchanges, in bytes that one process sends and in
+seconds that it waits for others or for their messages.
+
+`--simulate` measures one process with a whole batch of its own, and computes what a step of as
+many ranks would take, each with a batch as large, on networks of published rates: a rank receives
+what all others send to all (`gathered`) and its share of a ring that adds up dense gradients
+(`added`), and every exchange costs a latency. Nothing is overlapped, so real ones can be faster.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import workloads
+from ours import OPTIMIZERS, config_of, dataset_of, schema_of
+from peers.measure import StepClock
+
+from deepfm.commands.processes import free_port
+from deepfm.models import build_model
+from deepfm.training.trainer import Trainer
+from deepfm.utils.workers import Workers, workers_of_environment
+
+HERE = Path(__file__).resolve()
+# Bytes per second, and seconds of one exchange between hosts.
+NETWORKS = {
+    "10 Gbit/s": (1.25e9, 50e-6),
+    "25 Gbit/s": (3.1e9, 30e-6),
+    "100 Gbit/s": (12.5e9, 15e-6),
+}
+
+
+class Counted(Workers):
+    """Processes that count what they exchange."""
+
+    seconds = sent = exchanges = 0.0
+
+    def _exchanged(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        begun = time.perf_counter()
+        found = super()._exchanged(tensor)
+        self.seconds += time.perf_counter() - begun
+        self.sent += tensor.nbytes
+        self.exchanges += 1
+        return found
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One training of this process, or of all that it is one of."""
+    workload = workloads.WORKLOADS[arguments.workload]
+    train, score = workloads.load(arguments.workload, rows=arguments.rows, score_rows=8192)
+    config = config_of(workload, arguments.optimizer)
+    schema = schema_of(workload)
+    model = build_model(schema, config)
+    with workers_of_environment() as found:
+        workers = Counted(found.rank, found.world)
+        trainer = Trainer(config.training, config.evaluation, seed=0, workers=workers)
+        rows, valid = dataset_of(schema, train), dataset_of(schema, score)
+        with StepClock() as clock:
+            trainer.fit(model, rows, valid)
+    steps = len(clock.times)
+    tables = {id(p) for p in model.embedding.tables.parameters()}
+    dense = sum(p.numel() for p in model.parameters() if id(p) not in tables)
+    return {
+        "rows_per_s": round(workloads.BATCH_SIZE / clock.medians()[0]),
+        "step_ms": round(1000 * clock.medians()[0], 1),
+        "exchanges_per_step": round(workers.exchanges / steps, 1),
+        "gathered_mb_per_step": round(workers.sent / steps / 1e6, 3),
+        "waiting_ms_per_step": round(1000 * workers.seconds / steps, 1),
+        "dense_mb": round(4 * dense / 1e6, 3),
+    }
+
+
+def of_processes(arguments: argparse.Namespace, count: int, threads: int) -> dict[str, Any]:
+    """What the first of so many processes measures."""
+    import subprocess
+
+    command = [
+        sys.executable, str(HERE), "--measure", "--workload", arguments.workload,
+        "--rows", str(arguments.rows), "--optimizer", arguments.optimizer,
+    ]  # fmt: skip
+    common = os.environ | {
+        "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    started = [
+        subprocess.Popen(
+            command,
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit("a process failed")
+    found: dict[str, Any] = json.loads(outputs[0].splitlines()[-1])
+    return found
+
+
+def medians(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    return {key: statistics.median(line[key] for line in lines) for key in lines[0]}
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    count = arguments.processes
+    kinds = {f"1 process, {count} threads": (1, count), f"{count} processes": (count, 1)}
+    lines: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for _ in range(arguments.repeats):
+        for kind, (processes, threads) in kinds.items():
+            lines[kind].append(of_processes(arguments, processes, threads))
+    one, several = (medians(found) for found in lines.values())
+    for kind, line in zip(kinds, (one, several), strict=True):
+        print(json.dumps({"workload": arguments.workload, "kind": kind} | line))
+    print(json.dumps({"ratio": round(several["rows_per_s"] / one["rows_per_s"], 3)}))
+
+
+def simulate(arguments: argparse.Namespace) -> None:
+    """Prints a table in Markdown."""
+    alone, two = of_processes(arguments, 1, 1), of_processes(arguments, 2, 1)
+    # Two processes share a batch; a whole batch of each sends twice as many rows, at most.
+    gathered, exchanges = 2 * two["gathered_mb_per_step"] * 1e6, two["exchanges_per_step"] + 1
+    dense, step = alone["dense_mb"] * 1e6, alone["step_ms"] / 1000
+    print(
+        json.dumps({"step_ms": 1000 * step, "gathered_mb": gathered / 1e6, "dense_mb": dense / 1e6})
+    )
+    print(f"| ranks | {' | '.join(NETWORKS)} |\n|---|{'---:|' * len(NETWORKS)}")
+    for ranks in arguments.simulate:
+        cells = []
+        for rate, latency in NETWORKS.values():
+            bytes_in = (ranks - 1) * gathered + 2 * (ranks - 1) / ranks * dense
+            whole = step + bytes_in / rate + exchanges * latency
+            speed = ranks * workloads.BATCH_SIZE / whole
+            cells.append(f"{speed:,.0f} rows/s, {step / whole:.0%}")
+        print(f"| {ranks} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", choices=workloads.WORKLOADS, default="W2")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=122_880)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="lazy_adam")
+    parser.add_argument("--simulate", type=int, nargs="+", metavar="RANKS")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measured(arguments)))
+    elif arguments.simulate:
+        simulate(arguments)
+    else:
+        compare(arguments)
+
+
+if __name__ == "__main__":
+    main()
