@@ -106,6 +106,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     init_from: str | Path | None = None,
+    with_optimizer: bool = False,
     validation_only: bool = False,
     trackers: Sequence[Tracker] = (),
     afterwards: Callable[[Finished], None] = lambda finished: None,
@@ -119,6 +120,8 @@ def train(
         init_from: A checkpoint whose vocabularies and weights training starts from; values that
             it does not know get new rows, and the optimizer starts anew. A run that is resumed
             has its own checkpoint, and this one is not read.
+        with_optimizer: Optimizers begin with the statistics of `init_from`, a `last.pt`; those of
+            new values begin anew.
         validation_only: The test split is left alone: nothing of it is scored or reported.
         trackers: What is told of the run besides those of `training.trackers`.
         afterwards: Called last, while the data is still held.
@@ -151,6 +154,7 @@ def train(
         config = settle(config, device)
         trackers = [*(item.build() for item in config.training.trackers), *trackers]
         base = load_checkpoint(init_from) if init_from and checkpoint is None else None
+        statistics = _statistics(base, init_from) if with_optimizer and checkpoint is None else ()
         for path in _calibrated(run, checkpoint, init_from, base):
             LOGGER.warning(
                 f"the calibration of {path} is dropped: it is of the weights as they are"
@@ -203,6 +207,7 @@ def train(
             + f"into {run.path}"
             + (f", resumed in epoch {state.epoch + 1} at step {state.step}" if checkpoint else "")
             + (f", from {init_from}{_growth(base, data.encoders)}" if base else "")
+            + (" and the statistics of its optimizers" if statistics else "")
         )
 
         for name, bias in start.items():
@@ -266,6 +271,7 @@ def train(
                 data.train,
                 data.valid,
                 state=state,
+                statistics=statistics,
                 save=save,
                 should_stop=received,
                 log=LOGGER.info,
@@ -307,6 +313,23 @@ def train(
             _say(name, result.verdicts)
         afterwards(Finished(run, config, data, model, state.history, results, metrics, used))
         return metrics
+
+
+def _statistics(base: Checkpoint | None, path: str | Path | None) -> Sequence[dict[str, Any]]:
+    """What the optimizers of a run have gathered up to a checkpoint.
+
+    Raises:
+        ConfigError: There is no checkpoint, or one without them.
+    """
+    if base is None:
+        raise ConfigError("--with-optimizer is of a run that starts --init-from a checkpoint")
+    if base.training is None:
+        raise ConfigError(
+            f"{path}: --with-optimizer needs the last.pt of a run; a best_model.pt has no "
+            "statistics of optimizers"
+        )
+    found: Sequence[dict[str, Any]] = base.training["optimizers"]
+    return found
 
 
 def _environment(config: ExperimentConfig, device: torch.device, used: Usage) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def add(commands: Commands) -> None:
         metavar="CHECKPOINT",
         help="start from its weights, with new rows for new values; a resumed run has its own",
     )
+    added.add_argument(
+        "--with-optimizer",
+        action="store_true",
+        help="and from what its optimizers have gathered: it is a last.pt",
+    )
 
     _add_processes(added)
 
@@ -119,6 +124,7 @@ def _train(arguments: argparse.Namespace) -> int:
             resume=arguments.resume or goes_on,
             overwrite=arguments.overwrite and not goes_on,
             init_from=arguments.init_from,
+            with_optimizer=arguments.with_optimizer,
             afterwards=write_automatically,
             workers=workers,
         )

@@ -89,8 +89,63 @@ def load_optimizer_state(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _put(own: Plain, key: str, value: object, holder: Holder, like: Tensor) -> None:
-    """Put a saved value where it belongs in the state of a parameter, a tensor like `like`."""
+def carry_statistics(optimizer: torch.optim.Optimizer, model: BaseCTRModel, saved: Plain) -> None:
+    """Give an optimizer the statistics that another one of its kind has gathered, but not its
+    options; rows of tables that are new keep those that they begin with.
+
+    Args:
+        saved: What `optimizer_state` gave, of a model whose tables those of this one have grown
+            from.
+
+    Raises:
+        CheckpointError: It is of another optimizer, or of other parameters.
+    """
+    if len(saved["param_groups"]) != len(optimizer.param_groups):
+        raise CheckpointError("the statistics are those of other groups of parameters")
+    state: dict[Tensor, Plain] = {}
+    for group, live in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        before, now = (set(one) - _OF_NO_KIND for one in (group, live))
+        if before != now:
+            raise CheckpointError(
+                f"the statistics are those of an optimizer with the options {_listed(before)}, "
+                f"and {type(optimizer).__name__} has {_listed(now)}"
+            )
+        holders = _holders(live["params"], model)
+        names = group["param_names"]
+        if set(names) != set(holders):
+            raise CheckpointError("the statistics are those of other parameters")
+        for name, index in zip(names, group["params"], strict=True):
+            holder = holders[name]
+            likes = optimizer.state.get(holder.parameter, {})
+            own = state.setdefault(
+                holder.parameter,
+                {k: v.clone() if isinstance(v, Tensor) else v for k, v in likes.items()},
+            )
+            for key, value in saved["state"].get(index, {}).items():
+                like = likes.get(key, holder.parameter)
+                _put(own, key, value, holder, like, of_first_rows=True)
+    optimizer.state.update(state)
+
+
+# Options that every optimizer may have, and what is said beside them.
+_OF_NO_KIND = {"params", "param_names", "initial_lr"}
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _put(
+    own: Plain,
+    key: str,
+    value: object,
+    holder: Holder,
+    like: Tensor,
+    *,
+    of_first_rows: bool = False,
+) -> None:
+    """Put a saved value where it belongs in the state of a parameter, a tensor like `like`; with
+    `of_first_rows` in the first rows of a table that has grown."""
     if not isinstance(value, Tensor):
         own[key] = value
     elif value.dim() == 0:  # tables that were stored together share it, and those here may not
@@ -98,7 +153,8 @@ def _put(own: Plain, key: str, value: object, holder: Holder, like: Tensor) -> N
     else:
         if key not in own:
             own[key] = torch.zeros_like(like, requires_grad=False)
-        holder.part(own[key]).copy_(value)
+        part = holder.part(own[key])
+        (part[: len(value)] if of_first_rows else part).copy_(value)
 
 
 def _holders(parameters: Sequence[nn.Parameter], model: BaseCTRModel) -> dict[str, Holder]:

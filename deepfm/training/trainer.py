@@ -12,7 +12,7 @@ step after every k-th batch; a checkpoint, an evaluation or a stop that is due b
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -23,12 +23,17 @@ from torch import Tensor
 from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import ConfigError, DivergenceError
+from deepfm.errors import CheckpointError, ConfigError, DivergenceError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.precision import resolve_precision
 from deepfm.objectives import is_larger_better
-from deepfm.training.optimizer_state import load_optimizer_state, optimizer_state
+from deepfm.training.optimizer_state import (
+    Plain,
+    carry_statistics,
+    load_optimizer_state,
+    optimizer_state,
+)
 from deepfm.training.optimizers import (
     assign_optimizers,
     dense_update_dominates,
@@ -165,6 +170,7 @@ class Trainer:
         valid: TabularDataset,
         *,
         state: TrainingState | None = None,
+        statistics: Sequence[Plain] = (),
         save: Callable[[TrainingState, bool], None] = lambda state, is_best: None,
         should_stop: Callable[[], int] = lambda: 0,
         log: Callable[[str], None] = lambda line: None,
@@ -179,6 +185,8 @@ class Trainer:
             train, valid: Encoded splits; negatives are drawn where `train` says so. What the model
                 is trained to predict is said by its `tasks`.
             state: Where an earlier call stopped.
+            statistics: What optimizers of an earlier run have gathered, as its state has them, with
+                which those of this one begin; none: they begin anew.
             save: Called with the state at each epoch's end, every `checkpoint_every_steps` steps,
                 on interruption, and when an evaluation within an epoch was the best; `is_best`
                 tells that `best_model` has just changed.
@@ -193,6 +201,7 @@ class Trainer:
         Raises:
             ConfigError: The metric cannot be computed on `valid`, a setting does not fit the
                 model, or there is no batch to train on.
+            CheckpointError: `statistics` are those of other optimizers.
             DataError: A label is none that the losses have a meaning for.
             DivergenceError: The loss or a weight is not finite; nothing is saved after that.
             Interrupted: `should_stop` said so.
@@ -201,6 +210,7 @@ class Trainer:
         model.to(self.device)
         threads = self.config.threads or threads_for(model, valid.inputs, self.config.batch_size)
         run = _Fit(self, model, train, valid, state or TrainingState())
+        run.carry(statistics)
         run.save, run.should_stop, run.log, run.record = save, should_stop, log, record
         devices = [self.device] if self.device.type == "cuda" else []
         with (
@@ -287,6 +297,18 @@ class _Fit:
         if step.average is not None:
             step.average.load_state_dict(state.ema)
         self.metrics.load_state_dict(state.metrics)
+
+    def carry(self, statistics: Sequence[Plain]) -> None:
+        """Begin with what other optimizers have gathered."""
+        if not statistics:
+            return
+        if len(statistics) != len(self.step.optimizers):
+            raise CheckpointError(
+                f"the statistics are those of {len(statistics)} optimizers, and the run has "
+                f"{len(self.step.optimizers)}"
+            )
+        for optimizer, saved in zip(self.step.optimizers, statistics, strict=True):
+            carry_statistics(optimizer, self.model, saved)
 
     def checkpoint(self, is_best: bool) -> None:
         """Bring the state up to date and save it."""
