@@ -298,3 +298,16 @@ def test_torchrun_starts_a_run_anew_which_goes_on(tmp_path):
     one = load_checkpoint(tmp_path / "alone" / "run" / "last.pt").model
     for name, weight in load_checkpoint(last).model.items():
         torch.testing.assert_close(weight, one[name], rtol=1e-3, atol=1e-3)
+
+
+def test_batch_norm_has_the_statistics_of_each_process_and_needs_two_rows_of_it(tmp_path):
+    config = write_config(tmp_path, dnn={"hidden_units": [8], "norm": "batch"})
+    code, _, err = done("train", "--config", config, "--processes", 2)
+    assert code == 0, err  # all of them have the mean of what each saw, or the weights would differ
+    code, _, err = done(
+        "train", "--config", config, "--processes", 4, "--overwrite", "--override",
+        "training.batch_size=6",
+    )  # fmt: skip
+    assert code == 2
+    (line,) = [line for line in err.splitlines() if line.startswith("error:")]
+    assert "batch norm cannot train on batches of one row" in line

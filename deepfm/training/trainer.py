@@ -23,7 +23,7 @@ from torch import Tensor
 from deepfm.config import EvaluationConfig, TrainingConfig
 from deepfm.data.batch import Batch
 from deepfm.data.dataset import TabularDataset
-from deepfm.errors import CheckpointError, ConfigError, DivergenceError
+from deepfm.errors import CheckpointError, ConfigError, DeepFMError, DivergenceError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.precision import resolve_precision
@@ -315,9 +315,17 @@ class _Fit:
         state, step = self.state, self.step
         self.step.unite_statistics()
         # A sum, because isfinite of all numbers would need as much memory as they do.
-        finite = [tensor.sum().isfinite() for tensor in self.model.state_dict().values()]
-        if not torch.stack(finite).all():
+        sums = torch.stack([value.sum().double() for value in self.model.state_dict().values()])
+        if not sums.isfinite().all():
             _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
+        if not self.workers.is_alone:
+            self.workers.refuse_unless_equal(
+                str(sums.tolist()),
+                lambda: DeepFMError(
+                    f"the processes have different weights after {state.total_steps:,} steps; is "
+                    "each of them the same release on the same kind of machine?"
+                ),
+            )
         state.model = self._weights(own=True)
         if step.average is not None:
             state.ema = on_host(step.average.state_dict())
