@@ -40,7 +40,7 @@ MAY_IMPORT = {
     },
     "data.fingerprint": {"errors", "utils"},
     "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
-    "data.sources.find_adapter": {"errors", "data"},
+    "data.sources.find_adapter": {"errors", "data", "utils.places"},
     "data.store": {"errors", "utils", "data"},
     "data.ranking": {"errors", "utils", "data"},
     "data.load": {"errors", "config", "data"},

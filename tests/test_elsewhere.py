@@ -344,7 +344,7 @@ def test_predict_that_fails_leaves_nothing(proxy, bucket, rows, checkpoint, caps
     assert bucket.names == before | {"bad.csv"}
 
 
-def test_evaluate_warm_start_and_export_read_a_checkpoint(rows, checkpoint, run, tmp_path, capsys):
+def test_evaluate_and_warm_start_read_a_checkpoint(rows, checkpoint, run, tmp_path, capsys):
     files = f"data.table.files={json.dumps([rows])}"
     stores = f"data.store_dir={tmp_path / 'stores'}"
     config = ["--config", str(run / "config.yaml"), "--override", files, stores]
@@ -356,7 +356,7 @@ def test_evaluate_warm_start_and_export_read_a_checkpoint(rows, checkpoint, run,
     assert figures[0] == figures[1]
     output = f"output_dir={tmp_path / 'warm'}"
     assert main(["train", *config, output, "--init-from", checkpoint]) == 0
-    assert f"from {checkpoint}" in capsys.readouterr().err
+    assert f"from {checkpoint}" in capsys.readouterr().out
     fingerprint = load_checkpoint(tmp_path / "warm" / "best_model.pt").fingerprint
     before = load_checkpoint(checkpoint).fingerprint
     assert fingerprint.content(["rows"]) == before.content(["rows"])
@@ -367,6 +367,7 @@ def test_evaluate_warm_start_and_export_read_a_checkpoint(rows, checkpoint, run,
     assert main(["train", *config, output, "--resume"]) == 0
 
 
+@pytest.mark.slow
 def test_export_reads_a_checkpoint_and_writes_here(checkpoint, tmp_path, capsys):
     pytest.importorskip("onnxscript")
     output = tmp_path / "export"

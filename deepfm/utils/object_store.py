@@ -9,7 +9,8 @@ A store replaces files, it does not change them, but a reader makes many request
 old file in one and the new one in another. So the ETag at the end has to be that of the beginning.
 
 NOTE: a stream of pyarrow that is dropped completes what was written to it, and offers no way to
-give it up. Therefore only whole local files are uploaded, by one call.
+give it up. Therefore only whole local files are uploaded, by a thread that no Ctrl-C reaches, and
+their size is compared. (`pyarrow.fs.copy_files` does not say when the end of an upload fails.)
 """
 
 import errno
@@ -18,6 +19,7 @@ import glob
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -145,20 +147,15 @@ def refuse_absent_bucket(file: RemoteFile) -> None:
 def upload(source: Path, target: RemoteFile) -> None:
     """Write a whole local file to a store; its name is there when it is whole.
 
-    A killed process may leave parts behind that have no name.
+    Ctrl-C waits for it. A killed process may leave parts behind that have no name.
 
     Raises:
         DeepFMError: The store refuses, or has another size of it afterwards.
     """
     expected = source.stat().st_size
     try:
-        with _as_os_errors(target):
-            fs.copy_files(
-                str(source),
-                _path(target),
-                source_filesystem=fs.LocalFileSystem(),
-                destination_filesystem=_store(target),
-            )
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_send, source, target).result()
         if (found := status(target).st_size) == expected:
             return
         remove(target)
@@ -167,6 +164,16 @@ def upload(source: Path, target: RemoteFile) -> None:
     raise DeepFMError(
         f"cannot write {target}: {found:,} of {expected:,} bytes arrived; what did is removed"
     )
+
+
+def _send(source: Path, target: RemoteFile) -> None:
+    with _as_os_errors(target), source.open("rb") as file:
+        stream = _store(target).open_output_stream(_path(target))
+        try:
+            while chunk := file.read(_BUFFER):
+                stream.write(chunk)
+        finally:
+            stream.close()
 
 
 def remove(file: RemoteFile) -> None:

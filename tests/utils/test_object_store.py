@@ -4,7 +4,7 @@ The emulator is no store (`tests.buckets`); what is shown is what this code does
 """
 
 import os
-import re
+import signal
 from contextlib import suppress
 
 import pytest
@@ -264,14 +264,15 @@ ENDS = ("POST", "uploadId", 0)  # where the file gets its name
     + [(BEGINS, "silence")]
     + [pytest.param(at, "silence", marks=pytest.mark.slow) for at in (FIRST, SECOND, ENDS)],
 )
-def test_an_upload_that_goes_on_failing_leaves_nothing(proxy, bucket, tmp_path, where, kind):
+def test_an_upload_that_goes_on_failing_leaves_nothing(proxy, bucket, tmp_path, capfd, where, kind):
     method, path, skip = where
     (tmp_path / "a").write_bytes(CONTENT)
     does = {"503": refuses(503), "hang up": hangs_up, "silence": proxy.is_silent}[kind]
     fault = proxy.fails(does, method, path, skip=skip)
     with pytest.raises(DeepFMError) as caught:
         put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
-    one_line(caught.value, f"cannot write {bucket.uri}/a: ")
+    one_line(caught.value, f"cannot write {bucket.uri}/a: ", "AWS Error")
+    assert capfd.readouterr().err == ""
     assert fault.hits > skip
     assert bucket.names == set()
 
@@ -281,7 +282,7 @@ def test_a_small_upload_that_goes_on_failing_leaves_what_was_there(proxy, bucket
     (tmp_path / "a").write_bytes(b"after")
     for method in ("PUT", "POST"):
         proxy.fails(refuses(503), method)
-    with pytest.raises(DeepFMError, match=re.escape(f"cannot write {bucket.uri}/a: ")):
+    with pytest.raises(DeepFMError, match=f"cannot write {bucket.uri}/a: .*AWS Error"):
         put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
     assert bucket.get("a") == b"before"
 
@@ -292,3 +293,14 @@ def test_an_upload_of_another_size_is_removed(proxy, bucket, tmp_path):
     with pytest.raises(DeepFMError, match="3 of 9 bytes arrived; what did is removed"):
         put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
     assert bucket.names == set()
+
+
+def test_ctrl_c_waits_for_an_upload(proxy, bucket, tmp_path):
+    """A stream that an exception drops would give what there is the file's name."""
+    (tmp_path / "a").write_bytes(CONTENT)
+    stop = does_first(lambda: os.kill(os.getpid(), signal.SIGINT))
+    fault = proxy.fails(stop, "PUT", "partNumber", times=1)
+    with pytest.raises(KeyboardInterrupt):
+        put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
+    assert fault.hits
+    assert bucket.get("a") == CONTENT
