@@ -19,7 +19,7 @@ from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.data.files.read import read_rows
 from deepfm.errors import CheckpointError, ConfigError, DataError, MissingDataError
-from tests import clicks
+from tests import clicks, untrained
 from tests.buckets import SECRET
 from tests.faults import cuts, does_first, refuses
 
@@ -403,3 +403,13 @@ def test_commands_refuse_what_they_cannot_read(command, message, capsys, monkeyp
     assert message in found
     assert "hush" not in found
     assert list(tmp_path.iterdir()) == []
+
+
+def test_recommend_reads_a_checkpoint(bucket, tmp_path, capsys):
+    local = untrained.of_ranking(tmp_path / "ranking.pt")
+    lists = []
+    for path in (local, bucket.put("ranking.pt", local.read_bytes())):
+        assert main(["recommend", "--checkpoint", str(path), "--user", "3", "--top", "4"]) == 0
+        lists.append(capsys.readouterr().out)
+    assert lists[0] == lists[1]
+    assert len(lists[0].splitlines()) == 5

@@ -86,6 +86,10 @@ class _Reader(io.RawIOBase):
             raise OSError(errno.EIO, problem, str(self._file))
         return count
 
+    def readall(self) -> bytes:
+        """All that is left; Python's own way would make a request per 8 KiB."""
+        return b"".join(iter(lambda: self.read(_BUFFER) or b"", b""))
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with _as_os_errors(self._file):
             found: int = self._opened.seek(offset, whence)

@@ -404,6 +404,9 @@ def test_a_model_in_a_store_is_fetched_and_reloaded_when_told(bucket, tmp_path):
         bucket.put("model/best_model.pt", other)
         server.process.send_signal(signal.SIGHUP)
         server.hear("the model is ")
+        bucket.ask("DELETE", "model/best_model.pt")
+        server.process.send_signal(signal.SIGHUP)
+        assert "no such file" in server.hear("the model stays ")
+        assert httpx.get(f"{server.url}/health/ready", timeout=60).status_code == 200
     finally:
-        server.process.terminate()
-        server.process.wait(60)
+        server.stop()

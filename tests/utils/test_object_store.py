@@ -44,6 +44,14 @@ def test_an_object_reads_as_it_is(content, size, buffering):
     assert read(content, size, buffering) == CONTENT
 
 
+@pytest.mark.parametrize("buffering", [-1, 0])
+def test_all_of_an_object_takes_few_requests(proxy, content, buffering):
+    with reading(path_of(content), buffering) as file:
+        assert file.read(3) == CONTENT[:3]
+        assert file.read() == CONTENT[3:]
+    assert sum(asked.method == "GET" for asked in proxy.asked) <= 5
+
+
 def test_a_reader_seeks(content):
     for buffering in (-1, 0):
         with reading(path_of(content), buffering) as file:
