@@ -412,4 +412,4 @@ def test_recommend_reads_a_checkpoint(bucket, tmp_path, capsys):
         assert main(["recommend", "--checkpoint", str(path), "--user", "3", "--top", "4"]) == 0
         lists.append(capsys.readouterr().out)
     assert lists[0] == lists[1]
-    assert len(lists[0].splitlines()) == 5
+    assert len(lists[0].splitlines()) == 4
