@@ -137,7 +137,8 @@ def _existing(target: AnyPath, overwrite: bool) -> set[str]:
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConfigError(f"{target / MANIFEST} is not of an upload, and stays; name another place")
-    return set(content["files"])
+    names = {str(path).removeprefix(f"{target}/") for path in there}
+    return names & set(content.get("files", ()))  # a name that leads elsewhere is none of these
 
 
 def _described(path: Path) -> dict[str, Any]:

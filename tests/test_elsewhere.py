@@ -393,6 +393,8 @@ def test_calibrate_writes_here(checkpoint, capsys):
          "s3://…: expected a bucket and a key"),
         (["predict", "--checkpoint", "s3://k:hush@b/a.pt", "--input", "a.csv", "--output", "b.csv"],
          "s3://…: expected a bucket and a key"),
+        (["predict", "--checkpoint", "a.pt", "--input", "a.csv", "--output", "s3://b/a.zip"],
+         "s3://b/a.zip: expected a file that ends in .csv"),
         (["describe", "s3://bucket/a.csv"], "describe reads and writes on this machine"),
     ],
 )  # fmt: skip

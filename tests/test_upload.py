@@ -135,6 +135,17 @@ def test_what_cannot_be_uploaded_is_said(run, tmp_path):
         upload(run, "s3://bucket/run")
 
 
+def test_a_manifest_removes_nothing_elsewhere(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    target = tmp_path / "copy"
+    upload(run, target.as_uri())
+    content = json.loads((target / MANIFEST).read_text())
+    content["files"] |= {"../mine.txt": {}, str(tmp_path / "mine.txt"): {}}
+    (target / MANIFEST).write_text(json.dumps(content))
+    upload(run, target.as_uri(), overwrite=True)
+    assert (tmp_path / "mine.txt").exists()
+
+
 def test_a_manifest_of_another_kind_stays(bucket, run):
     for content in (b"{}", b"[1]", b"no JSON"):
         bucket.put(f"runs/1/{MANIFEST}", content)

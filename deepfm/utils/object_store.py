@@ -210,6 +210,8 @@ def _opened(file: RemoteFile) -> pa.NativeFile:
 def _status_of(opened: pa.NativeFile) -> Status:
     said = {name.lower(): value for name, value in opened.metadata().items()}
     version = " ".join(said[name].decode() for name in _VERSION if name in said)
+    if not version:
+        raise OSError("the store says no ETag and no time of it, so a change would go unseen")
     return Status(opened.size(), version)
 
 

@@ -312,3 +312,16 @@ def test_ctrl_c_waits_for_an_upload(proxy, bucket, tmp_path):
         put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
     assert fault.hits
     assert bucket.get("a") == CONTENT
+
+
+def test_a_store_that_names_no_version_is_refused(proxy, content):
+    def without(asked, forward):
+        answer = forward(asked)
+        hidden = ("etag", "last-modified", "x-amz-version-id")
+        kept = [pair for pair in answer.headers if pair[0].lower() not in hidden]
+        return answer._replace(headers=kept)
+
+    proxy.fails(without, "HEAD")
+    with pytest.raises(OSError, match="no ETag and no time of it") as caught:
+        path_of(content).stat()
+    one_line(caught.value, content)

@@ -2,6 +2,7 @@
 
 import io
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -94,7 +95,8 @@ def writable_format(path: AnyPath) -> WritableFormat:
     known = {
         ending: found for ending, found in FORMATS.items() if isinstance(found, WritableFormat)
     }
-    found = known.get(file_ending(path))
+    # what is elsewhere is not looked into: its name says enough, and it may not be there yet
+    found = known.get(file_ending(path if isinstance(path, Path) else str(path)))
     if found is None or (path.suffix in COMPRESSIONS and found.is_typed):
         raise DataError(
             f"expected a file that ends in {', '.join(known)}; text may end in "
