@@ -18,6 +18,7 @@ from deepfm.held_out import evaluate_checkpoint
 from deepfm.prediction import Predictor
 from deepfm.results import Evaluated, TrainedRun, history_table
 from deepfm.several import expanded
+from deepfm.utils.places import is_uri
 
 if TYPE_CHECKING:
     from deepfm.given_config import Given, Overrides
@@ -56,7 +57,7 @@ def load(checkpoint: "Checkpoints", *, device: str = "cpu") -> Predictor:
     """Return what predicts from a checkpoint, or from the mean of the logits of several.
 
     Args:
-        checkpoint: The directory of a run, a file in it, a run, or several of these.
+        checkpoint: The directory of a run, a file in it, its URI, a run, or several of these.
 
     Raises:
         CheckpointError: One is missing or cannot be used.
@@ -136,6 +137,8 @@ def _files(checkpoint: "Checkpoints") -> list[str]:
 def _file(checkpoint: "str | PathLike[str] | TrainedRun") -> str:
     if isinstance(checkpoint, TrainedRun):
         return str(checkpoint.checkpoint)
+    if isinstance(checkpoint, str) and is_uri(checkpoint):
+        return checkpoint
     path = Path(checkpoint)
     if not path.is_dir():
         return str(path)

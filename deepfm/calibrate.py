@@ -36,6 +36,7 @@ from deepfm.objectives import Task
 from deepfm.objectives.tasks import doubled
 from deepfm.preflight import resolve_device
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import path_of
 
 _SHOWN = {
     "ece": "ECE",
@@ -81,7 +82,7 @@ def calibrate(
     """Store a calibration in a checkpoint, in the place of one that it may have.
 
     Args:
-        path: A `best_model.pt` or `last.pt`.
+        path: A `best_model.pt` or `last.pt`, or its URI.
         method: One of `METHODS`.
         output: Where the calibrated checkpoint goes; None: it replaces the one that was read. A
             crash leaves that one as it was.
@@ -99,6 +100,12 @@ def calibrate(
     """
     if method not in METHODS:
         raise ConfigError(f"unknown calibration {method!r}; {nearest(method, METHODS)}")
+    target = path_of(path if output is None else output)
+    if not isinstance(target, Path):
+        raise ConfigError(
+            f"a calibrated checkpoint is written to this machine, found {target}; --output names a "
+            "file"
+        )
     held = held_out(path, config=config, split=split)
     (checkpoint,) = held.checkpoints
     chosen = _chosen(held.config, task)
@@ -122,7 +129,6 @@ def calibrate(
         for line in _lines(one, fitted, halves, before, after):
             LOGGER.info(line)
         _warn_of_no_help(one, before, after)
-    target = Path(path if output is None else output)
     dataclasses.replace(checkpoint, calibration=maps).save(target)
     LOGGER.info(f"stored in {target}; predict and evaluate apply it")
     return found

@@ -45,6 +45,7 @@ from deepfm.utils.io import (
     tensor_to_table,
 )
 from deepfm.utils.locks import HeldElsewhere, SoleLock
+from deepfm.utils.places import AnyPath, fetched, path_of
 from deepfm.utils.workers import Workers
 
 RESUMABLE_CHANGES = (
@@ -173,16 +174,16 @@ class Checkpoint:
         }
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint without running anything that stands in it.
+def load_checkpoint(path: str | AnyPath) -> Checkpoint:
+    """Read a checkpoint, of a path or a URI, without running anything that stands in it.
 
     Raises:
         CheckpointError: The file is missing, damaged, no checkpoint, of a newer format, or
             carries code.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
-        with path.open("rb") as file:
+        with fetched(path) as file:
             return _checkpoint(file, str(path))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None

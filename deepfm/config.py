@@ -62,6 +62,7 @@ from deepfm.training.options import (
 from deepfm.training.trackers import TRACKERS, TrackerConfig
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.named import one_of, resolve
+from deepfm.utils.places import refuse_remote
 from deepfm.utils.settings import (
     apply_override,
     build,
@@ -307,6 +308,9 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         check_path(self.output_dir, "output_dir")
+        refuse_remote(
+            self.output_dir, "output_dir", "a run is written there; `deepfm upload` takes it on"
+        )
         if self.tasks:
             self._check_tasks()
         elif self.data.table is not None and not self.data.table.label:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.places import refuse_remote
 
 
 def folder() -> Path:
@@ -24,7 +25,7 @@ def find_config(name: str | Path) -> Path:
     is a path in any case, and is returned whether it exists or not.
 
     Raises:
-        ConfigError: A bare name that is neither a file nor a packaged config.
+        ConfigError: A bare name that is neither a file nor a packaged config, or a URI.
 
     Example:
         >>> find_config("deepfm_adult").name
@@ -32,6 +33,8 @@ def find_config(name: str | Path) -> Path:
         >>> find_config("runs/deepfm_adult.yaml") == Path("runs/deepfm_adult.yaml")
         True
     """
+    if isinstance(name, str):
+        refuse_remote(name, "", "a config is read from this machine")
     path = Path(name)
     if path.suffix or path.name != str(name) or os.path.isfile(path):
         return path

@@ -32,6 +32,7 @@ from deepfm.models.frozen import frozen
 from deepfm.objectives import Task
 from deepfm.served_engine import ServedEngine
 from deepfm.several import load_several, scorer_of
+from deepfm.utils.places import AnyPath, path_of
 
 
 class ScoredRows(NamedTuple):
@@ -66,8 +67,8 @@ class Predictor(ServedEngine):
     or copied, without what is made at a request.
 
     Args:
-        checkpoint: Path of a `best_model.pt` or `last.pt`, or several of them; or a checkpoint that
-            has been read.
+        checkpoint: Path or URI of a `best_model.pt` or `last.pt`, or several of them; or a
+            checkpoint that has been read.
         device: Where the model runs.
         batch_size: Rows per scoring batch; the checkpoint's `evaluation.batch_size` by default.
 
@@ -79,7 +80,7 @@ class Predictor(ServedEngine):
 
     def __init__(
         self,
-        checkpoint: str | Path | Checkpoint | Sequence[str | Path],
+        checkpoint: str | AnyPath | Checkpoint | Sequence[str | AnyPath],
         *,
         device: torch.device | str = "cpu",
         batch_size: int | None = None,
@@ -110,19 +111,19 @@ class Predictor(ServedEngine):
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         return f"Predictor({type(self.model).__name__} of {len(names)} fields: {shown})"
 
-    def predict_file(self, path: str | Path) -> Iterator[ScoredRows]:
+    def predict_file(self, path: str | AnyPath) -> Iterator[ScoredRows]:
         """Return the rows of a file of any size with what is predicted for them, in a stream.
 
-        CSV, TSV, Parquet as in `deepfm.data.files.read.read_rows`. A text file of the kind that a
-        declared table was trained on has that table's delimiter and encoding. If the table names
-        its columns, a first line that repeats none of the names is a row; the label may be left
-        out of the rows then.
+        CSV, TSV, Parquet as in `deepfm.data.files.read.read_rows`, also of a URI. A text file of
+        the kind that a declared table was trained on has that table's delimiter and encoding. If
+        the table names its columns, a first line that repeats none of the names is a row; the
+        label may be left out of the rows then.
 
         Raises:
             DataError: As in `predict`, with file and line.
         """
-        count, absent, times = 0, list[str](), Times()
-        for rows in read_rows([path], **self._text_options(Path(path))):
+        path, count, absent, times = path_of(path), 0, list[str](), Times()
+        for rows in read_rows([path], **self._text_options(path)):
             try:
                 columns = self._tables.complete(self.schema, rows.table)
                 encoded = self.encoders.encode_rows(rows._replace(table=columns))
@@ -175,7 +176,7 @@ class Predictor(ServedEngine):
         """The model for evaluation only."""
         return self.model.frozen() if isinstance(self.model, Members) else frozen(self.model)
 
-    def _text_options(self, path: Path) -> TextOptions:
+    def _text_options(self, path: AnyPath) -> TextOptions:
         """How a file is to be read."""
         table = self._source
         if table is None or format_of(path).is_typed:
@@ -185,7 +186,7 @@ class Predictor(ServedEngine):
         if ending not in (".csv", ".tsv") or trained & {ending, ARCHIVE}:
             options = {"delimiter": table.delimiter, "encoding": table.encoding}
         if not table.columns:
-            if path.is_file():  # a pipe can be read once
+            if not isinstance(path, Path) or path.is_file():  # a pipe can be read once
                 self._refuse_no_header(path, first_line(path, options))
             return options
         cells = first_line(path, options)
@@ -196,7 +197,7 @@ class Predictor(ServedEngine):
         options["columns"] = unlabelled if is_unlabelled else table.columns
         return options
 
-    def _refuse_no_header(self, path: Path, cells: list[str]) -> None:
+    def _refuse_no_header(self, path: AnyPath, cells: list[str]) -> None:
         """Refuse a first line that names no column of the model and looks like a row.
 
         Raises:

@@ -8,8 +8,7 @@ they were trained.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from glob import glob, has_magic
-from pathlib import Path
+from glob import has_magic
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from deepfm.evaluation.members import Members
 from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import Task
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import AnyPath, matching, path_of
 
 # What of a field shapes its vectors and not its ids.
 _OF_VECTORS = (
@@ -41,27 +41,32 @@ _OF_PLACES = (
 
 
 def expanded(patterns: Sequence[str]) -> list[str]:
-    """File names, of names that may be patterns such as `outputs/*/best_model.pt`.
+    """File names or URIs, of those that may be patterns such as `outputs/*/best_model.pt`.
 
     Raises:
-        CheckpointError: A pattern matches nothing.
+        CheckpointError: A pattern matches nothing, or a store does not say what it has.
     """
     found: list[str] = []
     for pattern in patterns:
         names = [pattern]
-        if has_magic(pattern) and not Path(pattern).exists():
-            names = sorted(glob(pattern))
+        if has_magic(pattern):
+            try:
+                names = [str(path) for path in matching(path_of(pattern))]
+            except OSError as error:
+                raise CheckpointError(f"{pattern}: cannot be listed: {error.strerror}") from None
         if not names:
             raise CheckpointError(f"{pattern}: no file has such a name")
         found += names
     return found
 
 
-def load_several(paths: str | Path | Checkpoint | Sequence[str | Path]) -> list[Checkpoint]:
+def load_several(
+    paths: str | AnyPath | Checkpoint | Sequence[str | AnyPath],
+) -> list[Checkpoint]:
     """One checkpoint, or several that agree.
 
     Args:
-        paths: Of a file, or of several; or a checkpoint that has been read, as it is.
+        paths: Of a file, or of several, or URIs; or a checkpoint that has been read, as it is.
 
     Raises:
         CheckpointError: There is none, one cannot be used, or two do not agree; the message names
@@ -69,7 +74,7 @@ def load_several(paths: str | Path | Checkpoint | Sequence[str | Path]) -> list[
     """
     if isinstance(paths, Checkpoint):
         return [paths]
-    names = [paths] if isinstance(paths, str | Path) else list(paths)
+    names = [paths] if isinstance(paths, str | AnyPath) else list(paths)
     if not names:
         raise CheckpointError("expected at least one checkpoint, found none")
     first, *others = map(load_checkpoint, names)

@@ -13,18 +13,19 @@ ROOT = Path(deepfm.__file__).parent
 # Everything points down, so the list reads from the leaves to the command line.
 MAY_IMPORT = {
     "errors": set(),
-    "packaged": {"errors"},
+    "packaged": {"errors", "utils.places"},
     "easyrec.names": set(),
     "format_versions": {"utils.logging"},
     "config": {
         "errors", "packaged", "format_versions", "utils.settings", "utils.yaml_reader",
-        "utils.named", "utils.logging", "objectives", "evaluation.metrics", "evaluation.ranking",
-        "models.MODELS",
+        "utils.named", "utils.logging", "utils.places", "objectives", "evaluation.metrics",
+        "evaluation.ranking", "models.MODELS",
         "models.options", "training.options", "training.trackers",
         "data.options",
     },
     "data.options": {
-        "errors", "utils.settings", "data.splits", "data.labels", "data.encoding.scales",
+        "errors", "utils.settings", "utils.places", "data.splits", "data.labels",
+        "data.encoding.scales",
         "data.encoding.hashing",
     },
     "utils": {"errors", "utils"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     },
     "data.fingerprint": {"errors", "utils"},
     "data.sources.movielens": {"errors", "utils", "data.schema", "data.download"},
-    "data.sources.find_adapter": {"errors", "data"},
+    "data.sources.find_adapter": {"errors", "data", "utils.places"},
     "data.store": {"errors", "utils", "data"},
     "data.ranking": {"errors", "utils", "data"},
     "data.load": {"errors", "config", "data"},
@@ -79,8 +80,8 @@ MAY_IMPORT = {
         "evaluation.calibration",
     },
     "several": {
-        "errors", "utils.logging", "data.schema", "models.base", "objectives", "evaluation",
-        "checkpoint",
+        "errors", "utils.logging", "utils.places", "data.schema", "models.base", "objectives",
+        "evaluation", "checkpoint",
     },
     "served_context": {"errors", "data"},
     "served_items": {"data"},
@@ -95,8 +96,8 @@ MAY_IMPORT = {
         "exported", "export",
     },
     "prediction": {
-        "errors", "utils.logging", "data", "models", "objectives", "evaluation", "several",
-        "engine", "served_engine", "item_logits", "checkpoint",
+        "errors", "utils.logging", "utils.places", "data", "models", "objectives", "evaluation",
+        "several", "engine", "served_engine", "item_logits", "checkpoint",
     },
     # What loads a checkpoint imports torch when it does; the parent process needs none of it.
     "serving": {"errors", "utils", "data", "engine", "serving"},
@@ -149,9 +150,10 @@ MAY_IMPORT = {
     "given_config": {"config", "utils", "easyrec"},
     "results": {"utils.extras", "evaluation.permutation"},
     "described": {"errors", "utils.io", "data.sources.describe", "results"},
+    "upload": {"errors", "utils", "checkpoint", "exported.layout"},
     "api": {
-        "errors", "data.sources", "prediction", "experiment", "checkpoint", "held_out", "several",
-        "given_config", "results", "described",
+        "errors", "utils.places", "data.sources", "prediction", "experiment", "checkpoint",
+        "held_out", "several", "given_config", "results", "described",
     },
     "estimators": {
         "errors", "config", "utils", "data", "models", "evaluation.permutation", "training",
@@ -161,7 +163,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "export", "easyrec", "preflight", "config_help",
         "model_help", "models.MODELS", "given_config", "report", "serving", "explore", "tuning",
-        "commands",
+        "upload", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -3,7 +3,18 @@
 Nothing is imported here that a command needs when it runs: `--help` answers at once.
 """
 
-from deepfm.commands import data, explore, export, reference, report, serve, training, tuning, use
+from deepfm.commands import (
+    data,
+    explore,
+    export,
+    reference,
+    report,
+    serve,
+    training,
+    tuning,
+    upload,
+    use,
+)
 
 MODULES = (  # in the order of `--help`
     data,
@@ -13,6 +24,7 @@ MODULES = (  # in the order of `--help`
     use,
     explore,
     export,
+    upload,
     serve,
     reference,
 )

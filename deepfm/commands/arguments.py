@@ -45,8 +45,8 @@ def add_checkpoints(added: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         nargs="+",
-        help="best_model.pt of a run; of several, or of a pattern such as 'runs/*/best_model"
-        ".pt', the logits are averaged",
+        help="best_model.pt of a run, a path or a URI; of several, or of a pattern such as "
+        "'runs/*/best_model.pt', the logits are averaged",
     )
 
 

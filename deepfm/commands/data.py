@@ -64,6 +64,7 @@ def _download_data(arguments: argparse.Namespace) -> None:
 def _describe(arguments: argparse.Namespace) -> None:
     from deepfm.data.sources.describe import Wishes, describe, to_lines, to_yaml
     from deepfm.utils.io import atomic_write_bytes
+    from deepfm.utils.places import refuse_remote
 
     if (arguments.file is None) == (arguments.data is None):
         raise ConfigError("describe: expected one file of rows, describe FILE")
@@ -71,6 +72,8 @@ def _describe(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or f"{Path(data).name.split('.')[0]}.yaml")
     if output.exists():
         raise ConfigError(f"{output} exists already; --output writes elsewhere")
+    for name in filter(None, (data, arguments.valid, arguments.output)):
+        refuse_remote(name, "", "describe reads and writes on this machine; copy some rows here")
     wishes = Wishes(
         arguments.label, arguments.positive, arguments.user, arguments.item, arguments.time
     )

@@ -22,7 +22,8 @@ def add(commands: Commands) -> None:
     model.add_argument(
         "--checkpoint",
         nargs="+",
-        help="best_model.pt of a run; of several, or of a pattern, the logits are averaged",
+        help="best_model.pt of a run, a path or a URI; of several, or of a pattern, the logits are "
+        "averaged",
     )
     model.add_argument("--export", help="directory of `deepfm export`, which needs no torch")
     added.add_argument(
@@ -71,6 +72,7 @@ def add(commands: Commands) -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     from deepfm.serving.options import ServeOptions
     from deepfm.serving.supervisor import is_loopback, serve
+    from deepfm.utils.places import path_of, refuse_remote
 
     for library in ("uvicorn", "httptools", "orjson", "prometheus_client"):
         needed(library, extra="serve", wanted_by="deepfm serve")
@@ -98,15 +100,16 @@ def _serve(arguments: argparse.Namespace) -> None:
         _say(f"warning: {options.host} can be reached from elsewhere, and no token is asked for")
     if arguments.export is not None:
         needed("onnxruntime", extra="onnx", wanted_by="deepfm serve --export")
+        refuse_remote(arguments.export, "--export", "an export is mapped from a disk")
         if not Path(arguments.export).is_dir():
             raise CheckpointError(f"{arguments.export}: expected a directory of `deepfm export`")
         sources = [arguments.export]
     else:
         sources = _files(arguments.checkpoint)
-        for path in sources:
-            if Path(path).is_dir():
+        for path in map(path_of, sources):
+            if isinstance(path, Path) and path.is_dir():
                 raise CheckpointError(f"{path}: expected a file; --export takes a directory")
-    serve([Path(path) for path in sources], options, _say)
+    serve([path_of(path) for path in sources], options, _say)
 
 
 def _files(patterns: list[str]) -> list[str]:

@@ -31,7 +31,8 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--init-from",
         metavar="CHECKPOINT",
-        help="start from its weights, with new rows for new values; a resumed run has its own",
+        help="start from its weights, with new rows for new values; a path or a URI; a resumed "
+        "run has its own",
     )
     added.add_argument(
         "--with-optimizer",

@@ -1,10 +1,7 @@
 """A trained model at work: predict, recommend."""
 
 import argparse
-import os
 from collections import Counter
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepfm.commands.arguments import Commands, add_checkpoints
@@ -21,12 +18,12 @@ def add(commands: Commands) -> None:
     added = commands.add("predict", _predict, "predictions for the raw rows of a file")
     add_checkpoints(added)
     added.add_argument(
-        "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet"
+        "--input", required=True, help="rows, .csv, .tsv (plain, .gz or .zst) or .parquet; or a URI"
     )
     added.add_argument(
         "--output",
         required=True,
-        help="rows with predictions, .csv, .tsv (plain, .gz or .zst) or .parquet",
+        help="rows with predictions, .csv, .tsv (plain, .gz or .zst) or .parquet; or a URI",
     )
     added.add_argument("--overwrite", action="store_true", help="replace that file")
     added.add_argument(
@@ -62,24 +59,25 @@ def _predict(arguments: argparse.Namespace) -> None:
     from deepfm.data.files.writer import TableWriter, writable_format
     from deepfm.prediction import Predictor
     from deepfm.several import expanded
+    from deepfm.utils.places import is_same_file, path_of
     from deepfm.utils.startup import leave_pandas_out
 
     leave_pandas_out()
     source, output = arguments.input, arguments.output
-    writable_format(Path(output))
+    target = path_of(output)
+    writable_format(target)
     checkpoints = expanded(arguments.checkpoint)
     read = (("--input", source), *(("--checkpoint", path) for path in checkpoints))
     for name, given in read:
-        with suppress(OSError, ValueError):  # one of them is not there
-            if os.path.samefile(given, output):
-                raise ConfigError(f"--output {output} is the file of {name}; name another")
-    if os.path.exists(output) and not arguments.overwrite:
+        if is_same_file(path_of(given), target):
+            raise ConfigError(f"--output {output} is the file of {name}; name another")
+    if not arguments.overwrite and target.exists():
         raise ConfigError(f"{output} exists already; --overwrite replaces it")
     predictor = Predictor(checkpoints)
     count = 0
     unknown: Counter[str] = Counter()
     bad: Counter[str] = Counter()
-    with TableWriter(output) as writer, ProgressBar("predict", total=100) as bar:
+    with TableWriter(target) as writer, ProgressBar("predict", total=100) as bar:
         for rows, predictions, unknown_here, bad_here in predictor.predict_file(source):
             writer.write(_with_predictions(source, rows.table, arguments.columns, predictions))
             count += rows.table.num_rows

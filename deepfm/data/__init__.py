@@ -1,12 +1,12 @@
 """Raw columns to encoded batches: files, sources, encoding, stores; schema, splits, data sets."""
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from deepfm.data.schema import DatasetSchema
     from deepfm.data.sources.tables import RawTables
+    from deepfm.utils.places import AnyPath
 
 
 class Adapter(Protocol):
@@ -16,7 +16,7 @@ class Adapter(Protocol):
         """Return what the columns mean, before any vocabulary is fitted."""
         ...
 
-    def load(self, data_dir: Path, auto_download: bool) -> "RawTables":
+    def load(self, data_dir: "AnyPath", auto_download: bool) -> "RawTables":
         """Return the raw values."""
         ...
 
@@ -31,7 +31,7 @@ class AdapterModule:
         found: DatasetSchema = import_module(self._path).schema()
         return found
 
-    def load(self, data_dir: Path, auto_download: bool) -> "RawTables":
+    def load(self, data_dir: "AnyPath", auto_download: bool) -> "RawTables":
         found: RawTables = import_module(self._path).load(data_dir, auto_download)
         return found
 

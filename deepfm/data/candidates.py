@@ -11,7 +11,6 @@ has interacted with in training is counted and warned of, because published file
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources.tables import RawTables, find, id_field
 from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import AnyPath
 
 COLUMNS = ("user", "positive", "negatives")
 _NCF_PAIR = re.compile(r"\(([^,()]+),([^,()]+)\)")
@@ -53,7 +53,7 @@ class Listed(NamedTuple):
 
 
 def read_candidates(
-    config: CandidatesConfig, files: Sequence[Path], schema: DatasetSchema, tables: RawTables
+    config: CandidatesConfig, files: Sequence[AnyPath], schema: DatasetSchema, tables: RawTables
 ) -> Listed:
     """The lines of candidate files.
 
@@ -204,7 +204,7 @@ def _place(parts: Sequence[Rows], index: int) -> Place:
     raise IndexError(index)
 
 
-def _table(config: CandidatesConfig, files: Sequence[Path]) -> Iterator[Rows]:
+def _table(config: CandidatesConfig, files: Sequence[AnyPath]) -> Iterator[Rows]:
     """The rows of tables, whose negatives become lists."""
     for rows in read_rows(
         files, delimiter=config.delimiter, columns=config.columns, encoding=config.encoding
@@ -223,7 +223,7 @@ def _table(config: CandidatesConfig, files: Sequence[Path]) -> Iterator[Rows]:
         yield rows._replace(table=pa.table(columns, COLUMNS))
 
 
-def _ncf(config: CandidatesConfig, files: Sequence[Path]) -> Iterator[Rows]:
+def _ncf(config: CandidatesConfig, files: Sequence[AnyPath]) -> Iterator[Rows]:
     """The lines of files as those of He et al."""
     for path in files:
         users, positives, negatives = [], [], []
@@ -243,7 +243,7 @@ def _ncf(config: CandidatesConfig, files: Sequence[Path]) -> Iterator[Rows]:
         yield Rows(pa.table(columns, COLUMNS), path, first=1)
 
 
-def _lines(path: Path, encoding: str) -> list[str]:
+def _lines(path: AnyPath, encoding: str) -> list[str]:
     """The lines of a text, which may be packed."""
     place = Place(file=str(path))
     try:
@@ -256,7 +256,7 @@ def _lines(path: Path, encoding: str) -> list[str]:
         raise DataError(f"cannot be read as {encoding} text: {error}", place=place) from None
 
 
-FORMS: dict[str, Callable[[CandidatesConfig, Sequence[Path]], Iterator[Rows]]] = {
+FORMS: dict[str, Callable[[CandidatesConfig, Sequence[AnyPath]], Iterator[Rows]]] = {
     "table": _table,
     "ncf": _ncf,
 }

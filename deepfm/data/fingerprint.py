@@ -4,7 +4,8 @@ Names, places and times of files are no part of it. Times only decide whether a 
 read again: its digest is kept beside the stores, and holds as long as size, inode, time of change
 (`mtime`) and time of the last change of its status (`ctime`, which no program can set) are the
 same. A file that was changed less than two seconds before it was read is read again the next time,
-because the clock of a file system is coarse. `data.verify: full` trusts no time.
+because the clock of a file system is coarse. Of a file in an object store size and ETag take the
+place of these. `data.verify: full` trusts neither.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import xxhash
 from deepfm.errors import DataError, DeepFMError, Place
 from deepfm.utils.io import atomic_write_bytes
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import AnyPath, is_uri, reading
 from deepfm.utils.progress import ProgressBar
 
 CACHE = "digests.json"  # in the folder of the stores
@@ -118,15 +120,15 @@ class FilesRead:
     """
 
     def __init__(
-        self, files: Mapping[str, Sequence[Path]], *, cache: Path | None, full: bool = False
+        self, files: Mapping[str, Sequence[AnyPath]], *, cache: Path | None, full: bool = False
     ) -> None:
         self._cache = cache
         self._files = files
-        self._read: dict[Path, tuple[list[int], str]] = {}  # size, times, inode; digest
+        self._read: dict[AnyPath, tuple[list[Any], str]] = {}  # size, times, inode; digest
         kept = {} if cache is None or full else _read_cache(cache)
         paths = list(dict.fromkeys(path for some in files.values() for path in some))
         for path in paths:
-            entry = kept.get(str(path.absolute()), [])
+            entry = kept.get(_kept_name(path), [])
             if entry[:-1] == (times := _times(path)):
                 self._read[path] = times, entry[-1]
         self._uses_kept = bool(self._read)
@@ -166,7 +168,7 @@ class FilesRead:
                     place=Place(file=str(path)),
                 )
 
-    def _hash(self, paths: list[Path]) -> None:
+    def _hash(self, paths: list[AnyPath]) -> None:
         """Read files, and keep their digests."""
         sizes = [_times(path)[0] for path in paths]
         if sum(sizes) >= _LARGE:
@@ -189,11 +191,15 @@ class FilesRead:
 
     def _write_cache(self, cache: Path, now: int) -> None:
         entries = {
-            str(path.absolute()): [*times, digest]
+            _kept_name(path): [*times, digest]
             for path, (times, digest) in self._read.items()
             if max(times[1:3]) + _COARSE < now
         }
-        older = {name: entry for name, entry in _read_cache(cache).items() if Path(name).exists()}
+        older = {
+            name: entry
+            for name, entry in _read_cache(cache).items()
+            if is_uri(name) or Path(name).exists()
+        }
         if not entries:
             return
         with contextlib.suppress(OSError, DeepFMError):  # they are read again, which is all
@@ -230,7 +236,7 @@ def _table_digest(table: pa.Table) -> str:
     return hashed.hexdigest()
 
 
-def _chunks(path: Path, hashed: xxhash.xxh3_128) -> Iterator[int]:
+def _chunks(path: AnyPath, hashed: xxhash.xxh3_128) -> Iterator[int]:
     """Read a file once into a hash; gives the sizes of the parts read.
 
     Raises:
@@ -238,17 +244,27 @@ def _chunks(path: Path, hashed: xxhash.xxh3_128) -> Iterator[int]:
     """
     buffer = memoryview(bytearray(_CHUNK))
     try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
+        with reading(path, buffering=0) as file:
+            while count := file.readinto(buffer):  # type: ignore[attr-defined]  # it is raw
                 hashed.update(buffer[:count])
                 yield count
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def _times(path: Path) -> list[int]:
-    """Size, times of change in ns, and inode: equal as long as nobody has written to the file."""
+def _kept_name(path: AnyPath) -> str:
+    return str(path.absolute() if isinstance(path, Path) else path)
+
+
+def _times(path: AnyPath) -> list[Any]:
+    """Size, times of change in ns, and inode: equal as long as nobody has written to the file.
+
+    Of a file in a store size and version, in a list of the same form.
+    """
     try:
+        if not isinstance(path, Path):
+            size, version = path.stat()
+            return [size, 0, 0, version]
         status = os.stat(path)
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -257,7 +273,7 @@ def _times(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def _unreadable(path: AnyPath, error: OSError) -> DataError:
     return DataError(f"cannot be read: {error.strerror or error}", place=Place(file=str(path)))
 
 

@@ -14,6 +14,7 @@ from deepfm.data.encoding.scales import SCALES
 from deepfm.data.labels import LABEL_RULES
 from deepfm.data.splits import SPLITS, Split
 from deepfm.errors import ConfigError, nearest, shown
+from deepfm.utils.places import RemoteFile, path_of, refuse_credentials, refuse_remote
 from deepfm.utils.settings import chosen, limited, texts
 
 MAX_BINS = 10_000  # of a piecewise number
@@ -82,7 +83,7 @@ class SourceConfig:
     """Files of one form: CSV, TSV or Parquet by their ending, also with .gz or .zst or in a .zip.
 
     Attributes:
-        files: Paths, relative to `data.data_dir`; they may be globs.
+        files: Paths, relative to `data.data_dir`, or URIs; they may be globs.
         delimiter: Between the cells of text, of any length; null: by the ending.
         columns: Names of the columns of text files that have no header line.
         encoding: Of text files.
@@ -257,8 +258,8 @@ class CandidatesConfig(SourceConfig):
     """What each test positive of a ranking task is ranked among, as published protocols list it.
 
     Attributes:
-        files: One line or row per test positive; paths, relative to `data.data_dir`; they may be
-            globs.
+        files: One line or row per test positive; paths, relative to `data.data_dir`, or URIs; they
+            may be globs.
         form: A `table` with the columns user, positive and negatives, or `ncf`: lines of
             `(user,positive)` and the negatives, with tabs between, without a header.
         separator: Between the negatives of a text; a Parquet file may hold lists instead.
@@ -288,11 +289,11 @@ class DataConfig:
 
     Attributes:
         dataset_name: An adapter, or `tabular` for a table that is declared here.
-        data_dir: Where the files are.
+        data_dir: Where the files are, a folder or a URI such as `s3://bucket/folder`.
         auto_download: Whether missing data is fetched.
         table: The declared table.
         history: As `data.table.history`, of data that has an adapter.
-        store_dir: Where declared tables are prepared to.
+        store_dir: Where declared tables are prepared to, a local folder.
         verify: Whether files are read again for their checksums only if size or times `changed`
             and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
         split_strategy: `leave_one_out`, `predefined` files, also as `predefined_ranking`, or
@@ -339,6 +340,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         for key in ("data_dir", "store_dir"):
             check_path(getattr(self, key), f"data.{key}")
+        _check_places(self)
         parts = self.split_fractions
         if len(parts) != 3 or not math.isclose(sum(parts), 1.0, abs_tol=1e-6) or parts[0] <= 0:
             raise ConfigError(
@@ -396,6 +398,44 @@ class DataConfig:
                 f"unknown split {self.split_strategy!r}; {hint}", key="data.split_strategy"
             )
         return SPLITS[self.split_strategy]
+
+
+def _check_places(data: DataConfig) -> None:
+    """Refuse URIs that hold secrets, and those that stand where only local files can be."""
+    refuse_remote(data.store_dir, "data.store_dir", "stores are mapped into memory from a disk")
+    try:
+        is_remote = isinstance(path_of(data.data_dir), RemoteFile)
+    except ConfigError as error:
+        raise error.at(key="data.data_dir") from None
+    if is_remote and data.table is None:
+        raise ConfigError(
+            f"{data.dataset_name} is read from a local folder; URIs are for declared tables",
+            key="data.data_dir",
+        )
+    if is_remote and data.table is not None and data.table.package is not None:
+        raise ConfigError(
+            "a package's file is put into a local folder; set data.data_dir to one",
+            key="data.table.package",
+        )
+    for key, texts_there in _places(data).items():
+        for text in texts_there:
+            refuse_credentials(text, key)
+
+
+def _places(data: DataConfig) -> dict[str, tuple[str, ...]]:
+    """The paths and URIs that a config names files by, by key."""
+    found = {}
+    if (table := data.table) is not None:
+        for key in ("files", "valid_files", "test_files"):
+            found[f"data.table.{key}"] = getattr(table, key)
+        for side, source in (("users", table.users), ("items", table.items)):
+            found[f"data.table.{side}.files"] = () if source is None else source.files
+        for name, item in table.fields.items():
+            words = () if item.vocabulary_file is None else (item.vocabulary_file,)
+            found[f"data.table.fields.{name}.vocabulary_file"] = words
+    if data.candidates is not None:
+        found["data.candidates.files"] = data.candidates.files
+    return found
 
 
 def _check_split(split: type[Split], table: TableConfig) -> None:

@@ -1,7 +1,6 @@
 """A ranking task in memory: positives with sampled negatives, held-out rows among candidates."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +39,7 @@ from deepfm.data.sources.tabular import candidate_files
 from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, Times, sortable
 from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import path_of
 from deepfm.utils.seeding import generator
 
 
@@ -407,7 +407,7 @@ def _interactions(events: Events, rows: np.ndarray) -> Interactions:
 def _read_events(
     data: DataConfig, schema: DatasetSchema, adapter: Adapter, rule: LabelRule
 ) -> Events:
-    tables = adapter.load(Path(data.data_dir), auto_download=data.auto_download)
+    tables = adapter.load(path_of(data.data_dir), auto_download=data.auto_download)
     rows = tables.interactions
     user, item = (
         tables.positions(schema, rows, side).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -20,6 +20,7 @@ from deepfm.easyrec.pipeline_pb2 import (
 )
 from deepfm.easyrec.reading import Keys, Pipeline
 from deepfm.errors import nearest
+from deepfm.utils.places import is_readable_uri, is_uri
 
 _PARQUET, _TEXT = (".parquet",), (".csv", ".tsv", ".txt", ".gz", ".zst")
 _NO_PATH = "a path is needed: a file, a glob, or several with commas"
@@ -113,16 +114,16 @@ def _files(pipeline: Pipeline, key: str, is_read: bool) -> list[str]:
     if not paths and is_read:
         raise pipeline.error(key, _NO_PATH)
     for path in paths:
-        if "://" not in path:
+        if not is_uri(path) or is_readable_uri(path):
             continue
         problem = (
-            f"only local files can be read, found {path}; set a local path, here or with "
+            f"only local files and s3:// can be read, found {path}; set such a path, here or with "
             f"--override {key}=<path>; its ending says whether it is CSV or Parquet"
         )
         if is_read:
             raise pipeline.error(key, problem)
         pipeline.note(key, problem)
-    return [path if "://" in path else _pattern(pipeline, key, path) for path in paths]
+    return [path if is_uri(path) else _pattern(pipeline, key, path) for path in paths]
 
 
 def _pattern(pipeline: Pipeline, key: str, path: str) -> str:

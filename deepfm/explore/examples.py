@@ -1,12 +1,11 @@
 """A few raw rows of a declared table, for a form to begin with."""
 
-from pathlib import Path
-
 from deepfm.config import ExperimentConfig
 from deepfm.data.files.read import read_rows
 from deepfm.data.sources import tabular
 from deepfm.errors import DataError
 from deepfm.explore.forms import as_typed
+from deepfm.utils.places import path_of
 
 COUNT = 50
 
@@ -17,7 +16,7 @@ def example_rows(config: ExperimentConfig) -> list[dict[str, str]]:
     if table is None or not table.files:
         return []
     try:
-        path = tabular.find_files(Path(config.data.data_dir), table.files)[0]
+        path = tabular.find_files(path_of(config.data.data_dir), table.files)[0]
         for rows in read_rows([path], **tabular.text_options(table)):
             return [
                 {name: as_typed(value) for name, value in row.items()}

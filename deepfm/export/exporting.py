@@ -52,13 +52,14 @@ from deepfm.models.pairs import PairScorer
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.extras import needed
 from deepfm.utils.io import tensor_to_table
+from deepfm.utils.places import AnyPath, path_of, refuse_remote
 
 _EXAMPLE = 3  # rows that a graph is traced with
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pyarrow")
 
 
 def export(
-    checkpoints: Sequence[str | Path],
+    checkpoints: Sequence[str | AnyPath],
     output: str | Path,
     *,
     format: str = "onnx",
@@ -67,7 +68,7 @@ def export(
     """Write a directory that `deepfm.runtime.load` reads, and return what is in `parity.json`.
 
     Args:
-        checkpoints: Of several the logits are averaged.
+        checkpoints: Paths or URIs; of several the logits are averaged.
         output: A directory that is not there yet.
         format: `onnx`, or `pt2`, a program of `torch.export` for rows.
         overwrite: Replace an export that is there.
@@ -82,6 +83,9 @@ def export(
     if format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module, extra="onnx", wanted_by="deepfm export")
+    refuse_remote(
+        str(output), "--output", "an export is written there; `deepfm upload` takes it on"
+    )
     output = Path(output)
     _refuse_existing(output, overwrite)
     loaded = load_several(list(checkpoints))
@@ -240,12 +244,14 @@ def _write_data(folder: Path, checkpoint: Checkpoint) -> None:
         (folder / EVENTS).write_bytes(array_bytes(arrays))
 
 
-def _write_manifest(folder: Path, format: str, checkpoints: Sequence[str | Path]) -> None:
+def _write_manifest(folder: Path, format: str, checkpoints: Sequence[str | AnyPath]) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         for path in sorted(folder.iterdir())
     }
-    made_of = [{"file": Path(p).name, "sha256": file_digest(Path(p))} for p in checkpoints]
+    made_of = [
+        {"file": path.name, "sha256": file_digest(path)} for path in map(path_of, checkpoints)
+    ]
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -28,6 +28,7 @@ from deepfm.exported.layout import (
     ExportedTask,
 )
 from deepfm.exported.plain import read_plain
+from deepfm.utils.places import AnyPath, reading
 
 _CHUNK = 1 << 20  # bytes
 
@@ -76,10 +77,10 @@ def read_exported(folder: Path, *, verify_weights: bool = False) -> Exported:
         raise CheckpointError(f"{folder}: damaged: {type(error).__name__}: {error}") from None
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: AnyPath) -> str:
     """The SHA-256 digest of a file, in hexadecimal."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with reading(path) as file:
         while part := file.read(_CHUNK):
             found.update(part)
     return found.hexdigest()

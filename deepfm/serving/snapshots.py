@@ -3,7 +3,8 @@
 A worker that takes the place of a killed one must answer with the model of the others, also if a
 broken file stands where theirs was read from. So files are copied into the server's own folder, or
 linked there where they are large and on one file system: who renames a new file over an old name,
-as everything that writes checkpoints does, leaves the linked one as it is.
+as everything that writes checkpoints does, leaves the linked one as it is. What is in an object
+store is fetched when it is kept, at the start and when a reload is asked for; nobody watches it.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import xxhash
 
 from deepfm.errors import CheckpointError
+from deepfm.utils.places import AnyPath, fetched
 
 _COPIED = 64 * 2**20  # bytes; larger files are linked
 _CHUNK = 2**24
@@ -41,24 +43,26 @@ class Snapshot(NamedTuple):
 Stamp = tuple[tuple[int, int, int], ...]
 
 
-def stamp(sources: Sequence[Path]) -> Stamp | None:
-    """What changes when one of the files does; None while one is not there."""
+def stamp(sources: Sequence[AnyPath]) -> Stamp | None:
+    """What changes when one of the local files does; None while one is not there."""
+    local = [source for source in sources if isinstance(source, Path)]
     try:
-        found = [os.stat(file) for source in sources for file in _files(source)]
+        found = [os.stat(file) for source in local for file in _files(source)]
     except OSError:
         return None
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
 
 
-def snapshot(sources: Sequence[Path], folder: Path) -> Snapshot:
+def snapshot(sources: Sequence[AnyPath], folder: Path) -> Snapshot:
     """Keep the files, or all files of a directory, as they are now, below `folder`.
 
     Raises:
         CheckpointError: One cannot be read.
     """
-    hashed = xxhash.xxh3_128()
+    hashed, arrived = xxhash.xxh3_128(), folder / "arrived"
     try:
-        for source in sources:
+        local = [_local(source, arrived / str(number)) for number, source in enumerate(sources)]
+        for source in local:
             for file in _files(source):
                 hashed.update(f"{file.relative_to(source)}\0".encode())
                 with file.open("rb") as opened:
@@ -67,7 +71,7 @@ def snapshot(sources: Sequence[Path], folder: Path) -> Snapshot:
         version = hashed.hexdigest()[:16]
         own = folder / version
         kept = []
-        for number, source in enumerate(sources):
+        for number, source in enumerate(local):
             target = own / "files" / f"{number}-{source.name}"
             for file in _files(source):
                 place = target / file.relative_to(source)
@@ -79,7 +83,19 @@ def snapshot(sources: Sequence[Path], folder: Path) -> Snapshot:
         raise CheckpointError(
             f"{error.filename}: cannot be read: {error.strerror or error}"
         ) from None
+    finally:
+        shutil.rmtree(arrived, ignore_errors=True)
     return Snapshot(tuple(kept), version, own)
+
+
+def _local(source: AnyPath, folder: Path) -> Path:
+    """The file or directory itself, or a copy of what is elsewhere, in the folder."""
+    if isinstance(source, Path):
+        return source
+    folder.mkdir(parents=True)
+    with fetched(source) as file, (folder / source.name).open("xb") as copy:
+        shutil.copyfileobj(file, copy, _CHUNK)
+    return folder / source.name
 
 
 def _files(source: Path) -> list[Path]:

@@ -23,13 +23,14 @@ from pathlib import Path
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError
 from deepfm.serving.options import ServeOptions
 from deepfm.serving.snapshots import Snapshot, Stamp, snapshot, stamp
+from deepfm.utils.places import AnyPath
 
 _LOOK = 1.0  # seconds between two looks at the files
 _LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
 _STEADY = 10.0  # seconds after which a worker counts as one that does not
 
 
-def serve(sources: Sequence[Path], options: ServeOptions, say: Callable[[str], None]) -> None:
+def serve(sources: Sequence[AnyPath], options: ServeOptions, say: Callable[[str], None]) -> None:
     """Serve a model until SIGTERM or SIGINT.
 
     Args:
@@ -73,7 +74,7 @@ class Supervisor:
 
     def __init__(
         self,
-        sources: Sequence[Path],
+        sources: Sequence[AnyPath],
         options: ServeOptions,
         folder: Path,
         say: Callable[[str], None],

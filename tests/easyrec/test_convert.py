@@ -99,8 +99,8 @@ def test_the_real_deepfm_pipeline(caplog):
     ("name", "changes", "expected"),
     [
         ("deepfm_criteo", [],
-         ":1: train_input_path: only local files can be read, found odps://{PROJECT}/tables/"
-         "criteo_terabyte_train_hashed_v1; set a local path, here or with "
+         ":1: train_input_path: only local files and s3:// can be read, found "
+         "odps://{PROJECT}/tables/criteo_terabyte_train_hashed_v1; set such a path, here or with "
          "--override train_input_path=<path>; its ending says whether it is CSV or Parquet"),
         ("deepfm_criteo", ["train_input_path=a.parquet"], ":2: eval_input_path: only local files"),
         ("masknet_criteo", [], ":1: train_input_path: a path is needed"),

@@ -23,7 +23,7 @@ from deepfm import experiment
 from deepfm.checkpoint import RunDirectory
 from deepfm.config import load_config
 from deepfm.prediction import Predictor
-from tests import tiny
+from tests import tiny, untrained
 
 ROOT = Path(__file__).parents[2]
 
@@ -392,3 +392,21 @@ def test_ten_thousand_idle_connections_leave_room_for_one_that_asks(checkpoints)
         assert server.workers() == [worker]
         assert resident(worker) - before < count * 32 * 1024
         assert server.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_model_in_a_store_is_fetched_and_reloaded_when_told(bucket, tmp_path):
+    """The store is an emulator (`tests.buckets`)."""
+    one, other = (untrained.of_ranking(tmp_path / f"{k}.pt", seed=k).read_bytes() for k in (1, 2))
+    server = Server(bucket.put("model/best_model.pt", one))
+    try:
+        assert httpx.get(f"{server.url}/health/ready", timeout=60).status_code == 200
+        bucket.put("model/best_model.pt", other)
+        server.process.send_signal(signal.SIGHUP)
+        server.hear("the model is ")
+        bucket.ask("DELETE", "model/best_model.pt")
+        server.process.send_signal(signal.SIGHUP)
+        assert "no such file" in server.hear("the model stays ")
+        assert httpx.get(f"{server.url}/health/ready", timeout=60).status_code == 200
+    finally:
+        server.stop()

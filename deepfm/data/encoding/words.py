@@ -12,6 +12,7 @@ import xxhash
 
 from deepfm.errors import ConfigError, DataError, MissingDataError, Place, shown
 from deepfm.utils.io import table_to_tensor, tensor_to_table
+from deepfm.utils.places import AnyPath, below, is_uri, reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,8 +83,9 @@ class WordIds:
         return cls(table["word"].combine_chunks(), table["id"].to_numpy())
 
 
-def read_words(folder: Path, file: str) -> WordIds:
-    """A vocabulary file in UTF-8 below a folder: on each line a word, or a word and its id.
+def read_words(folder: AnyPath, file: str) -> WordIds:
+    """A vocabulary file in UTF-8 below a folder or in an object store: on each line a word, or a
+    word and its id.
 
     Words have no blanks in them. Without ids, the words have the ids 0, 1, 2 … in the order of
     the lines. Empty lines are skipped.
@@ -94,21 +96,24 @@ def read_words(folder: Path, file: str) -> WordIds:
         DataError: A line has another form than the first one, a word stands twice, or an id is
             none; the message names file and line.
     """
-    path = folder / file
-    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):  # links may lead on
+    path = below(folder, file)
+    if not _is_allowed(path, folder, file):
         raise ConfigError(f"expected a file below {folder}, found {shown(file)}")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with reading(path) as opened:
+            text = opened.read().decode()
     except FileNotFoundError:
         raise MissingDataError(
             "no such file (vocabulary_file)", place=Place(file=str(path))
         ) from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no name of a file
         raise DataError(
-            f"cannot be read as UTF-8 text: {error}", place=Place(file=str(path))
+            f"cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}",
+            place=Place(file=str(path)),
         ) from None
     found: dict[str, int] = {}
     width = 0
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for number, line in enumerate(lines, 1):
         if not (parts := line.split()):
             continue
@@ -129,7 +134,16 @@ def read_words(folder: Path, file: str) -> WordIds:
     return WordIds.of(found)
 
 
-def _id(path: Path, line: int, text: str) -> int:
+def _is_allowed(path: AnyPath, folder: AnyPath, file: str) -> bool:
+    """Whether a name leads to no other local file than those below the folder."""
+    if isinstance(path, Path):  # links may lead on
+        return isinstance(folder, Path) and Path(os.path.abspath(path)).is_relative_to(
+            os.path.abspath(folder)
+        )
+    return is_uri(file) or ".." not in file.split("/")
+
+
+def _id(path: AnyPath, line: int, text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > MAX_ID:
         raise DataError(
             f"expected an id from 0 to {MAX_ID}, found {text!r}",

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from deepfm.errors import DataError, Place
+from deepfm.utils.places import AnyPath, RemoteFile, is_uri, reading
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 ARCHIVE = ".zip"
@@ -31,38 +32,45 @@ class Opened(NamedTuple):
     raw: BinaryIO
 
 
-def file_ending(path: str | Path) -> str:
+def file_ending(path: str | AnyPath) -> str:
     """The ending of a file's name, without that of a compression; in an archive the ending of the
-    file that it holds.
+    file that it holds. A URI in a text is taken by its name alone.
 
     Raises:
         DataError: The archive cannot be read, or does not hold one file.
 
     Example:
-        >>> file_ending("part-0.tsv.gz")
-        '.tsv'
+        >>> file_ending("part-0.tsv.gz"), file_ending("s3://bucket/rows.csv.zip")
+        ('.tsv', '.csv')
     """
-    path = Path(path)
-    if path.suffix == ARCHIVE and path.is_file():
+    if isinstance(path, str) and is_uri(path):
+        return _ending_of(path)
+    path = Path(path) if isinstance(path, str) else path
+    if path.suffix == ARCHIVE and (isinstance(path, RemoteFile) or path.is_file()):
         try:
             with opened(path) as file:
                 return PurePosixPath(file.content.name).suffix
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"cannot be read: {reason}", place=Place(file=str(path))) from None
+    return _ending_of(path.name)
+
+
+def _ending_of(name: str) -> str:
+    path = PurePosixPath(name)
     is_packed = path.suffix in COMPRESSIONS or (path.suffix == ARCHIVE and len(path.suffixes) > 1)
     return path.with_suffix("").suffix if is_packed else path.suffix
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
+def opened(path: AnyPath) -> Iterator[Opened]:
     """The bytes of a file as its text or its table has them, in a stream.
 
     Raises:
         DataError: The archive cannot be read, or does not hold one file.
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or one in a store changed meanwhile.
     """
-    with path.open("rb") as raw:
+    with reading(path) as raw:
         if path.suffix == ARCHIVE:
             with _archive(raw, path) as archive, archive.open(_only_file(archive, path)) as file:
                 yield Opened(file, raw)
@@ -73,14 +81,14 @@ def opened(path: Path) -> Iterator[Opened]:
             yield Opened(raw, raw)
 
 
-def _archive(raw: BinaryIO, path: Path) -> zipfile.ZipFile:
+def _archive(raw: BinaryIO, path: AnyPath) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(raw)
     except DAMAGED as error:
         raise DataError(f"damaged, or no archive: {error}", place=Place(file=str(path))) from None
 
 
-def _only_file(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
+def _only_file(archive: zipfile.ZipFile, path: AnyPath) -> zipfile.ZipInfo:
     """The one file in an archive, beside those that macOS adds."""
     place = Place(file=str(path))
     files = [

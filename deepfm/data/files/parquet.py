@@ -13,6 +13,7 @@ import pyarrow.parquet
 from deepfm.data.files.packed import ARCHIVE, COMPRESSIONS, DAMAGED, opened
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
 from deepfm.errors import DataError, Place
+from deepfm.utils.places import AnyPath, reading
 
 _MAX_ROWS = 1 << 17
 
@@ -23,7 +24,7 @@ class ParquetFormat:
     is_typed = True
 
     def read(
-        self, path: Path, options: TextOptions, wanted: WantedColumns, block_size: int
+        self, path: AnyPath, options: TextOptions, wanted: WantedColumns, block_size: int
     ) -> Iterator[Rows]:
         place = Place(file=str(path))
         if path.suffix in COMPRESSIONS:
@@ -59,10 +60,14 @@ class ParquetFormat:
 
 
 @contextmanager
-def _seekable(path: Path) -> Iterator[Path | BinaryIO]:
+def _seekable(path: AnyPath) -> Iterator[Path | BinaryIO]:
     """A file whose end can be read first; one in an archive is unpacked to the disk for it."""
+    if path.suffix != ARCHIVE and not isinstance(path, Path):
+        with reading(path, buffering=0) as remote:  # columns stand far apart
+            yield remote
+        return
     with opened(path) as file:  # Python's reason if it cannot be opened is the shorter one
-        if path.suffix != ARCHIVE:
+        if path.suffix != ARCHIVE and isinstance(path, Path):
             yield path
             return
         with TemporaryFile() as unpacked:
@@ -72,7 +77,7 @@ def _seekable(path: Path) -> Iterator[Path | BinaryIO]:
 
 
 def _rows(
-    file: pyarrow.parquet.ParquetFile, path: Path, names: list[str], block_size: int
+    file: pyarrow.parquet.ParquetFile, path: AnyPath, names: list[str], block_size: int
 ) -> Iterator[Rows]:
     """The rows of an open file, about `block_size` bytes of decoded columns at once."""
     rows = file.metadata.num_rows

@@ -5,7 +5,6 @@ zeros, and encoders read a number where they need one.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -14,6 +13,7 @@ from deepfm.data.files.parquet import ParquetFormat
 from deepfm.data.files.rows import FileFormat, Rows, TextOptions, WantedColumns
 from deepfm.data.files.text import TextFormat, WritableText
 from deepfm.errors import DataError, Place
+from deepfm.utils.places import AnyPath, path_of
 
 BLOCK_SIZE = 16 << 20
 # By the ending of a file's name, without that of a compression.
@@ -24,7 +24,7 @@ FORMATS: dict[str, FileFormat] = {
 }
 
 
-def format_of(path: str | Path) -> FileFormat:
+def format_of(path: str | AnyPath) -> FileFormat:
     """The format that a file's ending names; any other file is text, with a delimiter.
 
     Raises:
@@ -33,7 +33,7 @@ def format_of(path: str | Path) -> FileFormat:
     return FORMATS.get(file_ending(path)) or TextFormat()
 
 
-def first_line(path: str | Path, options: TextOptions | None = None) -> list[str]:
+def first_line(path: str | AnyPath, options: TextOptions | None = None) -> list[str]:
     """The cells of the first line of a text file, a header or not.
 
     Raises:
@@ -42,11 +42,11 @@ def first_line(path: str | Path, options: TextOptions | None = None) -> list[str
     found = format_of(path)
     if not isinstance(found, TextFormat):
         raise DataError("expected a text file", place=Place(file=str(path)))
-    return found.first_line(Path(path), options or {})
+    return found.first_line(path_of(path), options or {})
 
 
 def read_rows(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | AnyPath],
     *,
     delimiter: str | None = None,
     columns: Sequence[str] = (),
@@ -65,7 +65,7 @@ def read_rows(
     least one table, an empty one if there is no row.
 
     Args:
-        paths: Files.
+        paths: Files; they may be URIs.
         delimiter: Between the cells of a text file; by default a comma or a tab by the ending.
         columns: Names of the columns of text files that have no header line.
         encoding: Of text files; a byte-order mark is skipped.
@@ -83,7 +83,7 @@ def read_rows(
     types: pa.Schema | None = None
     empty: Rows | None = None
     found = False
-    for path in map(Path, paths):
+    for path in map(path_of, paths):
         for rows in format_of(path).read(path, options, wanted, block_size):
             types = types or rows.table.schema
             if rows.table.schema != types:

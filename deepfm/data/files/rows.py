@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
 from deepfm.errors import DataError, Place, nearest
+from deepfm.utils.places import AnyPath
 
 
 class LineNumbers(Protocol):
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
     """
 
     table: pa.Table
-    path: Path
+    path: AnyPath
     first: int
     done: float = 1.0
     has_lines: bool = True
@@ -80,9 +80,9 @@ class WantedColumns:
 
     def __init__(self, only: Sequence[str] | None) -> None:
         self._only = only
-        self._first: tuple[Path, list[str]] | None = None
+        self._first: tuple[AnyPath, list[str]] | None = None
 
-    def of(self, path: Path, names: list[str], hint: str = "") -> list[str]:
+    def of(self, path: AnyPath, names: list[str], hint: str = "") -> list[str]:
         """The columns to read from a file with these columns, in the order for all files.
 
         Args:
@@ -116,7 +116,7 @@ class FileFormat(Protocol):
     is_typed: bool
 
     def read(
-        self, path: Path, options: TextOptions, wanted: WantedColumns, block_size: int
+        self, path: AnyPath, options: TextOptions, wanted: WantedColumns, block_size: int
     ) -> Iterator[Rows]:
         """The rows of a file, as `read_rows` gives them.
 

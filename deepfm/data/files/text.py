@@ -8,7 +8,6 @@ import codecs
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from deepfm.data.files.columns import combined, is_list
 from deepfm.data.files.packed import DAMAGED, file_ending, opened
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
 from deepfm.errors import DataError, Place, shown
+from deepfm.utils.places import AnyPath
 
 _PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
 _MAX_ROW = 256 << 20  # a longer row is a quotation mark that never closes, or no text at all
@@ -93,7 +93,7 @@ class TextSyntax(NamedTuple):
     encoding: str
 
     @classmethod
-    def of(cls, path: Path, delimiter: str | None, encoding: str) -> "TextSyntax":
+    def of(cls, path: AnyPath, delimiter: str | None, encoding: str) -> "TextSyntax":
         ending = file_ending(path)
         if ending in _NOT_TEXT:
             raise DataError(
@@ -154,7 +154,7 @@ class TextBlock(NamedTuple):
 
     text: bytes
     syntax: TextSyntax
-    path: Path
+    path: AnyPath
     first: int
     behind: int
     done: float
@@ -291,7 +291,7 @@ class TextFormat:
         self._delimiter = delimiter
 
     def read(
-        self, path: Path, options: TextOptions, wanted: WantedColumns, block_size: int
+        self, path: AnyPath, options: TextOptions, wanted: WantedColumns, block_size: int
     ) -> Iterator[Rows]:
         names: list[str] = []
         for block in _blocks(path, self._syntax(path, options), block_size):
@@ -308,7 +308,7 @@ class TextFormat:
         if not names:
             raise DataError("the file is empty", place=Place(file=str(path)))
 
-    def first_line(self, path: Path, options: TextOptions) -> list[str]:
+    def first_line(self, path: AnyPath, options: TextOptions) -> list[str]:
         """The cells of the first line, a header or not.
 
         Raises:
@@ -319,7 +319,7 @@ class TextFormat:
                 return block.header()[0]
         raise DataError("the file is empty", place=Place(file=str(path)))
 
-    def _syntax(self, path: Path, options: TextOptions) -> TextSyntax:
+    def _syntax(self, path: AnyPath, options: TextOptions) -> TextSyntax:
         delimiter = options.get("delimiter")
         return TextSyntax.of(
             path,
@@ -375,7 +375,7 @@ def _names(block: TextBlock, columns: Sequence[str]) -> tuple[list[str], TextBlo
     return list(columns), block
 
 
-def _blocks(path: Path, syntax: TextSyntax, block_size: int) -> Iterator[TextBlock]:
+def _blocks(path: AnyPath, syntax: TextSyntax, block_size: int) -> Iterator[TextBlock]:
     """The text of a file in blocks of whole rows, none of them empty."""
     line, rest, wanted = 1, b"", block_size
     for piece, done in _utf8(path, syntax.encoding, block_size):
@@ -419,7 +419,7 @@ def _separated(block: TextBlock) -> TextBlock:
     return block._replace(text=block.text.replace(syntax.delimiter, syntax.separator))
 
 
-def _utf8(path: Path, encoding: str, size: int) -> Iterator[tuple[bytes, float]]:
+def _utf8(path: AnyPath, encoding: str, size: int) -> Iterator[tuple[bytes, float]]:
     """The text of a file in UTF-8, piece by piece, and how much has been read (0 to 1)."""
     decoder = None
     if encoding not in ("utf-8", "utf-8-sig"):

@@ -12,7 +12,7 @@ from deepfm.data.files.packed import COMPRESSIONS, file_ending
 from deepfm.data.files.read import FORMATS
 from deepfm.data.files.rows import TableSink, WritableFormat
 from deepfm.errors import DataError, Place, cut
-from deepfm.utils.io import atomic_writer, make_directory
+from deepfm.utils.places import AnyPath, path_of, whole_file
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -37,23 +37,22 @@ class TableWriter:
     Text may be compressed, `.csv.gz` or `.tsv.zst`.
 
     The file takes its name when the block ends without an error; until then, and after a failure,
-    what stood there before stays. Lists join with `|` in a CSV.
+    what stood there before stays. Lists join with `|` in a CSV. The path may be a URI.
 
     Raises:
         DataError: The name's ending is that of no format that can be written.
         DeepFMError: The file cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | AnyPath) -> None:
+        self.path = path_of(path)
         self._format = writable_format(self.path)
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
         self._sink: TableSink | None = None
 
     def __enter__(self) -> "TableWriter":
-        make_directory(self.path.parent, f"cannot write {self.path}")
-        self._file = self._stack.enter_context(atomic_writer(self.path))
+        self._file = self._stack.enter_context(whole_file(self.path))
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -87,7 +86,7 @@ class TableWriter:
         self._stack.__exit__(kind, error, traceback)
 
 
-def writable_format(path: Path) -> WritableFormat:
+def writable_format(path: AnyPath) -> WritableFormat:
     """The format that a file is written in.
 
     Raises:
@@ -96,7 +95,8 @@ def writable_format(path: Path) -> WritableFormat:
     known = {
         ending: found for ending, found in FORMATS.items() if isinstance(found, WritableFormat)
     }
-    found = known.get(file_ending(path))
+    # what is elsewhere is not looked into: its name says enough, and it may not be there yet
+    found = known.get(file_ending(path if isinstance(path, Path) else str(path)))
     if found is None or (path.suffix in COMPRESSIONS and found.is_typed):
         raise DataError(
             f"expected a file that ends in {', '.join(known)}; text may end in "

