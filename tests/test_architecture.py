@@ -65,7 +65,8 @@ MAY_IMPORT = {
         "objectives",
     },
     "evaluation": {
-        "errors", "utils.named", "utils.seeding", "data", "models", "objectives", "evaluation",
+        "errors", "utils.named", "utils.seeding", "utils.workers", "data", "models", "objectives",
+        "evaluation",
     },
     "training.options": {
         "errors", "utils.named", "utils.settings", "models.layers", "training",

@@ -61,6 +61,7 @@ def keys(section: type, prefix: str = "") -> Iterator[str]:
             yield from keys(below, f"{prefix}{field.name}.")
 
 
+SECTIONS = {"data", "feature", "training", "evaluation", "distributed"}
 KEYS = list(dict.fromkeys(keys(ExperimentConfig)))
 
 
@@ -77,7 +78,7 @@ def test_the_page_of_the_configuration_names_keys_and_defaults_that_there_are():
     config = ExperimentConfig().to_dict()
     checked = 0
     for key, default in listed:
-        if key in ("tasks", "data", "feature", "cin", "attention", "training", "evaluation"):
+        if key in ("tasks", "cin", "attention", *SECTIONS):
             continue  # rows of the table of sections
         if key in MODELS:
             continue  # a section of a model's own
@@ -100,7 +101,7 @@ def test_the_page_of_the_configuration_names_keys_and_defaults_that_there_are():
         "dbmtl",
         "esmm",
     }  # sections that share a row
-    for section in ("data", "feature", "evaluation"):
+    for section in SECTIONS - {"training"}:  # which has a page of its own
         named = {key for key, _ in listed if key.startswith(f"{section}.")}
         there = {key for key in KEYS if re.fullmatch(rf"{section}\.\w+", key)}
         assert there - named <= {"data.table"}
