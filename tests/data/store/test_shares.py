@@ -224,6 +224,16 @@ def test_several_labels(folder, tmp_path, in_this_process):
     check(config_from_dict(raw), tmp_path / "stores", 3)
 
 
+def test_files_in_a_store_are_shared_out_too(bucket, tmp_path, in_this_process):
+    table = rows(500)
+    pyarrow.parquet.write_table(table.slice(300), tmp_path / "b.parquet", row_group_size=30)
+    files = [
+        bucket.put("data/a.csv", quoted(table.slice(0, 300))),
+        bucket.put("data/b.parquet", (tmp_path / "b.parquet").read_bytes()),
+    ]
+    check(config(tmp_path, data__table__files=files), tmp_path / "stores", 3)
+
+
 def put(path: Path, line: int, column: int, value: str) -> None:
     """Put a value into a cell of a CSV."""
     lines = path.read_text().splitlines()
