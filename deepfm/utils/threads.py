@@ -17,20 +17,40 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """The function's results in the order of the items, which this thread makes.
+class Threads:
+    """So many threads for all that is done to a stream; of one, the caller does everything.
 
     Args:
-        threads: How many compute; 1: this one does.
+        count: How many there are.
     """
-    if threads == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(threads) as pool:
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = None if count == 1 else ThreadPoolExecutor(count)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """The function's results in the order of the items, which the caller's thread makes.
+
+        Results that wait and items that are worked on are as many as there are threads at most.
+        """
+        if self._pool is None:
+            yield from map(function, items)
+            return
         pending: deque[Future[R]] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > threads:
+        try:
+            for item in items:
+                pending.append(self._pool.submit(function, item))
+                if len(pending) >= self._count:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()

@@ -24,7 +24,7 @@ from deepfm.data.store.stream import RowStream, reported, training_rows
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.errors import DataError
 from deepfm.utils.processes import Report
-from deepfm.utils.threads import in_threads
+from deepfm.utils.threads import Threads
 
 RECORDS = "records.bin"  # of histories, which are found when all shares are there
 _RECORDS_AT_ONCE = 1 << 16
@@ -50,7 +50,7 @@ class ShareTask(NamedTuple):
     found: Sequence[Mapping[str, np.ndarray]] | None
     threads: int
 
-    def stream(self, table: RowsOfATable) -> RowStream:
+    def stream(self, table: RowsOfATable, threads: Threads) -> RowStream:
         """The rows."""
         split = table.split if self.of == 1 else table.new_split()
         if self.found is not None:
@@ -64,7 +64,7 @@ class ShareTask(NamedTuple):
             split,
             self.share,
             are_dates=self.are_dates,
-            threads=self.threads,
+            threads=threads,
         )
 
 
@@ -98,15 +98,17 @@ def count_rows(table: RowsOfATable, parts: Sequence[FilePart], report: Report) -
 
 def survey(table: RowsOfATable, task: ShareTask, report: Report) -> Mapping[str, np.ndarray]:
     """Let the split look at a share; what it has found."""
-    stream = task.stream(table)
-    stream.survey(report)
+    with Threads(task.threads) as threads:
+        stream = task.stream(table, threads)
+        stream.survey(report)
     return stream.split.found()
 
 
 def learn(table: RowsOfATable, task: ShareTask, report: Report) -> tuple[Learning, int]:
     """What the training rows of a share teach, and how many rows it has."""
-    stream, learning = task.stream(table), Learning(table.schema)
-    with _malloc():
+    learning = Learning(table.schema)
+    with _malloc(), Threads(task.threads) as threads:
+        stream = task.stream(table, threads)
         learning.learn(training_rows(reported(stream, report)))
     return learning, stream.rows
 
@@ -145,12 +147,17 @@ def encode(
 ) -> EncodedShare:
     """Encode a share into arrays in a folder."""
     own, encoders, folder = task
-    stream, encoding, dropped = own.stream(table), RowEncoding(encoders, table.table), 0
+    encoding, dropped = RowEncoding(encoders, table.table), 0
     bad: Counter[str] = Counter()
     folder.mkdir()
-    with ArrayWriter(folder) as out, _records(folder, encoding) as records, _malloc():
-        batches = reported(stream, report)
-        for encoded in in_threads(encoding, batches, own.threads):
+    with (
+        ArrayWriter(folder) as out,
+        _records(folder, encoding) as records,
+        _malloc(),
+        Threads(own.threads) as threads,
+    ):
+        stream = own.stream(table, threads)
+        for encoded in threads.map(encoding, reported(stream, report)):
             out.write(encoded.arrays)
             dropped += encoded.dropped
             bad += encoded.bad

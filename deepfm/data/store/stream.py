@@ -20,7 +20,7 @@ from deepfm.data.store.history_records import TimesOfRows
 from deepfm.data.store.shares import Share, SharePart, by_role
 from deepfm.utils.places import AnyPath
 from deepfm.utils.processes import Report
-from deepfm.utils.threads import in_threads
+from deepfm.utils.threads import Threads
 
 BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
 
@@ -61,7 +61,7 @@ class RowStream:
         split: How rows are divided; where it looks at them first, `survey` comes before all else.
         share: The rows.
         are_dates: What the times of all rows are, as `Times` takes it.
-        threads: How many parse.
+        threads: That parse.
 
     Attributes:
         rows: How many rows there are, known after the first time.
@@ -79,7 +79,7 @@ class RowStream:
         share: Share,
         *,
         are_dates: bool | None,
-        threads: int,
+        threads: Threads,
     ) -> None:
         self.rows = 0
         self._files, self._parts, self._before = files, by_role(share.parts), share.before
@@ -178,7 +178,7 @@ class RowStream:
             like=self._files[role][0],
             only=columns,
             block_size=BLOCK_SIZE,
-            run=lambda blocks: in_threads(_called, blocks, self._threads),
+            run=lambda blocks: self._threads.map(_called, blocks),
         )
 
     def _read_labels(
