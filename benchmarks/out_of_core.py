@@ -60,7 +60,7 @@ TURNS = 3
 TARGETS = {"prepare / parse": 5.0, "peak GiB": 3.0, "store / memory": 0.9}
 
 
-def generate(path: Path, rows: int) -> None:
+def generate(path: Path, rows: int, separator: str = "\t") -> None:
     """Write the file; the same for the same number of rows."""
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)
     random = np.random.default_rng(20261122)
@@ -81,7 +81,7 @@ def generate(path: Path, rows: int) -> None:
                 text = np.stack([digits[bytes_of >> 4], digits[bytes_of & 15]], axis=1)
                 names = pl.Series(text.reshape(-1).view("S8").astype("U8"))
                 columns[f"C{k + 1}"] = _with_gaps(names, random, 0.05 if k % 3 else 0.0)
-            pl.DataFrame(columns).write_csv(file, include_header=False, separator="\t")
+            pl.DataFrame(columns).write_csv(file, include_header=False, separator=separator)
     partial.rename(path)
 
 

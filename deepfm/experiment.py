@@ -94,10 +94,22 @@ def load_data(
     return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING, expected=expected)
 
 
-def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:
+def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int = 1) -> Path:
     """As `deepfm.data.load.prepare_data`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())
-    return load.prepare_data(config, verify=verify)
+    return load.prepare_data(config, verify=verify, workers=workers)
+
+
+def prepare_shard(config: ExperimentConfig, shard: str) -> None:
+    """As `deepfm.data.load.prepare_shard`, for losses that fit the label."""
+    check_losses(config.task_list(), config.task_data())
+    load.prepare_shard(config, shard)
+
+
+def merge_shards(config: ExperimentConfig) -> Path:
+    """As `deepfm.data.load.merge_shards`, for losses that fit the label."""
+    check_losses(config.task_list(), config.task_data())
+    return load.merge_shards(config)
 
 
 def train(

@@ -20,7 +20,7 @@ from deepfm.data.served_counts import unknown_values
 from deepfm.data.served_inputs import served_inputs
 from deepfm.data.served_rows import ReadRows, warn_of_absent
 from deepfm.data.sources.tables import SideTables
-from deepfm.data.splits import Times
+from deepfm.data.split_times import Times
 from deepfm.engine import Recommendation as Recommendation
 from deepfm.engine import ScoredItem as ScoredItem
 from deepfm.errors import DataError, Place

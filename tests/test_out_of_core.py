@@ -163,13 +163,13 @@ GIVING_BACK = {
 LIMITED = """
     import resource, sys
     from deepfm.config import load_config
-    from deepfm.data.encoding import encoders
+    from deepfm.data.encoding import learning
     from deepfm.data import order
     from deepfm.data.store import external_sort, stream
     from deepfm.experiment import train
 
     small, large, budget = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    stream.BLOCK_SIZE, encoders.FIT_ROWS = 1 << 20, 1 << 15  # less at once, by the same code
+    stream.BLOCK_SIZE, learning.FIT_ROWS = 1 << 20, 1 << 15  # less at once, by the same code
     order.SMALL, order.WINDOW, external_sort.RUN_BYTES = 1 << 16, 1 << 12, 1 << 20
     train(load_config(small))  # whatever is loaded or started once is there from now on
     used = next(int(line.split()[1]) << 10 for line in open("/proc/self/status")

@@ -18,7 +18,7 @@ from deepfm.data.encoding.tensors import inputs_of
 from deepfm.data.labels import group_ids
 from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import plain_columns
-from deepfm.data.splits import Times
+from deepfm.data.split_times import Times
 from deepfm.errors import CheckpointError, DataError, Place
 from deepfm.evaluation.scoring import score_tasks
 from deepfm.prediction import Predictor

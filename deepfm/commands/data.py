@@ -48,6 +48,21 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--verify", action="store_true", help="compare all checksums; what is damaged is made again"
     )
+    added.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share the rows (default: 1); the store is the same for any number",
+    )
+    added.add_argument(
+        "--shard",
+        metavar="i/n",
+        help="do the next step of shard i of n, from 0, on any machine that shares the directory",
+    )
+    added.add_argument(
+        "--merge", action="store_true", help="make the store of what all shards have done"
+    )
     add_override(added)
 
 
@@ -118,7 +133,20 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from deepfm import experiment
+    from deepfm.utils.startup import leave_pandas_out
 
+    leave_pandas_out()
+    given = [name for name in ("shard", "merge", "verify") if getattr(arguments, name)]
+    if len(given) > 1 or (given and given != ["verify"] and arguments.workers != 1):
+        names = [f"--{name}" for name in given] + ["--workers"] * (arguments.workers != 1)
+        raise ConfigError(f"expected one of {' and '.join(names)}")
     with config_of(arguments.config, arguments.override) as config:
-        path = experiment.prepare_data(config, verify=arguments.verify)
+        if arguments.shard:
+            experiment.prepare_shard(config, arguments.shard)
+            return
+        if arguments.merge:
+            path = experiment.merge_shards(config)
+            LOGGER.info(f"the data is in {path}")
+            return
+        path = experiment.prepare_data(config, verify=arguments.verify, workers=arguments.workers)
     LOGGER.info(f"the data is in {path}")

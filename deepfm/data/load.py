@@ -22,8 +22,9 @@ from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import SPLITS
+from deepfm.data.store import prepare as stores
+from deepfm.data.store.cluster import Shard
 from deepfm.data.store.opening import Store
-from deepfm.data.store.prepare import load_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, nearest
 
 
@@ -92,7 +93,7 @@ def load_data(
         )
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
-        store = load_store(data, schema, encoders, base=base, labels=labels, read=read)
+        store = stores.load_store(data, schema, encoders, base=base, labels=labels, read=read)
         train = store.parts["train"]
         if encoders is not None:
             scales = encoders.schema.label_scales
@@ -171,16 +172,48 @@ def _protocol(config: ExperimentConfig, fingerprint: Fingerprint) -> dict[str, A
     return found
 
 
-def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:
+def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int = 1) -> Path:
     """Encode a declared table into its store, unless that is there, and return its directory.
 
     Args:
         verify: Compare all checksums of a store that is there.
+        workers: How many processes share the rows.
 
     Raises:
         ConfigError: The data is none that is prepared, or settings contradict each other.
         DataError: A file is missing or not what the config says.
         DeepFMError: The disk refuses.
+    """
+    schema = _prepared_schema(config)
+    labels = label_rules(config, schema)
+    return stores.prepare(config.data, schema, labels=labels, verify=verify, workers=workers)
+
+
+def prepare_shard(config: ExperimentConfig, shard: str) -> None:
+    """Do the next step of a shard, `i/n`, of a declared table; errors as in `prepare_data`.
+
+    Raises:
+        DataError: Another shard has not done the step before.
+    """
+    schema, own = _prepared_schema(config), Shard.from_text(shard)
+    stores.prepare_shard(config.data, schema, own, label_rules(config, schema))
+
+
+def merge_shards(config: ExperimentConfig) -> Path:
+    """The directory of the store that all shards have made; errors as in `prepare_data`.
+
+    Raises:
+        DataError: There are no shards, or one has not done all its steps.
+    """
+    schema = _prepared_schema(config)
+    return stores.merge_shards(config.data, schema, label_rules(config, schema))
+
+
+def _prepared_schema(config: ExperimentConfig) -> DatasetSchema:
+    """The schema of a table that is prepared.
+
+    Raises:
+        ConfigError: The data is none that is.
     """
     data = config.data
     if data.table is None or data.split.makes_ranking:
@@ -190,8 +223,7 @@ def prepare_data(config: ExperimentConfig, *, verify: bool = False) -> Path:
             "prepared; all other data is read into memory when it is needed",
             key="data.split_strategy",
         )
-    schema = declared_schema(config)
-    return prepare(data, schema, labels=label_rules(config, schema), verify=verify)
+    return declared_schema(config)
 
 
 def declared_schema(config: ExperimentConfig) -> DatasetSchema:

@@ -36,7 +36,8 @@ from deepfm.data.sampling import Interactions, draw_candidates
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.sources.tabular import candidate_files
-from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, Times, sortable
+from deepfm.data.split_times import Times
+from deepfm.data.splits import RankedRows, RankingSplit, SplitOptions, Splits, sortable
 from deepfm.errors import ConfigError, DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.places import path_of

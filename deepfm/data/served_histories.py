@@ -26,7 +26,7 @@ from deepfm.data.labels import NO_GROUP, group_ids, refuse_bad
 from deepfm.data.last_events import EventTimes, LastEvents, PaddedEvents, SeenEvents
 from deepfm.data.schema import AGES, DatasetSchema
 from deepfm.data.sources.tables import find, id_field
-from deepfm.data.splits import Times
+from deepfm.data.split_times import Times
 from deepfm.errors import DataError, Place, nearest, shown
 from deepfm.utils.logging import LOGGER
 

@@ -23,7 +23,7 @@ from deepfm.data.served_histories import ServedHistories
 from deepfm.data.sources.rows_given import Given, as_table, plain_columns
 from deepfm.data.sources.side_values import SideValues
 from deepfm.data.sources.tables import SideTables, id_field
-from deepfm.data.splits import Times
+from deepfm.data.split_times import Times
 from deepfm.errors import Place
 from deepfm.utils.logging import LOGGER
 

@@ -30,15 +30,27 @@ class StratifiedSplit:
 
     The k-th row of a class goes where a pseudo-random permutation of its rows puts it, so that
     only the sizes of the classes need to be known beforehand. Rows must come in order.
+
+    Args:
+        fractions: Shares of the parts.
+        seed: Of the draw.
+        sizes: Rows of each class.
+        before: How many of them come before the first row of all; none by default.
     """
 
-    def __init__(self, fractions: tuple[float, ...], seed: int, sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        fractions: tuple[float, ...],
+        seed: int,
+        sizes: Sequence[int],
+        before: Sequence[int] | None = None,
+    ) -> None:
         self._ends = [np.round(_ends(fractions) * size) for size in sizes]
         self._places = [
             Permutation(size, seed=derive_seed(seed, "stratified split", label))
             for label, size in enumerate(sizes)
         ]
-        self._seen = [0] * len(sizes)
+        self._seen = [0] * len(sizes) if before is None else list(before)
 
     def parts(self, classes: np.ndarray) -> np.ndarray:
         """Parts of the next rows by their class 0, 1, …; -1 for a row of class -1, (N,) int64."""

@@ -1,21 +1,18 @@
 """Which rows train, validate and test."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.encoding.cells import A_TIME, read_numbers, read_times, where
+from deepfm.data.encoding.cells import A_TIME, read_times, where
 from deepfm.data.files.columns import is_text, named_in_errors
-from deepfm.data.order import mix
 from deepfm.data.split_parts import RandomSplit, StratifiedSplit, TimeSplit
+from deepfm.data.split_times import Times, TimeSample
 from deepfm.errors import ConfigError, DataError
-
-SAMPLE = 2**20  # times that are kept to find the cut points of a split by time
-
 
 SPLIT_NAMES = ("train", "valid", "test")
 
@@ -121,9 +118,12 @@ class StreamedSplit(Split):
             while rows are divided.
         surveys_classes: Whether the first look is at the classes of the label.
         expected: What must stand in its columns, for an error.
+        in_shares: Whether several objects can each look at, and divide, a share of the rows:
+            runs of rows, of which each object is told what all of them have found.
     """
 
     expected: ClassVar[str] = ""
+    in_shares: ClassVar[bool] = False
 
     def __init__(self, options: SplitOptions) -> None:
         self.options = options
@@ -139,6 +139,16 @@ class StreamedSplit(Split):
     def survey(self, rows: RowsToSplit) -> np.ndarray | None:
         """Look at some rows before any is divided; which of them cannot be read, (N,) bool."""
         return None
+
+    def found(self) -> Mapping[str, np.ndarray]:
+        """What the first look has found so far, for `take`."""
+        return {}
+
+    def take(self, found: Sequence[Mapping[str, np.ndarray]], share: int) -> None:
+        """Divide the rows of one share from now on, knowing what was found in all, in order."""
+
+    def know_times(self, are_dates: bool | None) -> None:
+        """Told what all times are, before any is looked at; None: the first one will say."""
 
     def restart(self) -> None:
         """Called before each time through all rows."""
@@ -163,6 +173,7 @@ class PredefinedFiles(StreamedSplit):
     name = "predefined"
     needs = ("valid_files",)
     has_own_files = True
+    in_shares = True
 
     @classmethod
     def settings(cls, options: SplitOptions) -> list[object]:
@@ -184,6 +195,7 @@ class RandomRows(StreamedSplit):
 
     name = "random"
     goes_by_time = False
+    in_shares = True
 
     def __init__(self, options: SplitOptions) -> None:
         super().__init__(options)
@@ -191,6 +203,7 @@ class RandomRows(StreamedSplit):
             raise ConfigError("the label is a number, which has no classes", key="data.stratify")
         self.surveys_classes = options.stratify
         self._sizes = np.zeros(max(2, options.num_class), np.int64)
+        self._before = np.zeros_like(self._sizes)  # of each class, in earlier shares
         self._by_number = RandomSplit(options.fractions, options.seed)
         self._by_class: StratifiedSplit | None = None
 
@@ -203,10 +216,21 @@ class RandomRows(StreamedSplit):
         self._sizes += np.bincount(known, minlength=len(self._sizes))
         return None
 
+    def found(self) -> Mapping[str, np.ndarray]:
+        return {"sizes": self._sizes}
+
+    def take(self, found: Sequence[Mapping[str, np.ndarray]], share: int) -> None:
+        sizes = np.array([one["sizes"] for one in found])
+        self._sizes, self._before = sizes.sum(0), sizes[:share].sum(0)
+
     def restart(self) -> None:
         if self.options.stratify:
-            sizes = self._sizes.tolist()
-            self._by_class = StratifiedSplit(self.options.fractions, self.options.seed, sizes)
+            self._by_class = StratifiedSplit(
+                self.options.fractions,
+                self.options.seed,
+                self._sizes.tolist(),
+                self._before.tolist(),
+            )
 
     def divide(self, rows: RowsToSplit) -> Placed:
         if self._by_class is not None:
@@ -220,6 +244,7 @@ class ByTime(StreamedSplit):
     name = "time"
     needs = ("time_column",)
     expected = A_TIME
+    in_shares = True
 
     def __init__(self, options: SplitOptions) -> None:
         super().__init__(options)
@@ -236,6 +261,17 @@ class ByTime(StreamedSplit):
         times, bad = self._read(rows)
         self._sample.add(rows.numbers[~bad], times[~bad])
         return bad
+
+    def found(self) -> Mapping[str, np.ndarray]:
+        return self._sample.found()
+
+    def take(self, found: Sequence[Mapping[str, np.ndarray]], share: int) -> None:
+        self._sample = TimeSample()
+        for one in found:
+            self._sample.merge(one)
+
+    def know_times(self, are_dates: bool | None) -> None:
+        self._times = Times(are_dates)
 
     def divide(self, rows: RowsToSplit) -> Placed:
         if self._cut is None:
@@ -365,58 +401,3 @@ def sortable(values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         rank = np.unique(np.column_stack([seconds, rank]), axis=0, return_inverse=True)[1].ravel()
         bad = ~read
     return rank, bad
-
-
-class Times:
-    """Reads a column of times as numbers that order them, in a stream.
-
-    Numbers count as they are; of texts that are no numbers, and of Arrow dates and times,
-    unix seconds are taken (ISO 8601). What the first batch holds, all must hold.
-    """
-
-    def __init__(self) -> None:
-        self._dates: bool | None = None
-
-    def read(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Times (N,) float64, and which values are none, (N,) bool.
-
-        Raises:
-            DataError: The column is of a type that is no time.
-        """
-        if self._dates is None:
-            known = values.drop_null()
-            if is_text(values.type):
-                known = known.filter(pc.not_equal(known, ""))
-            if is_text(values.type) and len(known):
-                self._dates = bool(np.isnan(read_numbers(known.slice(0, 1)).values[0]))
-            elif len(known):
-                self._dates = pa.types.is_temporal(values.type)
-        if self._dates:
-            seconds, read = read_times(values)
-            return seconds.astype(np.float64), ~read
-        numbers = read_numbers(values).values
-        return numbers, np.isnan(numbers)
-
-
-class TimeSample:
-    """All times up to 2^20 of them, beyond that a sample of 2^19 to 2^20, drawn by row number."""
-
-    def __init__(self) -> None:
-        self._limit = 2**64 - 1
-        self._hashes = np.zeros(0, np.uint64)
-        self._times = np.zeros(0)
-
-    def add(self, rows: np.ndarray, times: np.ndarray) -> None:
-        hashes = mix(rows.astype(np.uint64))
-        kept = hashes <= self._limit
-        self._hashes = np.concatenate([self._hashes, hashes[kept]])
-        self._times = np.concatenate([self._times, times[kept]])
-        while len(self._times) > SAMPLE:
-            self._limit //= 2
-            kept = self._hashes <= self._limit
-            self._hashes, self._times = self._hashes[kept], self._times[kept]
-
-    @property
-    def times(self) -> np.ndarray:
-        """(at most 2^20,) float64."""
-        return self._times

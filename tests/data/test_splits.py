@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfm.config import load_config
-from deepfm.data import splits
+from deepfm.data import split_times
 from deepfm.data.split_parts import RandomSplit, StratifiedSplit, TimeSplit
 from deepfm.data.splits import (
     PredefinedRanking,
@@ -166,7 +166,7 @@ def test_a_sample_of_times_is_all_of_them_or_a_fair_part(monkeypatch):
         return sample.times
 
     np.testing.assert_array_equal(sampled(1000), times)
-    monkeypatch.setattr(splits, "SAMPLE", 2**12)
+    monkeypatch.setattr(split_times, "SAMPLE", 2**12)
     found = sampled(1000)
     assert 2**11 <= len(found) <= 2**12
     np.testing.assert_array_equal(found, sampled(999))  # whatever the batches are

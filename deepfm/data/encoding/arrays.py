@@ -16,6 +16,19 @@ class FlatLists(NamedTuple):
     ids: np.ndarray
     lengths: np.ndarray
 
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The ids of some rows end to end, (sum of their lengths,).
+
+        Example:
+            >>> FlatLists(np.array([4, 5, 6]), np.array([1, 0, 2])).of(np.array([2, 0])).tolist()
+            [5, 6, 4]
+        """
+        lengths = self.lengths[rows]
+        starts = (self.lengths.cumsum() - self.lengths)[rows]
+        before = lengths.cumsum() - lengths
+        found: np.ndarray = self.ids[np.arange(lengths.sum()) + np.repeat(starts - before, lengths)]
+        return found
+
     def padded(self) -> np.ndarray:
         """The lists padded with 0 to the longest of them: (N, L) int64, L at least 1.
 

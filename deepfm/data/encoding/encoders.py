@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from deepfm.data.encoding.arrays import EncodedArrays, FlatLists
-from deepfm.data.encoding.kinds import Accumulator, Counted, Encoder
-from deepfm.data.encoding.located import LocatedRows, ReadSoFar, table_of
-from deepfm.data.encoding.readers import FieldReader, readers_of
+from deepfm.data.encoding.kinds import Encoder
+from deepfm.data.encoding.learning import Learning, has_to_learn
+from deepfm.data.encoding.located import LocatedRows, ReadSoFar
+from deepfm.data.encoding.readers import FieldReader, kept_rows, readers_of
 from deepfm.data.encoding.registry import grown
 from deepfm.data.encoding.sequences import LONGEST_LIST, first_difference, pad, with_values
 from deepfm.data.files.rows import Rows
@@ -28,8 +29,6 @@ from deepfm.errors import DataError
 if TYPE_CHECKING:
     from deepfm.data.batch import Inputs
 
-FIT_ROWS = 1 << 20  # rows that are counted at once, if they come in smaller batches
-FIT_BYTES = 1 << 28
 _TILE = 2048  # rows
 
 
@@ -46,6 +45,25 @@ class EncodedRows(NamedTuple):
     """
 
     inputs: "Inputs"
+    kept: np.ndarray
+    bad: dict[str, int]
+    unknown: dict[str, int]
+
+
+class KeptArrays(NamedTuple):
+    """What `EncodedRows` holds, in NumPy.
+
+    Attributes:
+        sparse, dense, sequence_lengths: As in `EncodedArrays`, K rows.
+        sequence_ids: Per sequence field the padded ids, (K, L) int64, or of lists that are never
+            cut all of them.
+        kept, bad, unknown: As in `EncodedRows`.
+    """
+
+    sparse: np.ndarray
+    dense: np.ndarray
+    sequence_ids: tuple[np.ndarray | FlatLists, ...]
+    sequence_lengths: tuple[np.ndarray, ...]
     kept: np.ndarray
     bad: dict[str, int]
     unknown: dict[str, int]
@@ -88,29 +106,14 @@ class Encoders:
                 there is no row.
             ConfigError: A transform is unknown.
         """
-        readers = readers_of(schema)
-        accumulators = {
-            field.name: field.encoder.accumulator(field, position)
-            for position, field in enumerate(schema.read_fields)
-        }
-        rows = _learn(readers, accumulators, _large_batches(batches, schema))
-        if not rows and cls.has_to_learn(schema):
-            raise DataError("the training split is empty: no encoder can be fitted")
-        by_table: dict[str, list[FieldSchema]] = defaultdict(list)
-        for field in schema.read_fields:
-            by_table[field.embedding_name].append(field)
-        return cls(
-            schema,
-            {
-                name: fields[0].encoder.fitted(fields, [accumulators[f.name] for f in fields])
-                for name, fields in by_table.items()
-            },
-        )
+        learning = Learning(schema)
+        learning.learn(batches)
+        return cls(schema, learning.fitted())
 
     @staticmethod
     def has_to_learn(schema: DatasetSchema) -> bool:
         """Whether some field needs the training split; all others' encoders are declared."""
-        return any(field.encoder.must_be_fitted(field) for field in schema.read_fields)
+        return has_to_learn(schema)
 
     def encode(self, columns: pa.Table, group: str | None = None) -> "Inputs":
         """Encode raw rows, every one of them; with `group`, the fields of that group only.
@@ -149,23 +152,28 @@ class Encoders:
         from deepfm.data.batch import Inputs
         from deepfm.data.encoding.tensors import sequence_of
 
+        found = self.encode_kept(rows)
+        inputs = Inputs(
+            torch.from_numpy(found.sparse),
+            torch.from_numpy(found.dense),
+            tuple(map(sequence_of, found.sequence_ids)),
+            tuple(map(torch.from_numpy, found.sequence_lengths)),
+        )
+        return EncodedRows(inputs, found.kept, found.bad, found.unknown)
+
+    def encode_kept(self, rows: "pa.Table | Rows") -> KeptArrays:
+        """What `encode_rows` gives, in NumPy."""
         block, found = LocatedRows.of(rows), ReadSoFar()
-        kept = _kept(self._readers, block, found)
+        kept = kept_rows(self._readers, block, found)
         counts: Counter[str] = Counter()
         if kept is not None:
             counts += found.bad_cells(with_outside=False)
             block, found = block.select(kept), ReadSoFar()
         encoded = self._encode(block, None, found)
-        inputs = Inputs(
-            torch.from_numpy(encoded.sparse),
-            torch.from_numpy(encoded.dense),
-            tuple(map(sequence_of, encoded.ids)),
-            tuple(map(torch.from_numpy, encoded.lengths)),
-        )
         counts += found.bad_cells()
         if kept is None:
-            kept = np.arange(inputs.num_rows)
-        return EncodedRows(inputs, kept, dict(counts), found.unknown)
+            kept = np.arange(block.table.num_rows)
+        return KeptArrays(*encoded, kept, dict(counts), found.unknown)
 
     def _encode(self, rows: LocatedRows, group: str | None, found: ReadSoFar) -> "_Encoded":
         count = rows.table.num_rows
@@ -218,6 +226,9 @@ class Encoders:
             f"sequence {sequence}, found {lengths[other][index]}",
             place=rows.place(index)._replace(field=other, column=column),
         )
+
+    def __reduce__(self) -> tuple[type["Encoders"], tuple[DatasetSchema, dict[str, Encoder]]]:
+        return Encoders, (self.schema, self._by_table)  # readers hold functions, which travel badly
 
     def parts(self) -> Iterator[tuple[FieldReader, Encoder]]:
         """What reads each field that is read, and what encodes it, in the order of the schema."""
@@ -285,80 +296,6 @@ def _probe(field: FieldSchema, encoder: Encoder) -> None:
     fits = np.isfinite(encoded) if field.is_dense else (encoded >= -1) & (encoded < size)
     if not isinstance(size, int) or not fits.all():
         raise ValueError(f"the encoder of {field.name} gives {encoded.tolist()}")
-
-
-def _large_batches(
-    batches: "pa.Table | Iterable[pa.Table | Rows]", schema: DatasetSchema
-) -> Iterator[LocatedRows]:
-    """Larger batches, of which each distinct value is counted once."""
-    if isinstance(batches, pa.Table):
-        for start in range(0, batches.num_rows, FIT_ROWS):
-            table = batches.slice(start, FIT_ROWS)
-            yield LocatedRows(table, [batches], np.arange(start, start + table.num_rows))
-        return
-    columns = {column for field in schema.fields.values() for column in field.raw_columns}
-    waiting: list[pa.Table | Rows] = []
-    rows = size = 0
-    for part in batches:
-        table = table_of(part)
-        if waiting and (
-            rows + table.num_rows > FIT_ROWS
-            or size > FIT_BYTES
-            or table.schema != table_of(waiting[0]).schema
-        ):
-            yield LocatedRows.of(*waiting)
-            waiting, rows, size = [], 0, 0
-        waiting.append(part)
-        rows += table.num_rows
-        size += table.select([name for name in table.column_names if name in columns]).nbytes
-    if waiting:
-        yield LocatedRows.of(*waiting)
-
-
-class _TrainingRows(NamedTuple):
-    """The values of one field in some rows of the training split."""
-
-    reader: FieldReader
-    rows: LocatedRows
-
-    def counted(self) -> Counted:
-        return self.reader.counted(self.rows)
-
-    def numbers(self) -> np.ndarray:
-        return self.reader.numbers(self.rows)
-
-
-def _learn(
-    readers: Mapping[str, FieldReader],
-    accumulators: Mapping[str, Accumulator | None],
-    batches: Iterable[LocatedRows],
-) -> int:
-    """Show the accumulators all rows but those that a policy `drop` leaves out; how many they are.
-
-    Raises:
-        DataError: A raw column is missing, or a value cannot be read.
-    """
-    count = 0
-    for rows in batches:
-        for reader in readers.values():
-            reader.require(rows)
-        rows = rows.select(_kept(readers, rows, ReadSoFar()))
-        count += rows.table.num_rows
-        for name, accumulator in accumulators.items():
-            if accumulator is not None:
-                accumulator.learn(_TrainingRows(readers[name], rows))
-    return count
-
-
-def _kept(
-    readers: Mapping[str, FieldReader], rows: LocatedRows, found: ReadSoFar
-) -> np.ndarray | None:
-    """The rows without a value that drops its row; None: all of them."""
-    for reader in readers.values():
-        if reader.field.bad_values == "drop" and reader.can_fail:
-            reader.read(rows, found)
-    dropped = [mask for masks in found.bad.values() for mask in masks]
-    return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
 
 
 def _unknown(values: pa.Array, codes: np.ndarray | None, ids: np.ndarray, absent: int) -> int:

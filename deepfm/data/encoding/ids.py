@@ -1,13 +1,8 @@
-"""Values to the ids of embedding rows, and what is learnt of the training split for them.
-
-Each encoder comes with an accumulator that sees the training split batch by batch. What it keeps
-grows with the distinct values, never with the rows, and what it finds does not depend on how the
-rows were cut into batches.
-"""
+"""Values to the ids of embedding rows; what is learnt for them is in `learnt`."""
 
 import bisect
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,18 +12,15 @@ import pyarrow.compute as pc
 from deepfm.data.encoding.cells import as_text, read_integers, read_numbers
 from deepfm.data.encoding.functions import BITS, boundary_ids, number_ids, quantile_ids
 from deepfm.data.encoding.hashing import hash_texts
-from deepfm.data.encoding.kinds import Encoder, TrainingValues, refuse_change
+from deepfm.data.encoding.kinds import Encoder, refuse_change
+from deepfm.data.encoding.learnt import QuantileSample, VocabularyCounter
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.files.columns import is_text
-from deepfm.data.order import mix
 from deepfm.errors import DataError
 from deepfm.utils.io import table_to_tensor, tensor_to_table
 
 if TYPE_CHECKING:
     from deepfm.data.schema import FieldSchema
-
-SAMPLE = 1 << 20  # rows that quantiles are taken of, if there are more
-COUNTER_SLACK = 1 << 16  # counts that may wait before they are merged, at least
 
 
 def plain(values: pa.Array) -> pa.Array:
@@ -105,7 +97,7 @@ class Vocabulary(Encoder):
     def fitted(
         cls, fields: Sequence["FieldSchema"], learnt: Sequence["VocabularyCounter"]
     ) -> "Vocabulary":
-        return VocabularyCounter.finish(learnt, fields[0].min_count)
+        return cls(VocabularyCounter.finish(learnt, fields[0].min_count))
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids of values, (N,) int64."""
@@ -162,53 +154,6 @@ class _Sorted:
 
     def __getitem__(self, place: int) -> Any:
         return self._values[int(self._order[place])].as_py()
-
-
-class VocabularyCounter:
-    """Counts categorical values; partial counts are merged when they have doubled."""
-
-    def __init__(self) -> None:
-        self._parts: list[pa.Table] = []
-        self._waiting = 0
-
-    def learn(self, values: TrainingValues) -> None:
-        self.add(*values.counted())
-
-    def add(self, values: pa.Array, counts: np.ndarray) -> None:
-        """Count values as `plain` gives them, each with its number of rows; nulls are left out."""
-        table = pa.table({"value": values, "count": counts})
-        if values.null_count:
-            table = table.filter(values.is_valid())
-        if not len(table):
-            return
-        self._waiting += len(table) if self._parts else 0
-        self._parts.append(table)
-        if self._waiting > max(len(self._parts[0]), COUNTER_SLACK):
-            self._parts = [merged_counts(self._parts)]
-            self._waiting = 0
-
-    @staticmethod
-    def finish(counters: Iterable["VocabularyCounter"], min_count: int) -> Vocabulary:
-        """The vocabulary of all values counted `min_count` times or more, sorted."""
-        parts = [part for counter in counters for part in counter._parts]
-        if not parts:
-            return Vocabulary(pa.array([], pa.large_string()))
-        table = merged_counts(parts)
-        if min_count > 1:
-            table = table.filter(pc.greater_equal(table["count"], min_count))
-        values = table["value"].combine_chunks()
-        return Vocabulary(values.take(pc.sort_indices(values)))
-
-
-def merged_counts(parts: list[pa.Table]) -> pa.Table:
-    """One row per distinct value, in no particular order; values of unequal types become text."""
-    if len({part["value"].type for part in parts}) > 1:
-        texts = [pa.chunked_array([as_text(part["value"].combine_chunks())]) for part in parts]
-        parts = [part.set_column(0, "value", text) for part, text in zip(parts, texts, strict=True)]
-    table = pa.concat_tables(parts).combine_chunks()
-    encoded = table["value"].combine_chunks().dictionary_encode()
-    counts = np.bincount(encoded.indices.to_numpy(), table["count"].to_numpy())  # exact to 2^53
-    return pa.table({"value": encoded.dictionary, "count": counts.astype(np.int64)})
 
 
 class HashBuckets(DeclaredEncoder):
@@ -489,7 +434,7 @@ class Quantiles(Encoder):
     def fitted(
         cls, fields: Sequence["FieldSchema"], learnt: Sequence["QuantileSample"]
     ) -> "Quantiles":
-        return QuantileSample.finish(learnt, fields[0].quantiles)
+        return cls(QuantileSample.finish(learnt, fields[0].quantiles))
 
     @property
     def vocabulary_size(self) -> int:
@@ -511,70 +456,6 @@ class Quantiles(Encoder):
         if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
             raise ValueError("quantile edges are no rising numbers")
         return cls(edges)
-
-
-class QuantileSample:
-    """Keeps numbers for their quantiles: all of up to 2^20, else a uniform sample of that size.
-
-    The sample is the numbers whose row has the smallest hashes, so it is always the same one.
-    """
-
-    def __init__(self, position: int, size: int = SAMPLE) -> None:
-        self._first = position << 40  # rows of fields that share buckets are different rows
-        self._size = size
-        self._seen = 0
-        self._hashes: list[np.ndarray] = []
-        self._numbers: list[np.ndarray] = []
-
-    def learn(self, values: TrainingValues) -> None:
-        self.add(values.numbers())
-
-    def add(self, numbers: np.ndarray) -> None:
-        """Add the numbers that are there, (N,) float64 without NaN."""
-        rows = np.arange(self._seen, self._seen + len(numbers), dtype=np.uint64)
-        self._seen += len(numbers)
-        self._hashes.append(splitmix64(rows + np.uint64(self._first)))
-        self._numbers.append(numbers)
-        if sum(map(len, self._hashes)) > 2 * self._size:
-            self._cut()
-
-    def _cut(self) -> None:
-        hashes, numbers = np.concatenate(self._hashes), np.concatenate(self._numbers)
-        if len(hashes) > self._size:
-            smallest = np.argpartition(hashes, self._size)[: self._size]
-            hashes, numbers = hashes[smallest], numbers[smallest]
-        self._hashes, self._numbers = [hashes], [numbers]
-
-    def numbers(self) -> np.ndarray:
-        """The sample, rising."""
-        if not self._numbers:
-            return np.zeros(0)
-        self._cut()
-        return np.sort(self._numbers[0])
-
-    @staticmethod
-    def finish(samples: Sequence["QuantileSample"], count: int) -> Quantiles:
-        """Edge k is the smallest number that k/n of the rows do not exceed; equal ones merge."""
-        joint = QuantileSample(0, samples[0]._size)
-        for sample in samples:
-            joint._hashes += sample._hashes
-            joint._numbers += sample._numbers
-        numbers = joint.numbers()
-        if not len(numbers):
-            return Quantiles(np.zeros(0))
-        count = min(count, len(numbers))  # as many buckets as numbers: there cannot be more
-        places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
-        edges = np.unique(numbers[places])
-        return Quantiles(edges[edges < numbers[-1]])  # nothing stands above the largest
-
-
-def splitmix64(numbers: np.ndarray) -> np.ndarray:
-    """A hash of uint64 numbers, none of which share one.
-
-    Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014
-    (the generator's output after `number + 1` steps from seed 0).
-    """
-    return mix(numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -20,6 +20,22 @@ class Counted(NamedTuple):
     counts: np.ndarray
 
 
+class NumbersOfRows(NamedTuple):
+    """Numbers, each with a place that no other number of its field has.
+
+    Attributes:
+        numbers: (N,) float64 without NaN.
+        places: The row of each over all rows, from 0, and of a vector of V numbers that times V and
+            its place in the vector; rising, (N,) int64.
+    """
+
+    numbers: np.ndarray
+    places: np.ndarray
+
+
+State = Mapping[str, pa.Array]  # what an accumulator has learnt, by names of its own
+
+
 class TrainingValues(Protocol):
     """The values of one field in some rows of the training split."""
 
@@ -27,16 +43,29 @@ class TrainingValues(Protocol):
         """Categorical values, as `plain` gives them, as good as distinct."""
         ...
 
-    def numbers(self) -> np.ndarray:
-        """The numbers that are there, (N,) float64 without NaN."""
+    def numbers(self) -> NumbersOfRows:
+        """The numbers that are there."""
         ...
 
 
 class Accumulator(Protocol):
-    """Sees the training split batch by batch, for one field."""
+    """Sees the training split batch by batch, for one field.
+
+    Rows may be shared out: the batches of a share are runs of rows that follow each other, and an
+    accumulator that has merged the states of all shares, in their order, has learnt what one that
+    saw all rows has, bit for bit.
+    """
 
     def learn(self, values: TrainingValues) -> None:
-        """Take in the values of some rows."""
+        """Take in the values of some rows, which come after those seen before."""
+        ...
+
+    def state(self) -> State:
+        """All that was learnt so far, for `merge`."""
+        ...
+
+    def merge(self, state: State) -> None:
+        """Take in what another has learnt of later rows."""
         ...
 
 

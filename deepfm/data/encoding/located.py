@@ -43,7 +43,8 @@ class LocatedRows:
         """Some of the rows; None: all of them."""
         if rows is None:
             return self
-        return LocatedRows(self.table.take(pa.array(rows)), self._parts, rows)
+        numbers = rows if self._numbers is None else self._numbers[rows]
+        return LocatedRows(self.table.take(pa.array(rows)), self._parts, numbers)
 
     def place(self, index: int) -> Place:
         """Where row `index` (from 0) stands."""

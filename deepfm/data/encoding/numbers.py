@@ -1,20 +1,19 @@
 """Encoders of numbers, and what is learnt of the training split for them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepfm.data.encoding.ids import QuantileSample
-from deepfm.data.encoding.kinds import Encoder, TrainingValues
+from deepfm.data.encoding.kinds import Encoder, NumbersOfRows, State, TrainingValues
+from deepfm.data.encoding.learnt import QuantileSample
+from deepfm.data.encoding.moments import Moments
 from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES, Figures, Log1p, PlainLog1p
 
 if TYPE_CHECKING:
     from deepfm.data.schema import FieldSchema
 
 FILLED_WITH_MEAN = ("mean", "indicator")  # values of `missing`
-MOMENTS_BLOCK = 1 << 16  # numbers whose moments are taken at once
 
 
 class Scaler(Encoder):
@@ -182,13 +181,34 @@ class SeenNumbers:
     def learn(self, values: TrainingValues) -> None:
         self.add(values.numbers())
 
-    def add(self, numbers: np.ndarray) -> None:
-        """Add the numbers that are there, (N,) float64 without NaN."""
-        self._moments.add(self._curved(numbers))
+    def add(self, found: NumbersOfRows) -> None:
+        self._moments.add(found._replace(numbers=self._curved(found.numbers)))
         if self._plain is not self._moments:
-            self._plain.add(numbers)
+            self._plain.add(found)
         if self._sample is not None:
-            self._sample.add(numbers)
+            self._sample.add(found)
+
+    def state(self) -> State:
+        return {
+            f"{part} {name}": values
+            for part, accumulator in self._parts().items()
+            for name, values in accumulator.state().items()
+        }
+
+    def merge(self, state: State) -> None:
+        for part, accumulator in self._parts().items():
+            start = f"{part} "
+            accumulator.merge(
+                {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            )
+
+    def _parts(self) -> dict[str, Moments | QuantileSample]:
+        parts: dict[str, Moments | QuantileSample] = {"moments": self._moments}
+        if self._plain is not self._moments:
+            parts["plain"] = self._plain
+        if self._sample is not None:
+            parts["sample"] = self._sample
+        return parts
 
     def limits(self, share: float) -> list[float] | None:
         """The quantiles `share` and 1 - `share`; None where nothing lies between them.
@@ -208,8 +228,9 @@ class SeenNumbers:
         low, high = limits
         clipped = np.clip(self._sampled(), low, high)
         moments, plain = Moments(), Moments()
-        moments.add(self._curved(clipped))
-        plain.add(clipped)
+        places = np.arange(len(clipped))
+        moments.add(NumbersOfRows(self._curved(clipped), places))
+        plain.add(NumbersOfRows(clipped, places))
         return moments.figures(), plain.figures().mean
 
     def edges(self, count: int) -> np.ndarray:
@@ -229,46 +250,3 @@ class SeenNumbers:
     def _sampled(self) -> np.ndarray:
         assert self._sample is not None
         return self._sample.numbers()
-
-
-class Moments:
-    """Minimum, maximum, mean and deviation of numbers, block by block.
-
-    Blocks are merged by the formula of Chan, Golub and LeVeque ("Updating Formulae and a Pairwise
-    Algorithm for Computing Sample Variances", 1979), which loses nothing where the mean is large
-    beside the deviation. Blocks are cut by count, so that batches of any size give equal bits.
-    """
-
-    def __init__(self) -> None:
-        self._low, self._high = math.inf, -math.inf
-        self._count, self._mean, self._squares = 0, 0.0, 0.0
-        self._waiting = np.zeros(0)
-
-    def add(self, numbers: np.ndarray) -> None:
-        """Add the numbers that are there, (N,) float64 without NaN."""
-        if not len(numbers):
-            return
-        self._low = min(self._low, float(numbers.min()))
-        self._high = max(self._high, float(numbers.max()))
-        numbers = np.concatenate([self._waiting, numbers])
-        whole = len(numbers) // MOMENTS_BLOCK * MOMENTS_BLOCK
-        for start in range(0, whole, MOMENTS_BLOCK):
-            self._merge(numbers[start : start + MOMENTS_BLOCK])
-        self._waiting = numbers[whole:]
-
-    def _merge(self, block: np.ndarray) -> None:
-        mean = float(block.mean())
-        count, delta = self._count + len(block), mean - self._mean
-        self._squares += float(np.square(block - mean).sum())
-        self._squares += delta * delta * self._count * len(block) / count
-        self._mean += delta * len(block) / count
-        self._count = count
-
-    def figures(self) -> Figures:
-        """Range, mean and population deviation of all numbers; without any, all four are 0."""
-        if len(self._waiting):
-            self._merge(self._waiting)
-            self._waiting = np.zeros(0)
-        low, high = (self._low, self._high) if self._count else (0.0, 0.0)
-        deviation = math.sqrt(self._squares / max(self._count, 1))
-        return Figures(low, high, self._mean, deviation)

@@ -18,7 +18,7 @@ from deepfm.data.encoding.arrow import append, as_lists, coded, distinct, fill_a
 from deepfm.data.encoding.cells import Reading, as_text, read_numbers, read_whole_numbers
 from deepfm.data.encoding.crosses import cross
 from deepfm.data.encoding.ids import plain
-from deepfm.data.encoding.kinds import Counted
+from deepfm.data.encoding.kinds import Counted, NumbersOfRows
 from deepfm.data.encoding.located import Cells, FieldValues, LocatedRows, ReadSoFar
 from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES
 from deepfm.data.encoding.transforms import Split, find_transform, transform_class
@@ -71,12 +71,22 @@ class FieldReader(ABC):
             found.fields[name] = self._read(rows, found)
         return found.fields[name]
 
-    def numbers(self, rows: LocatedRows) -> np.ndarray:
-        """The numbers that are there, (N,) float64 without NaN."""
+    def numbers(self, rows: LocatedRows, row: np.ndarray) -> NumbersOfRows:
+        """The numbers that are there.
+
+        Args:
+            row: The number of each row over all rows, rising, (N,) int64.
+        """
         values, codes, _ = self.read(rows, ReadSoFar())
         numbers = values if codes is None else values[codes]
-        known: np.ndarray = numbers[~np.isnan(numbers)]
-        return known
+        places = row
+        if numbers.ndim > 1:
+            width = numbers.shape[1]
+            places = row[:, None] * width + np.arange(width)
+        there = ~np.isnan(numbers)
+        if there.all():
+            return NumbersOfRows(numbers.ravel(), places.ravel())
+        return NumbersOfRows(numbers[there], places[there])
 
     def named(self, function: Callable[..., T], *args: object) -> T:
         """Call a function; its error names the field and the column."""
@@ -462,6 +472,17 @@ def _reader(field: FieldSchema, schema: DatasetSchema) -> FieldReader:
         ]
         return IndicatorReader(field, sources[-1] if sources else None)
     return _READERS[field.feature_type](field)
+
+
+def kept_rows(
+    readers: Mapping[str, FieldReader], rows: LocatedRows, found: ReadSoFar
+) -> np.ndarray | None:
+    """The rows without a value that drops its row; None: all of them."""
+    for reader in readers.values():
+        if reader.field.bad_values == "drop" and reader.can_fail:
+            reader.read(rows, found)
+    dropped = [mask for masks in found.bad.values() for mask in masks]
+    return np.flatnonzero(~np.logical_or.reduce(dropped)) if dropped else None
 
 
 def _numbered(count: int) -> str:

@@ -4,33 +4,49 @@ Nothing is guessed: every column of a text file is read as text, so a zip code k
 zeros, and encoders read a number where they need one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 
 from deepfm.data.files.packed import file_ending
 from deepfm.data.files.parquet import ParquetFormat
-from deepfm.data.files.rows import FileFormat, Rows, TextOptions, WantedColumns
+from deepfm.data.files.parts import CountedPart, FilePart, same, whole_in_the_middle
+from deepfm.data.files.rows import CuttableFormat, FileFormat, Rows, TextOptions, WantedColumns
 from deepfm.data.files.text import TextFormat, WritableText
 from deepfm.errors import DataError, Place
 from deepfm.utils.places import AnyPath, path_of
 
 BLOCK_SIZE = 16 << 20
+_FEW = 1 << 16  # bytes of a block of which only the columns matter
+InOrder = Callable[[Iterable[Callable[[], Rows]]], Iterator[Rows]]
 # By the ending of a file's name, without that of a compression.
-FORMATS: dict[str, FileFormat] = {
+FORMATS: dict[str, FileFormat | CuttableFormat] = {
     ".csv": WritableText(","),
     ".tsv": WritableText("\t"),
     ".parquet": ParquetFormat(),
 }
 
 
-def format_of(path: str | AnyPath) -> FileFormat:
+def format_of(path: str | AnyPath) -> FileFormat | CuttableFormat:
     """The format that a file's ending names; any other file is text, with a delimiter.
 
     Raises:
         DataError: The file is an archive that cannot be read, or does not hold one file.
     """
     return FORMATS.get(file_ending(path)) or TextFormat()
+
+
+def parts_of(path: AnyPath) -> CuttableFormat:
+    """What reads the parts of a file, of which there is one where its format cuts none.
+
+    Raises:
+        DataError: As `format_of`.
+    """
+    found = format_of(path)
+    return found if isinstance(found, CuttableFormat) else _Whole(found)
 
 
 def first_line(path: str | AnyPath, options: TextOptions | None = None) -> list[str]:
@@ -43,6 +59,11 @@ def first_line(path: str | AnyPath, options: TextOptions | None = None) -> list[
     if not isinstance(found, TextFormat):
         raise DataError("expected a text file", place=Place(file=str(path)))
     return found.first_line(path_of(path), options or {})
+
+
+def one_by_one(blocks: Iterable[Callable[[], Rows]]) -> Iterator[Rows]:
+    """The rows of each block, made when they are asked for."""
+    return (block() for block in blocks)
 
 
 def read_rows(
@@ -79,22 +100,74 @@ def read_rows(
             of several bytes, which it stands in for.
     """
     options: TextOptions = {"delimiter": delimiter, "columns": columns, "encoding": encoding}
+    parts = [FilePart(path_of(path)) for path in paths]
+    return read_parts(parts, options, only=only, block_size=block_size)
+
+
+def read_parts(
+    parts: Sequence[FilePart],
+    options: TextOptions,
+    *,
+    like: AnyPath | None = None,
+    only: Sequence[str] | None = None,
+    block_size: int = BLOCK_SIZE,
+    run: InOrder = one_by_one,
+) -> Iterator[Rows]:
+    """The rows of parts of files, as `read_rows` gives them.
+
+    Args:
+        like: The file whose columns all others have, in its order and with its types; by default
+            that of the first part.
+        run: Calls what makes the rows of each block, and gives the rows in order.
+    """
     wanted = WantedColumns(only)
     types: pa.Schema | None = None
     empty: Rows | None = None
     found = False
-    for path in map(path_of, paths):
-        for rows in format_of(path).read(path, options, wanted, block_size):
-            types = types or rows.table.schema
-            if rows.table.schema != types:
-                rows = rows._replace(table=_cast(rows, types))
-            if len(rows.table):
-                found = True
-                yield rows
-            else:
-                empty = rows
+    if like is not None and parts and parts[0] != FilePart(like):
+        first = parts_of(like).blocks(FilePart(like), options, wanted, _FEW)
+        types = next(one_by_one(first)).table.schema
+    blocks = chain.from_iterable(
+        parts_of(part.path).blocks(part, options, wanted, block_size) for part in parts
+    )
+    for rows in run(blocks):
+        types = types or rows.table.schema
+        if rows.table.schema != types:
+            rows = rows._replace(table=_cast(rows, types))
+        if len(rows.table):
+            found = True
+            yield rows
+        else:
+            empty = rows
     if not found and empty is not None:
         yield empty
+
+
+class _Whole:
+    """Reads files of a format that cuts none."""
+
+    def __init__(self, found: FileFormat) -> None:
+        self.is_typed = found.is_typed
+        self._format = found
+
+    def blocks(
+        self, part: FilePart, options: TextOptions, wanted: WantedColumns, block_size: int
+    ) -> Iterator[Callable[[], Rows]]:
+        for rows in self._format.read(part.path, options, wanted, block_size):
+            yield partial(same, rows)
+
+    def ranges(
+        self, path: AnyPath, options: TextOptions, at: Sequence[float]
+    ) -> list[FilePart | None]:
+        return whole_in_the_middle(path, len(at) + 1)
+
+    def scan(self, part: FilePart, options: TextOptions) -> list[Any]:
+        return []
+
+    def parts(
+        self, ranges: Sequence[FilePart], scans: Sequence[Any], options: TextOptions
+    ) -> list[CountedPart | None]:
+        return [CountedPart(part, None) for part in ranges]
 
 
 def _cast(rows: Rows, types: pa.Schema) -> pa.Table:
@@ -111,3 +184,15 @@ def _cast(rows: Rows, types: pa.Schema) -> pa.Table:
                 place=Place(file=str(rows.path)),
             ) from None
     return pa.Table.from_arrays(columns, schema=types)
+
+
+def column_names(path: AnyPath, options: TextOptions) -> list[str]:
+    """The columns of a file.
+
+    Raises:
+        DataError: The file cannot be read, or its content is not what is expected.
+    """
+    names: list[str] = next(
+        read_parts([FilePart(path)], options, block_size=_FEW)
+    ).table.column_names
+    return names

@@ -1,12 +1,13 @@
 """Some rows of a file, what a format of files can do, and which columns are wanted of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import BinaryIO, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
+from deepfm.data.files.parts import CountedPart, FilePart
 from deepfm.errors import DataError, Place, nearest
 from deepfm.utils.places import AnyPath
 
@@ -33,6 +34,7 @@ class Rows(NamedTuple):
             None elsewhere.
         chosen: The numbers that the rows had when they were read, (N,), where some of them are
             left out; None: they are all there.
+        before: How many rows of all files were read before these; None: nobody counts.
     """
 
     table: pa.Table
@@ -42,6 +44,7 @@ class Rows(NamedTuple):
     has_lines: bool = True
     lines: LineNumbers | None = None
     chosen: np.ndarray | None = None
+    before: int | None = None
 
     def place(self, index: int) -> Place:
         """Where row `index` of the table (from 0) stands: `a.tsv:17`, `a.parquet: row 17`."""
@@ -122,6 +125,61 @@ class FileFormat(Protocol):
 
         Raises:
             DataError: The file cannot be read, or its content is not what is expected.
+        """
+        ...
+
+
+@runtime_checkable
+class CuttableFormat(Protocol):
+    """A format whose files several readers can share, and several threads of each.
+
+    Attributes:
+        is_typed: As in `FileFormat`.
+    """
+
+    is_typed: bool
+
+    def blocks(
+        self, part: FilePart, options: TextOptions, wanted: WantedColumns, block_size: int
+    ) -> Iterator[Callable[[], Rows]]:
+        """The rows of a part of a file, block by block, as `read_rows` gives them.
+
+        What is given for a block makes its rows when it is called, in any thread and any order.
+
+        Raises:
+            DataError: The file cannot be read, or its content is not what is expected; then, or
+                when a block is called.
+        """
+        ...
+
+    def ranges(
+        self, path: AnyPath, options: TextOptions, at: Sequence[float]
+    ) -> list[FilePart | None]:
+        """A file cut at some shares of its length, rising; a range need not begin with a row.
+
+        Of one that cannot be cut all ranges but one are None.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        ...
+
+    def scan(self, part: FilePart, options: TextOptions) -> list[Any]:
+        """What `parts` needs to know of a range, as plain data.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        ...
+
+    def parts(
+        self, ranges: Sequence[FilePart], scans: Sequence[Any], options: TextOptions
+    ) -> list[CountedPart | None]:
+        """The rows of a file as parts, one for each range that a row begins in.
+
+        Args:
+            ranges: All that are not None.
+            scans: Of each.
         """
         ...
 

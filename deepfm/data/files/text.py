@@ -4,30 +4,32 @@ That is what makes line numbers exact, lets a delimiter have any length, and let
 for a malformed row look at one block instead of the whole file.
 """
 
-import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import BinaryIO, NamedTuple
+from functools import partial
+from itertools import pairwise
+from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
 from deepfm.data.files.columns import combined, is_list
-from deepfm.data.files.packed import DAMAGED, file_ending, opened
+from deepfm.data.files.parts import CountedPart, FilePart, whole_in_the_middle
 from deepfm.data.files.rows import Rows, TableSink, TextOptions, WantedColumns, refuse_repeated
-from deepfm.errors import DataError, Place, shown
+from deepfm.data.files.text_pieces import can_be_cut, utf8_pieces
+from deepfm.data.files.text_scan import Scan, parts_of, scan
+from deepfm.data.files.text_syntax import TextSyntax, count_newlines, rows_end, split_rows
+from deepfm.errors import DataError, Place
 from deepfm.utils.places import AnyPath
 
 _PARSED_AT_ONCE = 1 << 20  # what fits into a processor's cache; 16 MiB take half as long again
 _MAX_ROW = 256 << 20  # a longer row is a quotation mark that never closes, or no text at all
-_NOT_TEXT = (".bz2", ".xz", ".zip", ".7z", ".lz4", ".xlsx", ".feather", ".json", ".jsonl")
 # A number as people write it, in the syntax that Python and Arrow (RE2) share.
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 _SHOWN = 5  # cells in an error
-_BOM = "\ufeff".encode()
+_FIRST_LINES = 1 << 16  # bytes in which they are looked for
 
 
 def is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
@@ -75,67 +77,6 @@ def looks_like_header(cells: Sequence[str], others: Sequence[Sequence[str]]) -> 
     return not any(
         cell in {row[k] for row in others if k < len(row)} for k, cell in enumerate(cells)
     )
-
-
-class TextSyntax(NamedTuple):
-    """How the text of a file is divided.
-
-    Attributes:
-        delimiter: As it stands in the file.
-        separator: The one byte that the parser sees in its place.
-        quoted: Whether cells may stand in quotation marks.
-        encoding: A name that Python knows.
-    """
-
-    delimiter: bytes
-    separator: bytes
-    quoted: bool
-    encoding: str
-
-    @classmethod
-    def of(cls, path: AnyPath, delimiter: str | None, encoding: str) -> "TextSyntax":
-        ending = file_ending(path)
-        if ending in _NOT_TEXT:
-            raise DataError(
-                f"{ending} cannot be read; expected text, .gz, .zst, .zip or .parquet",
-                place=Place(file=str(path)),
-            )
-        if delimiter is None:
-            raise DataError(
-                "expected a file that ends in .csv, .tsv or .parquet, or a delimiter "
-                "(data.table.delimiter)",
-                place=Place(file=str(path)),
-            )
-        if not delimiter or set(delimiter) & set('"\r\n\x1f'):
-            raise DataError(f"{delimiter!r} cannot be a delimiter", place=Place(file=str(path)))
-        try:
-            "".encode(encoding)  # refuses codecs that are not of text, too
-            encoding = codecs.lookup(encoding).name
-        except (LookupError, ValueError):
-            raise DataError(
-                f"unknown encoding {shown(encoding)}", place=Place(file=str(path))
-            ) from None
-        long = delimiter.encode()
-        if len(long) > 1:
-            return cls(long, b"\x1f", False, encoding)
-        return cls(long, long, long != b"\t", encoding)
-
-    def cell(self) -> bytes:
-        """A regular expression of one cell, which matches in one way only."""
-        plain = rb"[^%s\r\n]*+" % re.escape(self.separator)
-        if not self.quoted:
-            return plain
-        return rb'(?:"[^"]*+(?:""[^"]*+)*+"%s|(?!")%s)' % (plain, plain)
-
-    def row(self, width: int) -> re.Pattern[bytes]:
-        """A row of so many cells, with the end of its line."""
-        rest = (re.escape(self.separator), self.cell(), width - 1)
-        return re.compile(rb"%s(?:%s%s){%d}(?:\r\n|\r|\n)" % (self.cell(), *rest))
-
-    def any_row(self) -> re.Pattern[bytes]:
-        """A row of any number of cells, with the end of its line."""
-        cell = self.cell()
-        return re.compile(rb"%s(?:%s%s)*+(?:\r\n|\r|\n)" % (cell, re.escape(self.separator), cell))
 
 
 class TextBlock(NamedTuple):
@@ -290,23 +231,42 @@ class TextFormat:
     def __init__(self, delimiter: str | None = None) -> None:
         self._delimiter = delimiter
 
-    def read(
-        self, path: AnyPath, options: TextOptions, wanted: WantedColumns, block_size: int
-    ) -> Iterator[Rows]:
+    def blocks(
+        self, part: FilePart, options: TextOptions, wanted: WantedColumns, block_size: int
+    ) -> Iterator[Callable[[], Rows]]:
+        path, syntax = part.path, self._syntax(part.path, options)
+        declared = options.get("columns", ())
         names: list[str] = []
-        for block in _blocks(path, self._syntax(path, options), block_size):
+        if part.start:
+            names, _ = _names(_first_block(path, syntax), declared)
+            read = wanted.of(path, names)
+        for block in _blocks(part, syntax, block_size):
             if not names:
                 if block.is_blank():
                     continue
-                declared = options.get("columns", ())
                 names, block = _names(block, declared)
                 read = wanted.of(path, names, "" if declared else without_header(names))
-            block = block._replace(width=len(names))
-            table = block.parse(names, read)
-            odd = len(table) != block.behind - block.first
-            yield Rows(table, path, block.first, block.done, lines=block if odd else None)
+            yield partial(_rows, block._replace(width=len(names)), names, read)
         if not names:
             raise DataError("the file is empty", place=Place(file=str(path)))
+
+    def ranges(
+        self, path: AnyPath, options: TextOptions, at: Sequence[float]
+    ) -> list[FilePart | None]:
+        syntax = self._syntax(path, options)
+        if not can_be_cut(FilePart(path), syntax.encoding):
+            return whole_in_the_middle(path, len(at) + 1)
+        size = path.stat().st_size
+        cuts = [0, *(int(share * size) for share in at), size]
+        return [FilePart(path, *some) for some in pairwise(cuts)]
+
+    def scan(self, part: FilePart, options: TextOptions) -> list[Any]:
+        return list(scan(part, self._syntax(part.path, options)))
+
+    def parts(
+        self, ranges: Sequence[FilePart], scans: Sequence[Any], options: TextOptions
+    ) -> list[CountedPart | None]:
+        return parts_of(ranges, list(map(Scan.from_plain, scans)), not options.get("columns"))
 
     def first_line(self, path: AnyPath, options: TextOptions) -> list[str]:
         """The cells of the first line, a header or not.
@@ -314,10 +274,7 @@ class TextFormat:
         Raises:
             DataError: The file cannot be read, or it is empty.
         """
-        for block in _blocks(path, self._syntax(path, options), 1 << 16):
-            if not block.is_blank():
-                return block.header()[0]
-        raise DataError("the file is empty", place=Place(file=str(path)))
+        return _first_block(path, self._syntax(path, options)).header()[0]
 
     def _syntax(self, path: AnyPath, options: TextOptions) -> TextSyntax:
         delimiter = options.get("delimiter")
@@ -356,6 +313,24 @@ class WritableText(TextFormat):
         return writer
 
 
+def _rows(block: TextBlock, names: list[str], wanted: list[str]) -> Rows:
+    table = block.parse(names, wanted)
+    odd = len(table) != block.behind - block.first
+    return Rows(table, block.path, block.first, block.done, lines=block if odd else None)
+
+
+def _first_block(path: AnyPath, syntax: TextSyntax) -> TextBlock:
+    """Rows from the first one that is not blank on, a header or not.
+
+    Raises:
+        DataError: The file is empty.
+    """
+    for block in _blocks(FilePart(path), syntax, _FIRST_LINES):
+        if not block.is_blank():
+            return block
+    raise DataError("the file is empty", place=Place(file=str(path)))
+
+
 def _names(block: TextBlock, columns: Sequence[str]) -> tuple[list[str], TextBlock]:
     """The names of the columns, and the block without a header line."""
     cells, line, rest = block.header()
@@ -375,17 +350,18 @@ def _names(block: TextBlock, columns: Sequence[str]) -> tuple[list[str], TextBlo
     return list(columns), block
 
 
-def _blocks(path: AnyPath, syntax: TextSyntax, block_size: int) -> Iterator[TextBlock]:
-    """The text of a file in blocks of whole rows, none of them empty."""
-    line, rest, wanted = 1, b"", block_size
-    for piece, done in _utf8(path, syntax.encoding, block_size):
-        rest += piece
-        if len(rest) < wanted:
+def _blocks(part: FilePart, syntax: TextSyntax, block_size: int) -> Iterator[TextBlock]:
+    """The text of a part of a file in blocks of whole rows, none of them empty."""
+    path, line, rest, wanted = part.path, part.first, b"", block_size
+    for piece, done in utf8_pieces(part, syntax.encoding, block_size):
+        if len(rest) + len(piece) < wanted:
+            rest += piece
             continue
-        if end := _rows_end(rest, syntax):
-            behind = line + rest.count(b"\n", 0, end)
-            block = TextBlock(rest[:end], syntax, path, line, behind, done)
-            rest, wanted, line = rest[end:], block_size, behind
+        text, rest = split_rows(rest, piece, syntax)
+        if text:
+            behind = line + count_newlines(text)
+            block = TextBlock(text, syntax, path, line, behind, done)
+            wanted, line = block_size, behind
             yield _separated(block)
         elif len(rest) > _MAX_ROW:
             hint = "; is a quotation mark never closed?" if syntax.quoted else ""
@@ -397,12 +373,12 @@ def _blocks(path: AnyPath, syntax: TextSyntax, block_size: int) -> Iterator[Text
             wanted = 2 * len(rest)  # a row longer than a block
     if rest:
         rest += b"" if rest.endswith(b"\n") else b"\n"
-        if (end := _rows_end(rest, syntax)) < len(rest):
+        if (end := rows_end(rest, syntax)) < len(rest):
             line += rest.count(b"\n", 0, end)
             raise DataError(
                 "a cell's quotation mark is never closed", place=Place(file=str(path), line=line)
             )
-        yield _separated(TextBlock(rest, syntax, path, line, line + rest.count(b"\n"), 1.0))
+        yield _separated(TextBlock(rest, syntax, path, line, line + count_newlines(rest), 1.0))
 
 
 def _separated(block: TextBlock) -> TextBlock:
@@ -417,60 +393,3 @@ def _separated(block: TextBlock) -> TextBlock:
             place=Place(file=str(block.path), line=block.line_at(found)),
         )
     return block._replace(text=block.text.replace(syntax.delimiter, syntax.separator))
-
-
-def _utf8(path: AnyPath, encoding: str, size: int) -> Iterator[tuple[bytes, float]]:
-    """The text of a file in UTF-8, piece by piece, and how much has been read (0 to 1)."""
-    decoder = None
-    if encoding not in ("utf-8", "utf-8-sig"):
-        decoder = codecs.getincrementaldecoder(encoding)()
-    line, at_start = 1, True
-    try:
-        with opened(path) as (source, raw):
-            total = path.stat().st_size
-            while True:
-                piece = source.read(max(size, 8) if at_start else size)  # a whole mark, if any
-                last = not piece
-                if decoder:
-                    piece = decoder.decode(piece, last).encode()
-                    line += piece.count(b"\n")
-                if at_start and piece:
-                    at_start = False
-                    piece = piece.removeprefix(_BOM)
-                if piece:
-                    yield piece, min(1.0, raw.tell() / total)
-                if last:
-                    return
-    except UnicodeDecodeError as error:
-        line += error.object.count(b"\n", 0, error.start)
-        raise DataError(
-            f"not {encoding}: {error.reason}", place=Place(file=str(path), line=line)
-        ) from None
-    except (pa.ArrowException, *DAMAGED) as error:
-        raise DataError(f"cannot be read: {error}", place=Place(file=str(path))) from None
-    except OSError as error:
-        reason = error.strerror or f"damaged or cut off: {error}"
-        raise DataError(f"cannot be read: {reason}", place=Place(file=str(path))) from None
-
-
-def _rows_end(text: bytes, syntax: TextSyntax) -> int:
-    """Where the last whole row of a text that begins with a row ends; 0 if none does."""
-    end = text.rfind(b"\n") + 1
-    if not syntax.quoted or b'"' not in text:
-        return end
-    data = np.frombuffer(text, np.uint8)
-    marks = np.flatnonzero(data == ord('"'))
-    # If every other mark begins a cell, or doubles the one before it, then marks alternate
-    # between opening and closing, and a newline is outside of cells after an even number.
-    before = data[marks[::2] - 1]
-    at_start = marks[::2] == 0
-    if np.all(at_start | np.isin(before, list(syntax.separator + b'\r\n"'))):
-        while end and (count := int(np.searchsorted(marks, end))) % 2:
-            end = text.rfind(b"\n", 0, int(marks[count - 1])) + 1
-        return end
-    row, position, end = syntax.any_row(), 0, 0  # a mark inside of a plain cell: step by step
-    while match := row.match(text, position):
-        position = match.end()
-        if text[position - 1] == ord("\n"):
-            end = position
-    return end

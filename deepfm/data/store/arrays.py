@@ -1,4 +1,4 @@
-"""The arrays of a store: one file without a header for each, written in parts and mapped to read.
+"""The arrays of a store: one file without a header for each, written in parts.
 
 `deepfm.data.store.prepare` says which arrays there are, and keeps their types and shapes.
 """
@@ -6,19 +6,18 @@
 import contextlib
 import math
 import os
-import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from deepfm.data.schema import FieldSchema
-from deepfm.data.store.checks import BlockChecks, BlockSums, damaged, digest_of, rows_per_block
+from deepfm.data.store.sums import BlockSums, digest_of, rows_per_block
+
+_COPIED_AT_ONCE = 4 << 20  # bytes
 
 
 class RaggedIds(NamedTuple):
@@ -51,6 +50,20 @@ class ArrayShape(TypedDict):
     checksum: NotRequired[str]
 
 
+class Piece(NamedTuple):
+    """The arrays that one writer wrote into a folder, which another one may put behind its own.
+
+    Attributes:
+        rows: By split.
+        shapes: By split, and by array.
+        ragged: By split, the sequences whose ids are end to end.
+    """
+
+    rows: dict[str, int]
+    shapes: dict[str, dict[str, ArrayShape]]
+    ragged: dict[str, list[str]]
+
+
 class ArrayWriter:
     """Appends arrays to the files of a store; they reach the disk when the block ends.
 
@@ -64,6 +77,7 @@ class ArrayWriter:
         self._stack = contextlib.ExitStack()
         self._files: dict[tuple[str, str], BinaryIO] = {}
         self._shapes: dict[str, dict[str, ArrayShape]] = {}  # by folder and array
+        self._ragged: dict[str, list[str]] = {}
         self._sums: dict[tuple[str, str], BlockSums] = {}
 
     def write(self, by_split: Mapping[str, SplitArrays]) -> None:
@@ -77,14 +91,36 @@ class ArrayWriter:
                 self.append(split, f"{name}_starts", before + np.cumsum(counts) - counts)
                 self.append(split, f"{name}_ids", ids)
                 self.append(split, f"{name}_lengths", lengths)
+            self._ragged.setdefault(split, [*arrays.ragged])
             self.rows[split] += len(arrays.plain["row"])
 
     def append(self, folder: str, name: str, values: np.ndarray) -> None:
         """Append rows to one array, in the folder of a split or beside those."""
-        file = self._file(folder, name, values)
-        write_array(file, values)
+        if (folder, name) not in self._files:
+            self._open(folder, name, values.dtype.name, values.shape[1:], "xb")
+        write_array(self._files[folder, name], values)
         self._sums[folder, name].update(_bytes(values))
         self._shapes[folder][name]["shape"][0] += len(values)
+
+    def append_piece(self, folder: Path, piece: Piece) -> None:
+        """Append all arrays of a piece, whose files are removed."""
+        for split, shapes in piece.shapes.items():
+            starts = {f"{name}_starts": f"{name}_ids" for name in piece.ragged[split]}
+            before = {name: self._written(split, ids) for name, ids in starts.items()}
+            for name, shape in shapes.items():
+                path = folder / split / f"{name}.bin"
+                if (split, name) not in self._files:
+                    self._adopt(split, name, path, shape)
+                    continue
+                for values in _in_parts(path, shape):
+                    self.append(split, name, values + before[name] if name in before else values)
+                path.unlink()
+            self._ragged.setdefault(split, piece.ragged[split])
+            self.rows[split] += piece.rows[split]
+
+    def piece(self) -> Piece:
+        """What was written, once the block has ended."""
+        return Piece(dict(self.rows), self._shapes, self._ragged)
 
     def shapes(self, folder: str) -> dict[str, ArrayShape]:
         """The arrays in a folder by name."""
@@ -94,17 +130,34 @@ class ArrayWriter:
         shape = self._shapes.get(split, {}).get(name)
         return 0 if shape is None else shape["shape"][0]
 
-    def _file(self, split: str, name: str, values: np.ndarray) -> BinaryIO:
-        if (split, name) not in self._files:
-            (self._folder / split).mkdir(exist_ok=True)
-            file = (self._folder / split / f"{name}.bin").open("xb")
-            self._files[split, name] = self._stack.enter_context(file)
-            empty: ArrayShape = {"dtype": values.dtype.name, "shape": [0, *values.shape[1:]]}
-            self._shapes.setdefault(split, {})[name] = empty
-            row = values.itemsize * math.prod(values.shape[1:])
-            block = rows_per_block(values.dtype.name, values.shape) * row
-            self._sums[split, name] = BlockSums(block)
-        return self._files[split, name]
+    def _open(
+        self, folder: str, name: str, dtype: str, shape: Sequence[int], mode: str
+    ) -> BlockSums:
+        """Open the file of an array, whose rows have a shape; the checksums of its blocks."""
+        path = self._folder / folder / f"{name}.bin"
+        path.parent.mkdir(exist_ok=True)
+        file: BinaryIO = path.open(mode)  # type: ignore[assignment]
+        self._files[folder, name] = self._stack.enter_context(file)
+        self._shapes.setdefault(folder, {})[name] = {"dtype": dtype, "shape": [0, *shape]}
+        row = np.dtype(dtype).itemsize * math.prod(shape)
+        sums = BlockSums(rows_per_block(dtype, (0, *shape)) * row)
+        self._sums[folder, name] = sums
+        return sums
+
+    def _adopt(self, folder: str, name: str, path: Path, shape: ArrayShape) -> None:
+        """Take over the file of an array, which has been written elsewhere, as the first one."""
+        own = self._folder / folder / f"{name}.bin"
+        own.parent.mkdir(exist_ok=True)
+        os.replace(path, own)
+        size = own.stat().st_size
+        sums = self._open(folder, name, shape["dtype"], shape["shape"][1:], "ab")
+        self._shapes[folder][name]["shape"][0] = shape["shape"][0]
+        if size:
+            whole = size // sums.size
+            with own.open("rb") as file:
+                file.seek(whole * sums.size)
+                rest = memoryview(file.read())
+            sums.go_on(path.with_suffix(".sums").read_bytes()[: 8 * whole], rest)
 
     def __enter__(self) -> "ArrayWriter":
         return self
@@ -139,65 +192,16 @@ def _bytes(values: np.ndarray) -> memoryview:
     return np.ascontiguousarray(values).data.cast("B") if values.size else memoryview(b"")
 
 
-class OpenArrays(NamedTuple):
-    """Arrays of a folder by name, mapped into memory, and the checks of those not yet compared."""
-
-    arrays: dict[str, np.ndarray]
-    later: dict[str, BlockChecks]
-
-
-def open_arrays(
-    folder: Path, shapes: Mapping[str, ArrayShape], whole: Collection[str], *, check_all: bool
-) -> OpenArrays:
-    """The arrays that stand in a folder.
-
-    Args:
-        shapes: As `ArrayWriter.shapes` gave them.
-        whole: Arrays that are read as a whole, and compared with their checksums now.
-        check_all: Compare all checksums now.
-
-    Raises:
-        DamagedStore: A file is missing, has another size, or differs from its checksums.
-    """
-    arrays = {
-        name: _mapped(folder / f"{name}.bin", shape["dtype"], shape["shape"])
-        for name, shape in shapes.items()
-    }
-    later: dict[str, BlockChecks] = {}
-    for name, shape in shapes.items():
-        if "checksum" in shape:
-            checks = BlockChecks(folder / f"{name}.bin", arrays[name], shape["checksum"])
-            if check_all or name in whole:
-                checks.check_all()
-            else:
-                later[name] = checks
-    return OpenArrays(arrays, later)
-
-
-def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """An array of a store, read where it is used.
-
-    Raises:
-        DamagedStore: The file is missing or has another size.
-    """
-    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    try:
-        found = path.stat().st_size
-        if found == expected:
-            if not found:  # an empty file cannot be mapped
-                return np.zeros(shape, dtype)
-            return np.memmap(path, dtype, "r", shape=tuple(shape))
-    except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror}") from None
-    raise damaged(path, f"expected {expected:,} bytes, found {found:,}")
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A mapped array, which stays where it is."""
-    with warnings.catch_warnings():
-        # Nothing writes to the rows of a data set: batches are copies.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
+def _in_parts(path: Path, shape: ArrayShape) -> Iterator[np.ndarray]:
+    """The rows of an array in a file, some at a time."""
+    dtype, (rows, *row) = np.dtype(shape["dtype"]), shape["shape"]
+    size = max(1, dtype.itemsize * math.prod(row))
+    step = max(1, _COPIED_AT_ONCE // size)
+    with path.open("rb") as file:
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            data = file.read(count * dtype.itemsize * math.prod(row))
+            yield np.frombuffer(data, dtype).reshape(count, *row)
 
 
 def id_type(fields: Sequence[FieldSchema]) -> type[np.int32] | type[np.int64]:

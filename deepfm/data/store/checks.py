@@ -1,12 +1,6 @@
-"""Checksums of a store's arrays, by blocks of rows, and the reader that compares them.
+"""Comparing the arrays of a store with their checksums, before rows of them are given."""
 
-A block holds as many rows as fit into 64 KiB, about as much as a system reads ahead where rows are
-picked from a mapped file, so that comparing a block costs no reading. The checksums of `x.bin` are
-in `x.sums`, eight bytes each, and the manifest has the checksum of that.
-"""
-
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -16,9 +10,8 @@ import xxhash
 from torch import Tensor
 
 from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.store.sums import digest_of, rows_per_block
 from deepfm.errors import DataError, Place
-
-BLOCK = 1 << 16  # bytes
 
 
 class DamagedStore(DataError):
@@ -31,49 +24,6 @@ class DamagedStore(DataError):
 def damaged(path: Path, problem: str) -> DamagedStore:
     """The error that says what is wrong with a file of a store, and what to do."""
     return DamagedStore(problem, place=Place(file=str(path)))
-
-
-def rows_per_block(dtype: str, shape: Sequence[int]) -> int:
-    """How many rows of an array, (N, …), are in a block."""
-    return max(1, BLOCK // max(1, np.dtype(dtype).itemsize * prod(shape[1:])))
-
-
-def digest_of(data: bytes) -> str:
-    """The checksum of a whole file."""
-    return xxhash.xxh3_128_hexdigest(data)
-
-
-class BlockSums:
-    """Checksums of what is written, block by block.
-
-    Args:
-        size: Bytes of a block.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size, self._filled = size, 0
-        self._hash = xxhash.xxh3_64()
-        self._sums = array("Q")
-
-    def update(self, data: memoryview) -> None:
-        while len(data):
-            part = data[: self._size - self._filled]
-            self._hash.update(part)
-            self._filled += len(part)
-            if self._filled == self._size:
-                self._end_block()
-            data = data[len(part) :]
-
-    def end(self) -> bytes:
-        """All checksums, little-endian."""
-        if self._filled:
-            self._end_block()
-        return np.array(self._sums, "<u8").tobytes()
-
-    def _end_block(self) -> None:
-        self._sums.append(self._hash.intdigest())
-        self._hash.reset()
-        self._filled = 0
 
 
 class BlockChecks:

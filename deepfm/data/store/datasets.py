@@ -12,8 +12,9 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.history import Histories
 from deepfm.data.last_events import LastEvents
 from deepfm.data.schema import ITEMS, DatasetSchema
-from deepfm.data.store.arrays import ArrayShape, as_tensor, open_arrays
+from deepfm.data.store.arrays import ArrayShape
 from deepfm.data.store.checks import BlockChecks, CheckedInputs, checks_of
+from deepfm.data.store.mapped import as_tensor, open_arrays
 
 READ_AS_A_WHOLE = ("label", "weight", "group", "row")
 

@@ -1,17 +1,12 @@
 """Raw rows of a table to the arrays of each split."""
 
-import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from deepfm.data.batch import Inputs, Ragged
-from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.encoding.arrays import FlatLists
+from deepfm.data.encoding.encoders import Encoders, KeptArrays
 from deepfm.data.files.columns import named_in_errors
 from deepfm.data.labels import WEIGHT_EXPECTED, group_ids, sample_weight
 from deepfm.data.options import TableConfig
@@ -19,11 +14,6 @@ from deepfm.data.splits import SPLIT_NAMES
 from deepfm.data.store.arrays import RaggedIds, SplitArrays, id_type
 from deepfm.data.store.history_records import HistoryRecords
 from deepfm.data.store.stream import DividedRows, refuse_unless_dropped
-
-_MAX_THREADS = 8  # each holds a batch of rows
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class EncodedBatch(NamedTuple):
@@ -68,12 +58,12 @@ class RowEncoding:
             if is_bad.any():
                 bad[column] += int(is_bad.sum())
                 split = np.where(is_bad, -1, split)
-        encoded = self._encoders.encode_rows(rows)
+        encoded = self._encoders.encode_kept(rows)
         bad.update(encoded.bad)
         kept = encoded.kept
         whole = {
-            "sparse": encoded.inputs.sparse.numpy().astype(self._sparse),
-            "dense": encoded.inputs.dense.numpy(),
+            "sparse": encoded.sparse.astype(self._sparse),
+            "dense": encoded.dense,
             "label": batch.label[kept],
             "row": batch.first + kept.astype(np.int64),
         }
@@ -85,13 +75,13 @@ class RowEncoding:
         if self.records is not None and batch.time is not None:
             time, table = batch.time[kept], rows.table
             own = {"time": time, "row": whole["row"], "split": split, "label": whole["label"]}
-            records = self.records.of(table, kept, encoded.inputs, **own)
+            records = self.records.of(table, kept, encoded.sparse, **own)
             whole["history_time"] = np.nan_to_num(time)  # where there is none nothing is that old
-        arrays = self._by_split(whole, encoded.inputs, split)
+        arrays = self._by_split(whole, encoded, split)
         return EncodedBatch(arrays, len(batch.split) - int((split >= 0).sum()), bad, records)
 
     def _by_split(
-        self, whole: dict[str, np.ndarray], inputs: Inputs, split: np.ndarray
+        self, whole: dict[str, np.ndarray], encoded: KeptArrays, split: np.ndarray
     ) -> dict[str, SplitArrays]:
         found = {}
         for number, name in enumerate(SPLIT_NAMES):
@@ -100,52 +90,21 @@ class RowEncoding:
                 continue
             is_all = len(chosen) == len(split)
             plain = {key: array if is_all else array[chosen] for key, array in whole.items()}
-            found[name] = self._with_sequences(plain, inputs, chosen)
+            found[name] = self._with_sequences(plain, encoded, chosen)
         return found
 
     def _with_sequences(
-        self, plain: dict[str, np.ndarray], inputs: Inputs, chosen: np.ndarray
+        self, plain: dict[str, np.ndarray], encoded: KeptArrays, chosen: np.ndarray
     ) -> SplitArrays:
         """The arrays of some rows, with those of the sequence fields."""
-        rows, ragged = torch.from_numpy(chosen), {}
+        ragged = {}
         for k, (ids, lengths) in enumerate(
-            zip(inputs.sequence_ids, inputs.sequence_lengths, strict=True)
+            zip(encoded.sequence_ids, encoded.sequence_lengths, strict=True)
         ):
-            counts = lengths[rows].numpy().astype(np.int32)
-            if isinstance(ids, Ragged):
-                flat = ids.flat(rows).numpy().astype(self._sequence)
-                ragged[f"sequence{k}"] = RaggedIds(flat, counts)
+            counts = lengths[chosen].astype(np.int32)
+            if isinstance(ids, FlatLists):
+                ragged[f"sequence{k}"] = RaggedIds(ids.of(chosen).astype(self._sequence), counts)
             else:
-                plain[f"sequence{k}_ids"] = ids[rows].numpy().astype(self._sequence)
+                plain[f"sequence{k}_ids"] = ids[chosen].astype(self._sequence)
                 plain[f"sequence{k}_lengths"] = counts
         return SplitArrays(plain, ragged)
-
-
-def read_ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The same items, made by another thread while the caller works on earlier ones."""
-    remaining = iter(items)
-    with ThreadPoolExecutor(1) as pool:
-        pending: deque[Future[list[T]]] = deque()
-        for _ in range(depth):
-            pending.append(pool.submit(_next_of, remaining))
-        while item := pending.popleft().result():
-            pending.append(pool.submit(_next_of, remaining))
-            yield item[0]
-
-
-def _next_of(items: Iterator[T]) -> list[T]:
-    """The next item alone in a list, which is empty at the end."""
-    return list(islice(items, 1))
-
-
-def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """The function's results in the order of the items, computed by as many threads as cores."""
-    workers = min(_MAX_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[R]] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from deepfm.data.batch import Inputs
 from deepfm.data.encoding.cells import A_TIME, where
 from deepfm.data.files.columns import is_text, named_in_errors
 from deepfm.data.files.rows import Rows
@@ -12,7 +11,7 @@ from deepfm.data.labels import group_ids
 from deepfm.data.options import TableConfig
 from deepfm.data.schema import ITEMS, DatasetSchema
 from deepfm.data.sources.tables import id_field
-from deepfm.data.splits import Times
+from deepfm.data.split_times import Times
 from deepfm.data.store.arrays import id_type
 
 NOBODY = 0  # as `group_ids` has it
@@ -25,13 +24,17 @@ class TimesOfRows:
         column: The raw column.
         expected: What must stand in it, for an error.
 
+    Args:
+        column: The raw column.
+        are_dates: As `Times` takes it.
+
     NOTE[DIFF]: texts of one second are one time here; where all rows are in memory, fractions of
     a second order them.
     """
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, are_dates: bool | None) -> None:
         self.column, self.expected = column, A_TIME
-        self._times = Times()
+        self._times = Times(are_dates)
 
     def read(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Times (N,) float64, NaN where there is none, and what cannot be read, (N,) bool.
@@ -76,7 +79,7 @@ class HistoryRecords:
         self,
         rows: pa.Table,
         kept: np.ndarray,
-        inputs: Inputs,
+        sparse: np.ndarray,
         *,
         time: np.ndarray,
         row: np.ndarray,
@@ -88,12 +91,13 @@ class HistoryRecords:
         Args:
             rows: Raw columns, N rows.
             kept: Which of them the arguments below are of, (M,) int64.
+            sparse: Their ids, (M, F_sparse) int64.
         """
         found = np.zeros(len(kept), self.dtype)
         found["user"] = group_ids(rows, [self._user])[kept, 0].view(np.uint64)
         found["time"], found["row"], found["split"] = time, row, split
         found["positive"] = (label if label.ndim == 1 else label[:, 0]) > 0
-        found["items"] = inputs.sparse.numpy()[:, self._sources]
+        found["items"] = sparse[:, self._sources]
         return found
 
     def _record_type(self, schema: DatasetSchema) -> np.dtype[np.void]:

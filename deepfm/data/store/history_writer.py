@@ -52,11 +52,14 @@ class HistoryWriter:
         folder: Where the records are kept meanwhile.
         dtype: Of the records, as `HistoryRecords` makes them.
         history: What a row sees.
+
+    Attributes:
+        dtype: As given.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[np.void], history: HistoryConfig) -> None:
         self._history = history
-        self._dtype = dtype
+        self.dtype = dtype
         self._rows = ExternalSort(folder, dtype, ("user", "time", "row"))
         self._ranges = ExternalSort(folder, _RANGE, ("row",))
         self._without = 0
@@ -76,7 +79,7 @@ class HistoryWriter:
         )
         held_out = HistoryPass(max_length=1, ties_in_order=True)  # to see if training rows see any
         users, seen = EventCounts(), Counter[str]()
-        self._append_events(out, np.zeros(0, self._dtype))  # so that there are files in any case
+        self._append_events(out, np.zeros(0, self.dtype))  # so that there are files in any case
         for records in self._rows.blocks():
             is_event, trains = records["positive"], records["split"] == SPLIT_NAMES.index("train")
             if self._history.until == "split":

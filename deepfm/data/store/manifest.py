@@ -4,18 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from deepfm.data.store.checks import damaged
+from deepfm.data.store.versions import FORMAT_VERSION, READ_ALIKE, hash_plain
 from deepfm.errors import DataError
 from deepfm.utils.io import atomic_write_bytes
-
-FORMAT_VERSION = 2  # 1 had no checksums, and groups by empty texts
-
-
-def hash_plain(plain: object) -> str:
-    """16 hexadecimal digits."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(plain, sort_keys=True).encode())
 
 
 def write_manifest(path: Path, content: dict[str, Any]) -> None:
@@ -48,7 +40,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     version = manifest.get("format_version")
     if version == 1:
         return manifest
-    if version != FORMAT_VERSION:
+    if version not in READ_ALIKE:
         raise damaged(file, f"no store of this release (format {version!r})")
     if manifest.pop("checksum", None) != hash_plain(manifest):
         raise damaged(file, "damaged (another checksum)")

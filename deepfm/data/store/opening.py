@@ -12,15 +12,16 @@ import torch
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import Fingerprint
-from deepfm.data.options import DataConfig, TableConfig
+from deepfm.data.options import DataConfig
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
-from deepfm.data.store.checks import damaged, digest_of
+from deepfm.data.store.checks import damaged
 from deepfm.data.store.datasets import SharedEvents, open_events, open_split
 from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
-from deepfm.errors import ConfigError
+from deepfm.data.store.sums import digest_of
+from deepfm.data.store.table_rows import declared_table
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.places import path_of
 
@@ -50,17 +51,6 @@ class Store(NamedTuple):
     summary: dict[str, Any]
     fingerprint: Fingerprint | None = None
     events: SharedEvents | None = None
-
-
-def declared_table(data: DataConfig) -> TableConfig:
-    """The table of a config that has one.
-
-    Raises:
-        ConfigError: It has none.
-    """
-    if data.table is None:
-        raise ConfigError("no table is declared", key="data.table")
-    return data.table
 
 
 def open_store(
@@ -107,7 +97,7 @@ def _opened(
     path: Path, manifest: dict[str, Any], schema: DatasetSchema, *, check_all: bool
 ) -> tuple[Encoders, dict[str, TabularDataset], SharedEvents | None]:
     try:
-        encoders = _read_encoders(path / "encoders.pt", manifest.get("encoders_checksum"), schema)
+        encoders = read_encoders(path / "encoders.pt", manifest.get("encoders_checksum"), schema)
         fitted, events = encoders.schema, None
         if fitted.built_fields:
             shared = manifest["event_arrays"]
@@ -121,7 +111,15 @@ def _opened(
     return encoders, parts, events
 
 
-def _read_encoders(path: Path, checksum: str | None, schema: DatasetSchema) -> Encoders:
+def read_encoders(path: Path, checksum: str | None, schema: DatasetSchema) -> Encoders:
+    """Fitted encoders in a file.
+
+    Args:
+        checksum: Of the file; None: of an older store.
+
+    Raises:
+        DamagedStore: The file cannot be read, or is not what was written.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,15 +1,14 @@
 """The raw rows of a declared table, each with its split and labels, as a stream."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from deepfm.data.files.columns import named_in_errors
-from deepfm.data.files.read import read_rows
+from deepfm.data.files.read import column_names, read_parts
 from deepfm.data.files.rows import Rows
 from deepfm.data.labels import LabelRule, refuse_bad
 from deepfm.data.options import TableConfig
@@ -18,9 +17,10 @@ from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.splits import Placed, RowsToSplit, StreamedSplit
 from deepfm.data.store.history_records import TimesOfRows
-from deepfm.utils.logging import LOGGER
+from deepfm.data.store.shares import Share, SharePart, by_role
 from deepfm.utils.places import AnyPath
-from deepfm.utils.progress import ProgressBar
+from deepfm.utils.processes import Report
+from deepfm.utils.threads import Threads
 
 BLOCK_SIZE = 16 << 20  # bytes of text that are encoded at once
 
@@ -35,6 +35,7 @@ class DividedRows(NamedTuple):
         label: (N,) float32, or (N, T) of several labels.
         bad: Bad values by column, of the columns that are no field's.
         time: Of each row, NaN where it has none, (N,) float64; None where nobody asks.
+        done: How many bytes of the stream are behind it, about.
     """
 
     rows: Rows
@@ -43,22 +44,28 @@ class DividedRows(NamedTuple):
     label: np.ndarray
     bad: Counter[str]
     time: np.ndarray | None = None
+    done: float = 0.0
 
 
 class RowStream:
-    """The raw rows of a table, each with its split and labels; can be gone through repeatedly.
+    """The raw rows of a share of a table, each with its split and labels.
+
+    It can be gone through repeatedly.
 
     Args:
         table: What is declared.
         schema: Of the table.
-        files: By role: the files of rows.
+        files: By role: all files of rows.
         sides: The tables of users and items.
         labels: The rule of each label, by name.
-        split: How rows are divided; it looks at all rows here, if it has to.
+        split: How rows are divided; where it looks at them first, `survey` comes before all else.
+        share: The rows.
+        are_dates: What the times of all rows are, as `Times` takes it.
+        threads: That parse.
 
     Attributes:
         rows: How many rows there are, known after the first time.
-        files: As given.
+        split: As given.
     """
 
     def __init__(
@@ -69,54 +76,64 @@ class RowStream:
         sides: SideTables,
         labels: Mapping[str, LabelRule],
         split: StreamedSplit,
+        share: Share,
+        *,
+        are_dates: bool | None,
+        threads: Threads,
     ) -> None:
         self.rows = 0
-        self.files = dict(files)
+        self._files, self._parts, self._before = files, by_role(share.parts), share.before
+        self._threads = threads
         self._table, self._schema, self._sides = table, schema, sides
         self._labels = tuple(labels.values())
-        self._split = split
-        self._times = None if table.history is None else TimesOfRows(str(table.time_column))
+        self.split = split
+        self._times = None
+        if table.history is not None:
+            self._times = TimesOfRows(str(table.time_column), are_dates)
+        split.know_times(are_dates)
         self._columns = self._needed_columns()
-        if split.surveyed or split.surveys_classes:
-            self._survey()
 
     def __iter__(self) -> Iterator[DividedRows]:
-        self._split.restart()
-        first = 0
-        for role in self.files:
-            for rows in self._read(self._columns, role):
-                rows = rows._replace(table=self._sides.complete(self._schema, rows.table))
+        self.split.restart()
+        first, behind = self._before, 0.0
+        for role, parts in self._parts.items():
+            for rows, done in _with_bytes(self._read(self._columns, role), parts, behind):
+                completed = self._sides.complete(self._schema, rows.table)
+                rows = rows._replace(table=completed, before=first)
                 label, bad = self._read_labels(rows)
                 time = self._read_times(rows, bad)
-                placed = self._split.divide(self._to_split(rows, role, first, label, bad))
+                placed = self.split.divide(self._to_split(rows, role, first, label, bad))
                 self._refuse_unplaced(rows, placed)
                 if placed.bad is not None:
-                    bad = bad | dict.fromkeys(self._split.columns, placed.bad)
+                    bad = bad | dict.fromkeys(self.split.columns, placed.bad)
                 split, counts = placed.split, Counter[str]()
                 for column, mask in bad.items():
                     if mask.any():
                         counts[column] += int(mask.sum())
                         split = np.where(mask, -1, split)
-                yield DividedRows(rows, first, split, label, counts, time)
+                yield DividedRows(rows, first, split, label, counts, time, done)
                 first += len(label)
-        self.rows = first
+            behind += sum(part.size for part in parts)
+        self.rows = first - self._before
 
-    def _survey(self) -> None:
+    def survey(self, report: Report) -> None:
         """Let the split look at all rows, of which only the columns that it needs are read."""
-        columns = list(self._split.surveyed)
-        if self._split.surveys_classes:
+        columns = list(self.split.surveyed)
+        if self.split.surveys_classes:
             columns.append(self._labels[0].column)
-        first = 0
-        for role in self.files:
-            for rows in self._read(columns, role):
+        first, behind = self._before, 0.0
+        for role, parts in self._parts.items():
+            for rows, done in _with_bytes(self._read(columns, role), parts, behind):
                 label: np.ndarray = np.zeros(len(rows.table), np.float32)
                 bad: dict[str, np.ndarray] = {}
-                if self._split.surveys_classes:
+                if self.split.surveys_classes:
                     label, bad = self._read_labels(rows, self._labels[:1])
                 to_split = self._to_split(rows, role, first, label, bad)
-                unread = self._split.survey(to_split)
+                unread = self.split.survey(to_split)
                 self._refuse_unplaced(rows, Placed(to_split.numbers, unread))
                 first += len(label)
+                report(done, first - self._before)
+            behind += sum(part.size for part in parts)
 
     def _to_split(
         self,
@@ -135,8 +152,8 @@ class RowStream:
         return RowsToSplit(rows.table, role, numbers, classes)
 
     def _refuse_unplaced(self, rows: Rows, placed: Placed) -> None:
-        for column in self._split.columns if placed.bad is not None else ():
-            refuse_unless_dropped(self._table, rows, column, placed.bad, self._split.expected)
+        for column in self.split.columns if placed.bad is not None else ():
+            refuse_unless_dropped(self._table, rows, column, placed.bad, self.split.expected)
 
     def _needed_columns(self) -> list[str]:
         """The columns to read from the files of rows: not those that only a side table has."""
@@ -144,18 +161,25 @@ class RowStream:
         wanted = [name for field in self._schema.fields.values() for name in field.raw_columns]
         wanted += [rule.column for rule in self._labels]
         wanted += [table.sample_weight] if table.sample_weight is not None else []
-        wanted += [*table.group_columns, *self._split.columns]
+        wanted += [*table.group_columns, *self.split.columns]
         wanted += [] if self._times is None else [self._times.column]
         wanted = list(dict.fromkeys(wanted))
         looked_up = self._sides.column_names
         if looked_up & set(wanted):
-            present = next(self._read(None, next(iter(self.files)))).table.column_names
+            first = next(iter(self._files.values()))[0]
+            present = column_names(first, tabular.text_options(self._table))
             wanted = [name for name in wanted if name in present or name not in looked_up]
         return wanted
 
-    def _read(self, columns: list[str] | None, role: str) -> Iterator[Rows]:
-        options = tabular.text_options(self._table)
-        return read_rows(self.files[role], **options, only=columns, block_size=BLOCK_SIZE)
+    def _read(self, columns: list[str], role: str) -> Iterator[Rows]:
+        return read_parts(
+            [some.part for some in self._parts[role]],
+            tabular.text_options(self._table),
+            like=self._files[role][0],
+            only=columns,
+            block_size=BLOCK_SIZE,
+            run=lambda blocks: self._threads.map(_called, blocks),
+        )
 
     def _read_labels(
         self, rows: Rows, rules: tuple[LabelRule, ...] | None = None
@@ -184,6 +208,31 @@ class RowStream:
         return time
 
 
+def _called(block: Callable[[], Rows]) -> Rows:
+    return block()
+
+
+def _with_bytes(
+    read: Iterable[Rows], parts: Sequence[SharePart], behind: float
+) -> Iterator[tuple[Rows, float]]:
+    """The rows of some parts, with how many bytes of all parts are read by then."""
+    number, path = -1, None
+    for rows in read:
+        if rows.path != path:
+            behind += parts[number].size if number >= 0 else 0.0
+            number, path = min(number + 1, len(parts) - 1), rows.path
+        yield rows, behind + parts[number].size * rows.done
+
+
+def reported(stream: RowStream, report: Report) -> Iterator[DividedRows]:
+    """The rows of a stream; what comes before each batch is reported."""
+    rows = 0
+    for batch in stream:
+        rows += len(batch.split)
+        report(batch.done, rows)
+        yield batch
+
+
 def refuse_unless_dropped(
     table: TableConfig,
     rows: Rows,
@@ -207,42 +256,6 @@ def refuse_unless_dropped(
             lambda index: rows.place(index)._replace(column=column),
             remedy,
         )
-
-
-class PassOverRows:
-    """One time through all rows: a bar while it runs, a log line when it is done."""
-
-    def __init__(self, title: str, stream: RowStream) -> None:
-        self._title, self._stream = title, stream
-        paths = [path for paths in stream.files.values() for path in paths]
-        self._sizes = [path.stat().st_size for path in paths]
-        self._bar = ProgressBar(title, total=100)
-
-    def rows(self) -> Iterator[DividedRows]:
-        """The stream's rows, as they are counted."""
-        count, before, path = 0, 0, None
-        for some in self._stream:
-            if some.rows.path != path:
-                before, path = before + (path is not None), some.rows.path
-            count += len(some.split)
-            if self._bar.due():
-                done = sum(self._sizes[:before]) + self._sizes[before] * some.rows.done
-                self._bar.show(int(100 * done / max(sum(self._sizes), 1)), self._speed(count))
-            yield some
-
-    def _speed(self, rows: int) -> str:
-        return f"{rows:,} rows, {rows / (time.perf_counter() - self._start):,.0f} rows/s"
-
-    def __enter__(self) -> "PassOverRows":
-        self._start = time.perf_counter()
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._bar.__exit__(kind, *error)
-        if kind is None:
-            seconds = time.perf_counter() - self._start
-            LOGGER.info(f"{self._title}: {self._speed(self._stream.rows)}, {seconds:.1f} s")
 
 
 def training_rows(batches: Iterable[DividedRows]) -> Iterator[pa.Table | Rows]:

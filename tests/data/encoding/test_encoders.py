@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepfm.data.encoding import encoders as module
+from deepfm.data.encoding import learning as module
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.sequences import LONGEST_LIST
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
@@ -28,6 +28,7 @@ class Rows(NamedTuple):
     table: pa.Table
     path: Path = Path("train.tsv")
     first: int = 2
+    before: int | None = None
 
     def place(self, index):
         return Place(file=str(self.path), line=self.first + index)

@@ -17,13 +17,13 @@ from deepfm.data.encoding.ids import (
     DeclaredVocabulary,
     HashBuckets,
     Quantiles,
-    QuantileSample,
     Vocabulary,
-    VocabularyCounter,
     plain,
-    splitmix64,
 )
-from deepfm.data.encoding.numbers import MOMENTS_BLOCK, Scaler, SeenNumbers
+from deepfm.data.encoding.kinds import NumbersOfRows
+from deepfm.data.encoding.learnt import QuantileSample, VocabularyCounter, splitmix64
+from deepfm.data.encoding.moments import MOMENTS_BLOCK
+from deepfm.data.encoding.numbers import Scaler, SeenNumbers
 from deepfm.data.encoding.scales import FLOAT32_MAX, SCALES
 from deepfm.data.encoding.sequences import pad, with_values
 from deepfm.data.encoding.words import WordIds
@@ -37,7 +37,7 @@ def vocabulary(values, kind=None, **options):
     counter = VocabularyCounter()
     array = plain(pa.array(values, kind))
     counter.add(array, np.ones(len(array), np.int64))
-    return VocabularyCounter.finish([counter], field.min_count)
+    return Vocabulary.fitted([field], [counter])
 
 
 def through_a_file(encoder):
@@ -156,7 +156,7 @@ def test_counts_do_not_depend_on_the_batches(batches, min_count):
     counter = VocabularyCounter()
     for batch in batches:
         counter.add(plain(pa.array(batch, pa.string())), np.ones(len(batch), np.int64))
-    found = VocabularyCounter.finish([counter], field.min_count).values.to_pylist()
+    found = VocabularyCounter.finish([counter], field.min_count).to_pylist()
     counts = Counter(value for batch in batches for value in batch if value is not None)
     assert found == sorted(value for value, count in counts.items() if count >= min_count)
 
@@ -168,7 +168,7 @@ def test_partial_counts_are_merged_on_the_way():
     for _ in range(8):
         counter.add(batch, np.ones(len(batch), np.int64))
         assert sum(map(len, counter._parts)) <= 3 * len(batch)
-    assert VocabularyCounter.finish([counter], field.min_count).values.equals(batch)
+    assert VocabularyCounter.finish([counter], field.min_count).equals(batch)
 
 
 def test_a_joint_vocabulary_counts_both_fields():
@@ -177,7 +177,7 @@ def test_a_joint_vocabulary_counts_both_fields():
     counters[0].add(pa.array([1, 2]), np.array([1, 2]))
     counters[1].add(pa.array(["1", "3", "x"], pa.large_string()), np.array([1, 1, 2]))
     joint = VocabularyCounter.finish(counters, field.min_count)
-    assert joint.values.to_pylist() == ["1", "2", "x"]
+    assert joint.to_pylist() == ["1", "2", "x"]
 
 
 def test_a_vocabulary_of_a_million_is_stored_as_bytes():
@@ -268,9 +268,9 @@ def quantile_edges(numbers, count):
 def test_quantile_buckets(numbers, count):
     field = FieldSchema("f", FeatureType.SPARSE, quantiles=count)
     sample = QuantileSample(0)
-    for number in numbers:
-        sample.add(np.array([number]))
-    encoder = QuantileSample.finish([sample], field.quantiles)
+    for place, number in enumerate(numbers):
+        sample.add(NumbersOfRows(np.array([number]), np.array([place])))
+    encoder = Quantiles.fitted([field], [sample])
     edges = quantile_edges(numbers, count)
     assert encoder.edges.tolist() == edges
     ids = encoder.encode(np.array([*numbers, math.nan])).tolist()
@@ -286,7 +286,7 @@ def test_an_edge_belongs_to_the_bucket_below():
 
 def test_quantiles_of_nothing_are_one_bucket():
     field = FieldSchema("f", FeatureType.SPARSE, quantiles=4)
-    encoder = QuantileSample.finish([QuantileSample(0)], field.quantiles)
+    encoder = Quantiles.fitted([field], [QuantileSample(0)])
     assert encoder.encode(np.array([math.nan, 5.0])).tolist() == [0, 1]
     assert encoder.vocabulary_size == 2
 
@@ -297,10 +297,10 @@ def test_a_sample_does_not_depend_on_the_batches_and_is_fair():
     edges = []
     for batches in (1, 7, 400):
         sample = QuantileSample(0, size=1000)
-        for part in np.array_split(numbers, batches):
-            sample.add(part)
+        for part in np.array_split(np.arange(20_000), batches):
+            sample.add(NumbersOfRows(numbers[part], part))
         assert sum(map(len, sample._numbers)) <= 2000
-        edges.append(QuantileSample.finish([sample], field.quantiles).edges)
+        edges.append(QuantileSample.finish([sample], field.quantiles))
     np.testing.assert_array_equal(edges[0], edges[1])
     np.testing.assert_array_equal(edges[0], edges[2])
     # 1000 of 20000: a decile's standard error is below 320
@@ -323,8 +323,9 @@ NUMBERS = st.lists(
 def scaler(numbers, scale, missing="zero", batches=1, **options):
     field = FieldSchema("f", FeatureType.DENSE, scale=scale, missing=missing, **options)
     seen = SeenNumbers(field, 0)
-    for part in np.array_split(np.array(numbers, np.float64), batches):
-        seen.add(part)
+    numbers = np.array(numbers, np.float64)
+    for part in np.array_split(np.arange(len(numbers)), batches):
+        seen.add(NumbersOfRows(numbers[part], part))
     return Scaler.fitted([field], [seen])
 
 

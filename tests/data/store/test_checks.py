@@ -9,9 +9,10 @@ import torch
 from deepfm import experiment
 from deepfm.cli import main
 from deepfm.data.sources import tabular
-from deepfm.data.store import checks, opening, prepare
-from deepfm.data.store.checks import BlockChecks, BlockSums, DamagedStore, digest_of
+from deepfm.data.store import opening, prepare, sums
+from deepfm.data.store.checks import BlockChecks, DamagedStore
 from deepfm.data.store.prepare import open_store
+from deepfm.data.store.sums import BlockSums, digest_of
 from deepfm.errors import DataError
 from tests.data.store.test_store import FIELDS, config, made, rows, write_table
 
@@ -25,7 +26,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 256 bytes, compared as they are read."""
-    monkeypatch.setattr(checks, "BLOCK", 256)
+    monkeypatch.setattr(sums, "BLOCK", 256)
     monkeypatch.setattr(opening, "CHECKED_AT_ONCE", 0)
 
 
@@ -93,7 +94,7 @@ def test_zeros_in_a_store_make_it_anew_with_a_warning(folder, caplog):
 
 
 def test_rows_that_are_written_while_they_are_read_make_no_store(folder, monkeypatch):
-    used, real = config(folder), prepare._build
+    used, real = config(folder), prepare.build
 
     def build(*arguments):
         made = real(*arguments)
@@ -101,7 +102,7 @@ def test_rows_that_are_written_while_they_are_read_make_no_store(folder, monkeyp
             file.write((folder / "rows.csv").read_text().splitlines()[-1] + "\n")
         return made
 
-    monkeypatch.setattr(prepare, "_build", build)
+    monkeypatch.setattr(prepare, "build", build)
     with pytest.raises(DataError, match=r"rows\.csv: changed while it was read; start again"):
         experiment.prepare_data(used)
     assert not [path for path in (folder / "stores").iterdir() if path.is_dir()]
@@ -190,11 +191,11 @@ def test_sums_of_blocks_do_not_depend_on_how_they_were_written():
 
 
 def test_a_list_over_many_blocks_is_compared_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "BLOCK", 64)  # 16 elements
+    monkeypatch.setattr(sums, "BLOCK", 64)  # 16 elements
     values = np.arange(1000, dtype=np.int32)
-    sums = BlockSums(64)
-    sums.update(values.data.cast("B"))
-    (tmp_path / "ids.sums").write_bytes(sums.end())
+    written = BlockSums(64)
+    written.update(values.data.cast("B"))
+    (tmp_path / "ids.sums").write_bytes(written.end())
     values[500] += 1
     checksum = digest_of((tmp_path / "ids.sums").read_bytes())
     checked = BlockChecks(tmp_path / "ids.bin", values, checksum)

@@ -26,7 +26,7 @@ from deepfm.data.load import label_rules
 from deepfm.data.sources import tabular
 from deepfm.data.split_parts import RandomSplit
 from deepfm.data.store import arrays, stream
-from deepfm.data.store import prepare as store
+from deepfm.data.store.build import digest_of_encoders
 from deepfm.data.store.prepare import Store, open_store, prepare
 from deepfm.errors import CheckpointError, ConfigError, DataError, DeepFMError
 from deepfm.experiment import load_data
@@ -171,7 +171,7 @@ def test_a_store_holds_what_the_encoders_give_bit_for_bit(folder, monkeypatch):
         np.testing.assert_array_equal(batch.weight, weight[part.row])
     train = raw.take(found.parts["train"].row)
     again = Encoders.fit(tabular.schema(used.data.table), train)
-    assert store._digest(found.encoders) == store._digest(again)
+    assert digest_of_encoders(found.encoders) == digest_of_encoders(again)
     assert found.encoders.schema == again.schema
     assert found.summary == {
         "rows": {part: len(rows) for part, rows in found.parts.items()},
@@ -410,7 +410,7 @@ def test_encoders_grow_from_others(folder):
     plain = made(config(folder))
     assert path != plain.path
     want = plain.encoders.grown_from(base)
-    assert store._digest(grown.encoders) == store._digest(want)
+    assert digest_of_encoders(grown.encoders) == digest_of_encoders(want)
     assert prepare(data, schema, grown.encoders) == path  # as a resumed run asks for it
 
 

@@ -1,0 +1,155 @@
+"""What is learnt of the training split for ids: which values there are, and a sample of numbers.
+
+An accumulator sees the training split batch by batch. What it keeps grows with the distinct values,
+never with the rows, and what it finds depends neither on how the rows were cut into batches nor on
+how they were shared out: its `state` holds all that another one needs to `merge` it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deepfm.data.encoding.cells import as_text
+from deepfm.data.encoding.kinds import NumbersOfRows, State, TrainingValues
+from deepfm.data.order import mix
+
+SAMPLE = 1 << 20  # numbers that quantiles are taken of, if there are more
+COUNTER_SLACK = 1 << 16  # counts that may wait before they are merged, at least
+
+
+class VocabularyCounter:
+    """Counts categorical values; partial counts are merged when they have doubled."""
+
+    def __init__(self) -> None:
+        self._parts: list[pa.Table] = []
+        self._waiting = 0
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(*values.counted())
+
+    def add(self, values: pa.Array, counts: np.ndarray) -> None:
+        """Count values as `plain` gives them, each with its number of rows; nulls are left out."""
+        table = pa.table({"value": values, "count": counts})
+        if values.null_count:
+            table = table.filter(values.is_valid())
+        if not len(table):
+            return
+        self._waiting += len(table) if self._parts else 0
+        self._parts.append(table)
+        if self._waiting > max(len(self._parts[0]), COUNTER_SLACK):
+            self._parts = [merged_counts(self._parts)]
+            self._waiting = 0
+
+    def state(self) -> State:
+        if not self._parts:
+            return {}
+        table = merged_counts(self._parts)
+        return {name: table[name].combine_chunks() for name in table.column_names}
+
+    def merge(self, state: State) -> None:
+        if state:
+            self.add(state["value"], state["count"].to_numpy())
+
+    @staticmethod
+    def finish(counters: Iterable["VocabularyCounter"], min_count: int) -> pa.Array:
+        """All values that were counted `min_count` times or more, sorted."""
+        parts = [part for counter in counters for part in counter._parts]
+        if not parts:
+            return pa.array([], pa.large_string())
+        table = merged_counts(parts)
+        if min_count > 1:
+            table = table.filter(pc.greater_equal(table["count"], min_count))
+        values = table["value"].combine_chunks()
+        return values.take(pc.sort_indices(values))
+
+
+def merged_counts(parts: list[pa.Table]) -> pa.Table:
+    """One row per distinct value, in no particular order; values of unequal types become text."""
+    if len({part["value"].type for part in parts}) > 1:
+        texts = [pa.chunked_array([as_text(part["value"].combine_chunks())]) for part in parts]
+        parts = [part.set_column(0, "value", text) for part, text in zip(parts, texts, strict=True)]
+    table = pa.concat_tables(parts).combine_chunks()
+    encoded = table["value"].combine_chunks().dictionary_encode()
+    counts = np.bincount(encoded.indices.to_numpy(), table["count"].to_numpy())  # exact to 2^53
+    return pa.table({"value": encoded.dictionary, "count": counts.astype(np.int64)})
+
+
+class QuantileSample:
+    """Keeps numbers for their quantiles: all of up to 2^20, else a uniform sample of that size.
+
+    The sample is the numbers whose places have the smallest hashes, so it is always the same one.
+
+    Args:
+        position: Of the field in its schema: the places of fields that share buckets are different
+            ones.
+        size: Of the sample.
+    """
+
+    def __init__(self, position: int, size: int = SAMPLE) -> None:
+        self._first = position << 40
+        self._size = size
+        self._hashes: list[np.ndarray] = []
+        self._numbers: list[np.ndarray] = []
+
+    def learn(self, values: TrainingValues) -> None:
+        self.add(values.numbers())
+
+    def add(self, found: NumbersOfRows) -> None:
+        places = found.places.astype(np.uint64) + np.uint64(self._first)
+        self._append(splitmix64(places), found.numbers)
+
+    def state(self) -> State:
+        self._cut()
+        return {"hash": pa.array(self._hashes[0]), "number": pa.array(self._numbers[0])}
+
+    def merge(self, state: State) -> None:
+        self._append(state["hash"].to_numpy(), state["number"].to_numpy())
+
+    def _append(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
+        self._hashes.append(hashes)
+        self._numbers.append(numbers)
+        if sum(map(len, self._hashes)) > 2 * self._size:
+            self._cut()
+
+    def _cut(self) -> None:
+        hashes = np.concatenate([np.zeros(0, np.uint64), *self._hashes])
+        numbers = np.concatenate([np.zeros(0), *self._numbers])
+        if len(hashes) > self._size:
+            smallest = np.argpartition(hashes, self._size)[: self._size]
+            hashes, numbers = hashes[smallest], numbers[smallest]
+        self._hashes, self._numbers = [hashes], [numbers]
+
+    def numbers(self) -> np.ndarray:
+        """The sample, rising."""
+        self._cut()
+        return np.sort(self._numbers[0])
+
+    @staticmethod
+    def finish(samples: Sequence["QuantileSample"], count: int) -> np.ndarray:
+        """The edges of at most `count` buckets, rising.
+
+        Edge k is the smallest number that k/n of the rows do not exceed; equal ones merge.
+        """
+        joint = QuantileSample(0, samples[0]._size)
+        for sample in samples:
+            joint._hashes += sample._hashes
+            joint._numbers += sample._numbers
+        numbers = joint.numbers()
+        if not len(numbers):
+            return np.zeros(0)
+        count = min(count, len(numbers))  # as many buckets as numbers: there cannot be more
+        places = -(-np.arange(1, count) * len(numbers) // count) - 1  # ceil(k N / n)-th smallest
+        edges = np.unique(numbers[places])
+        below: np.ndarray = edges[edges < numbers[-1]]  # nothing stands above the largest
+        return below
+
+
+def splitmix64(numbers: np.ndarray) -> np.ndarray:
+    """A hash of uint64 numbers, none of which share one.
+
+    Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014
+    (the generator's output after `number + 1` steps from seed 0).
+    """
+    return mix(numbers * np.uint64(0x9E3779B97F4A7C15))

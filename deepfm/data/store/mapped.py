@@ -1,0 +1,74 @@
+"""The arrays of a store, mapped into memory and compared with their checksums."""
+
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfm.data.store.arrays import ArrayShape
+from deepfm.data.store.checks import BlockChecks, damaged
+
+
+class OpenArrays(NamedTuple):
+    """Arrays of a folder by name, mapped into memory, and the checks of those not yet compared."""
+
+    arrays: dict[str, np.ndarray]
+    later: dict[str, BlockChecks]
+
+
+def open_arrays(
+    folder: Path, shapes: Mapping[str, ArrayShape], whole: Collection[str], *, check_all: bool
+) -> OpenArrays:
+    """The arrays that stand in a folder.
+
+    Args:
+        shapes: As `ArrayWriter.shapes` gave them.
+        whole: Arrays that are read as a whole, and compared with their checksums now.
+        check_all: Compare all checksums now.
+
+    Raises:
+        DamagedStore: A file is missing, has another size, or differs from its checksums.
+    """
+    arrays = {
+        name: _mapped(folder / f"{name}.bin", shape["dtype"], shape["shape"])
+        for name, shape in shapes.items()
+    }
+    later: dict[str, BlockChecks] = {}
+    for name, shape in shapes.items():
+        if "checksum" in shape:
+            checks = BlockChecks(folder / f"{name}.bin", arrays[name], shape["checksum"])
+            if check_all or name in whole:
+                checks.check_all()
+            else:
+                later[name] = checks
+    return OpenArrays(arrays, later)
+
+
+def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """An array of a store, read where it is used.
+
+    Raises:
+        DamagedStore: The file is missing or has another size.
+    """
+    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    try:
+        found = path.stat().st_size
+        if found == expected:
+            if not found:  # an empty file cannot be mapped
+                return np.zeros(shape, dtype)
+            return np.memmap(path, dtype, "r", shape=tuple(shape))
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
+    raise damaged(path, f"expected {expected:,} bytes, found {found:,}")
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A mapped array, which stays where it is."""
+    with warnings.catch_warnings():
+        # Nothing writes to the rows of a data set: batches are copies.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
