@@ -356,6 +356,12 @@ def test_rows_that_have_to_come_in_order_are_not_shared(folder, tmp_path, monkey
         store_of(used, 2, tmp_path / "two")
 
 
+def test_a_worker_needs_no_torch():
+    code = "import sys, deepfm.data.store.share_work; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_there_is_a_worker(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"--workers: expected at least 1, found 0"):
         store_of(config(folder), 0, tmp_path / "stores")
