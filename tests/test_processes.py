@@ -226,6 +226,14 @@ def test_processes_that_were_started_otherwise(tmp_path, monkeypatch, capsys):
     assert "WORLD_SIZE says that there are 3" in capsys.readouterr().err
 
 
+def test_a_variable_of_several_processes_alone_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--config", str(write_config(tmp_path))]) == 2
+    said = capsys.readouterr().err
+    assert "RANK, MASTER_ADDR, MASTER_PORT is not there" in said
+    assert "torchrun" in said
+
+
 def test_large_tables_need_an_optimizer_of_touched_rows(tmp_path):
     config = write_config(
         tmp_path, feature__embedding_dim=None, training__sparse_optimizer=None,

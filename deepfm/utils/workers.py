@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from deepfm.errors import DeepFMError
+from deepfm.errors import ConfigError, DeepFMError, cut
 from deepfm.utils.heartbeat import Heartbeat, end_now
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, quiet
@@ -25,6 +25,8 @@ from deepfm.utils.logging import LOGGER, quiet
 _ALIGNED = 8  # bytes, of each tensor in a message, so that any type can be read there
 # An exchange waits for a process that is busy as long as that lives, which its heartbeat tells.
 _PATIENCE = timedelta(days=7)
+_VARIABLES = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+_LONGEST_REASON = 160
 _CONNECTING = timedelta(minutes=5)  # hosts need not begin at once
 _SILENCE = 60.0  # seconds, as long as no config says another number
 _WORD = 2.0  # seconds in which another process says its error, before this one ends
@@ -210,7 +212,6 @@ class Workers:
         parallel = nn.parallel.DistributedDataParallel
         parallel._set_params_and_buffers_to_ignore_for_model(module, names)
         found = parallel(module, find_unused_parameters=may_be_unused)
-
         found.register_comm_hook(None, lambda _, bucket: _added_up(bucket.buffer()))
         return found
 
@@ -233,7 +234,7 @@ class Workers:
         except RuntimeError as error:  # as torch says whatever happens to a connection
             if self.is_alone:
                 raise
-            reason = str(error).splitlines()[0]
+            reason = cut(str(error).splitlines()[0], _LONGEST_REASON)
             raise DeepFMError(
                 f"another of the {self.world} processes is gone or cannot be reached, so all of "
                 f"them end; train --resume goes on from the last checkpoint ({reason})"
@@ -318,11 +319,17 @@ def workers_of_environment() -> Iterator[Workers]:
     All but the first are quiet, and of an error that several have one speaks.
 
     Raises:
+        ConfigError: A variable is missing.
         DeepFMError: They cannot be connected.
     """
     if started_processes() == 1:
         yield ALONE
         return
+    if missing := [name for name in _VARIABLES if name not in os.environ]:
+        raise ConfigError(
+            f"WORLD_SIZE says that there are {started_processes()} processes, and "
+            f"{', '.join(missing)} is not there: start them by --processes N or torchrun"
+        )
     rank, world = int(os.environ["RANK"]), started_processes()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
