@@ -52,6 +52,7 @@ RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
     "training.checkpoint_every_steps", "training.threads", "training.report", "training.trackers",
     "output_dir", "device", "distributed", "data.auto_download", "data.store_dir", "data.verify",
+    "feature.storage",
 )  # fmt: skip
 # Where files are may change too, if the checkpoint knows their content.
 _PLACES = (
@@ -62,7 +63,7 @@ _PLACES = (
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
-    "feature.embedding_l2_scope", "distributed",
+    "feature.embedding_l2_scope", "feature.storage", "distributed",
 )  # fmt: skip
 WARM_START_TASK_CHANGES = (
     "label", "losses", "weight", "metrics", "train_metrics", "sample_weight", "space",
@@ -110,7 +111,7 @@ class Checkpoint:
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
         self._refuse_misfits()
-        model = build_model(self.encoders.schema, self.config)
+        model = build_model(self.encoders.schema, self._to_use())
         try:
             model.load_state_dict(self.model)
         except RuntimeError as error:
@@ -120,6 +121,11 @@ class Checkpoint:
             ) from None
         return model.eval()
 
+    def _to_use(self) -> ExperimentConfig:
+        """The config of a model that this process holds as a whole, whoever trained it."""
+        feature = replace(self.config.feature, storage="packed")
+        return replace(self.config, model=replace(self.config.model, feature=feature))
+
     def _refuse_misfits(self) -> None:
         """Compare shapes before anything is allocated, which a false config may make any size of.
 
@@ -128,7 +134,7 @@ class Checkpoint:
         """
         try:
             with torch.device("meta"):
-                expected = build_model(self.encoders.schema, self.config).state_dict()
+                expected = build_model(self.encoders.schema, self._to_use()).state_dict()
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint's model cannot be built: {reason}") from None
@@ -355,12 +361,15 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
         CheckpointError: The weights do not fit; the model is as it was.
     """
     check_same_fields(checkpoint.encoders.schema, model.schema)
-    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.logical}
+    stored = model.embedding.tables
+    tables = {f"embedding.tables.{name}.weight": name for name in stored.logical}
     own, saved = model.state_dict(), checkpoint.model
     problems = [f"{name} is missing" for name in own.keys() - saved.keys()]
     problems += [f"{name} is unknown" for name in saved.keys() - own.keys()]
     for name in own.keys() & saved.keys():
         before, after = saved[name].shape, own[name].shape
+        if name in tables:  # of which this process may hold a part
+            after = torch.Size(stored.logical[tables[name]].shape)
         grown = name in tables and before[0] <= after[0] and before[1:] == after[1:]
         if not grown and before != after:
             problems.append(f"{name} has the shape {tuple(before)}, not {tuple(after)}")
@@ -369,8 +378,11 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
             "the checkpoint's weights do not fit the model: " + ", ".join(sorted(problems))
         )
     for name, weight in own.items():
-        known = weight[: len(saved[name])] if name in tables else weight
-        known.copy_(saved[name])
+        if name in tables:
+            known = stored.own_part(tables[name], saved[name])
+            weight[: len(known)].copy_(known)
+        else:
+            weight.copy_(saved[name])
 
 
 class RunDirectory:

@@ -45,6 +45,7 @@ from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import check_losses
 from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device, settle
+from deepfm.training.gathering import whole_state
 from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.threads import settle_threads
@@ -250,21 +251,20 @@ def train(
                 events=data.last_events,
             )
 
-        def save_what_follows(state: TrainingState, is_best: bool) -> None:
-            if not workers.is_first:
-                return
+        def save_what_follows(whole: dict[str, Any], is_best: bool) -> None:
             if is_best:
-                bundle(state.best_model).save(run.best)
-            run.write_history(state.history)
+                bundle(whole["best_model"]).save(run.best)
+            run.write_history(whole["history"])
 
         def save(state: TrainingState, is_best: bool) -> None:
-            if not workers.is_first:
-                return
-            bundle(state.model, dict(vars(state))).save(run.last)
-            save_what_follows(state, is_best)
+            whole = whole_state(state, model, workers)
+            if workers.is_first:
+                bundle(whole["model"], whole).save(run.last)
+                save_what_follows(whole, is_best)
 
-        if checkpoint is not None:  # its process may have been killed before it wrote these
-            save_what_follows(state, bool(state.best_model))
+        if checkpoint is not None and workers.is_first:
+            # Its process may have been killed before it wrote these.
+            save_what_follows(vars(state), bool(state.best_model))
         trainer = Trainer(
             config.training, config.evaluation, seed=config.seed, device=device, workers=workers
         )

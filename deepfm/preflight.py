@@ -73,11 +73,14 @@ def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
     """Refuse a model that is larger than the machine's memory.
 
     What is counted: all weights, the state of their optimizers, gradients of the dense ones, and
-    the inputs of some rows: dense values, and padded sequences with their vectors.
+    the inputs of some rows: dense values, and padded sequences with their vectors. Tables that
+    several processes share out are for their plan to refuse.
 
     Raises:
         ConfigError: Says how much is needed and what would make it less.
     """
+    if config.feature.storage != "packed":
+        return
     training = config.training
     rows = min(training.batch_size, _COUNTED_ROWS)
     of_row = sum(

@@ -32,6 +32,18 @@ class Holder(NamedTuple):
             return value
         return self.tables.part_of(self.table, value)
 
+    def put(self, own: Tensor, value: Tensor, *, of_first_rows: bool = False) -> None:
+        """Put a saved tensor, of the whole table or of what this process held of it, where it
+        belongs in a tensor that is kept for the parameter.
+
+        Args:
+            of_first_rows: Whether it may be of a table that had fewer rows.
+        """
+        part = self.part(own)
+        if self.table is not None and value.shape != part.shape:
+            value = self.tables.own_part(self.table, value)
+        (part[: len(value)] if of_first_rows else part).copy_(value)
+
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: BaseCTRModel) -> Plain:
     """The state as torch writes it, but as if every table were a parameter.
@@ -153,8 +165,7 @@ def _put(
     else:
         if key not in own:
             own[key] = torch.zeros_like(like, requires_grad=False)
-        part = holder.part(own[key])
-        (part[: len(value)] if of_first_rows else part).copy_(value)
+        holder.put(own[key], value, of_first_rows=of_first_rows)
 
 
 def _holders(parameters: Sequence[nn.Parameter], model: BaseCTRModel) -> dict[str, Holder]:
