@@ -46,6 +46,7 @@ from deepfm.utils.io import (
 )
 from deepfm.utils.locks import HeldElsewhere, SoleLock
 from deepfm.utils.places import AnyPath, fetched, path_of
+from deepfm.utils.slices import SlicedTensor, forget_slices, open_slices, put_back
 from deepfm.utils.workers import Workers
 
 RESUMABLE_CHANGES = (
@@ -147,14 +148,18 @@ class Checkpoint:
                     f"expected {shapes[0]}"
                 )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, slices: tuple[str, str] | None = None) -> None:
         """Write atomically.
+
+        Args:
+            slices: The folder beside it that holds tensors which are not here, and the checksum
+                of its manifest.
 
         Raises:
             DeepFMError: The file cannot be written; what was there before is untouched.
         """
         with atomic_writer(path) as file:
-            torch.save(self._content(), file)
+            torch.save(self._content() | ({"slices": slices} if slices else {}), file)
 
     def to_bytes(self) -> bytes:
         """The bytes of its file; `checkpoint_of_bytes` is the inverse."""
@@ -171,7 +176,10 @@ class Checkpoint:
             "users": None if self.users is None else table_to_tensor(self.users),
             "items": None if self.items is None else table_to_tensor(self.items),
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),
-            "model": self.model,
+            "model": {
+                name: weight[:] if isinstance(weight, SlicedTensor) else weight
+                for name, weight in self.model.items()
+            },
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
             "calibration": {task: found.to_plain() for task, found in self.calibration.items()},
@@ -190,7 +198,7 @@ def load_checkpoint(path: str | AnyPath) -> Checkpoint:
     path = path_of(path)
     try:
         with fetched(path) as file:
-            return _checkpoint(file, str(path))
+            return _checkpoint(file, str(path), path.parent if isinstance(path, Path) else None)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -204,7 +212,8 @@ def checkpoint_of_bytes(data: bytes, name: str) -> Checkpoint:
     return _checkpoint(io.BytesIO(data), name)
 
 
-def _checkpoint(file: BinaryIO, path: str) -> Checkpoint:
+def _checkpoint(file: BinaryIO, path: str, folder: Path | None = None) -> Checkpoint:
+    """A checkpoint, with the slices that stand in the folder of its file."""
     content = _read(file, path)
     if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
         raise CheckpointError(f"{path}: not a checkpoint of deepfm")
@@ -214,7 +223,14 @@ def _checkpoint(file: BinaryIO, path: str) -> Checkpoint:
             f"{' and '.join(map(str, READABLE_VERSIONS))}; update deepfm"
         )
     try:
+        if (named := content.get("slices")) is not None:
+            if folder is None:
+                raise CheckpointError(f"{path}: its slices stand in {named[0]}, which is not here")
+            for at, tensor in open_slices(folder / Path(named[0]).name, named[1]):
+                put_back(content, at, tensor)
         return _from_content(content)
+    except CheckpointError:
+        raise
     except Exception as e:  # content of another kind fails in a dozen ways, too
         raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
 
@@ -294,6 +310,8 @@ def _checked_weights(weights: object) -> dict[str, Tensor]:
     if not isinstance(weights, dict):
         raise TypeError(f"expected weights by name, found {shown(weights)}")
     for name, weight in weights.items():
+        if isinstance(name, str) and isinstance(weight, SlicedTensor):
+            continue  # which looks at what it reads
         if not isinstance(name, str) or not isinstance(weight, Tensor):
             raise TypeError(f"expected a weight, found {shown(weight)} as {shown(name)}")
         if weight.is_floating_point() and not weight.sum().isfinite() and not _is_finite(weight):
@@ -538,6 +556,9 @@ class RunDirectory:
             old = () if keep else (*self.files, *self.dropout_ratios.values())
             for file in (*self.path.glob(".*.tmp"), *old):
                 file.unlink(missing_ok=True)
+            if not keep:
+                for file in (self.best, self.last):
+                    forget_slices(file)
         except OSError as error:
             raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)

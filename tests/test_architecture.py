@@ -113,9 +113,10 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
     },
     "model_help": {"errors", "config_help", "models.MODELS", "models.options"},
+    "saving": {"utils", "models", "training", "checkpoint"},
     "experiment": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
-        "checkpoint", "preflight",
+        "checkpoint", "preflight", "saving",
     },
     "held_out": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "checkpoint", "preflight",

@@ -75,9 +75,9 @@ def packed(tmp_path_factory):
     }
 
 
-def case(folder, changes, kind=None):
+def case(folder, changes, kinds=None):
     path = tiny.write_config(folder, **(COMMON | changes))
-    return {"config": str(path), "double": False} | ({"kinds": [kind]} if kind else {})
+    return {"config": str(path), "double": False} | ({"kinds": kinds} if kinds else {})
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -87,7 +87,7 @@ def sharded(request, tmp_path_factory):
         case(
             tmp_path_factory.mktemp("sharded"),
             CASES[name][0] | {"feature__storage": "torchrec"},
-            kind,
+            KINDS if kind is None else (kind,),
         )
         for name, kind in KEYS
     ]

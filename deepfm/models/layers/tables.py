@@ -284,14 +284,21 @@ class Tables(nn.Module, ABC):
                 weight[table.padding_idx] = 0.0
             view.copy_(self.own_part(name, weight))
 
+    def held(self, name: str) -> tuple[slice, slice]:
+        """The rows and columns of a table that are held here: all, unless several processes share
+        it out."""
+        table = self.logical[name]
+        return slice(0, table.rows), slice(0, table.dim)
+
     def own_part(self, name: str, whole: Tensor) -> Tensor:
-        """What is held here of a whole table, or of its first rows: all, unless several processes
-        share it; the same of what an optimizer keeps for it.
+        """What is held here of a whole table, or of its first rows; the same of what an optimizer
+        keeps for it.
 
         Args:
-            whole: (rows, dim), or (rows, 1) of what is kept once per row.
+            whole: (rows, dim), or (rows, 1) of what is kept once per row; any object that gives
+                tensors of rows and columns will do.
         """
-        return whole
+        return whole[self.held(name)]
 
     def gathered(
         self, name: str, own: Tensor, joined: Callable[[Sequence[Tensor]], list[Tensor]]
@@ -359,7 +366,7 @@ class Tables(nn.Module, ABC):
         for (name, table), (key, view) in zip(self.logical.items(), known.items(), strict=True):
             saved = state_dict.get(key, view)
             if saved.shape == view.shape:  # perhaps a part, which this process has held before
-                view.copy_(saved)
+                view.copy_(saved[:])
             elif saved.shape == table.shape:
                 view.copy_(self.own_part(name, saved))
             else:

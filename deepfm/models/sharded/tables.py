@@ -47,8 +47,8 @@ class ShardedTables(LaidOutTables):
     """Embedding tables that the processes of torch's default group share out, by TorchRec's plan.
 
     What a process holds of a table is a rectangle of it, which may be empty: `table[name]`, the
-    entry of `state_dict` and a state that an optimizer keeps are that rectangle. `own_part` cuts
-    it out of a whole table, and `gathered` makes a whole one of all parts.
+    entry of `state_dict` and a state that an optimizer keeps are that rectangle. `held`
+    says which one it is, and `gathered` makes a whole table of all parts.
 
     A lookup is an exchange per width: each process asks for the distinct rows of its batch, whose
     gradients go the same way back. So all processes make equally many lookups. A backward pass
@@ -148,10 +148,11 @@ class ShardedTables(LaidOutTables):
         parameter: nn.Parameter = getattr(self, self._parameters_of[name])
         return parameter
 
-    def own_part(self, name: str, whole: Tensor) -> Tensor:
-        """What this process holds of a whole table, or of its first rows; a view."""
-        own = self.plan[name].of(self._rank)
-        return whole[slice(*own.rows), slice(*own.columns)]
+    def held(self, name: str) -> tuple[slice, slice]:
+        """The rows and columns of a table that this process holds."""
+        own, dim = self.plan[name].of(self._rank), self.logical[name].dim
+        left, right = (min(column, dim) for column in own.columns)
+        return slice(*own.rows), slice(left, right)
 
     def gathered(
         self, name: str, own: Tensor, joined: Callable[[Sequence[Tensor]], list[Tensor]]
