@@ -113,6 +113,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
     },
     "model_help": {"errors", "config_help", "models.MODELS", "models.options"},
+    "table_plan": {"errors", "config", "models", "preflight"},
     "saving": {"utils", "models", "training", "checkpoint"},
     "experiment": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",

@@ -24,6 +24,7 @@ CHANGES = {
     "feature__embedding_dim": 6,
     "training__epochs": EPOCHS,
     "training__checkpoint_every_steps": 5,
+    "training__gradient_clip_scope": "dense",
     "training__early_stopping_patience": None,
     "training__keep": "last",
 }
