@@ -18,12 +18,12 @@ from tests.training.processes import environments
 
 pytestmark = [needs_torchrec, pytest.mark.slow]
 
-EPOCHS = 60
+EPOCHS = 30
 CHANGES = {
     "feature__embedding_l2_reg": 0.0,
     "feature__embedding_dim": 6,
     "training__epochs": EPOCHS,
-    "training__checkpoint_every_steps": 5,
+    "training__checkpoint_every_steps": 9,
     "training__gradient_clip_scope": "dense",
     "training__early_stopping_patience": None,
     "training__keep": "last",

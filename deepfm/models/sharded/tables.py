@@ -258,7 +258,7 @@ class ShardedTables(LaidOutTables):
         raise _no_penalty()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ShardedTables":
-        moved = fn(torch.empty(0))
+        moved = fn(torch.empty(0, dtype=torch.float32))
         if self._collections and (moved.dtype, moved.device.type) != (torch.float32, "cpu"):
             raise ConfigError(
                 f"torchrec keeps tables on the CPU in float32, not as {moved.dtype} on "
