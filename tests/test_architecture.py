@@ -166,7 +166,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "export", "easyrec", "preflight", "config_help",
         "model_help", "models.MODELS", "given_config", "report", "serving", "explore", "tuning",
-        "upload", "commands",
+        "upload", "table_plan", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},
