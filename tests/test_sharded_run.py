@@ -18,7 +18,7 @@ from tests.training.processes import environments
 
 pytestmark = [needs_torchrec, pytest.mark.slow]
 
-EPOCHS = 30
+EPOCHS = 12
 CHANGES = {
     "feature__embedding_l2_reg": 0.0,
     "feature__embedding_dim": 6,
@@ -134,7 +134,9 @@ def test_commands_read_it(interrupted, uninterrupted, tmp_path, capsys):
         target = tmp_path / f"{number}.csv"
         given = ("--checkpoint", path / "best_model.pt", "--input", rows, "--output", target)
         assert main(["predict", *map(str, given)]) == 0
-        written.append([float(line.rpartition(",")[2]) for line in target.open().readlines()[1:]])
+        written.append(
+            [float(line.rpartition(",")[2]) for line in target.read_text().splitlines()[1:]]
+        )
     assert written[1] == pytest.approx(written[0], abs=1e-5)
 
 

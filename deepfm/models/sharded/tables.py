@@ -47,8 +47,8 @@ class ShardedTables(LaidOutTables):
     """Embedding tables that the processes of torch's default group share out, by TorchRec's plan.
 
     What a process holds of a table is a rectangle of it, which may be empty: `table[name]`, the
-    entry of `state_dict` and a state that an optimizer keeps are that rectangle. `held`
-    says which one it is, and `gathered` makes a whole table of all parts.
+    entry of `state_dict` and what an optimizer keeps are that rectangle. `held` says which one it
+    is, and `gathered` makes a whole table of all parts.
 
     A lookup is an exchange per width: each process asks for the distinct rows of its batch, whose
     gradients go the same way back. So all processes make equally many lookups. A backward pass
@@ -108,16 +108,15 @@ class ShardedTables(LaidOutTables):
     def _shard(self, rule: Rule) -> None:
         """Give the tables to kernels of an update rule, width by width, with their weights."""
         before, self._collections = self._collections, []
-        for number, dim in enumerate(sorted({table.dim for table in self.logical.values()})):
+        for dim in sorted({table.dim for table in self.logical.values()}):
             tables = {name: table for name, table in self.logical.items() if table.dim == dim}
+            old = before.pop(0) if before else None  # the one before it is gone now
             made = Collection(tables, self.plan, rank=self._rank, rule=rule)
             for name, weight in made.weights.items():
-                if before:
-                    weight.copy_(before[number].weights[name])
+                if old is not None:
+                    weight.copy_(old.weights[name])
                 self._hold(name, weight)
             self._collections.append(made)
-            if before:
-                before[number].weights.clear()
 
     def _hold(self, name: str, weight: Tensor) -> None:
         """Make a part the parameter of a table; one that there is stays the same object."""
