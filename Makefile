@@ -9,7 +9,7 @@ PAGES := build/docs/pages
 # uv does not read pip's settings; an extra folder of wheels is handed on.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: train test test-slow install lint types format check build docs benchmark attack download-data proto clean
+.PHONY: train test test-slow install install-torchrec lint types format check build docs benchmark attack download-data proto clean
 
 train: $(READY)
 	$(BIN)/python -m deepfm train --config configs/deepfm_movielens.yaml --overwrite
@@ -32,6 +32,10 @@ $(READY): pyproject.toml constraints.txt
 		|| uv pip install --quiet --python $(BIN)/python uv  # a venv made by uv has no pip
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	touch $@
+
+# For feature.storage: torchrec. No extra, because its metadata would bring torch for CUDA.
+install-torchrec: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/torchrec-cpu.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -46,12 +46,14 @@ from deepfm.utils.io import (
 )
 from deepfm.utils.locks import HeldElsewhere, SoleLock
 from deepfm.utils.places import AnyPath, fetched, path_of
+from deepfm.utils.slices import SlicedTensor, forget_slices, open_slices, put_back
 from deepfm.utils.workers import Workers
 
 RESUMABLE_CHANGES = (
     "training.epochs", "training.max_steps", "training.log_every_steps",
     "training.checkpoint_every_steps", "training.threads", "training.report", "training.trackers",
     "output_dir", "device", "distributed", "data.auto_download", "data.store_dir", "data.verify",
+    "feature.storage",
 )  # fmt: skip
 # Where files are may change too, if the checkpoint knows their content.
 _PLACES = (
@@ -62,7 +64,7 @@ _PLACES = (
 WARM_START_CHANGES = (
     "seed", "device", "output_dir", "data", "training", "evaluation", "dnn.dropout",
     "feature.init", "feature.wide_init", "feature.embedding_dims", "feature.embedding_l2_reg",
-    "feature.embedding_l2_scope", "distributed",
+    "feature.embedding_l2_scope", "feature.storage", "distributed",
 )  # fmt: skip
 WARM_START_TASK_CHANGES = (
     "label", "losses", "weight", "metrics", "train_metrics", "sample_weight", "space",
@@ -110,7 +112,7 @@ class Checkpoint:
     def build_model(self) -> BaseCTRModel:
         """The model with its weights, on the CPU, in evaluation mode."""
         self._refuse_misfits()
-        model = build_model(self.encoders.schema, self.config)
+        model = build_model(self.encoders.schema, self._to_use())
         try:
             model.load_state_dict(self.model)
         except RuntimeError as error:
@@ -120,6 +122,11 @@ class Checkpoint:
             ) from None
         return model.eval()
 
+    def _to_use(self) -> ExperimentConfig:
+        """The config of a model that this process holds as a whole, whoever trained it."""
+        feature = replace(self.config.feature, storage="packed")
+        return replace(self.config, model=replace(self.config.model, feature=feature))
+
     def _refuse_misfits(self) -> None:
         """Compare shapes before anything is allocated, which a false config may make any size of.
 
@@ -128,7 +135,7 @@ class Checkpoint:
         """
         try:
             with torch.device("meta"):
-                expected = build_model(self.encoders.schema, self.config).state_dict()
+                expected = build_model(self.encoders.schema, self._to_use()).state_dict()
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint's model cannot be built: {reason}") from None
@@ -141,14 +148,18 @@ class Checkpoint:
                     f"expected {shapes[0]}"
                 )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, slices: tuple[str, str] | None = None) -> None:
         """Write atomically.
+
+        Args:
+            slices: The folder beside it that holds tensors which are not here, and the checksum
+                of its manifest.
 
         Raises:
             DeepFMError: The file cannot be written; what was there before is untouched.
         """
         with atomic_writer(path) as file:
-            torch.save(self._content(), file)
+            torch.save(self._content() | ({"slices": slices} if slices else {}), file)
 
     def to_bytes(self) -> bytes:
         """The bytes of its file; `checkpoint_of_bytes` is the inverse."""
@@ -165,7 +176,10 @@ class Checkpoint:
             "users": None if self.users is None else table_to_tensor(self.users),
             "items": None if self.items is None else table_to_tensor(self.items),
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),
-            "model": self.model,
+            "model": {
+                name: weight[:] if isinstance(weight, SlicedTensor) else weight
+                for name, weight in self.model.items()
+            },
             "training": self.training,
             "fingerprint": None if self.fingerprint is None else self.fingerprint.to_plain(),
             "calibration": {task: found.to_plain() for task, found in self.calibration.items()},
@@ -184,7 +198,7 @@ def load_checkpoint(path: str | AnyPath) -> Checkpoint:
     path = path_of(path)
     try:
         with fetched(path) as file:
-            return _checkpoint(file, str(path))
+            return _checkpoint(file, str(path), path.parent if isinstance(path, Path) else None)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -198,7 +212,8 @@ def checkpoint_of_bytes(data: bytes, name: str) -> Checkpoint:
     return _checkpoint(io.BytesIO(data), name)
 
 
-def _checkpoint(file: BinaryIO, path: str) -> Checkpoint:
+def _checkpoint(file: BinaryIO, path: str, folder: Path | None = None) -> Checkpoint:
+    """A checkpoint, with the slices that stand in the folder of its file."""
     content = _read(file, path)
     if not isinstance(content, dict) or content.get("format") != "deepfm checkpoint":
         raise CheckpointError(f"{path}: not a checkpoint of deepfm")
@@ -208,7 +223,14 @@ def _checkpoint(file: BinaryIO, path: str) -> Checkpoint:
             f"{' and '.join(map(str, READABLE_VERSIONS))}; update deepfm"
         )
     try:
+        if (named := content.get("slices")) is not None:
+            if folder is None:
+                raise CheckpointError(f"{path}: its slices stand in {named[0]}, which is not here")
+            for at, tensor in open_slices(folder / Path(named[0]).name, named[1]):
+                put_back(content, at, tensor)
         return _from_content(content)
+    except CheckpointError:
+        raise
     except Exception as e:  # content of another kind fails in a dozen ways, too
         raise CheckpointError(f"{path}: damaged: {type(e).__name__}: {e}") from None
 
@@ -288,6 +310,8 @@ def _checked_weights(weights: object) -> dict[str, Tensor]:
     if not isinstance(weights, dict):
         raise TypeError(f"expected weights by name, found {shown(weights)}")
     for name, weight in weights.items():
+        if isinstance(name, str) and isinstance(weight, SlicedTensor):
+            continue  # which looks at what it reads
         if not isinstance(name, str) or not isinstance(weight, Tensor):
             raise TypeError(f"expected a weight, found {shown(weight)} as {shown(name)}")
         if weight.is_floating_point() and not weight.sum().isfinite() and not _is_finite(weight):
@@ -355,12 +379,15 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
         CheckpointError: The weights do not fit; the model is as it was.
     """
     check_same_fields(checkpoint.encoders.schema, model.schema)
-    tables = {f"embedding.tables.{name}.weight" for name in model.embedding.tables.logical}
+    stored = model.embedding.tables
+    tables = {f"embedding.tables.{name}.weight": name for name in stored.logical}
     own, saved = model.state_dict(), checkpoint.model
     problems = [f"{name} is missing" for name in own.keys() - saved.keys()]
     problems += [f"{name} is unknown" for name in saved.keys() - own.keys()]
     for name in own.keys() & saved.keys():
         before, after = saved[name].shape, own[name].shape
+        if name in tables:  # of which this process may hold a part
+            after = torch.Size(stored.logical[tables[name]].shape)
         grown = name in tables and before[0] <= after[0] and before[1:] == after[1:]
         if not grown and before != after:
             problems.append(f"{name} has the shape {tuple(before)}, not {tuple(after)}")
@@ -369,8 +396,11 @@ def transfer(model: BaseCTRModel, checkpoint: Checkpoint) -> None:
             "the checkpoint's weights do not fit the model: " + ", ".join(sorted(problems))
         )
     for name, weight in own.items():
-        known = weight[: len(saved[name])] if name in tables else weight
-        known.copy_(saved[name])
+        if name in tables:
+            known = stored.own_part(tables[name], saved[name])
+            weight[: len(known)].copy_(known)
+        else:
+            weight.copy_(saved[name])
 
 
 class RunDirectory:
@@ -526,6 +556,9 @@ class RunDirectory:
             old = () if keep else (*self.files, *self.dropout_ratios.values())
             for file in (*self.path.glob(".*.tmp"), *old):
                 file.unlink(missing_ok=True)
+            if not keep:
+                for file in (self.best, self.last):
+                    forget_slices(file)
         except OSError as error:
             raise DeepFMError(f"{self.path}: cannot be written: {error.strerror}") from None
         text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)

@@ -45,6 +45,7 @@ from deepfm.models.base import BaseCTRModel
 from deepfm.objectives import check_losses
 from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device, settle
+from deepfm.saving import Saver
 from deepfm.training.initial_bias import start_at_base_rate
 from deepfm.training.profiling import Profile, profile
 from deepfm.training.threads import settle_threads
@@ -250,21 +251,9 @@ def train(
                 events=data.last_events,
             )
 
-        def save_what_follows(state: TrainingState, is_best: bool) -> None:
-            if not workers.is_first:
-                return
-            if is_best:
-                bundle(state.best_model).save(run.best)
-            run.write_history(state.history)
-
-        def save(state: TrainingState, is_best: bool) -> None:
-            if not workers.is_first:
-                return
-            bundle(state.model, dict(vars(state))).save(run.last)
-            save_what_follows(state, is_best)
-
-        if checkpoint is not None:  # its process may have been killed before it wrote these
-            save_what_follows(state, bool(state.best_model))
+        saver = Saver(run, bundle, model, workers)
+        if checkpoint is not None:
+            saver.complete(state)
         trainer = Trainer(
             config.training, config.evaluation, seed=config.seed, device=device, workers=workers
         )
@@ -284,7 +273,7 @@ def train(
                 data.valid,
                 state=state,
                 statistics=statistics,
-                save=save,
+                save=saver.save,
                 should_stop=received,
                 log=LOGGER.info,
                 record=told.record,
@@ -323,6 +312,12 @@ def train(
             LOGGER.info(line)
         for name, result in results.items():
             _say(name, result.verdicts)
+        if saver.in_slices:
+            LOGGER.info(f"no page: the tables are larger than one file; deepfm report {run.path}")
+            return metrics
+        if model.embedding.tables.capabilities.only_own_optimizers:  # parts, which others share
+            kept = run.best if run.best.exists() else run.last
+            model = load_checkpoint(kept).build_model()
         afterwards(Finished(run, config, data, model, state.history, results, metrics, used))
         return metrics
 

@@ -73,11 +73,14 @@ def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:
     """Refuse a model that is larger than the machine's memory.
 
     What is counted: all weights, the state of their optimizers, gradients of the dense ones, and
-    the inputs of some rows: dense values, and padded sequences with their vectors.
+    the inputs of some rows: dense values, and padded sequences with their vectors. Tables that
+    several processes share out are for their plan to refuse.
 
     Raises:
         ConfigError: Says how much is needed and what would make it less.
     """
+    if config.feature.storage != "packed":
+        return
     training = config.training
     rows = min(training.batch_size, _COUNTED_ROWS)
     of_row = sum(
@@ -174,8 +177,8 @@ def settle(config: ExperimentConfig, device: torch.device) -> ExperimentConfig:
     return replace(config, **settled)
 
 
-def describe_size(config: ExperimentConfig) -> list[str]:
-    """Lines on how many parameters a model has, counted without allocating or reading anything.
+def schema_of_known_sizes(config: ExperimentConfig) -> DatasetSchema:
+    """The declared schema of a config whose tables have a size without any data.
 
     Raises:
         ConfigError: Settings contradict each other, or rows of a table depend on the data.
@@ -186,6 +189,16 @@ def describe_size(config: ExperimentConfig) -> list[str]:
             raise ConfigError("its rows depend on the data", key=f"data.table.fields.{field.name}")
         if field.dense_embedding == "piecewise":
             raise ConfigError("its bins depend on the data", key=f"data.table.fields.{field.name}")
+    return schema
+
+
+def describe_size(config: ExperimentConfig) -> list[str]:
+    """Lines on how many parameters a model has, counted without allocating or reading anything.
+
+    Raises:
+        ConfigError: As of `schema_of_known_sizes`.
+    """
+    schema = schema_of_known_sizes(config)
     dense, tables, wide = count_parameters(schema, config)
     size = _readable(4 * (dense + tables + wide))  # float32
     return [

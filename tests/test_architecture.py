@@ -113,9 +113,11 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data.schema", "models.MODELS", "models.options",
     },
     "model_help": {"errors", "config_help", "models.MODELS", "models.options"},
+    "table_plan": {"errors", "config", "models", "preflight"},
+    "saving": {"utils", "models", "training", "checkpoint"},
     "experiment": {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
-        "checkpoint", "preflight",
+        "checkpoint", "preflight", "saving",
     },
     "held_out": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "checkpoint", "preflight",
@@ -164,7 +166,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
         "several", "held_out", "calibrate", "export", "easyrec", "preflight", "config_help",
         "model_help", "models.MODELS", "given_config", "report", "serving", "explore", "tuning",
-        "upload", "commands",
+        "upload", "table_plan", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -7,6 +7,7 @@ from deepfm.commands import (
     data,
     explore,
     export,
+    plan,
     reference,
     report,
     serve,
@@ -19,6 +20,7 @@ from deepfm.commands import (
 MODULES = (  # in the order of `--help`
     data,
     training,
+    plan,
     tuning,
     report,
     use,

@@ -118,7 +118,7 @@ def score_tasks(
     with torch.inference_mode(), products_in(precision_of_scoring(model)):
         batches = [
             logits_by_name(scorer(inputs.select(slice(start, min(start + size, rows))).to(device)))
-            for start in starts[workers.part(len(starts))]
+            for start in workers.share(starts)
         ]
     if not batches:
         return {task.name: _no_logits(task, 0) for task in model.tasks}
@@ -220,7 +220,7 @@ def _score_rows(
     valid, model = np.flatnonzero(items >= 0), frozen(model)
     size = _rows_at_once(model.device, batch_size)
     starts = range(0, len(valid), size)
-    for start in starts[workers.part(len(starts))]:
+    for start in workers.share(starts):
         part = valid[start : start + size]
         pairs = inputs.select(torch.from_numpy(part // items.shape[1]))
         catalogue.overwrite(pairs, torch.arange(len(part)), torch.from_numpy(items.ravel()[part]))
@@ -247,12 +247,10 @@ def _score_halves(
     scorer = CatalogueScorer(frozen(model), catalogue, items=distinct, batch_size=size)
     if workers.is_alone:
         return scorer.logits(inputs, items)
+    parts = [slice(start, start + size) for start in range(0, len(items), size)]
+    found = [scorer.logits(inputs.select(p), items[p]) for p in workers.share(parts)]
     counts = _rows_of_batches(workers, len(items), size)
-    count = counts[workers.rank]
-    start = sum(counts[: workers.rank]) if count else 0
-    rows = slice(start, start + max(count, 1))  # without any, the first is scored for its shape
-    found = torch.from_numpy(scorer.logits(inputs.select(rows), items[rows]))
-    return workers.joined([found], counts)[0].numpy()
+    return workers.joined([torch.from_numpy(np.concatenate(found))], counts)[0].numpy()
 
 
 def _rows_at_once(device: torch.device, batch_size: int) -> int:

@@ -4,7 +4,7 @@ Decided here: what a config's groups mean, and what is refused about them. Layer
 with an ArgumentError; here it becomes a ConfigError about the key.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, nearest, problem_of
@@ -14,14 +14,25 @@ from deepfm.models.layers.initializers import INITIALIZERS, initializer_from
 from deepfm.models.layers.options import called
 from deepfm.models.layers.sequences import FIELDS, Encoding, SequenceFields, only_encoded
 from deepfm.models.layers.storage import PackedTables
-from deepfm.models.layers.tables import WIDE, Tables, is_wide, table_name
+from deepfm.models.layers.tables import WIDE, Read, Tables, is_wide, table_name
 from deepfm.models.options import FeatureConfig
 from deepfm.models.sequences import build_encoders, sequences_of
 
 GROUPS = ("wide", "fm", "deep")
 ENCODED_INIT = "normal(0.01)"  # of the maps from encoded numbers to their vectors
-# How the tables of every model are stored; another implementation of `Tables` stands here.
-STORAGES: dict[str, type[Tables]] = {"packed": PackedTables}
+
+
+def _sharded(fields: Sequence[IdField], reads: Sequence[Read]) -> Tables:
+    from deepfm.models.sharded.tables import ShardedTables
+
+    return ShardedTables(fields, reads)
+
+
+# How tables are stored, by `feature.storage`; another implementation of `Tables` stands here.
+STORAGES: dict[str, Callable[[Sequence[IdField], Sequence[Read]], Tables]] = {
+    "packed": PackedTables,
+    "torchrec": _sharded,
+}
 
 
 def build_embedding(
@@ -96,7 +107,7 @@ def build_embedding(
         encodings=encodings,
         wide_dim=feature.wide_embedding_dim,
         variational_dropout=feature.variational_dropout is not None,
-        tables=STORAGES["packed"],
+        tables=STORAGES[feature.storage],
     )
     if field_group is not None and layer.num_fields == 0:
         raise ConfigError(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deepfm.errors import CheckpointError
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.layers.tables import Tables
+from deepfm.utils.slices import SlicedTensor
 
 Plain = dict[str, Any]  # tensors, numbers, and lists and mappings of them, as torch writes a state
 
@@ -31,6 +32,21 @@ class Holder(NamedTuple):
         if self.table is None or value.dim() == 0:
             return value
         return self.tables.part_of(self.table, value)
+
+    def put(
+        self, own: Tensor, value: Tensor | SlicedTensor, *, of_first_rows: bool = False
+    ) -> None:
+        """Put a saved tensor, of the whole table or of what this process held of it, where it
+        belongs in a tensor that is kept for the parameter.
+
+        Args:
+            of_first_rows: Whether it may be of a table that had fewer rows.
+        """
+        part = self.part(own)
+        if self.table is not None and (of_first_rows or value.shape != part.shape):
+            value = value[self.tables.held(self.table)]
+        found = value[:]
+        (part[: len(found)] if of_first_rows else part).copy_(found)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: BaseCTRModel) -> Plain:
@@ -124,7 +140,13 @@ def carry_statistics(optimizer: torch.optim.Optimizer, model: BaseCTRModel, save
             for key, value in saved["state"].get(index, {}).items():
                 like = likes.get(key, holder.parameter)
                 _put(own, key, value, holder, like, of_first_rows=True)
-    optimizer.state.update(state)
+    for parameter, gathered in state.items():
+        there = optimizer.state[parameter]
+        for key, value in gathered.items():
+            if isinstance(there.get(key), Tensor) and there[key].shape == value.shape:
+                there[key].copy_(value)  # what a backward pass may change
+            else:
+                there[key] = value
 
 
 # Options that every optimizer may have, and what is said beside them.
@@ -146,15 +168,15 @@ def _put(
 ) -> None:
     """Put a saved value where it belongs in the state of a parameter, a tensor like `like`; with
     `of_first_rows` in the first rows of a table that has grown."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor | SlicedTensor):
         own[key] = value
-    elif value.dim() == 0:  # tables that were stored together share it, and those here may not
+    elif isinstance(value, Tensor) and value.dim() == 0:
+        # Tables that were stored together share it, and those here may not.
         own[key] = value.clone()
     else:
         if key not in own:
             own[key] = torch.zeros_like(like, requires_grad=False)
-        part = holder.part(own[key])
-        (part[: len(value)] if of_first_rows else part).copy_(value)
+        holder.put(own[key], value, of_first_rows=of_first_rows)
 
 
 def _holders(parameters: Sequence[nn.Parameter], model: BaseCTRModel) -> dict[str, Holder]:

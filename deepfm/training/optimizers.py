@@ -67,6 +67,7 @@ def assign_optimizers(model: BaseCTRModel, config: TrainingConfig) -> list[Assig
         name: (name, *parameter_names(name, model.config.name, model.tower_names)) for name in dense
     }
     parts = _parts(dense, config.part_optimizers, known)
+    _check_own_optimizers(model, config)
     shared = dense if config.sparse_optimizer is not None else trained
     rest = [parameter for parameter in shared.values() if id(parameter) not in parts]
     common = ("training.scheduler", config.scheduler)
@@ -197,6 +198,35 @@ def _check_capabilities(model: BaseCTRModel, name: str, config: TrainingConfig) 
         raise ConfigError(f"{name}: {problem}", key="training.sparse_optimizer")
 
 
+def _check_own_optimizers(model: BaseCTRModel, config: TrainingConfig) -> None:
+    """Refuse what needs a gradient of tables that leave none, or several ones at once."""
+    can, feature = model.embedding.tables.capabilities, model.config.feature
+    if not can.only_own_optimizers:
+        return
+    known = ", ".join(can.optimizers)
+    storage = f"feature.storage: {feature.storage}"
+    compared = [task.name or "the task" for task in model.tasks if task.by_pairs]
+    problem = None
+    if not isinstance(config.sparse_optimizer, SparseOptimizerConfig):
+        problem = "sparse_optimizer", f"{storage} updates tables by one of {known} only"
+    elif config.gradient_accumulation_steps > 1 and config.sparse_update == "step":
+        problem = (
+            "gradient_accumulation_steps",
+            f"{storage} updates tables in every backward pass; set training.sparse_update: "
+            "backward, which says so",
+        )
+    elif compared:
+        problem = "losses", f"{storage} has no losses that compare items: {', '.join(compared)}"
+    elif feature.embedding_l2_reg:
+        raise ConfigError(
+            f"{storage} has no penalty on table rows; set it to 0",
+            key="feature.embedding_l2_reg",
+        )
+    if problem:
+        key, text = problem
+        raise ConfigError(text, key=f"training.{key}")
+
+
 def refuse_whole_tables(model: BaseCTRModel, assigned: Sequence[Assigned]) -> None:
     """Refuse large tables whose gradients several processes would have to add up as a whole.
 
@@ -204,6 +234,8 @@ def refuse_whole_tables(model: BaseCTRModel, assigned: Sequence[Assigned]) -> No
         ConfigError: An optimizer that is not one of touched rows has more of them than
             `MOST_ADDED_UP`.
     """
+    if model.embedding.tables.capabilities.only_own_optimizers:
+        return
     if any(isinstance(item.optimizer, SparseOptimizer) for item in assigned):
         return
     weights = sum(

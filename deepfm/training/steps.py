@@ -179,15 +179,17 @@ class TrainingStep:
         self._at_once = of_tables if config.sparse_update == "backward" else []
         self._late = [o for o in self.optimizers if o not in self._at_once]
         self._batches = 0  # since the last update
+        stored = model.embedding.tables
+        keeps_gradients = bool(self._sparse) or stored.capabilities.only_own_optimizers
         by_pairs = any(task.by_pairs for task in model.tasks)
         self._pairs = TrainingPairs(model) if by_pairs else None
         self._workers = workers
         self._forward = workers.parallel(
             _ForwardPass(model, self._pairs),
-            ignored=model.embedding.tables if self._sparse else None,
+            ignored=stored if keeps_gradients else None,
             may_be_unused=any(not task.weight for task in model.tasks),
         )
-        tables = {id(parameter) for parameter in model.embedding.tables.parameters()}
+        tables = {id(parameter) for parameter in stored.parameters()}
         dense = {name: p for name, p in model.named_parameters() if id(p) not in tables}
         self._clipped: list[Tensor] = list(
             model.parameters() if config.gradient_clip_scope == "all" else dense.values()

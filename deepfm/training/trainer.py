@@ -285,8 +285,10 @@ class _Fit:
 
     def _restore(self, state: TrainingState) -> None:
         step = self.step
+        if state.best_model:  # of a finished run the model's own; here what this process holds
+            self.model.load_state_dict(state.best_model)
+            state.best_model = _cloned(self.model.state_dict())
         self.model.load_state_dict(state.model)
-        state.best_model = _cloned(state.best_model)  # of a finished run: the model's own
         for optimizer, saved in zip(step.optimizers, state.optimizers, strict=True):
             load_optimizer_state(optimizer, self.model, saved)
         # A state of an earlier release has no entry for a schedule that does nothing, and no rates.
@@ -315,12 +317,15 @@ class _Fit:
         state, step = self.state, self.step
         self.step.unite_statistics()
         # A sum, because isfinite of all numbers would need as much memory as they do.
-        sums = torch.stack([value.sum().double() for value in self.model.state_dict().values()])
-        if not sums.isfinite().all():
+        weights = self.model.state_dict()
+        sums = torch.stack([value.sum().double() for value in weights.values()])
+        if self.workers.agree(int(not sums.isfinite().all())):
             _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
         if not self.workers.is_alone:
+            shared_out = self.model.embedding.tables.capabilities.only_own_optimizers
+            own = [shared_out and name.startswith("embedding.tables.") for name in weights]
             self.workers.refuse_unless_equal(
-                str(sums.tolist()),
+                str(sums.masked_fill(torch.tensor(own, device=sums.device), 0.0).tolist()),
                 lambda: DeepFMError(
                     f"the processes have different weights after {state.total_steps:,} steps; is "
                     "each of them the same release on the same kind of machine?"

@@ -94,6 +94,21 @@ class Workers:
         end = rows * (self.rank + 1) // self.world
         return slice(start, end) if start < end else slice(0, 1)
 
+    def share(self, items: Sequence[_Found]) -> list[_Found]:
+        """The items of this process, equally many in each: one that has fewer repeats its last,
+        and one that has none the first of all, which others count.
+
+        For work that processes do together, such as the batches of an evaluation.
+
+        Example:
+            >>> [Workers(rank, 2).share("abc") for rank in (0, 1)]
+            [['a', 'a'], ['b', 'c']]
+        """
+        if not items:
+            return []
+        own = list(items[self.part(len(items))])
+        return own + own[-1:] * (max(self.counts(len(items))) - len(own))
+
     def joined(
         self, tensors: Sequence[Tensor], counts: Sequence[int] | None = None
     ) -> list[Tensor]:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ import torch
 from deepfm import experiment
 from deepfm.config import load_config
 from deepfm.models import build_model
+from deepfm.models.features import STORAGES
+from deepfm.training.gathering import whole_state
 from deepfm.training.trainer import Trainer
 from deepfm.utils.workers import ALONE, workers_of_environment
 from tests import tiny
@@ -43,8 +46,13 @@ def outcome(case, workers=ALONE):
     """Losses of all steps, metrics of each epoch and final weights of a training run.
 
     Args:
-        case: `config`, a path, and `double`: whether all numbers are float64.
+        case: `config`, a path, `double`: whether all numbers are float64, and perhaps `kinds`:
+            how tables that processes share out may be cut.
     """
+    if "kinds" in case:
+        from deepfm.models.sharded.tables import ShardedTables
+
+        STORAGES["torchrec"] = partial(ShardedTables, kinds=case["kinds"])
     config = load_config(case["config"])
     data = experiment.load_data(config)
     model = build_model(data.encoders.schema, config)
@@ -63,11 +71,12 @@ def outcome(case, workers=ALONE):
         )
     finally:
         torch.set_default_dtype(torch.float32)
+    whole = whole_state(state, model, workers)
     history = [{k: v for k, v in entry.items() if k != "seconds"} for entry in state.history]
     return {
         "losses": [loss for loss in losses if loss is not None],
         "history": history,
-        "weights": {name: weight.clone() for name, weight in state.model.items()},
+        "weights": {name: weight.clone() for name, weight in whole["model"].items()},
         "ema": dict(state.ema),
     }
 

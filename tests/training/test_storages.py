@@ -18,6 +18,7 @@ from deepfm.models.layers.lookup import Lookup, Request
 from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import WIDE
 from deepfm.models.layers.views import end_to_end, sums
+from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.trainer import Trainer, TrainingState
 from tests.models.conftest import OF_ONE_TASK, random_inputs
 from tests.models.plain import PlainTables, SelfUpdatingTables
@@ -141,6 +142,44 @@ def test_a_run_goes_on_in_another_storage(data, stored_as, sparse, there_and_bac
                     rtol=1e-6,
                     atol=1e-8,
                 )
+
+
+class OnlySelfUpdatingTables(SelfUpdatingTables):
+    """Tables whose backward passes leave no gradient to others, as they say."""
+
+    capabilities = SelfUpdatingTables.capabilities._replace(
+        global_clipping=False, only_own_optimizers=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"sparse_optimizer": None}, "training.sparse_optimizer: .*one of adagrad, lazy_sgd only"),
+        ({"sparse_optimizer": "sgd"}, "training.sparse_optimizer: .*one of adagrad, lazy_sgd only"),
+        (
+            {"sparse_optimizer": "lazy_adam"},
+            "training.sparse_optimizer: lazy_adam: these tables are updated by adagrad, lazy_sgd",
+        ),
+        (
+            {"gradient_accumulation_steps": 2},
+            "training.gradient_accumulation_steps: .*set training.sparse_update: backward",
+        ),
+        (
+            {"gradient_clip_norm": 1.0, "gradient_clip_scope": "all"},
+            "training.sparse_optimizer: .*set training.gradient_clip_scope: dense",
+        ),
+        ({"losses": "sampled_softmax"}, "training.losses: .*no losses that compare items"),
+        ({"embedding_l2_reg": 0.01}, "feature.embedding_l2_reg: .*set it to 0"),
+    ],
+)
+def test_what_tables_without_gradients_cannot_do_is_refused(data, stored_as, changes, problem):
+    stored_as(OnlySelfUpdatingTables)
+    given = {"sparse_optimizer": "lazy_sgd", "embedding_l2_reg": 0.0} | changes
+    feature = {"embedding_l2_reg": given.pop("embedding_l2_reg")}
+    config = config_of(feature=feature, **given)
+    with pytest.raises(ConfigError, match=problem):
+        assign_optimizers(build_model(data.schema, config), config.training)
 
 
 class HistoryViews(Lookup):

@@ -1,9 +1,10 @@
 """How embedding tables are stored: many of them packed into a few parameters.
 
-Decided here: the layout, what a lookup costs, and how gradients arrive in compact mode.
+Decided here: what a lookup costs, and how gradients arrive in compact mode. Which tables lie in one
+parameter, `layouts` says.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,49 +14,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from deepfm.models.layers.fields import IdField
-from deepfm.models.layers.tables import Answer, Capabilities, Ids, Located, Read, Table, Tables
-
-# Up to this many table rows per lookup, ticking them off costs less than sorting the lookups: 5
-# times less with a tenth of a row per lookup, as much with 9 (measured on one core).
-_SMALL = 4
+from deepfm.models.layers.layouts import LaidOutTables
+from deepfm.models.layers.tables import Capabilities, Ids, Located, Read
 
 
-class Layout(NamedTuple):
-    """A packed parameter: what a row of it holds, and who reads it.
-
-    Attributes:
-        columns: Of each table in a row, by its suffix, in order.
-        trainable: Whether training changes it.
-        sparse: Positions among the sparse fields of those that read its rows, all of each row.
-        sequences: The same of sequence fields, each with the first row of its table.
-        null: The row of every id that means "nothing".
-        offsets: Of the sparse fields, the first row of each one's table, on the CPU.
-        padding: Of the sparse fields, the id that means "nothing"; -1 if there is no such id.
-    """
-
-    columns: dict[str, slice]
-    trainable: bool
-    sparse: list[int]
-    sequences: dict[int, int]
-    null: int
-    offsets: Tensor
-    padding: Tensor
-
-    @property
-    def widths(self) -> list[int]:
-        """Widths of the tables that share a row, in column order."""
-        return [columns.stop - columns.start for columns in self.columns.values()]
-
-
-class Place(NamedTuple):
-    """Where a table lies: a rectangle of a packed parameter."""
-
-    parameter: str
-    rows: slice
-    columns: slice
-
-
-class PackedTables(Tables):
+class PackedTables(LaidOutTables):
     """Embedding tables, those of equal dim end to end in one parameter.
 
     A row holds the embedding and, in further columns, the other tables of the same fields, such
@@ -73,10 +36,6 @@ class PackedTables(Tables):
     Gradients: by default autograd fills `.grad` of the parameters, at a cost that grows with the
     tables. In `compact_mode` a lookup reads a copy of the distinct rows of its batch, and the
     gradient arrives on that copy: see `touched`.
-
-    Attributes:
-        layouts: The packed parameters, by name.
-        places: Where each table lies, by its name.
 
     Example:
         >>> fields = [IdField(name, 10, 4, 0, None, "uniform_rows") for name in "ab"]
@@ -101,78 +60,13 @@ class PackedTables(Tables):
         self._batches: list[CompactRows] | None = None  # a list in compact mode
         self._closed = 0  # entries of it that `add_l2` has seen
         self._shared = 0  # and `share`
-        self.layouts: dict[str, Layout] = {}
-        self.places: dict[str, Place] = {}
-        answers: list[Answer] = []
-        for side_by_side in self._alike():
-            answers += self._lay_out(f"packed_{len(self.layouts)}", side_by_side)
-        self.answers = tuple(answers)
-        self.places = {name: self.places[name] for name in self.logical}
-
-    def _alike(self) -> list[list[list[Table]]]:
-        """The tables that lie side by side, since the same fields read them, and of those that
-        have equal dims all that lie end to end."""
-        beside: dict[str, dict[tuple[str, ...], list[Table]]]
-        beside = {field.table_name: {} for field in self.fields}
-        for table in self.logical.values():
-            beside[table.base].setdefault(table.readers, []).append(table)
-        below: dict[tuple[object, ...], list[list[Table]]] = {}
-        for of_base in beside.values():
-            for row in of_base.values():
-                widths = tuple((table.suffix, table.dim) for table in row)
-                below.setdefault((widths, row[0].trainable), []).append(row)
-        return list(below.values())
-
-    def _lay_out(self, parameter: str, rows: list[list[Table]]) -> list[Answer]:
-        """Make the parameter of these tables, those of a list side by side, the lists end to end;
-        gives what a lookup answers from it."""
-        columns, width = {}, 0
-        for table in rows[0]:
-            columns[table.suffix] = slice(width, width + table.dim)
-            width += table.dim
-        offsets, padding, height = {}, {}, 0
-        for side_by_side in rows:
-            first = side_by_side[0]
-            for table in side_by_side:
-                place = slice(height, height + table.rows)
-                self.places[table.name] = Place(parameter, place, columns[table.suffix])
-            if first.padding_idx is not None:
-                padding[first.base] = first.padding_idx
-            offsets[first.base] = height
-            height += first.rows
-        base = next(iter(padding), None)
-        null = height if base is None else offsets[base] + padding[base]
-        weight = torch.zeros(height + (base is None), width)
-        trainable = rows[0][0].trainable
-        self.register_parameter(parameter, nn.Parameter(weight, requires_grad=trainable))
-        readers = {name for first, *_ in rows for name in first.readers}
-        sparse, sequences = self._positions(readers)
-        numbers = {
-            "offsets": [offsets[field.table_name] for field in sparse.values()],
-            "padding": [padding.get(field.table_name, -1) for field in sparse.values()],
-        }
-        on_cpu = [torch.tensor(n, dtype=torch.int64, device="cpu") for n in numbers.values()]
-        for what, values in zip(numbers, on_cpu, strict=True):
-            self.register_buffer(f"{parameter}_{what}", values.to(weight.device), persistent=False)
-        starts = {k: offsets[field.table_name] for k, field in sequences.items()}
-        self.layouts[parameter] = Layout(columns, trainable, list(sparse), starts, null, *on_cpu)
-        of_sparse = tuple(field.name for field in sparse.values())
-        of_bags = tuple(field.name for field in sequences.values())
-        return [Answer(suffix, of_sparse, of_bags) for suffix in columns]
-
-    def _positions(self, names: Collection[str]) -> tuple[dict[int, IdField], dict[int, IdField]]:
-        """These fields by their positions among the sparse fields, and among the sequences."""
-        sparse = [field for field in self.fields if field.combiner is None]
-        sequences = [field for field in self.fields if field.combiner is not None]
-        own, bags = (
-            {k: field for k, field in enumerate(kind) if field.name in names}
-            for kind in (sparse, sequences)
-        )
-        return own, bags
+        for name, layout in self.layouts.items():
+            weight = torch.zeros(layout.height, sum(layout.widths))
+            self.register_parameter(name, nn.Parameter(weight, requires_grad=layout.trainable))
 
     def parameter_of(self, name: str) -> nn.Parameter:
         """The packed parameter in which a table lies."""
-        return self._weight(self.places[name].parameter)
+        return self._weight(self.places[name].layout)
 
     def _weight(self, layout: str) -> nn.Parameter:
         weight: nn.Parameter = getattr(self, layout)
@@ -196,36 +90,6 @@ class PackedTables(Tables):
             else:
                 found += self._read(name, self._rows(name, ids))
         return found
-
-    def located(self, ids: Ids) -> dict[str, Located]:
-        """The rows of each trainable parameter that the ids refer to."""
-        return {
-            name: self._located(name, ids)
-            for name, layout in self.layouts.items()
-            if layout.trainable
-        }
-
-    def _located(self, name: str, ids: Ids) -> Located:
-        if ids.located is not None:
-            return ids.located[name]
-        rows = self._rows(name, ids)
-        distinct, place = distinct_rows(rows.flatten(), len(self._weight(name)))
-        return Located(distinct, place.view(rows.shape), distinct)
-
-    def _rows(self, name: str, ids: Ids) -> Tensor:
-        """The rows of a parameter for the ids of all fields that read it, (B, C)."""
-        layout, sparse = self.layouts[name], ids.sparse
-        if len(layout.sparse) < sparse.shape[1]:
-            own = [sparse[:, k : k + 1] for k in layout.sparse]
-            sparse = torch.cat([sparse[:, :0], *own], dim=1)
-        offsets, padding = getattr(self, f"{name}_offsets"), getattr(self, f"{name}_padding")
-        if offsets.device != sparse.device:  # of a batch that is on its way to the tables
-            offsets, padding = layout.offsets, layout.padding
-        parts = [(sparse + offsets).masked_fill(sparse == padding, layout.null)]
-        for k, start in layout.sequences.items():
-            bag = ids.bags[k]
-            parts.append((bag.ids + start).masked_fill(~bag.valid, layout.null))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _read(self, name: str, rows: Tensor) -> list[Tensor]:
         """The vectors in rows (B, C) of one parameter, (B, C, dim) for each table in a row.
@@ -384,22 +248,6 @@ class CompactRows(NamedTuple):
         if gradient is None:
             raise RuntimeError("no backward pass has reached these rows")
         return gradient
-
-
-def distinct_rows(rows: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """The distinct numbers among `rows` (N,), ascending, (U,), and the place of each row there.
-
-    Of rows on another device than the CPU, U costs a synchronisation. The numbers are below
-    `total`.
-    """
-    if rows.device.type != "cpu" or total > _SMALL * len(rows):
-        distinct, place = torch.unique(rows, return_inverse=True)
-        return distinct, place
-    seen = torch.zeros(total, dtype=torch.uint8).index_fill_(0, rows, 1)
-    distinct = seen.nonzero().squeeze(1)
-    place = torch.empty(total, dtype=torch.int64)
-    place.index_copy_(0, distinct, torch.arange(len(distinct)))
-    return distinct, place.index_select(0, rows)
 
 
 def _merged(batches: Sequence[CompactRows]) -> CompactRows:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -64,6 +63,10 @@ class Table(NamedTuple):
     @property
     def name(self) -> str:
         return table_name(self.base, self.suffix)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.dim
 
 
 def is_wide(suffix: str) -> bool:
@@ -182,11 +185,16 @@ class Capabilities(NamedTuple):
         optimizers: Names of the sparse optimizers that can update them.
         global_clipping: Whether their gradients count in a global norm.
         table_l2: Whether rows that no id refers to can be decayed.
+        only_own_optimizers: Whether backward passes update them by an optimizer that they bring
+            along, and leave no gradient to any other. So there is none that is gathered over
+            several batches, penalized, or added up over processes outside the tables, and every
+            process makes equally many lookups.
     """
 
     optimizers: tuple[str, ...]
     global_clipping: bool
     table_l2: bool
+    only_own_optimizers: bool = False
 
 
 class Tables(nn.Module, ABC):
@@ -270,11 +278,38 @@ class Tables(nn.Module, ABC):
         zero."""
         for name, table in self.logical.items():
             view = self._view(name)
-            weight = torch.empty_like(view, memory_format=torch.contiguous_format)
+            weight = view.new_empty(table.shape)
             initializer_from(table.initializer)(weight)
             if table.padding_idx is not None:
                 weight[table.padding_idx] = 0.0
-            view.copy_(weight)
+            view.copy_(self.own_part(name, weight))
+
+    def held(self, name: str) -> tuple[slice, slice]:
+        """The rows and columns of a table that are held here: all, unless several processes share
+        it out."""
+        table = self.logical[name]
+        return slice(0, table.rows), slice(0, table.dim)
+
+    def own_part(self, name: str, whole: Tensor) -> Tensor:
+        """What is held here of a whole table, or of its first rows; the same of what an optimizer
+        keeps for it.
+
+        Args:
+            whole: (rows, dim), or (rows, 1) of what is kept once per row; any object that gives
+                tensors of rows and columns will do.
+        """
+        return whole[self.held(name)]
+
+    def gathered(
+        self, name: str, own: Tensor, joined: Callable[[Sequence[Tensor]], list[Tensor]]
+    ) -> Tensor:
+        """A whole table, or what an optimizer keeps for it, of what each process holds; all of
+        them ask for it together.
+
+        Args:
+            joined: Gives of each tensor those of all processes, end to end.
+        """
+        return own
 
     def own_optimizer(self, name: str, options: Mapping[str, object]) -> Optimizer | None:
         """The sparse optimizer of a name and options (`lr` among them), if the tables bring it.
@@ -328,12 +363,14 @@ class Tables(nn.Module, ABC):
         known = {f"{prefix}{name}.weight": self._view(name) for name in self.logical}
         missing_keys += [key for key in known if key not in state_dict]
         unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in known]
-        for key, table in known.items():
-            saved = state_dict.get(key, table)
-            if saved.shape != table.shape:
+        for (name, table), (key, view) in zip(self.logical.items(), known.items(), strict=True):
+            saved = state_dict.get(key, view)
+            if saved.shape == view.shape:  # perhaps a part, which this process has held before
+                view.copy_(saved[:])
+            elif saved.shape == table.shape:
+                view.copy_(self.own_part(name, saved))
+            else:
                 error_msgs.append(
                     f"size mismatch for {key}: {tuple(saved.shape)} was saved, the table has "
-                    f"{tuple(table.shape)}"
+                    f"{table.shape}"
                 )
-            else:
-                table.copy_(saved)

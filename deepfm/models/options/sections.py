@@ -42,6 +42,8 @@ class FeatureConfig:
         unequal_dims: What is done where dims of field embeddings differ: `project` or `error`.
         variational_dropout: Regularization of that feature selection, a lambda; null: there is
             none.
+        storage: Where the tables are while a model is trained: `packed`, in each process as a
+            whole, or `torchrec`, shared out among the processes. A checkpoint is the same.
     """
 
     fm_embedding_dim: int = limited(16, at_least=1)
@@ -59,6 +61,7 @@ class FeatureConfig:
     wide_init: str | None = None
     unequal_dims: Literal["project", "error"] = "project"
     variational_dropout: float | None = limited(None, at_least=0)
+    storage: Literal["packed", "torchrec"] = "packed"
 
     def __post_init__(self) -> None:
         resolve(self, "feature")

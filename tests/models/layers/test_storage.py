@@ -9,7 +9,8 @@ from deepfm.models.features import field_specs
 from deepfm.models.layers.embedding import FeatureEmbedding, Groups
 from deepfm.models.layers.fields import IdField
 from deepfm.models.layers.initializers import initializer_from
-from deepfm.models.layers.storage import PackedTables, distinct_rows
+from deepfm.models.layers.layouts import distinct_rows
+from deepfm.models.layers.storage import PackedTables
 from deepfm.models.layers.tables import Read
 from deepfm.training.sparse_optimizers import LazyAdam, LazySGD, RowwiseAdagrad
 from tests.models.conftest import random_inputs
@@ -98,7 +99,7 @@ def compact_gradients(layer, batches, optimizer=None):
     for weight, rows, values, _ in touched:
         gradient = torch.zeros_like(weight).index_add_(0, rows, values.grad)
         for name, place in tables.places.items():
-            if getattr(tables, place.parameter) is weight:
+            if getattr(tables, place.layout) is weight:
                 result[name] = gradient[place.rows, place.columns]
     return result
 
@@ -135,7 +136,7 @@ def test_only_rows_that_count_are_touched(layer, inputs):
             expected = set()
             for name, ids in plain.items():
                 place = tables.places[name]
-                if getattr(tables, place.parameter) is weight:
+                if getattr(tables, place.layout) is weight:
                     expected |= {place.rows.start + k for k in ids.tolist()}
             others = [k for k, row in enumerate(rows.tolist()) if row not in expected]
             assert expected <= set(rows.tolist())

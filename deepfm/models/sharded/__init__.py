@@ -1,0 +1,1 @@
+"""Embedding tables that processes share out, on TorchRec, which only this package knows."""
