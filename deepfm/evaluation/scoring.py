@@ -213,7 +213,7 @@ def _score_rows(
     items: np.ndarray,
     catalogue: Catalogue,
     batch_size: int,
-    workers: Workers,
+    workers: Workers = ALONE,
 ) -> np.ndarray:
     """`score_items` by a whole row per pair, in batches that are filled across users."""
     scores = np.full(items.size, np.nan, np.float32)

@@ -11,6 +11,7 @@ from deepfm.config import ExperimentConfig, TrainingConfig, config_from_dict
 from deepfm.data.batch import Batch, Inputs
 from deepfm.errors import ConfigError
 from deepfm.models import build_model
+from deepfm.models.layers.storage import PackedTables
 from deepfm.objectives import LOSSES, Task
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.schedules import Schedule
@@ -21,6 +22,7 @@ from tests.models.plain import PlainEmbedding
 
 class Tables(nn.Module):
     is_compact = False
+    capabilities = PackedTables.capabilities
 
 
 class Line(nn.Module):
