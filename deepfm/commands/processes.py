@@ -27,7 +27,9 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     """
     threads = str(max(1, (os.cpu_count() or 1) // count))
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    given = {"OMP_NUM_THREADS": threads, **os.environ, **address}
+    # torch would say in lines of its own that a store is gone, of which ours tell.
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+    given = {"OMP_NUM_THREADS": threads, **quiet, **os.environ, **address}
     of_all = given | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", "deepfm", *arguments]
     processes = [

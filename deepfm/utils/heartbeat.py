@@ -56,8 +56,12 @@ class Heartbeat:
         self._heard = dict.fromkeys(range(1, world) if rank == 0 else [0], time.monotonic())
         self._stop = threading.Event()
         store.set_timeout(timedelta(seconds=silence))
-        for work in (self._talk, self._look):
-            threading.Thread(target=work, daemon=True, name=f"heartbeat {work.__name__}").start()
+        self._threads = [
+            threading.Thread(target=work, daemon=True, name=f"heartbeat {work.__name__}")
+            for work in (self._talk, self._look)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def give_up_after(self, silence: float) -> None:
         """Another time, in seconds, after which a process counts as lost."""
@@ -67,6 +71,8 @@ class Heartbeat:
     def end(self) -> None:
         """Say no more; the others do not wait for this process."""
         self._stop.set()
+        for thread in self._threads:  # none may be in the store when that is taken down
+            thread.join(_PAUSE)
 
     def _talk(self) -> None:
         beat = 0

@@ -382,6 +382,7 @@ def workers_of_environment() -> Iterator[Workers]:
         LOGGER.disabled = not workers.is_first
         raise
     except DeepFMError as error:
+        heartbeat.end()
         if _speaks(named):
             LOGGER.error(" ".join(str(error).splitlines()))
         else:

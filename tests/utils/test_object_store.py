@@ -308,8 +308,12 @@ def test_ctrl_c_waits_for_an_upload(proxy, bucket, tmp_path):
     (tmp_path / "a").write_bytes(CONTENT)
     stop = does_first(lambda: os.kill(os.getpid(), signal.SIGINT))
     fault = proxy.fails(stop, "PUT", "partNumber", times=1)
-    with pytest.raises(KeyboardInterrupt):
-        put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            put(tmp_path / "a", path_of(f"{bucket.uri}/a"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert fault.hits
     assert bucket.get("a") == CONTENT
 

@@ -332,6 +332,8 @@ def test_ctrl_c_ends_all(folder, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # the workers of pytest-xdist ignore it, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while len(children.read_text().split()) < 2:
