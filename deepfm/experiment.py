@@ -198,9 +198,9 @@ def train(
         check_memory(data.encoders.schema, config)
         model = build_model(data.encoders.schema, config).to(device)
         before = None if checkpoint is None else checkpoint.config.training
-        own_rows = max(1, config.training.batch_size // workers.world)
-        own = replace(config.training, batch_size=own_rows)
-        threads = settle_threads(own, before, model, data.valid.inputs)
+        threads = settle_threads(
+            config.training, before, model, data.valid.inputs, processes=workers.world
+        )
         config = replace(config, training=replace(config.training, threads=threads))
         start: dict[str, torch.Tensor] = {}
         if base is not None:

@@ -37,7 +37,12 @@ def threads_for(model: BaseCTRModel, inputs: Inputs, batch_size: int) -> int:
 
 
 def settle_threads(
-    config: TrainingConfig, begun: TrainingConfig | None, model: BaseCTRModel, inputs: Inputs
+    config: TrainingConfig,
+    begun: TrainingConfig | None,
+    model: BaseCTRModel,
+    inputs: Inputs,
+    *,
+    processes: int = 1,
 ) -> int:
     """The threads of a run: those that are asked for, those that it began with, or by the work.
 
@@ -48,10 +53,11 @@ def settle_threads(
         config: With the number of the beginning where it asks for none.
         begun: What the run began with that is resumed; None: it begins now.
         inputs: As in `threads_for`.
+        processes: Among which a batch is shared.
     """
     found, there = config.threads, torch.get_num_threads()
     if found is None:
-        found = threads_for(model, inputs, config.batch_size)
+        found = threads_for(model, inputs, max(1, config.batch_size // processes))
     if begun is not None:
         if begun.threads != found:
             before = "an unknown number of" if begun.threads is None else begun.threads

@@ -285,9 +285,11 @@ class _Fit:
 
     def _restore(self, state: TrainingState) -> None:
         step = self.step
-        if state.best_model:  # of a finished run the model's own; here what this process holds
-            self.model.load_state_dict(state.best_model)
-            state.best_model = _cloned(self.model.state_dict())
+        best = state.best_model
+        if best and self.model.embedding.tables.capabilities.only_own_optimizers:
+            self.model.load_state_dict(best)  # of whole tables, what this process holds
+            best = self.model.state_dict()
+        state.best_model = _cloned(best)  # of a finished run: the model's own
         self.model.load_state_dict(state.model)
         for optimizer, saved in zip(step.optimizers, state.optimizers, strict=True):
             load_optimizer_state(optimizer, self.model, saved)
@@ -317,20 +319,12 @@ class _Fit:
         state, step = self.state, self.step
         self.step.unite_statistics()
         # A sum, because isfinite of all numbers would need as much memory as they do.
-        weights = self.model.state_dict()
-        sums = torch.stack([value.sum().double() for value in weights.values()])
-        if self.workers.agree(int(not sums.isfinite().all())):
+        sums = {name: weight.sum() for name, weight in self.model.state_dict().items()}
+        finite = torch.stack([value.isfinite() for value in sums.values()]).all()
+        if self.workers.agree(int(not finite)):
             _refuse_divergence("weights became NaN or infinite", state.epoch, state.step)
         if not self.workers.is_alone:
-            shared_out = self.model.embedding.tables.capabilities.only_own_optimizers
-            own = [shared_out and name.startswith("embedding.tables.") for name in weights]
-            self.workers.refuse_unless_equal(
-                str(sums.masked_fill(torch.tensor(own, device=sums.device), 0.0).tolist()),
-                lambda: DeepFMError(
-                    f"the processes have different weights after {state.total_steps:,} steps; is "
-                    "each of them the same release on the same kind of machine?"
-                ),
-            )
+            self._refuse_other_weights(sums)
         state.model = self._weights(own=True)
         if step.average is not None:
             state.ema = on_host(step.average.state_dict())
@@ -338,6 +332,22 @@ class _Fit:
         state.schedulers = [schedule.state_dict() for schedule in step.schedules]
         state.metrics = self.metrics.state_dict()
         self.save(state, is_best)
+
+    def _refuse_other_weights(self, sums: Mapping[str, Tensor]) -> None:
+        """Refuse to go on where the processes have come to have different weights.
+
+        Args:
+            sums: Of each weight by name; those of tables that processes share out differ.
+        """
+        if self.model.embedding.tables.capabilities.only_own_optimizers:
+            sums = {n: value for n, value in sums.items() if not n.startswith("embedding.tables.")}
+        self.workers.refuse_unless_equal(
+            str([value.item() for value in sums.values()]),
+            lambda: DeepFMError(
+                f"the processes have different weights after {self.state.total_steps:,} steps; is "
+                "each of them the same release on the same kind of machine?"
+            ),
+        )
 
     def _weights(self, *, own: bool) -> dict[str, Tensor]:
         """The weights as they are now, on the host, where a device's are copied once per step.
