@@ -16,8 +16,8 @@ what all others send to all (`gathered`) and its share of a ring that adds up de
 
 import argparse
 import json
-import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,7 +28,7 @@ import workloads
 from ours import OPTIMIZERS, config_of, dataset_of, schema_of
 from peers.measure import StepClock
 
-from deepfm.commands.processes import free_port
+from deepfm.commands.processes import environments
 from deepfm.models import build_model
 from deepfm.training.trainer import Trainer
 from deepfm.utils.workers import Workers, workers_of_environment
@@ -84,24 +84,18 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def of_processes(arguments: argparse.Namespace, count: int, threads: int) -> dict[str, Any]:
     """What the first of so many processes measures."""
-    import subprocess
-
     command = [
         sys.executable, str(HERE), "--measure", "--workload", arguments.workload,
         "--rows", str(arguments.rows), "--optimizer", arguments.optimizer,
     ]  # fmt: skip
-    common = os.environ | {
-        "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-    }  # fmt: skip
     started = [
         subprocess.Popen(
             command,
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=variables | {"OMP_NUM_THREADS": str(threads)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for variables in environments(count)
     ]
     outputs = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deepfm.checkpoint import Checkpoint, RunDirectory
@@ -90,18 +89,10 @@ class Saver:
     ) -> None:
         """Write the slices of all processes, then the manifest, then the checkpoint."""
         workers = self._workers
-        folder = folder_of(path, self._of_first(secrets.token_hex(4)))
-        told = json.dumps(write_slices(folder, workers.rank, slices)).encode() + b"\n"
-        (joined,) = workers.joined([torch.frombuffer(bytearray(told), dtype=torch.uint8)])
+        folder = folder_of(path, workers.texts(secrets.token_hex(4))[0])
+        told = workers.texts(json.dumps(write_slices(folder, workers.rank, slices)))
         if workers.is_first:
-            lines = bytes(joined.numpy()).splitlines()
-            digest = write_manifest(folder, [item for line in lines for item in json.loads(line)])
+            digest = write_manifest(folder, [item for one in told for item in json.loads(one)])
             self._bundle(weights, training).save(path, slices=(folder.name, digest))
             forget_slices(path, keep=folder)
         workers.wait()
-
-    def _of_first(self, text: str) -> str:
-        """The text of the first process."""
-        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        (joined,) = self._workers.joined([own])
-        return bytes(joined[: len(own)].numpy()).decode()

@@ -23,7 +23,6 @@ from deepfm.models.sharded.plan import (
 from deepfm.preflight import schema_of_known_sizes
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_MOST = 1024
 _SHOWN = 20  # of the largest tables
 
 
@@ -56,8 +55,6 @@ def planned(config: ExperimentConfig, *, processes: int, memory: int) -> list[st
         ConfigError: The tables do not fit, rows of a table depend on the data, a setting is wrong,
             or TorchRec is not installed.
     """
-    if not 1 <= processes <= _MOST:
-        raise ConfigError(f"--processes: expected 1 to {_MOST}, found {processes}")
     with torch.device("meta"):
         tables = build_model(schema_of_known_sizes(config), config).embedding.tables.logical
     optimizer = config.training.sparse_optimizer

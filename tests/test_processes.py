@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,8 +18,11 @@ import yaml
 import deepfm
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
+from tests.training.processes import environments
 
 ROWS = 1500
+# Of a run that is stopped at any time, and compared with one that is not.
+LASTING = {"training__early_stopping_patience": None, "training__keep": "last"}
 
 
 def write_config(folder: Path, **changes: object) -> Path:
@@ -98,6 +100,24 @@ def done(*arguments):
     return process.returncode, out, err
 
 
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    for _ in range(1200):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} is not there")
+
+
+def assert_as_alone(last: Path, folder: Path, epochs: int, tolerance: float) -> None:
+    """The weights of a run are those of one process that nobody stops."""
+    config = write_config(folder, training__epochs=epochs, **LASTING)
+    assert main(["train", "--config", str(config)]) == 0
+    one = load_checkpoint(folder / "run" / "last.pt").model
+    for name, weight in load_checkpoint(last).model.items():
+        torch.testing.assert_close(weight, one[name], rtol=tolerance, atol=tolerance)
+
+
 def files_of(run: Path) -> dict[str, bytes]:
     return {name: (run / name).read_bytes() for name in ("metrics.json", "ranks.parquet")}
 
@@ -156,15 +176,11 @@ def test_the_command_evaluate_says_the_same(finished):
 
 def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tmp_path):
     config = write_config(
-        tmp_path, training__epochs=100, training__checkpoint_every_steps=5,
-        training__early_stopping_patience=None, training__keep="last",
+        tmp_path, training__epochs=100, training__checkpoint_every_steps=5, **LASTING,
     )  # fmt: skip
     process = command("train", "--config", config, "--processes", 2)
     last = tmp_path / "run" / "last.pt"
-    for _ in range(600):
-        if last.exists():
-            break
-        time.sleep(0.1)
+    wait_for(last)
     os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
@@ -178,24 +194,14 @@ def test_a_lost_process_ends_the_run_which_another_number_continues(finished, tm
     code, out, err = done("train", "--config", config, "--resume", *short)
     assert code == 0, err
     assert "resumed in epoch" in out
-    alone = write_config(
-        tmp_path / "alone", training__epochs=10, training__early_stopping_patience=None,
-        training__keep="last",
-    )  # fmt: skip
-    assert main(["train", "--config", str(alone)]) == 0
-    one = load_checkpoint(tmp_path / "alone" / "run" / "last.pt").model
-    for name, weight in load_checkpoint(last).model.items():
-        torch.testing.assert_close(weight, one[name], rtol=1e-4, atol=1e-4)
+    assert_as_alone(last, tmp_path / "alone", 10, 1e-4)
 
 
 def test_a_signal_stops_all_of_them_with_a_checkpoint(tmp_path):
     config = write_config(tmp_path, training__epochs=4000, training__early_stopping_patience=None)
     process = command("train", "--config", config, "--processes", 2)
     best = tmp_path / "run" / "best_model.pt"
-    for _ in range(600):
-        if best.exists():
-            break
-        time.sleep(0.1)
+    wait_for(best)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
@@ -249,22 +255,18 @@ def test_large_tables_need_an_optimizer_of_touched_rows(tmp_path):
 def test_hosts_without_a_directory_in_common_are_refused(tmp_path):
     """Two hosts, as the variables have it, that work in different folders."""
     config = write_config(tmp_path, output_dir="run")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
     processes = []
-    for rank in range(2):
+    for rank, variables in enumerate(environments(2)):
         folder = tmp_path / f"host{rank}"
         folder.mkdir()
-        variables = {
-            "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+        variables |= {
+            "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
             "PYTHONPATH": str(Path(deepfm.__file__).parents[1]),
         }  # fmt: skip
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "deepfm", "train", "--config", str(config)],
-                env=os.environ | variables, cwd=folder, stderr=subprocess.PIPE, text=True,
+                env=variables, cwd=folder, stderr=subprocess.PIPE, text=True,
             )
         )  # fmt: skip
     said = "".join(process.communicate(timeout=120)[1] for process in processes)
@@ -281,8 +283,7 @@ def test_torchrun_starts_a_run_anew_which_goes_on(tmp_path):
     """A process that is killed costs what came after the last checkpoint, and nobody does
     anything about it."""
     config = write_config(
-        tmp_path, training__epochs=15, training__checkpoint_every_steps=5,
-        training__early_stopping_patience=None, training__keep="last",
+        tmp_path, training__epochs=15, training__checkpoint_every_steps=5, **LASTING,
     )  # fmt: skip
     restarting = [*TORCHRUN, "--max-restarts", "1", "-m", "deepfm", "train", "--config", config]
     process = subprocess.Popen(
@@ -290,22 +291,12 @@ def test_torchrun_starts_a_run_anew_which_goes_on(tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     last = tmp_path / "run" / "last.pt"
-    for _ in range(900):
-        if last.exists():
-            break
-        time.sleep(0.1)
+    wait_for(last)
     os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0, out
     assert "resumed in epoch" in out
-    alone = write_config(
-        tmp_path / "alone", training__epochs=15, training__early_stopping_patience=None,
-        training__keep="last",
-    )  # fmt: skip
-    assert main(["train", "--config", str(alone)]) == 0
-    one = load_checkpoint(tmp_path / "alone" / "run" / "last.pt").model
-    for name, weight in load_checkpoint(last).model.items():
-        torch.testing.assert_close(weight, one[name], rtol=1e-3, atol=1e-3)
+    assert_as_alone(last, tmp_path / "alone", 15, 1e-3)
 
 
 def test_batch_norm_has_the_statistics_of_each_process_and_needs_two_rows_of_it(tmp_path):

@@ -6,12 +6,9 @@ import sys
 import time
 
 import pytest
-import torch
 
-from deepfm.checkpoint import load_checkpoint
-from deepfm.cli import main
 from tests.slow_network import two_hosts, why_not
-from tests.test_processes import write_config
+from tests.test_processes import LASTING, assert_as_alone, wait_for, write_config
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,18 +35,14 @@ def started(network, *arguments):
 
 
 def test_a_host_that_is_cut_off_ends_the_run_and_the_next_one_goes_on(tmp_path):
-    lasting = {"training__early_stopping_patience": None, "training__keep": "last"}
     config = write_config(
         tmp_path, training__epochs=8, training__checkpoint_every_steps=4,
-        distributed__timeout=20.0, **lasting,
+        distributed__timeout=20.0, **LASTING,
     )  # fmt: skip
     run = tmp_path / "run"
     with two_hosts(delay=0.001, rate=12.5e6) as network:
         processes = started(network, "train", "--config", config)
-        for _ in range(1200):
-            if (run / "last.pt").exists():
-                break
-            time.sleep(0.1)
+        wait_for(run / "last.pt")
         network.cut()
         begun = time.monotonic()
         said = [process.communicate(timeout=120)[0] for process in processes]
@@ -65,8 +58,4 @@ def test_a_host_that_is_cut_off_ends_the_run_and_the_next_one_goes_on(tmp_path):
         said = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "resumed in epoch" in said[0]
-    alone = write_config(tmp_path / "alone", training__epochs=8, **lasting)
-    assert main(["train", "--config", str(alone)]) == 0
-    one = load_checkpoint(tmp_path / "alone" / "run" / "last.pt").model
-    for name, weight in load_checkpoint(run / "last.pt").model.items():
-        torch.testing.assert_close(weight, one[name], rtol=1e-4, atol=1e-4)
+    assert_as_alone(run / "last.pt", tmp_path / "alone", 8, 1e-4)

@@ -3,6 +3,7 @@
 import argparse
 
 from deepfm.commands.arguments import Commands, add_override, config_of
+from deepfm.commands.processes import check_count
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.progress import working
 
@@ -26,6 +27,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     with working("loading torch"):
         from deepfm.table_plan import bytes_of, planned
 
+    check_count(arguments.processes)
     memory = bytes_of(arguments.memory)
     with config_of(arguments.config, arguments.override) as config, working("planning"):
         lines = planned(config, processes=arguments.processes, memory=memory)

@@ -4,6 +4,7 @@ Each gets the same arguments and the variables by which `deepfm.utils.workers` f
 What ends one ends all.
 """
 
+import argparse
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from deepfm.errors import ConfigError
 from deepfm.utils.interrupt import catch_signals
+from deepfm.utils.threads import cores
 
 _MOST = 1024
 _GRACE = 10.0  # seconds in which the others end by themselves, once one has failed
@@ -25,20 +27,14 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
     That is 0 if all end well, else the one of the first that did not. A signal is passed on, and
     waited for, since they save what they have.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    # torch would say in lines of its own that a store is gone, of which ours tell.
-    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-    given = {"OMP_NUM_THREADS": threads, **quiet, **os.environ, **address}
-    of_all = given | {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", "deepfm", *arguments]
     processes = [
         subprocess.Popen(
             command,
-            env=of_all | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=variables,
             start_new_session=True,  # a Ctrl-C reaches them through this process, once
         )
-        for rank in range(count)
+        for variables in environments(count)
     ]
     try:
         with catch_signals() as received:
@@ -50,14 +46,54 @@ def run_processes(count: int, arguments: Sequence[str]) -> int:
                 process.wait()
 
 
+def environments(count: int) -> list[dict[str, str]]:
+    """The variables of each of so many processes of this machine, which find each other by them.
+
+    They share the cores, unless `OMP_NUM_THREADS` is set.
+    """
+    common = {
+        "OMP_NUM_THREADS": str(max(1, cores() // count)),
+        # torch would say in lines of its own that a store is gone, of which ours tell.
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def check_count(count: int) -> None:
+    """Refuse a number of processes that is none.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not 1 <= count <= _MOST:
+        raise ConfigError(f"--processes: expected 1 to {_MOST}, found {count}")
+
+
+def in_processes(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
+    """A command that `--processes N` has so many processes run."""
+
+    def started(arguments: argparse.Namespace) -> int:
+        count = arguments.processes
+        if count is not None and not is_one_of_several(count):
+            return run_processes(count, arguments.arguments)
+        run(arguments)
+        return 0
+
+    return started
+
+
 def is_one_of_several(count: int) -> bool:
     """Whether this is one of so many processes, which somebody has started.
 
     Raises:
         ConfigError: There is another number of them, or `count` is none.
     """
-    if not 1 <= count <= _MOST:
-        raise ConfigError(f"--processes: expected 1 to {_MOST}, found {count}")
+    check_count(count)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started not in (1, count):
         raise ConfigError(f"--processes {count}, and WORLD_SIZE says that there are {started}")
@@ -86,8 +122,7 @@ def _ended(processes: Sequence["subprocess.Popen[bytes]"], received: Callable[[]
     return 128 - code if code < 0 else code
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens to now."""
+def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

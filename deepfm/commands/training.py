@@ -9,7 +9,7 @@ from deepfm.commands.arguments import (
     config_if_given,
     config_of,
 )
-from deepfm.commands.processes import is_one_of_several, run_processes
+from deepfm.commands.processes import in_processes
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.progress import working
@@ -17,7 +17,7 @@ from deepfm.utils.progress import working
 
 def add(commands: Commands) -> None:
     """Add these commands."""
-    added = commands.add("train", _train, "train a model and evaluate it")
+    added = commands.add("train", in_processes(_train), "train a model and evaluate it")
     added.add_argument("--config", required=True, help="YAML, see configs/, or a pipeline .config")
     add_override(added)
     existing = added.add_mutually_exclusive_group()
@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
 
     _add_processes(added)
 
-    added = commands.add("evaluate", _evaluate, "metrics of a checkpoint")
+    added = commands.add("evaluate", in_processes(_evaluate), "metrics of a checkpoint")
     _add_processes(added)
     add_checkpoints(added)
     added.add_argument("--config", help="other data paths and evaluation settings")
@@ -101,9 +101,7 @@ def _add_processes(added: argparse.ArgumentParser) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    if arguments.processes is not None and not is_one_of_several(arguments.processes):
-        return run_processes(arguments.processes, arguments.arguments)
+def _train(arguments: argparse.Namespace) -> None:
     with working("loading torch"):
         from deepfm import experiment
         from deepfm.report.automatic import write_automatically
@@ -118,7 +116,7 @@ def _train(arguments: argparse.Namespace) -> int:
             if not workers.is_alone:
                 raise ConfigError("--profile is of one process")
             experiment.profile_training(config)
-            return 0
+            return
         goes_on = restarts() > 0  # what it began before is its own
         experiment.train(
             config,
@@ -129,12 +127,9 @@ def _train(arguments: argparse.Namespace) -> int:
             afterwards=write_automatically,
             workers=workers,
         )
-    return 0
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.processes is not None and not is_one_of_several(arguments.processes):
-        return run_processes(arguments.processes, arguments.arguments)
+def _evaluate(arguments: argparse.Namespace) -> None:
     with working("loading torch"):
         from deepfm.experiment import format_metrics
         from deepfm.held_out import evaluate_checkpoint
@@ -146,7 +141,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         metrics = evaluate_checkpoint(paths, config=config, split=arguments.split, workers=workers)
         for line in format_metrics(metrics):
             LOGGER.info(line)
-    return 0
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Functions called in other processes, the only place that knows of any.
+"""Functions called in other processes of this machine.
 
 Processes are started anew (`spawn`), because threads and the locks of libraries do not survive a
 copy. They end with this one, however it ends; one that dies ends the others. Scripts that ask for

@@ -171,13 +171,17 @@ class Workers:
 
     def refuse_unless_equal(self, value: str, problem: Callable[[], DeepFMError]) -> None:
         """Raise, in all processes, what `problem` gives, if they do not have one value."""
-        if self.is_alone:
-            return
-        own = torch.frombuffer(bytearray(value.encode()), dtype=torch.uint8)
-        counts = [int(count) for count in self._exchanged(torch.tensor(len(own)))]
-        values = self.joined([own], counts)[0].split(counts)
-        if any(not torch.equal(other, values[0]) for other in values):
+        if len(set(self.texts(value))) > 1:
             raise problem()
+
+    def texts(self, own: str) -> list[str]:
+        """The texts of all processes."""
+        if self.is_alone:
+            return [own]
+        data = torch.frombuffer(bytearray(f"{own}\n".encode()), dtype=torch.uint8)
+        counts = [int(count) for count in self._exchanged(torch.tensor(len(data)))]
+        parts = self.joined([data], counts)[0].split(counts)
+        return [bytes(part.numpy()).decode()[:-1] for part in parts]
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Make each tensor, in place, the mean of those of all processes."""

@@ -5,8 +5,6 @@ came out of each into a folder.
 """
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +14,7 @@ from pathlib import Path
 import torch
 
 from deepfm import experiment
+from deepfm.commands import processes
 from deepfm.config import load_config
 from deepfm.models import build_model
 from deepfm.models.features import STORAGES
@@ -82,15 +81,8 @@ def outcome(case, workers=ALONE):
 
 
 def environments(count):
-    """The variables of each of so many processes."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
-    common = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    return [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    """The variables of each of so many processes, which have a thread each."""
+    return [one | {"OMP_NUM_THREADS": "1"} for one in processes.environments(count)]
 
 
 def outcomes_of(count, cases, folder):
