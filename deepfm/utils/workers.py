@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -29,6 +29,7 @@ _VARIABLES = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 _LONGEST_REASON = 160
 _CONNECTING = timedelta(minutes=5)  # hosts need not begin at once
 _SILENCE = 60.0  # seconds, as long as no config says another number
+_TICK = 0.05
 _WORD = 2.0  # seconds in which another process says its error, before this one ends
 _Found = TypeVar("_Found")
 
@@ -389,6 +390,7 @@ def workers_of_environment() -> Iterator[Workers]:
         heartbeat.end()
         if _speaks(named):
             LOGGER.error(" ".join(str(error).splitlines()))
+            _wait_for_questions(named, world)
         else:
             time.sleep(_WORD)
         sys.stderr.flush()
@@ -412,6 +414,15 @@ def _store(rank: int | None) -> Any:
         timeout=_CONNECTING,
     )
     return stores.PrefixStore(f"deepfm/{restarts()}", store)
+
+
+def _wait_for_questions(store: Any, world: int) -> None:
+    """Keep the store, which may end with this process, until the others have asked who speaks; one
+    that waits for something else does not."""
+    with suppress(RuntimeError):
+        until = time.monotonic() + _WORD
+        while store.add("errors", 0) < world and time.monotonic() < until:
+            time.sleep(_TICK)
 
 
 def _speaks(store: Any) -> bool:
