@@ -3,6 +3,10 @@
 Processes are started anew (`spawn`), because threads and the locks of libraries do not survive a
 copy. They end with this one, however it ends; one that dies ends the others. Scripts that ask for
 more than one must keep their work below `if __name__ == "__main__":`, as Python demands of them.
+
+Each has a pipe of its own, and they share no lock: one that is killed gives none back, for which
+the others would wait for ever. `ProcessPoolExecutor` has such locks, and waits as long for a
+process that it was starting when it found another one dead.
 """
 
 import contextlib
@@ -10,11 +14,12 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from ctypes import c_double
-from typing import Any, Generic, NamedTuple, TypeVar
+from ctypes import c_bool, c_double
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from deepfm.errors import DeepFMError
 from deepfm.utils.startup import leave_pandas_out
@@ -45,7 +50,11 @@ class _Inside(NamedTuple):
     stop: Any
 
 
-_inside: _Inside | None = None
+class _Outcome(NamedTuple):
+    """What became of a task: a result or an error."""
+
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Processes(Generic[S]):
@@ -58,13 +67,11 @@ class Processes(Generic[S]):
 
     def __init__(self, count: int, shared: S) -> None:
         self.count, self._shared = count, shared
-        self._pool: ProcessPoolExecutor | None = None
+        self._started: dict[Connection, SpawnProcess] = {}
         if count > 1:
-            context = multiprocessing.get_context("spawn")
-            self._progress = context.RawArray(c_double, 2 * count)
-            self._stop = context.Event()
-            inside = _Inside(shared, self._progress, self._stop)
-            self._pool = ProcessPoolExecutor(count, context, _begin, (inside,))
+            self._context = multiprocessing.get_context("spawn")
+            self._progress = self._context.RawArray(c_double, 2 * count)
+            self._stop = self._context.RawValue(c_bool, False)
 
     def map(
         self,
@@ -85,38 +92,56 @@ class Processes(Generic[S]):
             Exception: What the function raised first in the order of the tasks; later ones are
                 stopped.
         """
-        if self._pool is None:
+        if self.count == 1:
             return [function(self._shared, task, report) for task in tasks]
         self._progress[:] = [0.0] * len(self._progress)
-        with _interrupts_later():  # no process begins with one
-            futures = [
-                self._pool.submit(_call, function, task, number % self.count)
-                for number, task in enumerate(tasks)
-            ]
+        self._start(min(self.count, len(tasks)))
+        waiting = enumerate(tasks)
+        idle, busy = list(self._started), dict[Connection, int]()
+        outcomes: dict[int, _Outcome] = {}
         try:
-            return [self._result(future, report) for future in futures]
-        except BrokenProcessPool:
+            for number in range(len(tasks)):
+                while number not in outcomes:
+                    for pipe, (later, task) in zip(idle, waiting, strict=False):
+                        pipe.send((function, task, later % self.count))
+                        busy[pipe] = later
+                    idle = cast(list[Connection], wait(busy, _POLL_S))
+                    outcomes |= {busy.pop(pipe): pipe.recv() for pipe in idle}
+                    report(sum(self._progress[::2]), int(sum(self._progress[1::2])))
+                if (error := outcomes[number].error) is not None:
+                    raise error
+        except (EOFError, ConnectionError):
+            self._end_all()
             raise DeepFMError(
                 "a process that worked for this one has died, killed from outside or because the "
                 "memory is full; fewer of them need less"
             ) from None
-        finally:
-            for future in futures:
-                future.cancel()
+        return [outcomes[number].result for number in range(len(tasks))]
 
-    def _result(self, future: Future[R], report: Report) -> R:
-        while not wait([future], _POLL_S).done:
-            report(sum(self._progress[::2]), int(sum(self._progress[1::2])))
-        return future.result()
+    def _start(self, count: int) -> None:
+        inside = _Inside(self._shared, self._progress, self._stop)
+        with _interrupts_later():  # no process begins with one
+            for _ in range(len(self._started), count):
+                here, there = self._context.Pipe()
+                process = self._context.Process(target=_serve, args=(there, inside))
+                process.start()
+                self._started[here] = process
+                there.close()  # so that the pipe ends with the process
+
+    def _end_all(self) -> None:
+        for process in self._started.values():
+            process.kill()
 
     def __enter__(self) -> "Processes[S]":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool is not None:
-            if kind is not None:
-                self._stop.set()
-            self._pool.shutdown(cancel_futures=True)
+        if kind is not None:
+            self._stop.value = True
+        for pipe in self._started:
+            pipe.close()  # one that waits for a task ends
+        for process in self._started.values():
+            process.join()
 
 
 @contextlib.contextmanager
@@ -132,13 +157,15 @@ def _interrupts_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(inside: _Inside) -> None:
-    """Called in each process before any work."""
-    global _inside
-    _inside = inside
+def _serve(pipe: Connection, inside: _Inside) -> None:
+    """What another process does: a task after the other, until the pipe ends."""
     leave_pandas_out()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            function, task, place = pipe.recv()
+            pipe.send(_outcome(inside, function, task, place))
 
 
 def _end_with_parent() -> None:
@@ -148,13 +175,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _call(function: Callable[[Any, T, Report], R], task: T, place: int) -> R:
-    assert _inside is not None
-    shared, progress, stop = _inside
+def _outcome(
+    inside: _Inside, function: Callable[[Any, T, Report], R], task: T, place: int
+) -> _Outcome:
+    shared, progress, stop = inside
 
     def report(done: float, rows: int) -> None:
-        if stop.is_set():
+        if stop.value:
             raise Stopped
         progress[2 * place], progress[2 * place + 1] = done, rows
 
-    return function(shared, task, report)
+    try:
+        return _Outcome(function(shared, task, report))
+    except Exception as error:  # which is raised where the task was given
+        if not isinstance(error, DeepFMError):
+            error.add_note(f"In another process:\n{traceback.format_exc()}")
+        return _Outcome(error=error)
