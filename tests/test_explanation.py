@@ -61,8 +61,8 @@ def inputs_of(rows):
         ids[place, : len(row["tags"])] = row["tags"]
     columns = {name: np.array([row[name] for row in rows]) for name in FIELDS if name != "tags"}
     columns["tags"] = ids, lengths
-    data = TabularDataset.from_arrays(SCHEMA, columns, np.zeros(len(rows)))
-    return data.inputs.select(slice(None))
+    inputs = TabularDataset.from_arrays(SCHEMA, columns, np.zeros(len(rows))).inputs
+    return inputs._replace(dense=inputs.dense.double()).select(slice(None))
 
 
 def model_of(name, seed=0, **config):
@@ -73,7 +73,7 @@ def model_of(name, seed=0, **config):
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.3 * torch.randn(weight.shape)
-    return model.eval()
+    return model.double().eval()
 
 
 def one_logit(model, row):
@@ -105,7 +105,7 @@ def assert_same(effects, model, row, draws, wanted):
         expected = (
             changes.mean(), changes.std(), np.quantile(changes, 0.1), np.quantile(changes, 0.9)
         )  # fmt: skip
-        np.testing.assert_allclose(effect[1:], expected, rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(effect[1:], expected, rtol=1e-9, atol=1e-9)
     sizes = [abs(effect.mean) for effect in effects]
     assert sizes == sorted(sizes, reverse=True)
 
