@@ -8,10 +8,11 @@ processes. A line of JSON per kind: rows per second of the clock, medians over t
 repeats; of several processes also what a step exchanges, in bytes that one process sends and in
 seconds that it waits for others or for their messages.
 
-`--simulate` measures one process with a whole batch of its own, and computes what a step of as
-many ranks would take, each with a batch as large, on networks of published rates: a rank receives
-what all others send to all (`gathered`) and its share of a ring that adds up dense gradients
-(`added`), and every exchange costs a latency. Nothing is overlapped, so real ones can be faster.
+`--simulate` computes what a step of as many ranks would take, each with a whole batch of its own,
+on networks of published rates. Measured in one process of one thread are a step, the rows that it
+would send with their gradients, and an update by the rows of as many batches, which each rank adds
+up and applies. A rank receives what all others send to all and its share of a ring that adds up
+dense gradients, and every exchange costs a latency. Nothing is overlapped: real ones can be faster.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,13 @@ from peers.measure import StepClock
 
 from deepfm.commands.processes import environments
 from deepfm.models import build_model
+from deepfm.training.steps import TrainingStep
 from deepfm.training.trainer import Trainer
 from deepfm.utils.workers import Workers, workers_of_environment
 
 HERE = Path(__file__).resolve()
+EXCHANGES = 5  # of a step: the rows' number, these, the losses' inputs and their number, the rest
+UPDATES, WARM_UP = 7, 2
 # Bytes per second, and seconds of one exchange between hosts.
 NETWORKS = {
     "10 Gbit/s": (1.25e9, 50e-6),
@@ -82,11 +87,14 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def of_processes(arguments: argparse.Namespace, count: int, threads: int) -> dict[str, Any]:
+def of_processes(
+    arguments: argparse.Namespace, count: int, threads: int, *, batches: int = 0
+) -> dict[str, Any]:
     """What the first of so many processes measures."""
     command = [
         sys.executable, str(HERE), "--measure", "--workload", arguments.workload,
         "--rows", str(arguments.rows), "--optimizer", arguments.optimizer,
+        "--batches", str(batches),
     ]  # fmt: skip
     started = [
         subprocess.Popen(
@@ -121,23 +129,55 @@ def compare(arguments: argparse.Namespace) -> None:
     print(json.dumps({"ratio": round(several["rows_per_s"] / one["rows_per_s"], 3)}))
 
 
+def measured_updates(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One training of this process whose steps are of several batches; of one, what it sends."""
+    workload, batches = workloads.WORKLOADS[arguments.workload], arguments.batches
+    rows = batches * UPDATES * workloads.BATCH_SIZE
+    train, score = workloads.load(arguments.workload, rows=rows, score_rows=8192)
+    config = config_of(workload, arguments.optimizer)
+    training = replace(config.training, gradient_accumulation_steps=batches)
+    schema = schema_of(workload)
+    model = build_model(schema, config)
+    steps, updates, sent, starts = [], [], [], [time.perf_counter()]
+    update = TrainingStep.update
+
+    def timed(step: TrainingStep) -> None:
+        if batches == 1:  # of several, adding them up is a part of the update
+            touched = model.embedding.tables.touched()
+            sent.append(sum(one.rows.nbytes + one.gradient.nbytes for one in touched))
+        start = time.perf_counter()
+        update(step)
+        end = time.perf_counter()
+        updates.append(end - start)
+        steps.append(end - starts[-1])
+        starts.append(end)
+
+    TrainingStep.update = timed  # type: ignore[method-assign]
+    trainer = Trainer(training, config.evaluation, seed=0)
+    trainer.fit(model, dataset_of(schema, train), dataset_of(schema, score))
+    tables = {id(p) for p in model.embedding.tables.parameters()}
+    return {
+        "step_ms": 1000 * statistics.median(steps[WARM_UP:]),
+        "update_ms": 1000 * statistics.median(updates[WARM_UP:]),
+        "sent": statistics.median(sent) if sent else 0,
+        "dense": sum(p.nbytes for p in model.parameters() if id(p) not in tables),
+    }
+
+
 def simulate(arguments: argparse.Namespace) -> None:
-    """Prints a table in Markdown."""
-    alone, two = of_processes(arguments, 1, 1), of_processes(arguments, 2, 1)
-    # Two processes share a batch; a whole batch of each sends twice as many rows, at most.
-    gathered, exchanges = 2 * two["gathered_mb_per_step"] * 1e6, two["exchanges_per_step"] + 1
-    dense, step = alone["dense_mb"] * 1e6, alone["step_ms"] / 1000
-    print(
-        json.dumps({"step_ms": 1000 * step, "gathered_mb": gathered / 1e6, "dense_mb": dense / 1e6})
-    )
-    print(f"| ranks | {' | '.join(NETWORKS)} |\n|---|{'---:|' * len(NETWORKS)}")
+    """Prints a line of JSON and a table in Markdown."""
+    one = of_processes(arguments, 1, 1, batches=1)
+    print(json.dumps({"workload": arguments.workload} | one))
+    print(f"| ranks | update | {' | '.join(NETWORKS)} |\n|---|---:|{'---:|' * len(NETWORKS)}")
     for ranks in arguments.simulate:
-        cells = []
+        update = of_processes(arguments, 1, 1, batches=ranks)["update_ms"]
+        cells = [f"{update:.0f} ms"]
         for rate, latency in NETWORKS.values():
-            bytes_in = (ranks - 1) * gathered + 2 * (ranks - 1) / ranks * dense
-            whole = step + bytes_in / rate + exchanges * latency
-            speed = ranks * workloads.BATCH_SIZE / whole
-            cells.append(f"{speed:,.0f} rows/s, {step / whole:.0%}")
+            received = (ranks - 1) * one["sent"] + 2 * (ranks - 1) / ranks * one["dense"]
+            seconds = received / rate + EXCHANGES * latency
+            whole = (one["step_ms"] - one["update_ms"] + update) / 1000 + seconds
+            share = one["step_ms"] / 1000 / whole
+            cells.append(f"{ranks * workloads.BATCH_SIZE / whole:,.0f} rows/s, {share:.0%}")
         print(f"| {ranks} | {' | '.join(cells)} |")
 
 
@@ -150,9 +190,10 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="lazy_adam")
     parser.add_argument("--simulate", type=int, nargs="+", metavar="RANKS")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--batches", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measured(arguments)))
+        print(json.dumps((measured_updates if arguments.batches else measured)(arguments)))
     elif arguments.simulate:
         simulate(arguments)
     else:

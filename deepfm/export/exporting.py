@@ -6,7 +6,7 @@ place and takes its name last, once the graphs have been compared with the model
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +23,8 @@ from deepfm.checkpoint import Checkpoint
 from deepfm.data.encoding.arrays import EncodedArrays
 from deepfm.errors import ConfigError, DeepFMError, nearest
 from deepfm.evaluation.members import Members
+from deepfm.export.graph_files import GRAPH_FILES, GraphFiles, Run
 from deepfm.export.graphs import HalvesGraph, PairGraph, RowsGraph, groups_of, named, pair_scorers
-from deepfm.export.onnx_files import WeightsFile, write_onnx
 from deepfm.export.parity import ATOL, lists_parity, rows_parity
 from deepfm.export.programs import BATCH, program_of, row_dimensions
 from deepfm.exported.files import file_digest
@@ -33,7 +33,6 @@ from deepfm.exported.layout import (
     EVENTS,
     FORMAT,
     FORMAT_VERSION,
-    FORMATS,
     INTERACTIONS,
     ITEM,
     ITEMS,
@@ -70,7 +69,7 @@ def export(
     Args:
         checkpoints: Paths or URIs; of several the logits are averaged.
         output: A directory that is not there yet.
-        format: `onnx`, or `pt2`, a program of `torch.export` for rows.
+        format: `onnx`, or `pt2`, programs of `torch.export`.
         overwrite: Replace an export that is there.
 
     Raises:
@@ -78,8 +77,8 @@ def export(
         CheckpointError: A checkpoint cannot be used, or two do not agree.
         DeepFMError: The graphs do not give the logits of the model, or the disk refuses.
     """
-    if format not in FORMATS:
-        raise ConfigError(f"--format: unknown format {format!r}; {nearest(format, FORMATS)}")
+    if format not in GRAPH_FILES:
+        raise ConfigError(f"--format: unknown format {format!r}; {nearest(format, GRAPH_FILES)}")
     if format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module, extra="onnx", wanted_by="deepfm export")
@@ -93,8 +92,7 @@ def export(
     members = (scorer if isinstance(scorer, Members) else Members((scorer,))).frozen()
     with _written_beside(output) as folder:
         with torch.no_grad():
-            write = _write_pt2 if format == "pt2" else _write_onnx_graphs
-            signature, parity = write(folder, members, loaded[0])
+            signature, parity = _write_graphs(GRAPH_FILES[format](folder), members, loaded[0])
         versions = {name: _version(name) for name in _LIBRARIES} | {"deepfm": deepfm.__version__}
         parity = {"tolerance": ATOL, "versions": versions, **parity}
         _write_json(folder / SIGNATURE, signature)
@@ -104,27 +102,23 @@ def export(
     return parity
 
 
-def _write_onnx_graphs(
-    folder: Path, members: Members, checkpoint: Checkpoint
+def _write_graphs(
+    files: GraphFiles, members: Members, checkpoint: Checkpoint
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The graphs, with what `signature.json` and `parity.json` say of them."""
-    ort = needed("onnxruntime", extra="onnx", wanted_by="deepfm export")
-    weights = WeightsFile(folder)
     graph, layout, example, signature = _rows(members, checkpoint)
     outputs = graph.outputs(example)
-    dimensions = (row_dimensions(example, layout.names),)
-    program = program_of(graph, (example,), dimensions)
-    write_onnx(program, folder / f"{ROWS}.onnx", weights, layout.names, outputs.names)
-    signature["graphs"][ROWS]["file"] = f"{ROWS}.onnx"
+    program = program_of(graph, example, row_dimensions(example, layout.names))
+    files.write(program, ROWS, layout.names, outputs.names)
+    graphs = signature["graphs"]
     scorers = pair_scorers(members.models) if signature["ranks"] else None
     if scorers is not None:
-        signature["graphs"] |= _write_halves(folder, weights, scorers)
+        graphs |= _write_halves(files, scorers)
+    for name, described in graphs.items():
+        described["file"] = f"{name}.{files.suffix}"
 
-    def opened(name: str) -> Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]:
-        session = ort.InferenceSession(folder / f"{name}.onnx")
-        inputs = [one.name for one in session.get_inputs()]
-        wanted = signature["graphs"][name]["outputs"]
-        return lambda arrays: session.run(wanted, dict(zip(inputs, arrays, strict=True)))
+    def opened(name: str) -> Run:
+        return files.opened(name, graphs[name]["outputs"])
 
     parity = {"rows": rows_parity(members, layout, outputs, opened(ROWS))}
     if scorers is not None:
@@ -136,9 +130,7 @@ def _write_onnx_graphs(
     return signature, parity
 
 
-def _write_halves(
-    folder: Path, weights: WeightsFile, scorers: Sequence[PairScorer]
-) -> dict[str, Any]:
+def _write_halves(files: GraphFiles, scorers: Sequence[PairScorer]) -> dict[str, Any]:
     """The graphs of users, of items and of their pairs, with what `signature.json` says of them."""
     found: dict[str, Any] = {}
     halves: dict[str, list[Tensor]] = {}
@@ -148,43 +140,22 @@ def _write_halves(
         example = _example(layout)
         halves[side] = graph(example)
         names = [f"{side}_{k}" for k in range(len(halves[side]))]
-        program = program_of(graph, (example,), (row_dimensions(example, layout.names),))
-        write_onnx(program, folder / f"{side}.onnx", weights, layout.names, names)
-        found[side] = {"file": f"{side}.onnx", "inputs": layout.described(), "outputs": names}
-    user = [half[:1] for half in halves[USER]]
-    sides: tuple[Any, Any] = (
-        [{} for _ in user],
-        row_dimensions(halves[ITEM], found[ITEM]["outputs"]),
-    )
-    program = program_of(PairGraph(scorers), (user, halves[ITEM]), sides)
+        program = program_of(graph, example, row_dimensions(example, layout.names))
+        files.write(program, side, layout.names, names)
+        found[side] = {"inputs": layout.described(), "outputs": names}
+    user, items = [half[:1] for half in halves[USER]], halves[ITEM]
+    dimensions = [*({} for _ in user), *row_dimensions(items, found[ITEM]["outputs"])]
+    program = program_of(PairGraph(scorers), [*user, *items], dimensions)
     inputs = [*found[USER]["outputs"], *found[ITEM]["outputs"]]
-    write_onnx(program, folder / f"{PAIR}.onnx", weights, inputs, ["logit"])
+    files.write(program, PAIR, inputs, ["logit"])
     shapes: list[list[int | str]] = [[1, half.shape[1]] for half in user]
-    shapes += [[BATCH, half.shape[1]] for half in halves[ITEM]]
+    shapes += [[BATCH, half.shape[1]] for half in items]
     described = [
         {"name": name, "type": "float32", "shape": shape}
         for name, shape in zip(inputs, shapes, strict=True)
     ]
-    found[PAIR] = {"file": f"{PAIR}.onnx", "inputs": described, "outputs": ["logit"]}
+    found[PAIR] = {"inputs": described, "outputs": ["logit"]}
     return found
-
-
-def _write_pt2(
-    folder: Path, members: Members, checkpoint: Checkpoint
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The program of rows, with what `signature.json` and `parity.json` say of it."""
-    graph, layout, example, signature = _rows(members, checkpoint)
-    outputs = graph.outputs(example)
-    program = program_of(graph, (example,), (row_dimensions(example, layout.names),))
-    path = folder / f"{ROWS}.pt2"
-    torch.export.save(program, path)
-    signature["graphs"][ROWS]["file"] = path.name
-    module = torch.export.load(path).module()
-
-    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [found.numpy() for found in module([torch.from_numpy(a) for a in arrays])]
-
-    return signature, {"rows": rows_parity(members, layout, outputs, run)}
 
 
 def _rows(

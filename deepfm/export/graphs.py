@@ -143,16 +143,18 @@ class HalvesGraph(nn.Module):
 
 
 class PairGraph(nn.Module):
-    """Logits (I,) float64 of one user and I items, of their halves."""
+    """Logits (I,) float64 of one user and I items, of their halves, those of the user first."""
 
     def __init__(self, scorers: Sequence[PairScorer]) -> None:
         super().__init__()
         self.rest = nn.ModuleList(s.rest for s in scorers if s.first is not None)
         self.has_network = [scorer.first is not None for scorer in scorers]
 
-    def forward(self, user: list[Tensor], items: list[Tensor]) -> Tensor:
+    def forward(self, halves_of_both: list[Tensor]) -> Tensor:
         """Give the mean of the models' logits."""
-        users, halves, networks = iter(user), iter(items), iter(self.rest)
+        of_each = len(halves_of_both) // 2
+        users, halves = iter(halves_of_both[:of_each]), iter(halves_of_both[of_each:])
+        networks = iter(self.rest)
         found = []
         for has_network in self.has_network:
             deep = 0.0

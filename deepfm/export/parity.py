@@ -94,11 +94,11 @@ def _logits_of_pairs(
 ) -> np.ndarray:
     """Logits of a user and items, by the scorers of the models."""
     schema = scorers[0].model.schema
-    halves = []
+    halves: list[torch.Tensor] = []
     for side, arrays in zip(("user", "item"), given, strict=True):
         rows = assembled(schema, groups_of(side), arrays)
-        halves.append(halves_of(scorers, rows, side))
-    logits: np.ndarray = PairGraph(scorers)(*halves).numpy()
+        halves += halves_of(scorers, rows, side)
+    logits: np.ndarray = PairGraph(scorers)(halves).numpy()
     return logits
 
 

@@ -23,15 +23,15 @@ def row_dimensions(tensors: Sequence[Tensor], names: Sequence[str]) -> list[dict
 
 
 def program_of(
-    module: nn.Module, arguments: tuple[list[Tensor], ...], dimensions: tuple[Any, ...]
+    module: nn.Module, tensors: list[Tensor], dimensions: list[dict[int, Any]]
 ) -> ExportedProgram:
-    """What the module computes, as a program.
+    """What the module computes of a list of tensors, as a program.
 
     Args:
-        arguments: An example with three rows or more, and lists of two elements or more.
+        tensors: An example with three rows or more, and lists of two elements or more.
         dimensions: Of each tensor, those that may be of any size.
     """
     with torch.no_grad():
         return torch.export.export(
-            module.eval(), arguments, dynamic_shapes=dimensions, strict=False
+            module.eval(), (tensors,), dynamic_shapes=(dimensions,), strict=False
         )

@@ -10,7 +10,6 @@ from deepfm.data.schema import AGES, DatasetSchema, FieldSchema
 
 FORMAT = "deepfm export"
 FORMAT_VERSION = 1
-FORMATS = ("onnx", "pt2")
 MANIFEST, SIGNATURE, PARITY = "manifest.json", "signature.json", "parity.json"
 WEIGHTS = "weights.bin"
 ENCODERS = "encoders"  # .json and .npz

@@ -29,6 +29,20 @@ def engines(request, tmp_path_factory):
     return Predictor(paths), runtime.load(output, threads=1), output
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_programs_of_torch_have_the_halves_too(tmp_path, count):
+    paths = [untrained.of_ranking(tmp_path / f"{k}.pt", k) for k in range(count)]
+    given = ["export", "--checkpoint", *map(str, paths), "--output", str(tmp_path / "out")]
+    assert main([*given, "--format", "pt2"]) == 0
+    graphs = json.loads((tmp_path / "out" / "signature.json").read_text())["graphs"]
+    assert sorted(one["file"] for one in graphs.values()) == [
+        "item.pt2", "model.pt2", "pair.pt2", "user.pt2",
+    ]  # fmt: skip
+    entries = json.loads((tmp_path / "out" / "parity.json").read_text())["lists"]
+    assert [one["items"] for one in entries] == [1, 7, 4096]
+    assert max(one["logit"] for one in entries) < 1e-5
+
+
 def rows(count: int, seed: int = 0) -> pa.Table:
     """Users and items."""
     rng = np.random.default_rng(seed)

@@ -51,7 +51,7 @@ def test_the_graph_of_a_model_gives_its_logits(name, config, tmp_path):
     inputs = random_inputs(SMALL, 3)
     example = [inputs.sparse, inputs.dense, *inputs.sequence_ids, *inputs.sequence_lengths]
     outputs = graph.outputs(example)
-    program = program_of(graph, (example,), (row_dimensions(example, layout.names),))
+    program = program_of(graph, example, row_dimensions(example, layout.names))
     write_onnx(program, tmp_path / "m.onnx", WeightsFile(tmp_path), layout.names, outputs.names)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
 
