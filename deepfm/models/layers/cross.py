@@ -175,17 +175,17 @@ class MaskedCrossNetwork(nn.Module):
             assert isinstance(norm, nn.LayerNorm)
             h, anchor = mapped(x), None if self.exponential else x0
             if is_fused:
-                x = _masked_cross(x, anchor, h, norm.weight, norm.bias, bias, norm.eps)
+                kept = self.dropout.kept_and_scaled(x)
+                x = _masked_cross(x, anchor, h, norm.weight, norm.bias, bias, norm.eps, kept)
             else:
                 first = h[:, : len(bias) // 2]
                 c = torch.cat([h, first * norm(first).relu()], dim=1) + bias  # (B, n)
-                x = torch.addcmul(x, x if anchor is None else anchor, c)
-            x = self.dropout(x)
+                x = self.dropout(torch.addcmul(x, x if anchor is None else anchor, c))
         return x
 
 
 class _MaskedCross(torch.autograd.Function):
-    """What follows the product of a layer, in about half as many passes over numbers."""
+    """What follows the product of a layer, dropout too, in about half as many passes."""
 
     @staticmethod
     def forward(
@@ -197,6 +197,7 @@ class _MaskedCross(torch.autograd.Function):
         shift: Tensor,
         bias: Tensor,
         eps: float,
+        kept: Tensor | None,
     ) -> Tensor:
         half, masked = h.shape[1], len(weight)
         first = h[:, :masked].contiguous()
@@ -206,18 +207,20 @@ class _MaskedCross(torch.autograd.Function):
         torch.add(h, bias[:half], out=c[:, :half])
         torch.addcmul(bias[half:], first, mask, out=c[:, half:])
         ctx.is_exponential = anchor is None
-        ctx.save_for_backward(
-            x if anchor is None else anchor, c, first, mask, mean, inverse, weight, shift
-        )
-        return torch.addcmul(x, x if anchor is None else anchor, c)
+        anchor = x if anchor is None else anchor
+        ctx.save_for_backward(anchor, c, first, mask, mean, inverse, weight, shift, kept)
+        y = torch.addcmul(x, anchor, c)
+        return y if kept is None else y.mul_(kept)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        anchor, c, first, mask, mean, inverse, weight, shift = ctx.saved_tensors
+        anchor, c, first, mask, mean, inverse, weight, shift, kept = ctx.saved_tensors
         masked, half = first.shape[1], c.shape[1] - first.shape[1]
-        of_c = gradient * anchor
-        of_masked = of_c[:, half:]
+        gradient = gradient if kept is None else gradient * kept
+        of_h = gradient[:, :half] * anchor[:, :half]
+        of_masked = gradient[:, half:] * anchor[:, half:]
+        of_bias = torch.cat([of_h.sum(0), of_masked.sum(0)])
         of_norm, of_weight, of_shift = torch.ops.aten.native_layer_norm_backward(
             torch.ops.aten.threshold_backward(of_masked * first, mask, 0),
             first,
@@ -228,13 +231,11 @@ class _MaskedCross(torch.autograd.Function):
             shift,
             [True, True, True],
         )
-        of_h = of_c[:, :half].contiguous()
         of_h[:, :masked].add_(of_norm.addcmul_(of_masked, mask))
-        of_bias = of_c.sum(0)
         if ctx.is_exponential:
             of_x = torch.addcmul(gradient, gradient, c)
-            return of_x, None, of_h, of_weight, of_shift, of_bias, None
-        return gradient, gradient * c, of_h, of_weight, of_shift, of_bias, None
+            return of_x, None, of_h, of_weight, of_shift, of_bias, None, None
+        return gradient, gradient * c, of_h, of_weight, of_shift, of_bias, None, None
 
 
 _masked_cross: Callable[..., Tensor] = _MaskedCross.apply

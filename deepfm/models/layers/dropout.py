@@ -50,6 +50,14 @@ class Dropout(nn.Module):
         torch.ge(bits, self._dropped - 2**15, out=mask)
         return mask
 
+    def kept_and_scaled(self, x: Tensor) -> Tensor | None:
+        """What a function that has dropout in it multiplies x with; None: nothing is dropped."""
+        if not self.is_active:
+            return None
+        if x.device.type != "cpu":
+            return F.dropout(torch.ones_like(x, requires_grad=False), self.p)
+        return self.kept(x).mul_(self.scale)
+
     @property
     def _dropped(self) -> int:
         """How many of 2^16 equally likely numbers mean zero."""

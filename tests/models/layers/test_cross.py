@@ -57,15 +57,20 @@ def test_the_masked_cross_equals_loops(width, exponential, fused):
         check(layer, rows(width), lambda row: reference.masked_cross(row, layers, exponential))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("exponential", [False, True])
-def test_weights_of_the_masked_cross_get_the_same_gradients_in_few_passes(exponential):
-    layer = drawn(MaskedCrossNetwork(5, num_layers=2, exponential=exponential)).double()
-    x, found = rows(5).double(), []
+def test_the_masked_cross_has_the_same_gradients_in_few_passes(exponential, dropout):
+    layer = MaskedCrossNetwork(5, num_layers=2, exponential=exponential, dropout=dropout)
+    layer, found = drawn(layer).double(), []
     for opened in (nullcontext(), products_in("fp32")):
         layer.zero_grad()
+        x = rows(5).double().requires_grad_()
+        torch.manual_seed(3)  # both leave out the same numbers
         with opened:
-            layer(x).square().sum().backward()
-        found.append([weight.grad.clone() for weight in layer.parameters()])
+            y = layer(x)
+            y.square().sum().backward()
+        assert bool((y == 0).any()) == bool(dropout)
+        found.append([y, x.grad, *(weight.grad.clone() for weight in layer.parameters())])
     torch.testing.assert_close(*found)
 
 
