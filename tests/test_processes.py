@@ -232,6 +232,15 @@ def test_processes_that_were_started_otherwise(tmp_path, monkeypatch, capsys):
     assert "WORLD_SIZE says that there are 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["two", "0", "-1", ""])
+def test_a_number_of_processes_that_is_none(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.setenv("WORLD_SIZE", given)
+    assert main(["train", "--config", str(write_config(tmp_path))]) == 2
+    said = capsys.readouterr().err
+    assert "WORLD_SIZE" in said
+    assert f"expected a whole number from 1 on, found {given!r}" in said
+
+
 def test_a_variable_of_several_processes_alone_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", "--config", str(write_config(tmp_path))]) == 2

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from deepfm.errors import ConfigError
+from deepfm.utils.environment_of_processes import started_processes
 from deepfm.utils.interrupt import catch_signals
 from deepfm.utils.threads import cores
 
@@ -94,7 +95,7 @@ def is_one_of_several(count: int) -> bool:
         ConfigError: There is another number of them, or `count` is none.
     """
     check_count(count)
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = started_processes()
     if started not in (1, count):
         raise ConfigError(f"--processes {count}, and WORLD_SIZE says that there are {started}")
     return started == count

@@ -105,7 +105,8 @@ def _train(arguments: argparse.Namespace) -> None:
     with working("loading torch"):
         from deepfm import experiment
         from deepfm.report.automatic import write_automatically
-        from deepfm.utils.workers import restarts, workers_of_environment
+        from deepfm.utils.environment_of_processes import restarts
+        from deepfm.utils.workers import workers_of_environment
 
     with (
         workers_of_environment() as workers,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfm.errors import ConfigError, DeepFMError, cut
+from deepfm.utils.environment_of_processes import restarts, started_processes, whole_number
 from deepfm.utils.heartbeat import Heartbeat, end_now
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, quiet
@@ -66,13 +67,13 @@ class Workers:
 
     @property
     def are_on_several_hosts(self) -> bool:
-        return int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world))) < self.world
+        return whole_number("LOCAL_WORLD_SIZE", self.world, least=1) < self.world
 
     def own_device(self, device: torch.device) -> torch.device:
         """Of several GPUs of a host the one that is this process's."""
         if self.is_alone or device.type != "cuda" or device.index is not None:
             return device
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", whole_number("LOCAL_RANK", 0))
 
     def counts(self, rows: int) -> list[int]:
         """How many of so many rows each process has.
@@ -322,16 +323,6 @@ def _added_up(gradients: Tensor) -> "torch.futures.Future[Tensor]":
     return cast("torch.futures.Future[Tensor]", done)
 
 
-def started_processes() -> int:
-    """How many processes the environment says that this run has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def restarts() -> int:
-    """How often `torchrun` has started this process anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
 @contextmanager
 def workers_of_environment() -> Iterator[Workers]:
     """The processes that the environment names, connected while this context lasts.
@@ -350,7 +341,7 @@ def workers_of_environment() -> Iterator[Workers]:
             f"WORLD_SIZE says that there are {started_processes()} processes, and "
             f"{', '.join(missing)} is not there: start them by --processes N or torchrun"
         )
-    rank, world = int(os.environ["RANK"]), started_processes()
+    rank, world = whole_number("RANK", 0), started_processes()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         torch.distributed.init_process_group(
