@@ -164,9 +164,8 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _write(folder, 1, feed.day())
-        experiment.train(
-            config(folder, 1, "warm-up", epochs=1)
-        )  # imports and first calls are nobody's cost
+        # imports and first calls are nobody's cost
+        experiment.train(config(folder, 1, "warm-up", epochs=1))
         for day in range(1, given.days):
             append, anew = Cost(), Cost()
             with append.counted():

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 
 from deepfm import experiment
+from deepfm.cli import main
 from deepfm.config import ExperimentConfig
 from deepfm.data.batch import Ragged
 from deepfm.data.dataset import TabularDataset
@@ -459,3 +461,25 @@ def test_the_store_that_lacks_fewest_files_is_gone_on_from(days):
     manifest = json.loads((after.path / "manifest.json").read_text())
     assert [step["before"] for step in manifest["appended"]] == [300]
     assert os.path.samefile(second.path / "train/row.bin", after.path / "train/row.bin")
+
+
+def test_the_command_appends_and_says_how_often(days, capsys):
+    path = days / "run.yaml"
+    path.write_text(yaml.safe_dump(used(days, data__stratify=True).to_dict()))
+    assert main(["prepare", "--config", str(path)]) == 0
+    come(days, 3)
+    assert main(["prepare", "--config", str(path), "--append", "--as", "train"]) == 0
+    assert main(["prepare", "--config", str(path), "--append", "--as", "train"]) == 0
+    assert main(["prepare", "--config", str(path)]) == 0
+    said = capsys.readouterr()
+    assert "1 new files go on from" in said.out
+    assert "new ids: city" in said.out
+    assert "nothing to append: the rows of all files are in" in said.out
+    assert "rows appended in 1 steps" in said.out
+    for given, message in (
+        (["--as", "valid"], "--as says where the rows of --append go"),
+        (["--append", "--verify"], "expected one of --verify and --append"),
+        (["--append", "--merge"], "expected one of --merge and --append"),
+    ):
+        assert main(["prepare", "--config", str(path), *given]) == 2
+        assert message in capsys.readouterr().err
