@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attacks.children import preloaded
 
-ATTACKS = ("kills", "together", "sources", "damage", "faults", "fuzz")
+ATTACKS = ("kills", "appends", "together", "sources", "damage", "faults", "fuzz")
 OUTPUT = Path("outputs/attacks")
 
 
@@ -32,7 +32,7 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
-    from attacks import damage, faults, fuzz, kills, sources, together
+    from attacks import appends, damage, faults, fuzz, kills, sources, together
     from attacks.state import State
     from attacks.workloads import WORKLOADS
 
@@ -43,6 +43,7 @@ def main() -> int:
     workloads = ["declared"] if short else list(WORKLOADS)
     plans = {
         "kills": lambda: kills.cases(folder, 3 if short else arguments.kills, workloads),
+        "appends": lambda: appends.cases(folder, 3 if short else 2 * arguments.kills),
         "together": lambda: together.cases(folder, 1 if short else 10),
         "sources": lambda: sources.cases(folder, workloads, short=short),
         "damage": lambda: damage.cases(folder, 2 if short else None),

@@ -17,7 +17,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { OPEN, WRITE, PWRITE, FSYNC, RENAME, UNLINK, MKDIR, KINDS };
+enum { OPEN, WRITE, PWRITE, FSYNC, RENAME, UNLINK, MKDIR, LINK, KINDS };
 
 static char folder[PATH_MAX];
 static int armed_kind = -1, armed_number, armed_error, armed_for_good;
@@ -132,4 +132,16 @@ int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
     if (is_below(path) && refused(MKDIR)) return -1;
     return real(path, mode);
+}
+
+int link(const char *from, const char *to) {
+    REAL(link);
+    if (is_below(to) && refused(LINK)) return -1;
+    return real(from, to);
+}
+
+int linkat(int old, const char *from, int new, const char *to, int flags) {
+    REAL(linkat);
+    if (is_below(to) && refused(LINK)) return -1;
+    return real(old, from, new, to, flags);
 }

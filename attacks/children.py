@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).with_name("calls.c")
-KINDS = ("open", "write", "pwrite", "fsync", "rename", "unlink", "mkdir")
+KINDS = ("open", "write", "pwrite", "fsync", "rename", "unlink", "mkdir", "link")
 ANY = len(KINDS)
 
 

@@ -101,6 +101,12 @@ def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int
     return load.prepare_data(config, verify=verify, workers=workers)
 
 
+def append_data(config: ExperimentConfig, placed: str | None = None, *, workers: int = 1) -> Path:
+    """As `deepfm.data.load.append_data`, for losses that fit the label."""
+    check_losses(config.task_list(), config.task_data())
+    return load.append_data(config, placed, workers=workers)
+
+
 def prepare_shard(config: ExperimentConfig, shard: str) -> None:
     """As `deepfm.data.load.prepare_shard`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())

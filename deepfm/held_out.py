@@ -27,6 +27,7 @@ EVALUATION_CHANGES = (
     "data.auto_download",
     "data.store_dir",
     "data.verify",
+    "data.rows",
     "data.table.files",
     "data.table.valid_files",
     "data.table.test_files",

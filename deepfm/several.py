@@ -28,11 +28,12 @@ from deepfm.utils.places import AnyPath, matching, path_of
 # What of a field shapes its vectors and not its ids.
 _OF_VECTORS = (
     "embedding_dim", "embedding_name", "combiner", "dense_embedding", "bins", "edges",
-    "frequencies", "frequency_scale", "init", "trainable", "min_count",
+    "frequencies", "frequency_scale", "init", "trainable", "min_count", "max_vocabulary",
 )  # fmt: skip
 # What of the data may differ: where it is, and what is drawn for training alone.
 _OF_PLACES = (
-    "data.data_dir", "data.auto_download", "data.store_dir", "data.verify", "data.num_neg_train",
+    "data.data_dir", "data.auto_download", "data.store_dir", "data.verify", "data.rows",
+    "data.num_neg_train",
     "data.num_neg_eval", "data.explicit_negatives", "data.negative_exclusion", "data.table.files",
     "data.table.valid_files", "data.table.test_files", "data.table.users.files",
     "data.table.items.files", "data.table.fields", "data.table.sample_weight",

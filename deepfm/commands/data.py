@@ -63,6 +63,18 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--merge", action="store_true", help="make the store of what all shards have done"
     )
+    added.add_argument(
+        "--append",
+        action="store_true",
+        help="append the rows of new files to the store of those before: known values keep their "
+        "ids",
+    )
+    added.add_argument(
+        "--as",
+        dest="placed",
+        choices=("train", "valid"),
+        help="where appended rows go (default: where data.split_strategy says, if it can)",
+    )
     add_override(added)
 
 
@@ -136,8 +148,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from deepfm.utils.startup import leave_pandas_out
 
     leave_pandas_out()
-    given = [name for name in ("shard", "merge", "verify") if getattr(arguments, name)]
-    if len(given) > 1 or (given and given != ["verify"] and arguments.workers != 1):
+    given = [name for name in ("shard", "merge", "verify", "append") if getattr(arguments, name)]
+    alone = given and given[0] in ("shard", "merge") and arguments.workers != 1
+    if arguments.placed and given != ["append"]:
+        raise ConfigError("--as says where the rows of --append go")
+    if len(given) > 1 or alone:
         names = [f"--{name}" for name in given] + ["--workers"] * (arguments.workers != 1)
         raise ConfigError(f"expected one of {' and '.join(names)}")
     with config_of(arguments.config, arguments.override) as config:
@@ -146,6 +161,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
             return
         if arguments.merge:
             path = experiment.merge_shards(config)
+            LOGGER.info(f"the data is in {path}")
+            return
+        if arguments.append:
+            path = experiment.append_data(config, arguments.placed, workers=arguments.workers)
             LOGGER.info(f"the data is in {path}")
             return
         path = experiment.prepare_data(config, verify=arguments.verify, workers=arguments.workers)

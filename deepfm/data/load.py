@@ -23,6 +23,8 @@ from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.sources.tables import RawTables, id_field
 from deepfm.data.splits import SPLITS
 from deepfm.data.store import prepare as stores
+from deepfm.data.store.append import append
+from deepfm.data.store.appended import of_files
 from deepfm.data.store.cluster import Shard
 from deepfm.data.store.opening import Store
 from deepfm.errors import CheckpointError, ConfigError, nearest
@@ -84,7 +86,7 @@ def load_data(
     if data.table is not None:  # at once, because a changed vocabulary is another schema
         read = tabular.fingerprint_of(data, tabular.source_files(data))
         if expected is not None:
-            read.refuse_unless(expected)
+            read.refuse_unless(of_files(expected))
     like = None if encoders is None else _sized_like(schema, encoders.schema, data)
     if encoders is not None and encoders.schema != like:
         raise CheckpointError(
@@ -94,6 +96,8 @@ def load_data(
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
         store = stores.load_store(data, schema, encoders, base=base, labels=labels, read=read)
+        if expected is not None and store.fingerprint is not None:
+            expected.refuse_other(store.fingerprint)
         train = store.parts["train"]
         if encoders is not None:
             scales = encoders.schema.label_scales
@@ -187,6 +191,22 @@ def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int
     schema = _prepared_schema(config)
     labels = label_rules(config, schema)
     return stores.prepare(config.data, schema, labels=labels, verify=verify, workers=workers)
+
+
+def append_data(config: ExperimentConfig, placed: str | None = None, *, workers: int = 1) -> Path:
+    """Append the rows of new files of a declared table to its store; the directory of the new one.
+
+    Args:
+        placed: The split that they are put into; None: where the table's split says.
+        workers: How many processes share the rows.
+
+    Raises:
+        ConfigError: The data is none that is prepared, or its split does not say where rows go.
+        DataError: As in `prepare_data`, or there is no store that the files go on from.
+        DeepFMError: The disk refuses.
+    """
+    schema = _prepared_schema(config)
+    return append(config.data, schema, label_rules(config, schema), placed, workers=workers)
 
 
 def prepare_shard(config: ExperimentConfig, shard: str) -> None:

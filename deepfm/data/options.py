@@ -50,6 +50,8 @@ class FieldConfig:
     embedding_name: str | None = None
     bad_values: Literal["error", "unknown", "drop"] | None = None
     min_count: int | None = limited(None, at_least=1)
+    max_vocabulary: int | None = limited(None, at_least=1)
+    overflow_buckets: int | None = limited(None, at_least=1)
     hash_buckets: int | None = limited(None, at_least=1)
     hash_function: str | None = chosen(None, FUNCTIONS)
     num_buckets: int | None = limited(None, at_least=1)
@@ -296,6 +298,8 @@ class DataConfig:
         store_dir: Where declared tables are prepared to, a local folder.
         verify: Whether files are read again for their checksums only if size or times `changed`
             and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
+        rows: Whether training and validation have `all` rows of a store, or those that the last
+            `prepare --append` has `appended`; a split that got none stays whole.
         split_strategy: `leave_one_out`, `predefined` files, also as `predefined_ranking`, or
             `random` or by `time` in fractions.
         split_fractions: Of train, valid and test.
@@ -323,6 +327,7 @@ class DataConfig:
     history: HistoryConfig | None = None
     store_dir: str = "outputs/stores"
     verify: Literal["changed", "full"] = "changed"
+    rows: Literal["all", "appended"] = "all"
     split_strategy: str = chosen("leave_one_out", SPLITS)
     split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
     split_seed: int = limited(0, at_least=0)
@@ -366,6 +371,12 @@ class DataConfig:
             raise ConfigError(
                 f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
                 key="data.split_strategy",
+            )
+        if self.rows == "appended" and self.split.makes_ranking:
+            raise ConfigError(
+                f"split_strategy {self.split_strategy} is held in memory, where nothing is "
+                "appended; name the files to train on in data.table.files",
+                key="data.rows",
             )
         if self.candidates is not None and not self.split.makes_ranking:
             raise ConfigError(

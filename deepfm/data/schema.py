@@ -72,6 +72,10 @@ class FieldSchema:
         embedding_name: Fields with one embedding_name share vocabulary and tables; the field's
             name by default.
         min_count: Values rarer than this in the training split are unknown.
+        max_vocabulary: How many values a vocabulary has at most, also when it grows; 0 for any
+            number. More are an error without `overflow_buckets`.
+        overflow_buckets: Rows for the values that a bounded vocabulary does not have, by a hash
+            modulo this; the most frequent values of the training split have rows of their own.
         hash_buckets: Instead of a vocabulary: ids are hashes, modulo this; 0 for none.
         hash_function: Of `hash_buckets`: `xxh64`, `murmur64a` or `farm64`.
         num_buckets: Instead of a vocabulary: values are whole numbers below this, and ids as they
@@ -138,6 +142,8 @@ class FieldSchema:
     embedding_dim: int = 16
     embedding_name: str = ""
     min_count: int = 1
+    max_vocabulary: int = 0
+    overflow_buckets: int = 0
     hash_buckets: int = 0
     hash_function: str = "xxh64"
     num_buckets: int = 0
@@ -188,7 +194,10 @@ class FieldSchema:
             raise ConfigError(
                 f"embedding_dim {self.embedding_dim} is below 1", key=f"field {self.name}"
             )
-        for key in ("max_length", "hash_buckets", "num_buckets", "quantiles"):
+        for key in (
+            "max_length", "max_vocabulary", "overflow_buckets", "hash_buckets", "num_buckets",
+            "quantiles",
+        ):  # fmt: skip
             if (value := getattr(self, key)) < 0:
                 raise ConfigError(f"{key} {value} is below 0", key=f"field {self.name}")
         for key in ("value_dim", "bins", "frequencies"):
@@ -246,6 +255,10 @@ class FieldSchema:
         kinds = [encoder.key for encoder in ID_ENCODERS if encoder.key in given]
         if len(kinds) > 1:
             raise ConfigError(f"choose one of {' and '.join(kinds)}", key=f"field {self.name}")
+        if self.max_vocabulary and self.encoder.key != "min_count":
+            raise ConfigError(
+                f"max_vocabulary means nothing with {self.encoder.key}", key=f"field {self.name}"
+            )
         for key, needed in _ONLY_WITH.items():
             if key in given and needed not in given:
                 raise ConfigError(f"{key} means nothing without {needed}", key=f"field {self.name}")
@@ -416,6 +429,8 @@ _ONLY_FOR |= {
     "missing": (FeatureType.DENSE,),
     "dense_embedding": (FeatureType.DENSE,),
     "value_dim": (FeatureType.DENSE,),
+    "max_vocabulary": _EMBEDDED,
+    "overflow_buckets": _EMBEDDED,
     "trainable": _EMBEDDED,
     "max_length": (FeatureType.SEQUENCE,),
     "keep": (FeatureType.SEQUENCE,),
@@ -424,7 +439,8 @@ _ONLY_FOR |= {
     "numbers": (FeatureType.SEQUENCE,),
 }
 _ONLY_WITH = {key: encoder.key for encoder in ID_ENCODERS for key in encoder.options} | {
-    "keep": "max_length"
+    "keep": "max_length",
+    "overflow_buckets": "max_vocabulary",
 }
 _ONLY_WITH_VECTOR = {
     "bins": "piecewise",
@@ -435,6 +451,8 @@ _ONLY_WITH_VECTOR = {
 # What shapes a table, or decides which value has which row of it.
 _OF_A_TABLE = (
     "embedding_dim",
+    "max_vocabulary",
+    "overflow_buckets",
     *(key for encoder in ID_ENCODERS for key in (encoder.key, *encoder.table_options)),
     "padding_idx",
 )

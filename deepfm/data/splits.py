@@ -77,7 +77,7 @@ class Split(ABC):
         goes_by_time: Whether held-out rows are the later ones, or may be.
     """
 
-    name: ClassVar[str]
+    name: str
     needs: ClassVar[tuple[str, ...]] = ()
     makes_ranking: ClassVar[bool] = False
     has_own_files: ClassVar[bool] = False
@@ -118,12 +118,16 @@ class StreamedSplit(Split):
             while rows are divided.
         surveys_classes: Whether the first look is at the classes of the label.
         expected: What must stand in its columns, for an error.
+        places_later: Whether it can say where rows belong that were appended to a table, and says
+            so without a look at all rows.
         in_shares: Whether several objects can each look at, and divide, a share of the rows:
             runs of rows, of which each object is told what all of them have found.
     """
 
-    expected: ClassVar[str] = ""
-    in_shares: ClassVar[bool] = False
+    expected: str = ""
+    in_shares: bool = False
+
+    places_later: bool = False
 
     def __init__(self, options: SplitOptions) -> None:
         self.options = options
@@ -174,6 +178,7 @@ class PredefinedFiles(StreamedSplit):
     needs = ("valid_files",)
     has_own_files = True
     in_shares = True
+    places_later = True
 
     @classmethod
     def settings(cls, options: SplitOptions) -> list[object]:
@@ -202,6 +207,7 @@ class RandomRows(StreamedSplit):
         if options.stratify and not options.num_class:
             raise ConfigError("the label is a number, which has no classes", key="data.stratify")
         self.surveys_classes = options.stratify
+        self.places_later = not options.stratify
         self._sizes = np.zeros(max(2, options.num_class), np.int64)
         self._before = np.zeros_like(self._sizes)  # of each class, in earlier shares
         self._by_number = RandomSplit(options.fractions, options.seed)

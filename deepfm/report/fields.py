@@ -162,7 +162,7 @@ def _bands(values: NDArray[np.float64], of_zero: str | None, *, whole: bool) -> 
 def _value_names(encoders: Encoders) -> Mapping[str, pa.Array]:
     """The values of each field with a vocabulary, in the order of their ids from 1 on."""
     return {
-        reader.field.name: encoder.values
+        reader.field.name: encoder.names
         for reader, encoder in encoders.parts()
         if isinstance(encoder, Vocabulary)
     }

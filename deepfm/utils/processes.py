@@ -136,7 +136,7 @@ class Processes(Generic[S]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and self._started:
             self._stop.value = True
         for pipe in self._started:
             pipe.close()  # one that waits for a task ends

@@ -158,7 +158,10 @@ def _words(values: pa.Array) -> dict[str, Any]:
 
 
 def _of_vocabulary(encoder: Vocabulary) -> dict[str, Any]:
-    return {"words": _words(encoder.values)}
+    plain: dict[str, Any] = {"words": _words(encoder.values)}
+    if encoder.buckets:
+        plain |= {"kind": "vocabulary_with_buckets", "overflow_buckets": encoder.buckets}
+    return plain
 
 
 def _of_declared(encoder: DeclaredVocabulary) -> dict[str, Any]:

@@ -136,8 +136,21 @@ class PlainVocabulary:
 
     def __init__(self, plain: Mapping[str, Any]) -> None:
         self._words = words_of(plain["words"])
+        self._buckets = plain.get("overflow_buckets", 0)
 
     def ids(self, kind: str, values: Sequence[Any]) -> list[int]:
+        places = self._places(kind, values)
+        if not (buckets := self._buckets):
+            return places
+        ids = [place + buckets if place else 0 for place in places]
+        texts = as_texts(kind, values)
+        others = [k for k, text in enumerate(texts) if not ids[k] and text is not None]
+        hashes = hash_few([str(texts[k]).encode() for k in others], "xxh64")
+        for k, hashed in zip(others, hashes, strict=True):
+            ids[k] = hashed % buckets + 1
+        return ids
+
+    def _places(self, kind: str, values: Sequence[Any]) -> list[int]:
         words = self._words
         if isinstance(words, Words):
             return words.places(as_texts(kind, values))
@@ -237,6 +250,7 @@ class PlainNumberBits:
 # By the kind of the encoder.
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "vocabulary": PlainVocabulary,
+    "vocabulary_with_buckets": PlainVocabulary,  # a kind of its own, which older releases refuse
     "hash_buckets": PlainHashBuckets,
     "declared_vocabulary": PlainDeclaredVocabulary,
     "num_buckets": PlainNumBuckets,

@@ -16,7 +16,7 @@ from deepfm.data.encoding.kinds import Encoder, refuse_change
 from deepfm.data.encoding.learnt import QuantileSample, VocabularyCounter
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.files.columns import is_text
-from deepfm.errors import DataError
+from deepfm.errors import DataError, Place
 from deepfm.utils.io import table_to_tensor, tensor_to_table
 
 if TYPE_CHECKING:
@@ -64,26 +64,43 @@ class DeclaredEncoder(Encoder):
 class Vocabulary(Encoder):
     """Categorical values to ids 1 … n; absent and unknown values become 0.
 
+    With `buckets` the ids 1 … b are for unknown values, by a hash of their text (XXH64, seed 0)
+    modulo b, and those of the vocabulary stand behind them.
+
     Values are found whatever type they come in: where integers were seen, "17" and 17.0 find 17;
     where texts were seen, 17 and 17.0 find "17".
 
     Args:
-        values: The value of each id from 1 on, as `plain` gives them; distinct, none null.
+        values: The values in the order of their ids, as `plain` gives them; distinct, none null.
+        buckets: For unknown values.
+        most: How many values it may grow to; None: any number.
+
+    Attributes:
+        values, buckets: As given.
     """
 
     kind = "vocabulary"
     key = "min_count"
-    free_settings = ("min_count",)
+    free_settings = ("min_count", "max_vocabulary")
     counts_unknown = True
 
-    def __init__(self, values: pa.Array) -> None:
-        self.values = values
+    def __init__(self, values: pa.Array, buckets: int = 0, most: int | None = None) -> None:
+        self.values, self.buckets, self._most = values, buckets, most
+        self._by_count: pa.Array | None = None  # all that were seen, the most frequent first
         self._order: np.ndarray | None = None  # of a number's or text's place when sorted
 
     @property
     def vocabulary_size(self) -> int:
         """Number of ids, the reserved 0 included."""
-        return len(self.values) + 1
+        return len(self.values) + 1 + self.buckets
+
+    @property
+    def names(self) -> pa.Array:
+        """What each id from 1 on stands for, for people."""
+        if not self.buckets:
+            return self.values
+        names = [f"unknown, bucket {k}" for k in range(1, self.buckets + 1)]
+        return pa.concat_arrays([pa.array(names, pa.large_string()), as_text(self.values)])
 
     @classmethod
     def chosen_by(cls, field: "FieldSchema") -> bool:
@@ -97,10 +114,34 @@ class Vocabulary(Encoder):
     def fitted(
         cls, fields: Sequence["FieldSchema"], learnt: Sequence["VocabularyCounter"]
     ) -> "Vocabulary":
-        return cls(VocabularyCounter.finish(learnt, fields[0].min_count))
+        field = fields[0]
+        values = VocabularyCounter.finish(learnt, field.min_count)
+        if not (most := field.max_vocabulary):
+            return cls(values)
+        if not (buckets := field.overflow_buckets):
+            _refuse_more(len(values), most, Place(field=field.name))
+            return cls(values, most=most)
+        by_count = VocabularyCounter.by_count(learnt, field.min_count)
+        kept = by_count[:most]
+        found = cls(kept.take(pc.sort_indices(kept)), buckets, most)
+        found._by_count = by_count
+        return found
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Ids of values, (N,) int64."""
+        places = self._places(values)
+        if not self.buckets:
+            return places
+        ids = np.where(places > 0, places + self.buckets, 0)
+        if len(others := np.flatnonzero(places == 0)):
+            texts = as_text(plain(values.take(pa.array(others))))
+            there = texts.is_valid().to_numpy(zero_copy_only=False)
+            hashes = hash_texts(texts, "xxh64") % np.uint64(self.buckets)
+            ids[others] = np.where(there, hashes.astype(np.int64) + 1, 0)
+        return ids
+
+    def _places(self, values: pa.Array) -> np.ndarray:
+        """Places among the values from 1 on, 0 for others, (N,) int64."""
         wanted = _converted(values, self.values.type)
         if not len(self.values) or not len(wanted):
             return np.zeros(len(wanted), np.int64)
@@ -124,23 +165,53 @@ class Vocabulary(Encoder):
         return ids
 
     def grown_from(self, base: "Vocabulary") -> "Vocabulary":
-        """The values of `base` with their ids, then those of this one that are new, sorted."""
-        new = self.values.filter(pa.array(base.encode(self.values) == 0))
+        """The values of `base` with their ids, then those of this one that are new, sorted.
+
+        Where there is no room for all of them, the most frequent ones have it.
+
+        Raises:
+            DataError: There are too many, and no buckets; or base has other buckets.
+        """
+        refuse_change("overflow_buckets", base.buckets, self.buckets)
+        seen = self.values if self._by_count is None else self._by_count
+        new = seen.filter(pa.array(base._places(seen) == 0))
+        if self._most is not None:
+            if self.buckets:
+                new = new[: max(0, self._most - len(base.values))]
+            elif len(new):
+                _refuse_more(len(base.values) + len(new), self._most)
         as_base = _converted(new, base.values.type)
         if as_base.null_count:  # a text among numbers: texts from now on
             as_base, known = as_text(new), as_text(base.values)
         else:
             known = base.values
-        return Vocabulary(pa.concat_arrays([known, as_base.take(pc.sort_indices(as_base))]))
+        values = pa.concat_arrays([known, as_base.take(pc.sort_indices(as_base))])
+        return Vocabulary(values, self.buckets, self._most)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"vocabulary": table_to_tensor(pa.table({"value": self.values}))}
+        buckets = {"overflow_buckets": self.buckets} if self.buckets else {}
+        return {"vocabulary": table_to_tensor(pa.table({"value": self.values})), **buckets}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
         if "type" in stored:  # an older form: a list
             return cls(plain(pa.array(stored["vocabulary"], pa.type_for_alias(stored["type"]))))
-        return cls(tensor_to_table(stored["vocabulary"])["value"].combine_chunks())
+        values = tensor_to_table(stored["vocabulary"])["value"].combine_chunks()
+        return cls(values, stored.get("overflow_buckets", 0))
+
+
+def _refuse_more(found: int, most: int, place: Place | None = None) -> None:
+    """Refuse more values than a vocabulary may have.
+
+    Raises:
+        DataError: There are more.
+    """
+    if found > most:
+        raise DataError(
+            f"expected at most {most:,} values (max_vocabulary), found {found:,}; raise it, or "
+            "prepare all rows anew with a higher min_count or with overflow_buckets",
+            place=place,
+        )
 
 
 class _Sorted:

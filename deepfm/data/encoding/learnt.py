@@ -55,14 +55,26 @@ class VocabularyCounter:
     @staticmethod
     def finish(counters: Iterable["VocabularyCounter"], min_count: int) -> pa.Array:
         """All values that were counted `min_count` times or more, sorted."""
-        parts = [part for counter in counters for part in counter._parts]
-        if not parts:
-            return pa.array([], pa.large_string())
-        table = merged_counts(parts)
-        if min_count > 1:
-            table = table.filter(pc.greater_equal(table["count"], min_count))
-        values = table["value"].combine_chunks()
+        values = _counted(counters, min_count)["value"].combine_chunks()
         return values.take(pc.sort_indices(values))
+
+    @staticmethod
+    def by_count(counters: Iterable["VocabularyCounter"], min_count: int) -> pa.Array:
+        """As `finish`, the most frequent first; of equally many the smaller value."""
+        table = _counted(counters, min_count)
+        order = pc.sort_indices(table, [("count", "descending"), ("value", "ascending")])
+        return table["value"].combine_chunks().take(order)
+
+
+def _counted(counters: Iterable[VocabularyCounter], min_count: int) -> pa.Table:
+    """Values with their counts, those of `min_count` or more."""
+    parts = [part for counter in counters for part in counter._parts]
+    if not parts:
+        return pa.table({"value": pa.array([], pa.large_string()), "count": np.zeros(0, np.int64)})
+    table = merged_counts(parts)
+    if min_count > 1:
+        table = table.filter(pc.greater_equal(table["count"], min_count))
+    return table
 
 
 def merged_counts(parts: list[pa.Table]) -> pa.Table:

@@ -4,20 +4,25 @@
 """
 
 import contextlib
+import errno
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+import xxhash
 
 from deepfm.data.schema import FieldSchema
+from deepfm.data.store.damage import damaged
 from deepfm.data.store.sums import BlockSums, digest_of, rows_per_block
 
 _COPIED_AT_ONCE = 4 << 20  # bytes
+# What a file system says that gives a file no second name, or no more of them.
+_NO_LINKS = {errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
 class RaggedIds(NamedTuple):
@@ -118,6 +123,28 @@ class ArrayWriter:
             self._ragged.setdefault(split, piece.ragged[split])
             self.rows[split] += piece.rows[split]
 
+    def go_on_from(
+        self, store: Path, arrays: Mapping[str, Mapping[str, ArrayShape]], grown: Collection[str]
+    ) -> None:
+        """Begin with all arrays of a store, behind which more are appended.
+
+        Their bytes are not copied: both stores have the same files, of which each reads the rows
+        that its own manifest says. Only where rows that nobody reads stand behind those of the
+        store, or the file system has no hard links, a file is copied.
+
+        Args:
+            store: Its directory.
+            arrays: By split, as its manifest has them.
+            grown: The splits that will have more rows.
+
+        Raises:
+            DamagedStore: Checksums, or the last block of an array, are not what was written.
+        """
+        for split, shapes in arrays.items():
+            for name, shape in shapes.items():
+                self._share(store, split, name, shape, grows=split in grown)
+            self.rows[split] += shapes["row"]["shape"][0]
+
     def piece(self) -> Piece:
         """What was written, once the block has ended."""
         return Piece(dict(self.rows), self._shapes, self._ragged)
@@ -149,15 +176,46 @@ class ArrayWriter:
         own = self._folder / folder / f"{name}.bin"
         own.parent.mkdir(exist_ok=True)
         os.replace(path, own)
-        size = own.stat().st_size
+        self._go_on(folder, name, shape, path.with_suffix(".sums").read_bytes())
+
+    def _go_on(self, folder: str, name: str, shape: ArrayShape, all_sums: bytes) -> memoryview:
+        """Write behind the rows of a file that is there; the bytes of its last block, if not whole.
+
+        Args:
+            all_sums: The checksums of its blocks.
+        """
         sums = self._open(folder, name, shape["dtype"], shape["shape"][1:], "ab")
         self._shapes[folder][name]["shape"][0] = shape["shape"][0]
-        if size:
-            whole = size // sums.size
-            with own.open("rb") as file:
-                file.seek(whole * sums.size)
-                rest = memoryview(file.read())
-            sums.go_on(path.with_suffix(".sums").read_bytes()[: 8 * whole], rest)
+        size = size_of(shape)
+        if not size:
+            return memoryview(b"")
+        whole = size // sums.size
+        with (self._folder / folder / f"{name}.bin").open("rb") as file:
+            file.seek(whole * sums.size)
+            rest = memoryview(file.read(size - whole * sums.size))
+        sums.go_on(all_sums[: 8 * whole], rest)
+        return rest
+
+    def _share(
+        self, store: Path, folder: str, name: str, shape: ArrayShape, *, grows: bool
+    ) -> None:
+        """Go on with an array of another store, in its own file if nobody else's rows are there."""
+        path, own = store / folder / f"{name}.bin", self._folder / folder / f"{name}.bin"
+        own.parent.mkdir(exist_ok=True)
+        try:
+            all_sums, found = path.with_suffix(".sums").read_bytes(), path.stat().st_size
+        except OSError as error:
+            raise damaged(path, f"cannot be read: {error.strerror or error}") from None
+        size = size_of(shape)
+        if found < size:
+            raise damaged(path, f"expected {size:,} bytes, found {found:,}")
+        if digest_of(all_sums) != shape.get("checksum"):
+            raise damaged(path.with_suffix(".sums"), "damaged (another checksum than in the store)")
+        if (grows and found > size) or not linked(path, own):
+            copy_start(path, own, size)
+        rest = self._go_on(folder, name, shape, all_sums)
+        if len(rest) and xxhash.xxh3_64_intdigest(rest) != int.from_bytes(all_sums[-8:], "little"):
+            raise damaged(path, "damaged (its last rows have another checksum)")
 
     def __enter__(self) -> "ArrayWriter":
         return self
@@ -180,6 +238,30 @@ class ArrayWriter:
                 for file in self._files.values():
                     file.flush()
                     os.fsync(file.fileno())
+
+
+def size_of(shape: ArrayShape) -> int:
+    """How many bytes an array has."""
+    return math.prod(shape["shape"]) * np.dtype(shape["dtype"]).itemsize
+
+
+def linked(path: Path, name: Path) -> bool:
+    """Give a file a second name; False where the file system has no such."""
+    try:
+        os.link(path, name)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
+
+
+def copy_start(path: Path, target: Path, size: int) -> None:
+    """Copy the first bytes of a file into a new one."""
+    with path.open("rb") as file, target.open("xb") as out:
+        while size and (data := file.read(min(size, _COPIED_AT_ONCE))):
+            out.write(data)
+            size -= len(data)
 
 
 def write_array(file: BinaryIO, values: np.ndarray) -> None:

@@ -49,6 +49,22 @@ _MAX_THREADS = 8  # of a process; each holds a block of rows
 _LOOK = 1 << 20  # bytes of text in which a first time is looked for
 
 
+def refuse_workers(table: RowsOfATable, workers: int) -> None:
+    """Refuse a number of processes that cannot share the rows of a table.
+
+    Raises:
+        ConfigError: It is none, or the split goes through all rows in their order.
+    """
+    if workers < 1:
+        raise ConfigError(f"expected at least 1, found {workers}", key="--workers")
+    if workers > 1 and not table.split.in_shares:
+        raise ConfigError(
+            f"{table.split.name} goes through all rows in their order, which one process has to do "
+            f"(--workers 1), found {workers}",
+            key="data.split_strategy",
+        )
+
+
 def build(
     scratch: Path,
     table: RowsOfATable,
@@ -57,12 +73,21 @@ def build(
     workers: int,
 ) -> dict[str, Any]:
     """Write all of a store but its manifest, whose content is returned."""
-    if workers > 1 and not table.split.in_shares:
-        raise ConfigError(
-            f"{table.split.name} goes through all rows in their order, which one process has to do "
-            f"(--workers 1), found {workers}",
-            key="data.split_strategy",
-        )
+    encoders, encoded = encode_all(scratch, table, encoders, base, workers)
+    made = put_together(scratch, table, encoders, encoded)
+    for folder in encoded:
+        shutil.rmtree(folder)
+    return made
+
+
+def encode_all(
+    scratch: Path,
+    table: RowsOfATable,
+    encoders: Encoders | None,
+    base: Encoders | None,
+    workers: int,
+) -> tuple[Encoders, dict[Path, EncodedShare]]:
+    """Encode the rows of a table into a folder for each share; the encoders, and the shares."""
     assert table.sides  # read once, and then sent to all processes
     with Processes(workers, table) as processes:
         tasks = planned(table, processes)
@@ -75,10 +100,7 @@ def build(
         passed.end(sum(one.read for one in encoded))
     for task, following, one in zip(tasks, tasks[1:], encoded, strict=False):
         share_work.refuse_miscounted(task.share, following.share, one.read)
-    made = put_together(scratch, table, encoders, dict(zip(folders, encoded, strict=True)))
-    for folder in folders:
-        shutil.rmtree(folder)
-    return made
+    return encoders, dict(zip(folders, encoded, strict=True))
 
 
 def planned(table: RowsOfATable, processes: Processes[RowsOfATable]) -> list[ShareTask]:
@@ -89,6 +111,7 @@ def planned(table: RowsOfATable, processes: Processes[RowsOfATable]) -> list[Sha
         shares, are_dates = [one_share(table.row_files)], None
     else:
         shares, are_dates = _shares(table, processes), first_time(table)
+    shares = [share._replace(before=table.before + share.before) for share in shares]
     tasks = [
         ShareTask(share, number, count, are_dates, None, threads)
         for number, share in enumerate(shares)
@@ -142,10 +165,13 @@ def _fitted(
         with PassOverRows("reading the training rows", _size(tasks)).shown() as passed:
             if len(tasks) == 1:
                 ((learning, rows),) = processes.map(share_work.learn, tasks, passed.report)
-                by_table = learning.fitted()
+                by_table = learning.fitted() if learning.rows or base is None else {}
             else:
-                by_table, rows = _fitted_by_all(scratch, table, tasks, processes, passed.report)
+                found = _fitted_by_all(scratch, table, tasks, processes, base, passed.report)
+                by_table, rows = found
         passed.end(rows)
+        if base is not None and not by_table:  # no row trains, so that nothing is new
+            return base
         encoders = Encoders(schema, by_table)
     else:
         encoders = Encoders.fit(schema, ())
@@ -157,13 +183,21 @@ def _fitted_by_all(
     table: RowsOfATable,
     tasks: Sequence[ShareTask],
     processes: Processes[RowsOfATable],
+    base: Encoders | None,
     report: Report,
 ) -> tuple[dict[str, Encoder], int]:
-    """The encoder of each embedding table, and how many rows there are."""
+    """The encoder of each embedding table, and how many rows there are.
+
+    None of them with a base and without a training row.
+    """
     folders = [scratch / f"learnt{task.number}" for task in tasks]
     work = list(zip(tasks, folders, strict=True))
     learnt = processes.map(share_work.learn_into, work, report)
-    refuse_untrained(sum(one.trained for one in learnt))
+    trained = sum(one.trained for one in learnt)
+    if base is None:
+        refuse_untrained(trained)
+    elif not trained:
+        return {}, sum(one.read for one in learnt)
     names = list(Learning(table.schema).tables())
     largest_first = sorted(
         names,
@@ -208,6 +242,33 @@ def put_together(
                 for records in share_work.read_records(own, histories.dtype):
                     histories.add(records)
         history = {} if histories is None else write_histories(histories, out)
+    made = manifest_of(folder, table, encoders, out, read, dropped, bad)
+    counts = ", ".join(f"{count:,} {split}" for split, count in made["rows"].items())
+    LOGGER.info(f"prepared {counts} rows; {dropped:,} of {read:,} rows dropped")
+    return made | history
+
+
+def manifest_of(
+    folder: Path,
+    table: RowsOfATable,
+    encoders: Encoders,
+    out: ArrayWriter,
+    read: int,
+    dropped: int,
+    bad: Mapping[str, int],
+) -> dict[str, Any]:
+    """Write the encoders of a store, and say what its manifest says of its arrays.
+
+    Args:
+        folder, table, encoders: As in `put_together`.
+        out: Which has written the arrays.
+        read: How many rows there are.
+        dropped: How many of them are in no split.
+        bad: Bad values by column.
+
+    Raises:
+        DataError: A split has no row.
+    """
     for split in table.split_names:
         if not out.rows[split]:
             raise DataError(
@@ -215,9 +276,6 @@ def put_together(
                 "data.split_strategy, data.split_fractions and the files"
             )
     write_encoders(folder / "encoders.pt", encoders)
-    rows = {split: out.rows[split] for split in table.split_names}
-    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
-    LOGGER.info(f"prepared {counts} rows; {dropped:,} of {read:,} rows dropped")
     if bad:
         columns = ", ".join(f"{column}: {count:,}" for column, count in sorted(bad.items()))
         LOGGER.warning(f"bad values by column: {columns}")
@@ -225,11 +283,11 @@ def put_together(
         "encoders": digest_of_encoders(encoders),
         "encoders_checksum": digest_of((folder / "encoders.pt").read_bytes()),
         "files": {role: list(map(str, paths)) for role, paths in table.files.items()},
-        "rows": rows,
+        "rows": {split: out.rows[split] for split in table.split_names},
         "dropped": dropped,
         "bad_values": dict(sorted(bad.items())),
         "arrays": {split: out.shapes(split) for split in table.split_names},
-    } | history
+    }
 
 
 def write_encoders(path: Path, encoders: Encoders) -> None:

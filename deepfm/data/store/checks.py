@@ -10,20 +10,8 @@ import xxhash
 from torch import Tensor
 
 from deepfm.data.batch import Inputs, Ragged
+from deepfm.data.store.damage import damaged
 from deepfm.data.store.sums import digest_of, rows_per_block
-from deepfm.errors import DataError, Place
-
-
-class DamagedStore(DataError):
-    """A store that has been changed from outside, or by its disk."""
-
-    def __str__(self) -> str:
-        return f"{super().__str__()}; `deepfm prepare --verify` makes the store again"
-
-
-def damaged(path: Path, problem: str) -> DamagedStore:
-    """The error that says what is wrong with a file of a store, and what to do."""
-    return DamagedStore(problem, place=Place(file=str(path)))
 
 
 class BlockChecks:
@@ -60,14 +48,19 @@ class BlockChecks:
             DamagedStore: A block differs.
         """
         size = self.rows * self._values.itemsize * prod(self._values.shape[1:])
+        left = self._values.nbytes  # rows of a later store may stand behind them
         with self._path.open("rb") as file:
             for block in range(len(self._sums)):
-                self._compare(block, file.read(size))
+                self._compare(block, file.read(min(size, left)))
+                left -= size
         self._is_open[:] = False
         self._left = 0
 
-    def check_rows(self, rows: np.ndarray | slice) -> None:
+    def check_rows(self, rows: np.ndarray | slice, first: int = 0) -> None:
         """Compare the blocks of some rows, unless that has been done.
+
+        Args:
+            first: The row that is called 0.
 
         Raises:
             DamagedStore: A block differs.
@@ -75,10 +68,10 @@ class BlockChecks:
         if not self._left:
             return
         if isinstance(rows, slice):
-            start, stop, _ = rows.indices(len(self._values))
-            blocks = np.arange(start // self.rows, -(-stop // self.rows))
+            start, stop, _ = rows.indices(len(self._values) - first)
+            blocks = np.arange((start + first) // self.rows, -(-(stop + first) // self.rows))
         else:
-            blocks = rows // self.rows
+            blocks = (rows + first) // self.rows
         for block in np.unique(blocks[self._is_open[blocks]]).tolist():
             start = block * self.rows
             data = np.ascontiguousarray(self._values[start : start + self.rows])
@@ -139,20 +132,21 @@ class CheckedInputs(Inputs):
 
 
 def checks_of(
-    checks: Mapping[str, BlockChecks], ragged: Mapping[str, Ragged]
+    checks: Mapping[str, BlockChecks], ragged: Mapping[str, Ragged], first: int = 0
 ) -> Callable[[np.ndarray | slice], None]:
     """What `CheckedInputs` calls.
 
     Args:
         checks: By array.
         ragged: Where each row's part is of those arrays that have no place for each row.
+        first: The row of the arrays that is called 0.
     """
     by_row = [check for name, check in checks.items() if name not in ragged]
     by_range = [(check, ragged[name]) for name, check in checks.items() if name in ragged]
 
     def check(rows: np.ndarray | slice) -> None:
         for array_ in by_row:
-            array_.check_rows(rows)
+            array_.check_rows(rows, first)
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
         for array_, lists in by_range:
             array_.check_ranges(lists.starts[chosen].numpy(), lists.lengths[chosen].numpy())

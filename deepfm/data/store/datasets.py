@@ -76,6 +76,7 @@ def open_split(
     shapes: Mapping[str, ArrayShape],
     schema: DatasetSchema,
     events: SharedEvents | None = None,
+    first: int = 0,
     *,
     check_all: bool,
 ) -> TabularDataset:
@@ -85,6 +86,7 @@ def open_split(
         shapes: As `ArrayWriter.shapes` gave them.
         schema: With vocabulary sizes.
         events: Those that the histories of rows are of, if the schema has any.
+        first: The first row that is given; those before it are left out.
         check_all: Compare all checksums now. Else those of features are compared when rows are
             first read; labels, weights, groups and row numbers are compared now in any case.
 
@@ -92,8 +94,13 @@ def open_split(
         DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
     arrays, later = open_arrays(folder, shapes, READ_AS_A_WHOLE, check_all=check_all)
-    tensors = {name: as_tensor(array) for name, array in arrays.items() if name != "row"}
     sequences = range(sum(not field.built for field in schema.sequence_fields))
+    flat = {f"sequence{k}_ids" for k in sequences if f"sequence{k}_starts" in arrays}
+    tensors = {
+        name: as_tensor(array if name in flat else array[first:])
+        for name, array in arrays.items()
+        if name != "row"
+    }
     inputs = Inputs(
         tensors["sparse"],
         tensors["dense"],
@@ -112,14 +119,14 @@ def open_split(
         later |= events.later
         ragged |= dict.fromkeys(events.later, Ragged(events.time, *histories[2:4]))
     if later:
-        inputs = CheckedInputs.of(inputs, checks_of(later, ragged))
+        inputs = CheckedInputs.of(inputs, checks_of(later, ragged, first))
     return TabularDataset(
         schema,
         inputs,
         tensors["label"],
         weight=tensors.get("weight"),
         group=tensors.get("group"),
-        row=arrays["row"],
+        row=arrays["row"][first:],
     )
 
 

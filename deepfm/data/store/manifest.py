@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deepfm.data.store.checks import damaged
+from deepfm.data.store.damage import damaged
 from deepfm.data.store.versions import FORMAT_VERSION, READ_ALIKE, hash_plain
 from deepfm.errors import DataError
 from deepfm.utils.io import atomic_write_bytes

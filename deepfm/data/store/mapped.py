@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from deepfm.data.store.arrays import ArrayShape
-from deepfm.data.store.checks import BlockChecks, damaged
+from deepfm.data.store.checks import BlockChecks
+from deepfm.data.store.damage import damaged
 
 
 class OpenArrays(NamedTuple):
@@ -52,13 +53,13 @@ def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
     """An array of a store, read where it is used.
 
     Raises:
-        DamagedStore: The file is missing or has another size.
+        DamagedStore: The file is missing or too short.
     """
     expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
     try:
         found = path.stat().st_size
-        if found == expected:
-            if not found:  # an empty file cannot be mapped
+        if found >= expected:  # rows of a store that goes on from this one stand behind its own
+            if not expected:  # an empty file cannot be mapped
                 return np.zeros(shape, dtype)
             return np.memmap(path, dtype, "r", shape=tuple(shape))
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,20 +13,23 @@ import torch
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import Fingerprint
+from deepfm.data.later_rows import Step
 from deepfm.data.options import DataConfig
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
-from deepfm.data.store.checks import damaged
+from deepfm.data.store.appended import steps_of
+from deepfm.data.store.damage import damaged
 from deepfm.data.store.datasets import SharedEvents, open_events, open_split
 from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
 from deepfm.data.store.sums import digest_of
 from deepfm.data.store.table_rows import declared_table
+from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.places import path_of
 
-SUMMARY = ("rows", "dropped", "bad_values", "history")
+SUMMARY = ("rows", "dropped", "bad_values", "history", "appended")
 CHECKED_AT_ONCE = 1 << 30  # bytes of arrays, which take about a second
 
 
@@ -38,9 +42,10 @@ class Store(NamedTuple):
         parts: Its splits by name; a table may have no `test`.
         users, items: Raw side tables; None where the table declares none.
         fingerprint: Of the files it was made from; None if only the store was opened.
-        summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column, and
-            what the `history` of a row is, if there is any.
+        summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column, what
+            the `history` of a row is, and what was `appended`, if there is any.
         events: That the histories of all rows are of.
+        steps: What was appended.
     """
 
     path: Path
@@ -51,6 +56,7 @@ class Store(NamedTuple):
     summary: dict[str, Any]
     fingerprint: Fingerprint | None = None
     events: SharedEvents | None = None
+    steps: tuple[Step, ...] = ()
 
 
 def open_store(
@@ -74,11 +80,32 @@ def open_store(
         )
     is_small = _size(manifest) <= CHECKED_AT_ONCE
     is_checked = is_small or data.verify == "full"
-    encoders, parts, events = _opened(path, manifest, schema, check_all=is_checked)
+    steps = steps_of(manifest)
+    first = _first_rows(path, manifest, steps) if data.rows == "appended" else {}
+    encoders, parts, events = _opened(path, manifest, schema, first, check_all=is_checked)
     if sides is None:
         sides = tabular.side_tables(declared_table(data), schema, path_of(data.data_dir))
     summary = {key: manifest[key] for key in SUMMARY if key in manifest}
-    return Store(path, encoders, parts, sides.users, sides.items, summary, events=events)
+    if first:
+        summary["rows"] = {split: len(part) for split, part in parts.items()}
+    return Store(
+        path, encoders, parts, sides.users, sides.items, summary, events=events, steps=steps
+    )
+
+
+def _first_rows(path: Path, manifest: dict[str, Any], steps: tuple[Step, ...]) -> dict[str, int]:
+    """The first row of each split that came last; 0 where none did.
+
+    Raises:
+        ConfigError: No training row was appended.
+    """
+    rows: dict[str, int] = manifest["rows"]
+    before = steps[-1].rows_before if steps else rows
+    first = {split: before.get(split, 0) % count for split, count in rows.items()}
+    if not first["train"]:
+        problem = "the last append gave none to train on" if steps else "none was appended"
+        raise ConfigError(f"appended: of the rows of {path} {problem}", key="data.rows")
+    return first
 
 
 def verify_store(path: Path, schema: DatasetSchema) -> int:
@@ -89,12 +116,17 @@ def verify_store(path: Path, schema: DatasetSchema) -> int:
         DamagedStore: It is half-written, or a file is missing or not what was written.
     """
     manifest = read_manifest(path)
-    _opened(path, manifest, schema, check_all=True)
+    _opened(path, manifest, schema, {}, check_all=True)
     return _size(manifest)
 
 
 def _opened(
-    path: Path, manifest: dict[str, Any], schema: DatasetSchema, *, check_all: bool
+    path: Path,
+    manifest: dict[str, Any],
+    schema: DatasetSchema,
+    first: Mapping[str, int],
+    *,
+    check_all: bool,
 ) -> tuple[Encoders, dict[str, TabularDataset], SharedEvents | None]:
     try:
         encoders = read_encoders(path / "encoders.pt", manifest.get("encoders_checksum"), schema)
@@ -103,7 +135,9 @@ def _opened(
             shared = manifest["event_arrays"]
             events = open_events(path / FOLDER, shared, fitted, check_all=check_all)
         parts = {
-            split: open_split(path / split, arrays, fitted, events, check_all=check_all)
+            split: open_split(
+                path / split, arrays, fitted, events, first.get(split, 0), check_all=check_all
+            )
             for split, arrays in manifest["arrays"].items()
         }
     except (LookupError, TypeError, AttributeError) as error:  # only of a store of format 1

@@ -31,6 +31,9 @@ What it makes is a directory:
         history/user.bin              (U,) uint64: hashes of the users that have events, ascending
         history/user_events.bin       (U,) int64, how many each has
 
+A store that was appended to (`deepfm.data.store.append`) shares files with the one that it goes on
+from: there may be more rows in a file than the manifest says, which belong to others.
+
 Arrays are row-major and native-endian, without headers. The key is a hash of all that decides what
 stands in them, the content of the files included, so changed rows or settings mean another
 directory. It is built under a temporary name and renamed, so under its own name it is whole.
@@ -41,29 +44,31 @@ its files are read anyway.
 """
 
 import contextlib
-import os
-import secrets
 import shutil
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import FilesRead
 from deepfm.data.labels import LabelRule
+from deepfm.data.later_rows import Step
 from deepfm.data.options import DataConfig
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.store.build import build, digest_of_encoders
-from deepfm.data.store.checks import DamagedStore
+from deepfm.data.store.appended import APPENDED, FITTED, steps_at, with_steps
+from deepfm.data.store.build import build, digest_of_encoders, refuse_workers
 from deepfm.data.store.cluster import Shard, ShardFolder
-from deepfm.data.store.manifest import read_manifest, write_manifest
-from deepfm.data.store.opening import Store, open_store, verify_store
+from deepfm.data.store.damage import DamagedStore
+from deepfm.data.store.manifest import read_manifest
+from deepfm.data.store.opening import Store, open_store, read_encoders, verify_store
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.data.store.versions import hash_plain
-from deepfm.errors import ConfigError, DataError, DeepFMError, Place
+from deepfm.data.store.writing import write_store
+from deepfm.errors import DataError, DeepFMError, Place
 from deepfm.utils.io import make_directory
 from deepfm.utils.locks import exclusive_lock
 from deepfm.utils.logging import LOGGER
+
+GIVEN, GROWN = "given", "grown"  # how a store was made that nothing is appended to
 
 
 def load_store(
@@ -89,7 +94,7 @@ def load_store(
     except DamagedStore as error:
         _prepared(rows, Path(data.store_dir), encoders, base, instead_of=(path, error))
         found = open_store(path, data, schema, sides=rows.sides)
-    return found._replace(fingerprint=rows.read.fingerprint)
+    return found._replace(fingerprint=with_steps(rows.read.fingerprint, found.steps))
 
 
 def prepare(
@@ -123,9 +128,8 @@ def prepare(
             split is left without a row.
         DeepFMError: The disk refuses; what was written is removed.
     """
-    if workers < 1:
-        raise ConfigError(f"expected at least 1, found {workers}", key="--workers")
     rows = RowsOfATable(data, schema, labels)
+    refuse_workers(rows, workers)
     path = _prepared(rows, Path(data.store_dir), encoders, base, workers=workers)
     if verify:
         try:
@@ -200,6 +204,11 @@ def _shards_of(path: Path, count: int) -> Path:
     return path.with_name(f".{path.name}.of{count}")
 
 
+def path_of_store(rows: RowsOfATable, store_dir: Path) -> Path:
+    """The directory of the store of some files, whether they were prepared at once or appended."""
+    return _path_of(rows, store_dir, rows.key())
+
+
 def _path_of(rows: RowsOfATable, store_dir: Path, key: str) -> Path:
     """The directory of a store."""
     name = next(iter(rows.files.values()))[0].resolve().parent.name or "table"
@@ -221,71 +230,59 @@ def _prepared(
         instead_of: A damaged store, which is removed, with what is wrong.
         shards: That have done the work.
     """
-    key = source = rows.key()
-    path = None
+    path = found = path_of_store(rows, store_dir)
+    if steps := steps_at(path):
+        rows = rows.appended(steps)
+    source, made = rows.key(), FITTED
     if encoders is not None:
-        path = _encoded_with(store_dir, source, digest := digest_of_encoders(encoders))
-        key = hash_plain([source, "encoded with", digest])
-    elif base is not None:
+        digest, made = digest_of_encoders(encoders), GIVEN
+        known = _encoded_with(store_dir, source, digest)
+        path = known or _path_of(rows, store_dir, hash_plain([source, "encoded with", digest]))
+    elif base is not None and not (steps and _has_grown_from(found, rows, base)):
+        made = GROWN
         key = hash_plain([source, "grown from", digest_of_encoders(base)])
-    if path is None:
         path = _path_of(rows, store_dir, key)
     if instead_of is not None:
         path, error = instead_of
         LOGGER.warning(f"{error.place}: {error.problem}; it is made again now")
+        if steps and path == found:
+            with contextlib.suppress(DamagedStore):  # else all values get new ids
+                made, encoders = APPENDED, _encoders_of(path, rows)
     elif (path / "manifest.json").exists():
-        LOGGER.info(f"data prepared earlier, in {path}")
+        LOGGER.info(f"data prepared earlier, in {path}" + _how_often(steps_at(path)))
         return path
-    failure = f"cannot write the store {path}"
-    advice = "what was written of it is removed (data.store_dir says where stores are)"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = partial(LOGGER.info, f"another process prepares {path}: waiting for it")
-        with exclusive_lock(path.with_name(f".{path.name}.lock"), waiting):
-            if _is_whole(path, rows.schema, check=instead_of is not None):
-                return path  # another process has made it meanwhile
-            _remove_remains(path)
-            scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            try:
-                scratch.mkdir()
-                if shards is None:
-                    made = build(scratch, rows, encoders, base, workers)
-                else:
-                    made = shards.merge(scratch)
-                rows.read.refuse_changed()
-                write_manifest(scratch, made | {"source": source})
-                os.replace(scratch, path)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise DeepFMError(f"{failure}: {error.strerror or error}; {advice}") from None
-    except KeyboardInterrupt:
-        LOGGER.warning(f"stopped; {advice.split(' (')[0]}")
-        raise
+    write_store(
+        path,
+        rows,
+        lambda scratch: (
+            build(scratch, rows, encoders, base, workers)
+            if shards is None
+            else shards.merge(scratch)
+        ),
+        {"source": source, "made": made},
+        check=instead_of is not None,
+    )
     return path
 
 
-def _is_whole(path: Path, schema: DatasetSchema, *, check: bool) -> bool:
-    """Whether there is a store; with `check` its checksums are compared, too."""
-    if not (path / "manifest.json").exists():
+def _how_often(steps: Sequence[Step]) -> str:
+    """Whether rows were appended to a store, for people."""
+    return f", rows appended in {len(steps):,} steps" if steps else ""
+
+
+def _has_grown_from(path: Path, rows: RowsOfATable, base: Encoders) -> bool:
+    """Whether the encoders of a store know all that others have learnt, by the same ids."""
+    own = _encoders_of(path, rows)
+    try:
+        return digest_of_encoders(own.grown_from(base)) == digest_of_encoders(own)
+    except DataError:  # a table of another kind, which whoever fits anew says better
         return False
-    if check:
-        try:
-            verify_store(path, schema)
-        except DamagedStore:
-            return False
-    return True
 
 
-def _remove_remains(path: Path) -> None:
-    """Remove a store that is not whole, and what killed processes left of it."""
-    if path.exists():
-        if not (path / "manifest.json").exists():
-            LOGGER.warning(f"{path} is half-written (no manifest.json): it is made again")
-        (path / "manifest.json").unlink(missing_ok=True)  # first, so that what is left is not used
-        shutil.rmtree(path)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(left)
+def _encoders_of(path: Path, rows: RowsOfATable) -> Encoders:
+    """The encoders of a store; errors as in `open_store`."""
+    checksum = read_manifest(path).get("encoders_checksum")
+    return read_encoders(path / "encoders.pt", checksum, rows.schema)
 
 
 def _encoded_with(store_dir: Path, source: str, digest: str) -> Path | None:

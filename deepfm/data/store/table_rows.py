@@ -1,12 +1,14 @@
 """What a declared table says about its rows, before any is read."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
 from deepfm.data.fingerprint import FilesRead
 from deepfm.data.labels import LabelRule
+from deepfm.data.later_rows import LaterRows, Step
 from deepfm.data.options import DataConfig, HistoryConfig, TableConfig
 from deepfm.data.schema import ITEMS, LEARNT, DatasetSchema, FieldSchema
 from deepfm.data.sources import tabular
@@ -44,6 +46,8 @@ class RowsOfATable:
         read: The content of these files, and of vocabulary files.
         split: How rows are divided.
         split_names: The splits that the settings ask for.
+        steps: What was appended to the table, in its order.
+        before: How many rows were read before those of the files.
     """
 
     def __init__(
@@ -62,7 +66,10 @@ class RowsOfATable:
         split = data.split
         if not issubclass(split, StreamedSplit):
             raise ConfigError(f"{split.name} is not prepared", key="data.split_strategy")
-        self.split = split(self._split_options())
+        self.steps: tuple[Step, ...] = ()
+        self.before = 0
+        self._kind_of_split = split
+        self.split = self.new_split()
         self.split_names = self.split.split_names(self.files)
         self.read = read or tabular.fingerprint_of(data, self.files)
         if "valid" not in self.split_names:
@@ -87,13 +94,45 @@ class RowsOfATable:
 
     def new_split(self) -> StreamedSplit:
         """A split that has not looked at any row."""
-        return type(self.split)(self.split.options)
+        split = self._kind_of_split(self._split_options())
+        is_put = any(step.placed is not None for step in self.steps)
+        return LaterRows(split, self.steps, self.before) if is_put else split
+
+    def appended(self, steps: Sequence[Step]) -> "RowsOfATable":
+        """The same rows, of which some were appended."""
+        found = copy.copy(self)
+        found.steps = tuple(steps)
+        found.split = found.new_split()
+        return found
+
+    def later(self, files: Mapping[str, list[AnyPath]], before: int) -> "RowsOfATable":
+        """The rows of some files alone, before which others were read."""
+        found = copy.copy(self)
+        sides = {role: paths for role, paths in self.files.items() if role in tabular.SIDES}
+        found.files, found.before = {**files, **sides}, before
+        found.split = found.new_split()
+        return found
 
     def key(self) -> str:
         """A hash of everything that decides what a store holds, but for encoders from outside."""
-        table = asdict(self.table)
-        fields = [_settings_of(field) for field in self.schema.read_fields]
         content = self.read.fingerprint.content(self.files)
+        fields = [_settings_of(field) for field in self.schema.read_fields]
+        return self._key(content, fields, [[step.before, step.placed] for step in self.steps])
+
+    def settings_key(self) -> str:
+        """A hash of what has to stay the same where rows are appended."""
+        fields = [_settings_of(field) for field in self.schema.read_fields]
+        for settings in fields:
+            settings.pop("max_vocabulary", None)  # a vocabulary may be given more room
+        return self._key(None, fields, [])
+
+    def content(self) -> dict[str, list[list[object]]]:
+        """Size and digest of each file of rows, by role."""
+        found = self.read.fingerprint.content(self.row_files)
+        return {role: [list(part) for part in parts] for role, parts in found.items()}
+
+    def _key(self, content: object, fields: list[dict[str, Any]], steps: list[list[object]]) -> str:
+        table = asdict(self.table)
         labels = [(name, self._label_key(name, rule)) for name, rule in self.labels.items()]
         decides = [
             FORMAT_VERSION,
@@ -101,8 +140,10 @@ class RowsOfATable:
             {name: table[name] for name in _OF_THE_ROWS},
             fields,
             labels if len(labels) > 1 else labels[0][1],  # a store holds several in their order
-            self.split.settings(self.split.options),
+            self._kind_of_split.settings(self.split.options),
         ]
+        if steps:
+            decides.append(steps)
         if self.table.history is not None:
             decides.append(self._history_key(self.table.history))
         return hash_plain(decides)
@@ -135,9 +176,11 @@ def _settings_of(field: FieldSchema) -> dict[str, Any]:
     """What a field says that decides its ids and numbers, and what is learnt for them."""
     settings = {key: value for key, value in asdict(field).items() if key not in _MODEL_ONLY}
     settings["vocabulary"] = None if field.vocabulary is None else field.vocabulary.digest
-    for key in ("sequence", "numbers"):  # which older stores do not know
+    for key in ("sequence", "numbers", "overflow_buckets"):  # which older stores do not know
         if not settings[key]:
             del settings[key]
+    if not field.overflow_buckets:  # else a bound decides which values have ids of their own
+        del settings["max_vocabulary"]
     if field.dense_embedding == "piecewise":
         settings["bins"] = field.bins
     return settings

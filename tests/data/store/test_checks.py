@@ -10,7 +10,8 @@ from deepfm import experiment
 from deepfm.cli import main
 from deepfm.data.sources import tabular
 from deepfm.data.store import opening, prepare, sums
-from deepfm.data.store.checks import BlockChecks, DamagedStore
+from deepfm.data.store.checks import BlockChecks
+from deepfm.data.store.damage import DamagedStore
 from deepfm.data.store.prepare import open_store
 from deepfm.data.store.sums import BlockSums, digest_of
 from deepfm.errors import DataError
