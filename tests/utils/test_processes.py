@@ -33,6 +33,13 @@ def test_results_are_in_the_order_of_the_tasks(count):
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_is_that_of_the_function(count):
+    with pytest.raises(ValueError, match="no 2"), Processes(count, None) as processes:
+        processes.map(fail_from_two_on, [2, 3])
+    assert multiprocessing.active_children() == []
+
+
 def test_the_first_error_stops_the_others():
     with pytest.raises(ValueError, match="no 2"), Processes(3, None) as processes:
         processes.map(fail_from_two_on, [2, 1, 3])
