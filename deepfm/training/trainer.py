@@ -285,9 +285,10 @@ class _Fit:
 
     def _restore(self, state: TrainingState) -> None:
         step = self.step
-        best = state.best_model
-        if best and self.model.embedding.tables.capabilities.only_own_optimizers:
-            self.model.load_state_dict(best)  # of whole tables, what this process holds
+        best, tables = state.best_model, self.model.embedding.tables
+        is_read = all(isinstance(weight, Tensor) for weight in best.values())
+        if best and (tables.capabilities.only_own_optimizers or not is_read):
+            self.model.load_state_dict(best)  # of whole tables or slices, what this process holds
             best = self.model.state_dict()
         state.best_model = _cloned(best)  # of a finished run: the model's own
         self.model.load_state_dict(state.model)
