@@ -63,6 +63,12 @@ def add(commands: Commands) -> None:
     added.add_argument(
         "--merge", action="store_true", help="make the store of what all shards have done"
     )
+    added.add_argument(
+        "--part",
+        metavar="i/n",
+        help="copy what host i of n, from 0, needs for data.order: sharded; with --into",
+    )
+    added.add_argument("--into", metavar="DIR", help="the host's own folder of stores")
     add_override(added)
 
 
@@ -136,11 +142,17 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from deepfm.utils.startup import leave_pandas_out
 
     leave_pandas_out()
-    given = [name for name in ("shard", "merge", "verify") if getattr(arguments, name)]
+    given = [name for name in ("shard", "merge", "part", "verify") if getattr(arguments, name)]
     if len(given) > 1 or (given and given != ["verify"] and arguments.workers != 1):
         names = [f"--{name}" for name in given] + ["--workers"] * (arguments.workers != 1)
         raise ConfigError(f"expected one of {' and '.join(names)}")
+    if (arguments.part is None) != (arguments.into is None):
+        raise ConfigError("--part i/n and --into DIR go together")
     with config_of(arguments.config, arguments.override) as config:
+        if arguments.part:
+            path = experiment.prepare_part(config, arguments.part, Path(arguments.into))
+            LOGGER.info(f"the data of shard {arguments.part} is in {path}")
+            return
         if arguments.shard:
             experiment.prepare_shard(config, arguments.shard)
             return

@@ -294,6 +294,9 @@ class DataConfig:
         table: The declared table.
         history: As `data.table.history`, of data that has an adapter.
         store_dir: Where declared tables are prepared to, a local folder.
+        order: Whether the training rows of an epoch are shuffled together (`global`) or in shards,
+            each within itself (`sharded`).
+        shards: How many there are; each batch has equal parts of all of them.
         verify: Whether files are read again for their checksums only if size or times `changed`
             and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
         split_strategy: `leave_one_out`, `predefined` files, also as `predefined_ranking`, or
@@ -322,6 +325,8 @@ class DataConfig:
     table: TableConfig | None = None
     history: HistoryConfig | None = None
     store_dir: str = "outputs/stores"
+    order: Literal["global", "sharded"] = "global"
+    shards: int = limited(1, at_least=1)
     verify: Literal["changed", "full"] = "changed"
     split_strategy: str = chosen("leave_one_out", SPLITS)
     split_fractions: tuple[float, ...] = limited((0.8, 0.1, 0.1), at_least=0, at_most=1)
@@ -366,6 +371,18 @@ class DataConfig:
             raise ConfigError(
                 f"{self.split_strategy} is for declared tables (data.dataset_name: tabular)",
                 key="data.split_strategy",
+            )
+        if (self.order == "sharded") != (self.shards > 1):
+            raise ConfigError(
+                f"order: {self.order} with {self.shards} shard{'s' * (self.shards > 1)}; set "
+                "order: sharded and shards: 2 or more, or neither",
+                key="data.shards",
+            )
+        if self.shards > 1 and self.split.makes_ranking:
+            raise ConfigError(
+                f"split_strategy {self.split_strategy} makes a ranking task, whose rows are all in "
+                "memory",
+                key="data.order",
             )
         if self.candidates is not None and not self.split.makes_ranking:
             raise ConfigError(

@@ -14,9 +14,8 @@ from deepfm.data.last_events import LastEvents
 from deepfm.data.schema import ITEMS, DatasetSchema
 from deepfm.data.store.arrays import ArrayShape
 from deepfm.data.store.checks import BlockChecks, CheckedInputs, checks_of
+from deepfm.data.store.held_rows import OF_ALL_ROWS, HeldRows, PartOfInputs
 from deepfm.data.store.mapped import as_tensor, open_arrays
-
-READ_AS_A_WHOLE = ("label", "weight", "group", "row")
 
 
 class SharedEvents(NamedTuple):
@@ -78,6 +77,7 @@ def open_split(
     events: SharedEvents | None = None,
     *,
     check_all: bool,
+    held: HeldRows | None = None,
 ) -> TabularDataset:
     """The split that stands in a folder, mapped into memory.
 
@@ -87,11 +87,12 @@ def open_split(
         events: Those that the histories of rows are of, if the schema has any.
         check_all: Compare all checksums now. Else those of features are compared when rows are
             first read; labels, weights, groups and row numbers are compared now in any case.
+        held: The rows whose features are there; None: all.
 
     Raises:
         DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
-    arrays, later = open_arrays(folder, shapes, READ_AS_A_WHOLE, check_all=check_all)
+    arrays, later = open_arrays(folder, shapes, OF_ALL_ROWS, check_all=check_all)
     tensors = {name: as_tensor(array) for name, array in arrays.items() if name != "row"}
     sequences = range(sum(not field.built for field in schema.sequence_fields))
     inputs = Inputs(
@@ -113,7 +114,9 @@ def open_split(
         ragged |= dict.fromkeys(events.later, Ragged(events.time, *histories[2:4]))
     if later:
         inputs = CheckedInputs.of(inputs, checks_of(later, ragged))
-    return TabularDataset(
+    if held is not None:
+        inputs = PartOfInputs.of(inputs, held)
+    found = TabularDataset(
         schema,
         inputs,
         tensors["label"],
@@ -121,6 +124,8 @@ def open_split(
         group=tensors.get("group"),
         row=arrays["row"],
     )
+    found.held = None if held is None else range(held.start, held.end)
+    return found
 
 
 def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:

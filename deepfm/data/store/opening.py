@@ -18,6 +18,7 @@ from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.store.checks import damaged
 from deepfm.data.store.datasets import SharedEvents, open_events, open_split
+from deepfm.data.store.held_rows import HeldRows, held_rows
 from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
 from deepfm.data.store.sums import digest_of
@@ -41,6 +42,7 @@ class Store(NamedTuple):
         summary: For `metrics.json`: `rows` per split, `dropped` rows, `bad_values` per column, and
             what the `history` of a row is, if there is any.
         events: That the histories of all rows are of.
+        held: The training rows whose features it has; None: all.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Store(NamedTuple):
     summary: dict[str, Any]
     fingerprint: Fingerprint | None = None
     events: SharedEvents | None = None
+    held: HeldRows | None = None
 
 
 def open_store(
@@ -78,7 +81,8 @@ def open_store(
     if sides is None:
         sides = tabular.side_tables(declared_table(data), schema, path_of(data.data_dir))
     summary = {key: manifest[key] for key in SUMMARY if key in manifest}
-    return Store(path, encoders, parts, sides.users, sides.items, summary, events=events)
+    held = held_rows(manifest)
+    return Store(path, encoders, parts, sides.users, sides.items, summary, events=events, held=held)
 
 
 def verify_store(path: Path, schema: DatasetSchema) -> int:
@@ -102,8 +106,11 @@ def _opened(
         if fitted.built_fields:
             shared = manifest["event_arrays"]
             events = open_events(path / FOLDER, shared, fitted, check_all=check_all)
+        held = {"train": held_rows(manifest)}
         parts = {
-            split: open_split(path / split, arrays, fitted, events, check_all=check_all)
+            split: open_split(
+                path / split, arrays, fitted, events, check_all=check_all, held=held.get(split)
+            )
             for split, arrays in manifest["arrays"].items()
         }
     except (LookupError, TypeError, AttributeError) as error:  # only of a store of format 1
