@@ -23,6 +23,7 @@ import itertools
 
 import numpy as np
 
+from deepfm.errors import ConfigError
 from deepfm.utils.seeding import derive_seed, generator
 
 SMALL = 2**20  # rows up to which an order is one permutation in memory
@@ -140,11 +141,20 @@ class ShardedOrder:
         shards: S.
         batch_size: Divisible by S.
         batches: How many there are; the last one may have other rows than `batch_size`.
+
+    Raises:
+        ConfigError: `batch_size` is not divisible by S.
     """
 
     def __init__(
         self, num_rows: int, seed: int, epoch: int, *, shards: int, batch_size: int, batches: int
     ) -> None:
+        if batch_size % shards:
+            raise ConfigError(
+                f"expected batches of equal parts of all {shards} shards, found batch_size "
+                f"{batch_size:,}",
+                key="data.shards",
+            )
         self._batch_size, self._batches = batch_size, batches
         self._starts = [num_rows * shard // shards for shard in range(shards + 1)]
         self._orders = [

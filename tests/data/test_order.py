@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from deepfm.data import order
 from deepfm.data.order import Order, Permutation, ShardedOrder, mix
+from deepfm.errors import ConfigError
 from deepfm.utils.seeding import generator
 
 MASK = 2**64 - 1
@@ -155,6 +156,11 @@ def test_a_part_of_a_batch_asks_its_own_shards_alone(monkeypatch):
         )
     found.rows(40, 80, slice(10, 20))
     assert asked == [1]
+
+
+def test_batches_without_equal_parts_are_refused():
+    with pytest.raises(ConfigError, match="of all 3 shards, found batch_size 40"):
+        sharded(1000, 3, 40)
 
 
 def test_shards_are_shuffled_apart_and_anew():
