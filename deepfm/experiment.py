@@ -28,6 +28,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import Fingerprint
 from deepfm.data.load import ExperimentData, declared_schema
+from deepfm.data.shards import refuse_other_shard
 from deepfm.errors import CheckpointError, ConfigError, DataError
 from deepfm.evaluation.base_rate import Verdict
 from deepfm.evaluation.calibration_figures import INTERVAL
@@ -88,11 +89,19 @@ def load_data(
     *,
     base: Encoders | None = None,
     expected: Fingerprint | None = None,
+    may_be_part: bool = False,
 ) -> ExperimentData:
     """Return what `deepfm.data.load.load_data` does, for evaluation and a warm start too."""
     if base is not None:
         check_same_fields(base.schema, declared_schema(config))
-    return load.load_data(config, encoders, base=base, candidates=SHORT_RANKING, expected=expected)
+    return load.load_data(
+        config,
+        encoders,
+        base=base,
+        candidates=SHORT_RANKING,
+        expected=expected,
+        may_be_part=may_be_part,
+    )
 
 
 def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int = 1) -> Path:
@@ -111,6 +120,12 @@ def prepare_shard(config: ExperimentConfig, shard: str) -> None:
     """As `deepfm.data.load.prepare_shard`, for losses that fit the label."""
     check_losses(config.task_list(), config.task_data())
     load.prepare_shard(config, shard)
+
+
+def prepare_part(config: ExperimentConfig, shard: str, into: Path) -> Path:
+    """As `deepfm.data.load.prepare_part`, for losses that fit the label."""
+    check_losses(config.task_list(), config.task_data())
+    return load.prepare_part(config, shard, into)
 
 
 def merge_shards(config: ExperimentConfig) -> Path:
@@ -192,8 +207,10 @@ def train(
                 checkpoint.encoders if checkpoint else None,
                 base=base.encoders if base else None,
                 expected=checkpoint.fingerprint if checkpoint else None,
+                may_be_part=True,
             )
         )
+        refuse_other_shard(data.held, workers)
         workers.refuse_unless_equal(
             json.dumps(data.fingerprint.to_plain()) if data.fingerprint else "",
             lambda: DataError("the processes of the run have different data, by its content"),
@@ -320,6 +337,12 @@ def train(
             _say(name, result.verdicts)
         if saver.in_slices:
             LOGGER.info(f"no page: the tables are larger than one file; deepfm report {run.path}")
+            return metrics
+        if data.held is not None:
+            LOGGER.info(
+                f"no page: this host has a part of the training rows; deepfm report {run.path} "
+                "where the whole store is"
+            )
             return metrics
         if model.embedding.tables.capabilities.only_own_optimizers:  # parts, which others share
             kept = run.best if run.best.exists() else run.last

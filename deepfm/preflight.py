@@ -35,6 +35,7 @@ def check_settings(config: ExperimentConfig) -> None:
     tasks, offered = config.task_list(), config.task_data()
     check_losses(tasks, offered)
     check_metrics(tasks, config.training.metric, offered)
+    _check_shards(config)
     schema = declared_schema(config)
     _refuse_leaks(schema, config)
     edges: dict[str, Mapping[str, object]] = {
@@ -67,6 +68,26 @@ def check_settings(config: ExperimentConfig) -> None:
         refuse_batch_norm(model)
     assigned = assign_optimizers(model, config.training)
     build_schedules(assigned, config.training, maximize=True)
+
+
+def _check_shards(config: ExperimentConfig) -> None:
+    """Refuse batches that have no equal parts of all shards of the training rows.
+
+    Raises:
+        ConfigError: There are such, or nothing is shuffled.
+    """
+    if config.data.shards > 1 and not config.training.shuffle:
+        raise ConfigError(
+            "sharded is a way to shuffle, and training.shuffle is false", key="data.order"
+        )
+    shards, size = config.data.shards, config.training.batch_size
+    if size % shards:
+        lower = max(size // shards, 1) * shards
+        raise ConfigError(
+            f"each batch has equal parts of all {shards} shards, and training.batch_size is "
+            f"{size:,}; set it to {lower:,} or {lower + shards:,}",
+            key="data.shards",
+        )
 
 
 def check_memory(schema: DatasetSchema, config: ExperimentConfig) -> None:

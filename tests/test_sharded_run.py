@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,11 +143,17 @@ def test_commands_read_it(interrupted, uninterrupted, tmp_path, capsys):
 
 def test_packed_tables_go_on_with_it(interrupted, uninterrupted, tmp_path):
     """A run is no matter of how its tables were stored."""
-    _, run = interrupted
+    run, other = (
+        shutil.copytree(path, tmp_path / name)  # which other tests read, too
+        for path, name in ((interrupted[1], "shared"), (uninterrupted, "alone"))
+    )
     changed = ("feature.storage=packed", f"training.epochs={EPOCHS + 1}")
     overrides = [part for change in changed for part in ("--override", change)]
-    config = str(run.parent / "config.yaml")
-    assert main(["train", "--config", config, "--resume", *overrides]) == 0
-    alone = str(uninterrupted.parent / "config.yaml")
-    assert main(["train", "--config", alone, "--resume", *overrides[2:]]) == 0
-    assert losses_of(run)[-1] == pytest.approx(losses_of(uninterrupted)[-1], abs=1e-6)
+    for path, source, own in (
+        (run, interrupted[1], overrides),
+        (other, uninterrupted, overrides[2:]),
+    ):
+        resumed = ["train", "--config", str(source.parent / "config.yaml"), "--resume", *own]
+        assert main([*resumed, "--override", f"output_dir={path}"]) == 0
+        assert len(losses_of(path)) == EPOCHS + 1
+    assert losses_of(run)[-1] == pytest.approx(losses_of(other)[-1], abs=1e-6)

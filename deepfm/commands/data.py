@@ -75,6 +75,12 @@ def add(commands: Commands) -> None:
         choices=("train", "valid"),
         help="where appended rows go (default: where data.split_strategy says, if it can)",
     )
+    added.add_argument(
+        "--part",
+        metavar="i/n",
+        help="copy what host i of n, from 0, needs for data.order: sharded; with --into",
+    )
+    added.add_argument("--into", metavar="DIR", help="the host's own folder of stores")
     add_override(added)
 
 
@@ -148,14 +154,22 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from deepfm.utils.startup import leave_pandas_out
 
     leave_pandas_out()
-    given = [name for name in ("shard", "merge", "verify", "append") if getattr(arguments, name)]
-    alone = given and given[0] in ("shard", "merge") and arguments.workers != 1
+    given = [
+        name for name in ("shard", "merge", "part", "verify", "append") if getattr(arguments, name)
+    ]
+    is_alone = given and given[0] in ("shard", "merge", "part") and arguments.workers != 1
     if arguments.placed and given != ["append"]:
         raise ConfigError("--as says where the rows of --append go")
-    if len(given) > 1 or alone:
+    if len(given) > 1 or is_alone:
         names = [f"--{name}" for name in given] + ["--workers"] * (arguments.workers != 1)
         raise ConfigError(f"expected one of {' and '.join(names)}")
+    if (arguments.part is None) != (arguments.into is None):
+        raise ConfigError("--part i/n and --into DIR go together")
     with config_of(arguments.config, arguments.override) as config:
+        if arguments.part:
+            path = experiment.prepare_part(config, arguments.part, Path(arguments.into))
+            LOGGER.info(f"the data of shard {arguments.part} is in {path}")
+            return
         if arguments.shard:
             experiment.prepare_shard(config, arguments.shard)
             return

@@ -14,7 +14,7 @@ from deepfm.data.encoding.sequences import first_difference
 from deepfm.data.item_columns import ItemColumns
 from deepfm.data.labels import class_weights
 from deepfm.data.negatives import PairSampling
-from deepfm.data.order import Order
+from deepfm.data.order import Order, ShardedOrder
 from deepfm.data.sampling import Interactions, draw_negatives
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import DataError, shown
@@ -140,6 +140,8 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
         group: Which group each row belongs to, (N, G) int64, a column per `group_columns` of the
             schema; None without any.
         row: Row number of each row in the raw table, (N,); 0 … N-1 by default.
+        shards: In how many runs the rows are shuffled, each within itself; 1: all together.
+        held: The rows whose features are here, where others are elsewhere.
 
     Raises:
         DataError: Labels, weights or groups are not one per row, or a weight is negative or not
@@ -166,6 +168,8 @@ class TabularDataset(torch.utils.data.Dataset[Batch]):
         self.inputs = inputs
         self.label = label
         self.row = np.arange(len(label)) if row is None else row
+        self.shards = 1
+        self.held: range | None = None
         self.weight = None if weight is None else _checked_weight(weight, self.row)
         self.group = group
         several = (len(schema.label_columns),) if schema.label_columns else ()
@@ -275,12 +279,12 @@ class Epoch:
     Every row comes once, and per positive row `negatives.count` copies whose item is a sampled
     one and whose label is 0; a copy keeps the weight and the groups of its row. Where a loss
     compares a positive with its negatives there are no copies, and each batch has its `pairs`,
-    which are drawn as it is made. A last batch of
-    one row, which batch normalisation cannot train on, joins the batch before. Without negatives
-    the order is a `deepfm.data.order.Order`, which never holds more than a window of it; with
-    them it is held as a whole. Without `shuffle` the rows come in the order of the data set, each
-    followed by its negatives. With `drop_last` every batch has `batch_size` rows, and what is
-    left is not seen.
+    which are drawn as it is made. A last batch of one row, which batch normalisation cannot train
+    on, joins the batch before. Without negatives the order is a `deepfm.data.order.Order`, which
+    never holds more than a window of it, or of a data set in `shards` a `ShardedOrder`; with them
+    it is held as a whole. Without `shuffle` the rows come in the order of the data set, each
+    followed by its negatives. With `drop_last` every batch has `batch_size` rows, and what is left
+    is not seen.
 
     Attributes:
         num_rows: In all batches.
@@ -305,15 +309,25 @@ class Epoch:
         self._rows: np.ndarray | None = None  # without negatives, `_order` numbers the rows
         self._items: Tensor | None = None
         self._order: Order | None = None  # None and no `_rows`: the rows as they stand
+        self._sharded: ShardedOrder | None = None
         self._seed, self._epoch = seed, epoch
         if dataset.negatives is None or not dataset.negatives.copies:
             self.num_rows = len(dataset)
-            if shuffle:
+            if shuffle and dataset.shards == 1:
                 self._order = Order(self.num_rows, seed, epoch)
         else:
             self._draw(seed, epoch, shuffle=shuffle)
         if drop_last:
             self.num_rows -= self.num_rows % batch_size
+        if shuffle and dataset.shards > 1:
+            self._sharded = ShardedOrder(
+                len(dataset),
+                seed,
+                epoch,
+                shards=dataset.shards,
+                batch_size=batch_size,
+                batches=len(self),
+            )
 
     def _draw(self, seed: int, epoch: int, *, shuffle: bool) -> None:
         """The rows with their negatives, in order."""
@@ -352,8 +366,16 @@ class Epoch:
         for number in range(first, len(self)):
             start = number * self._batch_size
             end = self.num_rows if number == len(self) - 1 else start + self._batch_size
+            own = slice(None) if part is None else part(end - start)
+            if self._sharded is not None:  # the rows of others need not be here
+                chosen = self._sharded.rows(start, end, own)
+                if own == slice(0, 1) and (held := self._dataset.held) is not None:
+                    # Perhaps of a process without a row of the batch, which does not count it.
+                    chosen = chosen.clip(held.start, held.stop - 1)
+                batch = self._dataset[torch.from_numpy(chosen)]
+                yield batch._replace(rows_of_all=0 if part is None else end - start)
+                continue
             rows = self._rows_at(start, end)
-            own = slice(None) if part is None else part(len(rows))
             batch = self._dataset[rows[own]]
             if (negatives := self._dataset.negatives) is not None and self._items is not None:
                 items = self._items[start:end][own]

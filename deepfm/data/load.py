@@ -25,8 +25,9 @@ from deepfm.data.splits import SPLITS
 from deepfm.data.store import prepare as stores
 from deepfm.data.store.append import append
 from deepfm.data.store.appended import of_files
-from deepfm.data.store.cluster import Shard
+from deepfm.data.store.held_rows import HeldRows
 from deepfm.data.store.opening import Store
+from deepfm.data.store.shard import Shard
 from deepfm.errors import CheckpointError, ConfigError, nearest
 
 
@@ -42,6 +43,7 @@ class ExperimentData(NamedTuple):
         protocol: Of a ranking task, for `metrics.json`: what is ranked among what.
         last_events: The newest events of each user, of data with histories.
         fingerprint: What the raw data was, by content.
+        held: The training rows whose features are there, of a store that is a part; None: all.
     """
 
     train: TabularDataset
@@ -56,6 +58,7 @@ class ExperimentData(NamedTuple):
     protocol: dict[str, Any] | None = None
     last_events: LastEvents | None = None
     fingerprint: Fingerprint | None = None
+    held: HeldRows | None = None
 
 
 def load_data(
@@ -65,6 +68,7 @@ def load_data(
     base: Encoders | None = None,
     candidates: int = 0,
     expected: Fingerprint | None = None,
+    may_be_part: bool = False,
 ) -> ExperimentData:
     """Read, split, fit on the training split, encode.
 
@@ -74,6 +78,8 @@ def load_data(
         base: Of a checkpoint that training starts from; the fitted encoders grow from them.
         candidates: How many are drawn for each held-out row of a ranking task, at least.
         expected: What the raw data has to be.
+        may_be_part: Whether the features of some training rows will do, as `data.order: sharded`
+            needs them.
 
     Raises:
         ConfigError: The data set is unknown, or settings contradict each other.
@@ -95,10 +101,19 @@ def load_data(
         )
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
-        store = stores.load_store(data, schema, encoders, base=base, labels=labels, read=read)
+        store = stores.load_store(
+            data,
+            schema,
+            encoders,
+            base=base,
+            labels=labels,
+            read=read,
+            may_be_part=may_be_part and data.order == "sharded",
+        )
         if expected is not None and store.fingerprint is not None:
             expected.refuse_other(store.fingerprint)
         train = store.parts["train"]
+        train.shards = data.shards
         if encoders is not None:
             scales = encoders.schema.label_scales
         else:
@@ -114,6 +129,7 @@ def load_data(
             summary=store.summary,
             last_events=_last_events(data, store),
             fingerprint=store.fingerprint,
+            held=store.held,
         )
     found = load_ranking(
         data,
@@ -217,6 +233,17 @@ def prepare_shard(config: ExperimentConfig, shard: str) -> None:
     """
     schema, own = _prepared_schema(config), Shard.from_text(shard)
     stores.prepare_shard(config.data, schema, own, label_rules(config, schema))
+
+
+def prepare_part(config: ExperimentConfig, shard: str, into: Path) -> Path:
+    """The directory of the store of a shard, `i/n`, of the training rows; errors as in
+    `prepare_data`.
+
+    Args:
+        into: A folder of stores of its own.
+    """
+    schema, own = _prepared_schema(config), Shard.from_text(shard, "--part")
+    return stores.prepare_part(config.data, schema, label_rules(config, schema), own, into)
 
 
 def merge_shards(config: ExperimentConfig) -> Path:

@@ -296,6 +296,9 @@ class DataConfig:
         table: The declared table.
         history: As `data.table.history`, of data that has an adapter.
         store_dir: Where declared tables are prepared to, a local folder.
+        order: Whether the training rows of an epoch are shuffled together (`global`) or in shards,
+            each within itself (`sharded`).
+        shards: How many there are; each batch has equal parts of all of them.
         verify: Whether files are read again for their checksums only if size or times `changed`
             and stores beyond 1 GiB are checked as they are read, or all in `full`, each time.
         rows: Whether training and validation have `all` rows of a store, or those that the last
@@ -326,6 +329,8 @@ class DataConfig:
     table: TableConfig | None = None
     history: HistoryConfig | None = None
     store_dir: str = "outputs/stores"
+    order: Literal["global", "sharded"] = "global"
+    shards: int = limited(1, at_least=1)
     verify: Literal["changed", "full"] = "changed"
     rows: Literal["all", "appended"] = "all"
     split_strategy: str = chosen("leave_one_out", SPLITS)
@@ -377,6 +382,24 @@ class DataConfig:
                 f"split_strategy {self.split_strategy} is held in memory, where nothing is "
                 "appended; name the files to train on in data.table.files",
                 key="data.rows",
+            )
+        if self.rows == "appended" and self.order == "sharded":
+            raise ConfigError(
+                "shards are of all rows of a store; set data.order: global to train on the "
+                "appended ones",
+                key="data.rows",
+            )
+        if (self.order == "sharded") != (self.shards > 1):
+            raise ConfigError(
+                f"order: {self.order} with {self.shards} shard{'s' * (self.shards > 1)}; set "
+                "order: sharded and shards: 2 or more, or neither",
+                key="data.shards",
+            )
+        if self.shards > 1 and self.split.makes_ranking:
+            raise ConfigError(
+                f"split_strategy {self.split_strategy} makes a ranking task, whose rows are all in "
+                "memory",
+                key="data.order",
             )
         if self.candidates is not None and not self.split.makes_ranking:
             raise ConfigError(

@@ -19,8 +19,11 @@ sqrt(1 + 4096 / 16384) = 1.12 times what it does under a full shuffle (the tests
 where rows are independent of their place, by just as much as under a full shuffle.
 """
 
+import itertools
+
 import numpy as np
 
+from deepfm.errors import ConfigError
 from deepfm.utils.seeding import derive_seed, generator
 
 SMALL = 2**20  # rows up to which an order is one permutation in memory
@@ -120,6 +123,64 @@ class Order:
         rows[len(rows) - rest :] = np.arange(self.num_rows - rest, self.num_rows)
         generator(*self._counters, window).shuffle(rows)  # in place
         return rows
+
+
+class ShardedOrder:
+    """The order of an epoch whose rows are shuffled in shards, each within itself.
+
+    A shard is a run of the rows, all of about equal length: of N rows in S shards the s-th has
+    those from N s // S up to N (s + 1) // S. Each batch takes an S-th of its rows from every
+    shard, in the shards' order, so that whoever has the s-th part of each batch needs the rows of
+    one shard only. Every row comes once, and what comes does not depend on who reads it.
+
+    What differs from a shuffle of all rows: rows of one shard never meet in greater numbers than
+    an S-th of a batch.
+
+    Args:
+        num_rows: Of all shards.
+        shards: S.
+        batch_size: Divisible by S.
+        batches: How many there are; the last one may have other rows than `batch_size`.
+
+    Raises:
+        ConfigError: `batch_size` is not divisible by S.
+    """
+
+    def __init__(
+        self, num_rows: int, seed: int, epoch: int, *, shards: int, batch_size: int, batches: int
+    ) -> None:
+        if batch_size % shards:
+            raise ConfigError(
+                f"expected batches of equal parts of all {shards} shards, found batch_size "
+                f"{batch_size:,}",
+                key="data.shards",
+            )
+        self._batch_size, self._batches = batch_size, batches
+        self._starts = [num_rows * shard // shards for shard in range(shards + 1)]
+        self._orders = [
+            Order(end - start, derive_seed(seed, "shard", shard), epoch)
+            for shard, (start, end) in enumerate(itertools.pairwise(self._starts))
+        ]
+
+    def rows(self, start: int, end: int, of_batch: slice = slice(None)) -> np.ndarray:
+        """The rows of a batch, which stands at the places `start` to `end` - 1, (B,) int64.
+
+        Args:
+            of_batch: The part of them that is asked for.
+        """
+        shards = len(self._orders)
+        number = min(start // self._batch_size, self._batches - 1)
+        before = number * (self._batch_size // shards)  # rows of each shard in earlier batches
+        size = end - start
+        begin, stop, _ = of_batch.indices(size)
+        parts = [np.zeros(0, np.int64)]
+        for shard, order in enumerate(self._orders):
+            first, last = size * shard // shards, size * (shard + 1) // shards
+            own = max(begin, first), min(stop, last)
+            if own[0] < own[1]:
+                found = order.rows(before + own[0] - first, before + own[1] - first)
+                parts.append(self._starts[shard] + found)
+        return np.concatenate(parts)
 
 
 def mix(numbers: np.ndarray) -> np.ndarray:

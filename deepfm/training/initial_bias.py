@@ -11,12 +11,13 @@ from torch import Tensor
 
 from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset, epoch_weights
+from deepfm.data.store.held_rows import FIRST_ROWS
 from deepfm.models.base import BaseCTRModel, evaluation_mode
 from deepfm.models.layers.bilinear import BilinearFusion
 from deepfm.objectives import Task, logits_by_name
 
 SPREAD = 0.1  # of the logits of an untrained model, their deviation at most
-_MEASURED = 1024  # rows that it is measured on
+_MEASURED = FIRST_ROWS  # it is measured on so many
 _OUTPUT_FACTOR = 0.1  # of the output layers' weights, whose inputs batch norm may make large
 _HALVINGS = 20  # at most
 

@@ -17,6 +17,7 @@ from deepfm.config import TrainingConfig
 from deepfm.data.batch import Batch, Inputs
 from deepfm.errors import ConfigError
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.layers.batch_norm import SharedBatchNorm
 from deepfm.models.layers.precision import Precision, products_in
 from deepfm.models.training_pairs import TrainingPairs
 from deepfm.objectives import Logits, PairLogits
@@ -318,8 +319,12 @@ class TrainingStep:
             self.average.update()
 
     def unite_statistics(self) -> None:
-        """Give batch norm the mean of what the processes have seen, each of its own rows."""
-        norms = [part for part in self.model.modules() if isinstance(part, nn.BatchNorm1d)]
+        """Give batch norm the mean of what the processes have seen, where each saw its own rows."""
+        norms = [
+            part
+            for part in self.model.modules()
+            if isinstance(part, nn.BatchNorm1d) and not isinstance(part, SharedBatchNorm)
+        ]
         self._workers.average_(
             [
                 value

@@ -13,7 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -26,6 +26,7 @@ from deepfm.data.dataset import TabularDataset
 from deepfm.errors import CheckpointError, ConfigError, DeepFMError, DivergenceError
 from deepfm.evaluation.scoring import check_metric, evaluate_metric, reported_as
 from deepfm.models.base import BaseCTRModel
+from deepfm.models.layers.batch_norm import sharing_batch_norm
 from deepfm.models.precision import resolve_precision
 from deepfm.objectives import is_larger_better
 from deepfm.training.optimizer_state import (
@@ -51,6 +52,7 @@ from deepfm.utils.seeding import derive_seed
 from deepfm.utils.workers import ALONE, Workers
 
 _FEW_STEPS, _ENOUGH_STEPS = 10, 50  # of an epoch
+SHARES_BATCH_NORM = ("cuda",)  # devices on which processes have its statistics together
 
 
 class TrainingEpoch(Protocol):
@@ -217,9 +219,20 @@ class Trainer:
             running_on(threads),
             torch.random.fork_rng(devices),  # the caller's generators are left as they were
             run.step.gradient_mode(),
+            self._batch_norm_of(model),
         ):
             run.epochs()
         return run.state
+
+    def _batch_norm_of(self, model: BaseCTRModel) -> AbstractContextManager[None]:
+        """While it lasts, batch norm counts the rows of all processes, where it does."""
+        if self.workers.is_alone or self.device.type not in SHARES_BATCH_NORM:
+            return nullcontext()
+
+        def gather(own: Tensor) -> Tensor:  # a function, which copies of a layer need not copy
+            return self.workers.gathered(own)
+
+        return sharing_batch_norm(model, gather)
 
 
 class _Fit:
@@ -285,9 +298,10 @@ class _Fit:
 
     def _restore(self, state: TrainingState) -> None:
         step = self.step
-        best = state.best_model
-        if best and self.model.embedding.tables.capabilities.only_own_optimizers:
-            self.model.load_state_dict(best)  # of whole tables, what this process holds
+        best, tables = state.best_model, self.model.embedding.tables
+        is_read = all(isinstance(weight, Tensor) for weight in best.values())
+        if best and (tables.capabilities.only_own_optimizers or not is_read):
+            self.model.load_state_dict(best)  # of whole tables or slices, what this process holds
             best = self.model.state_dict()
         state.best_model = _cloned(best)  # of a finished run: the model's own
         self.model.load_state_dict(state.model)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from deepfm.errors import ConfigError, DeepFMError, cut
 from deepfm.utils.environment_of_processes import restarts, started_processes, whole_number
@@ -165,6 +166,16 @@ class Workers:
             torch.distributed.all_gather(received, tensor)
         return received
 
+    def gathered(self, own: Tensor) -> Tensor:
+        """The tensors of all processes, (world, K) of equally long ones (K,).
+
+        The gradient of each is the sum of those that all processes have for it.
+        """
+        if self.is_alone:
+            return own.unsqueeze(0)
+        found: Tensor = _Gathered.apply(own, self)  # type: ignore[no-untyped-call]
+        return found
+
     def agree(self, number: int) -> int:
         """The largest of the numbers that the processes give."""
         if self.is_alone:
@@ -263,6 +274,21 @@ class Workers:
 
 
 ALONE = Workers()
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, workers: Workers) -> Tensor:
+        ctx.workers = workers
+        return torch.stack(workers._exchanged(own))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        whole = gradient.clone(memory_format=torch.contiguous_format)
+        with ctx.workers.exchanging():
+            torch.distributed.all_reduce(whole)
+        return whole[ctx.workers.rank], None
 
 
 class _Message(NamedTuple):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepfm.data import order
-from deepfm.data.order import Order, Permutation, mix
+from deepfm.data.order import Order, Permutation, ShardedOrder, mix
+from deepfm.errors import ConfigError
 from deepfm.utils.seeding import generator
 
 MASK = 2**64 - 1
@@ -114,3 +115,60 @@ def test_ten_million_rows_are_mixed_as_well_as_said():
     blocks = [len(np.unique(found[k * batch : (k + 1) * batch] // 64)) for k in range(0, 2000, 100)]
     assert np.mean(blocks) > 0.85 * batch  # of 4,096 at most
     assert max(len(part) for _, part in [shuffled._held]) <= 2**20 + 63
+
+
+def batches_of(rows: int, size: int) -> list[tuple[int, int]]:
+    """Begin and end of each batch, as an epoch has them: a last row alone joins the one before."""
+    count = -(-rows // size)
+    count -= count > 1 and (rows - 1) % size == 0
+    return [(k * size, rows if k == count - 1 else (k + 1) * size) for k in range(count)]
+
+
+def sharded(rows: int, shards: int, size: int, *, seed: int = 1, epoch: int = 2) -> ShardedOrder:
+    count = len(batches_of(rows, size))
+    return ShardedOrder(rows, seed, epoch, shards=shards, batch_size=size, batches=count)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 3000), st.integers(1, 6), st.integers(1, 60))
+def test_every_row_comes_once_and_each_batch_has_equal_parts_of_all_shards(rows, shards, share):
+    size = shards * share
+    found, bounds = sharded(rows, shards, size), np.arange(shards + 1) * rows // shards
+    batches = [found.rows(*batch) for batch in batches_of(rows, size)]
+    assert np.sort(np.concatenate(batches)).tolist() == list(range(rows))
+    for batch in batches[:-1]:
+        of = np.searchsorted(bounds, batch, side="right") - 1
+        assert of.tolist() == np.repeat(np.arange(shards), share).tolist()
+
+
+def test_a_part_of_a_batch_asks_its_own_shards_alone(monkeypatch):
+    rows, size = 1001, 40
+    expected = [sharded(rows, 4, size).rows(*batch) for batch in batches_of(rows, size)]
+    for part in (slice(0, 7), slice(10, 20), slice(5, 35), slice(0, 1)):
+        found = sharded(rows, 4, size)
+        for batch, whole_batch in zip(batches_of(rows, size), expected, strict=True):
+            np.testing.assert_array_equal(found.rows(*batch, part), whole_batch[part])
+    found = sharded(rows, 4, size)
+    asked = []
+    for number, one in enumerate(found._orders):
+        monkeypatch.setattr(
+            one, "rows", lambda start, end, n=number: asked.append(n) or np.zeros(1)
+        )
+    found.rows(40, 80, slice(10, 20))
+    assert asked == [1]
+
+
+def test_batches_without_equal_parts_are_refused():
+    with pytest.raises(ConfigError, match="of all 3 shards, found batch_size 40"):
+        sharded(1000, 3, 40)
+
+
+def test_shards_are_shuffled_apart_and_anew():
+    orders = [sharded(1000, 2, 40, seed=s, epoch=e).rows(0, 40).tolist() for s, e in
+              ((1, 2), (1, 3), (2, 2), (1, 2))]  # fmt: skip
+    assert orders[0] == orders[3]
+    assert len({tuple(one) for one in orders}) == 3
+    first, second = np.array(orders[0][:20]), np.array(orders[0][20:])
+    assert (first < 500).all()
+    assert (second >= 500).all()
+    assert (first != second - 500).any()

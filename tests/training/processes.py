@@ -18,6 +18,7 @@ from deepfm.commands import processes
 from deepfm.config import load_config
 from deepfm.models import build_model
 from deepfm.models.features import STORAGES
+from deepfm.training import trainer as trainer_module
 from deepfm.training.gathering import whole_state
 from deepfm.training.trainer import Trainer
 from deepfm.utils.workers import ALONE, workers_of_environment
@@ -46,8 +47,10 @@ def outcome(case, workers=ALONE):
 
     Args:
         case: `config`, a path, `double`: whether all numbers are float64, and perhaps `kinds`:
-            how tables that processes share out may be cut.
+            how tables that processes share out may be cut, and `shares_batch_norm`: whether its
+            statistics are those of all processes, as on a GPU.
     """
+    trainer_module.SHARES_BATCH_NORM = ("cpu",) if case.get("shares_batch_norm") else ("cuda",)
     if "kinds" in case:
         from deepfm.models.sharded.tables import ShardedTables
 

@@ -5,6 +5,8 @@ the host) raises there, and so does most of what mixes tensors of host and devic
 of any accelerator, and batches take the same way: prepared on the host, packed, and moved.
 """
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,6 +15,7 @@ from deepfm import experiment
 from deepfm.config import config_from_dict, load_config
 from deepfm.data.batch import Batch
 from deepfm.models import build_model
+from deepfm.models.layers.batch_norm import sharing_batch_norm
 from deepfm.objectives import LOSSES, PairLogits, Targets
 from deepfm.training.optimizers import assign_optimizers
 from deepfm.training.options import OPTIMIZERS, SPARSE_OPTIMIZERS
@@ -63,12 +66,13 @@ def config_of(model_name="deepfm", dnn=None, feature=None, **training):
     )
 
 
-def run_steps(schema, config, *, steps=2, prepare=True):
+def run_steps(schema, config, *, steps=2, prepare=True, shares_norms=False):
     """Steps of a model on the device, which the schedules follow."""
     model = build_model(schema, config).to(META).train()
     step = step_of(model, config)
     done = 0
-    with step.gradient_mode(), NothingIsAsked():
+    sharing = sharing_batch_norm(model, lambda own: own.unsqueeze(0))
+    with step.gradient_mode(), NothingIsAsked(), sharing if shares_norms else nullcontext():
         for number in range(steps):
             inputs = random_inputs(schema, 16, seed=number)
             weight = torch.rand(16)
@@ -133,7 +137,8 @@ def test_several_batches_of_one_step(schema, sparse_update):
 
 @pytest.mark.parametrize("statistics", ["valid", "padded"])
 @pytest.mark.parametrize("name", ["deepfm", "multi_tower_din"])
-def test_encoders_of_sequences(schema, name, statistics):
+@pytest.mark.parametrize("shares_norms", [False, True])
+def test_encoders_of_sequences(schema, name, statistics, shares_norms):
     sequences = {
         "bought": {"query": ["item"], "sequence": ["items"]},
         "opened": {"query": ["children"], "sequence": ["locks"]},
@@ -145,13 +150,16 @@ def test_encoders_of_sequences(schema, name, statistics):
         {"name": "simple_attention", "input": "opened"},
         {"name": "self_attention", "input": "bought", "attention_dim": 4, "num_heads": 2},
     ]
-    run_steps(schema, config_of(name, feature={"sequences": sequences, "encoders": encoders}))
+    config = config_of(name, feature={"sequences": sequences, "encoders": encoders})
+    run_steps(schema, config, shares_norms=shares_norms)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 @pytest.mark.parametrize("activation", ["relu", "PReLU", "Dice", "GELU"])
 def test_every_kind_of_network(schema, norm, activation):
-    run_steps(schema, config_of(dnn={"norm": norm, "activation": activation}))
+    config = config_of(dnn={"norm": norm, "activation": activation})
+    run_steps(schema, config)
+    run_steps(schema, config, shares_norms=True)
 
 
 def test_variational_dropout(schema):

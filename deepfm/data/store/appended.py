@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from deepfm.data.fingerprint import Fingerprint, Part
 from deepfm.data.later_rows import Step
+from deepfm.data.store.held_rows import held_rows
 from deepfm.data.store.manifest import read_manifest
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.errors import DataError, Place
@@ -68,7 +69,8 @@ def base_of(rows: RowsOfATable, store_dir: Path) -> Base:
     for path in store_dir.glob("*/manifest.json"):
         with contextlib.suppress(DataError):
             manifest = read_manifest(path.parent)
-            if manifest.get("made") not in (FITTED, APPENDED):
+            is_whole = held_rows(manifest) is None
+            if not is_whole or manifest.get("made") not in (FITTED, APPENDED):
                 continue
             others += 1
             if manifest["settings"] != settings:

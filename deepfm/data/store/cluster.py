@@ -25,7 +25,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from deepfm.data.store.arrays import Piece
 from deepfm.data.store.build import first_time, put_together, threads_of, write_encoders
 from deepfm.data.store.opening import read_encoders
 from deepfm.data.store.passes import PassOverRows
+from deepfm.data.store.shard import Shard
 from deepfm.data.store.share_work import EncodedShare, LearntShare, ShareTask
 from deepfm.data.store.shares import cut, parts_by_share, ranges_by_share, shares_of, uncounted
 from deepfm.data.store.sums import digest_of_file
@@ -52,37 +53,6 @@ _ENCODERS = "encoders.pt"
 _FOUND = "found.npz"
 _LAST = "encode"
 Make = Callable[[int, Path], Any]  # what a shard's step puts into a folder; the rest, plain data
-
-
-class Shard(NamedTuple):
-    """Which of how many shards.
-
-    Attributes:
-        number: From 0.
-        of: How many there are.
-    """
-
-    number: int
-    of: int
-
-    @classmethod
-    def from_text(cls, text: str) -> "Shard":
-        """From `i/n`.
-
-        Raises:
-            ConfigError: It is none.
-
-        Example:
-            >>> Shard.from_text("3/8")
-            Shard(number=3, of=8)
-        """
-        number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-            raise ConfigError(f"expected i/n with i from 0 to n - 1, found {text!r}", key="--shard")
-        return cls(int(number), int(of))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
 
 
 class ShardFolder:

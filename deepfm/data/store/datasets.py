@@ -14,9 +14,8 @@ from deepfm.data.last_events import LastEvents
 from deepfm.data.schema import ITEMS, DatasetSchema
 from deepfm.data.store.arrays import ArrayShape
 from deepfm.data.store.checks import BlockChecks, CheckedInputs, checks_of
+from deepfm.data.store.held_rows import OF_ALL_ROWS, HeldRows, PartOfInputs
 from deepfm.data.store.mapped import as_tensor, open_arrays
-
-READ_AS_A_WHOLE = ("label", "weight", "group", "row")
 
 
 class SharedEvents(NamedTuple):
@@ -79,6 +78,7 @@ def open_split(
     first: int = 0,
     *,
     check_all: bool,
+    held: HeldRows | None = None,
 ) -> TabularDataset:
     """The split that stands in a folder, mapped into memory.
 
@@ -89,11 +89,12 @@ def open_split(
         first: The first row that is given; those before it are left out.
         check_all: Compare all checksums now. Else those of features are compared when rows are
             first read; labels, weights, groups and row numbers are compared now in any case.
+        held: The rows whose features are there; None: all.
 
     Raises:
         DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
-    arrays, later = open_arrays(folder, shapes, READ_AS_A_WHOLE, check_all=check_all)
+    arrays, later = open_arrays(folder, shapes, OF_ALL_ROWS, check_all=check_all)
     sequences = range(sum(not field.built for field in schema.sequence_fields))
     flat = {f"sequence{k}_ids" for k in sequences if f"sequence{k}_starts" in arrays}
     tensors = {
@@ -120,7 +121,9 @@ def open_split(
         ragged |= dict.fromkeys(events.later, Ragged(events.time, *histories[2:4]))
     if later:
         inputs = CheckedInputs.of(inputs, checks_of(later, ragged, first))
-    return TabularDataset(
+    if held is not None:
+        inputs = PartOfInputs.of(inputs, held)
+    found = TabularDataset(
         schema,
         inputs,
         tensors["label"],
@@ -128,6 +131,8 @@ def open_split(
         group=tensors.get("group"),
         row=arrays["row"][first:],
     )
+    found.held = None if held is None else range(held.start, held.end)
+    return found
 
 
 def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:

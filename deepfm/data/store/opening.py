@@ -21,6 +21,7 @@ from deepfm.data.sources.tables import SideTables
 from deepfm.data.store.appended import steps_of
 from deepfm.data.store.damage import damaged
 from deepfm.data.store.datasets import SharedEvents, open_events, open_split
+from deepfm.data.store.held_rows import HeldRows, held_rows
 from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
 from deepfm.data.store.sums import digest_of
@@ -46,6 +47,7 @@ class Store(NamedTuple):
             the `history` of a row is, and what was `appended`, if there is any.
         events: That the histories of all rows are of.
         steps: What was appended.
+        held: The training rows whose features it has; None: all.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Store(NamedTuple):
     fingerprint: Fingerprint | None = None
     events: SharedEvents | None = None
     steps: tuple[Step, ...] = ()
+    held: HeldRows | None = None
 
 
 def open_store(
@@ -89,7 +92,15 @@ def open_store(
     if first:
         summary["rows"] = {split: len(part) for split, part in parts.items()}
     return Store(
-        path, encoders, parts, sides.users, sides.items, summary, events=events, steps=steps
+        path,
+        encoders,
+        parts,
+        sides.users,
+        sides.items,
+        summary,
+        events=events,
+        steps=steps,
+        held=held_rows(manifest),
     )
 
 
@@ -134,9 +145,16 @@ def _opened(
         if fitted.built_fields:
             shared = manifest["event_arrays"]
             events = open_events(path / FOLDER, shared, fitted, check_all=check_all)
+        held = {"train": held_rows(manifest)}
         parts = {
             split: open_split(
-                path / split, arrays, fitted, events, first.get(split, 0), check_all=check_all
+                path / split,
+                arrays,
+                fitted,
+                events,
+                first.get(split, 0),
+                check_all=check_all,
+                held=held.get(split),
             )
             for split, arrays in manifest["arrays"].items()
         }

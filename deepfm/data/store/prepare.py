@@ -56,14 +56,17 @@ from deepfm.data.options import DataConfig
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.store.appended import APPENDED, FITTED, steps_at, with_steps
 from deepfm.data.store.build import build, digest_of_encoders, refuse_workers
-from deepfm.data.store.cluster import Shard, ShardFolder
+from deepfm.data.store.cluster import ShardFolder
 from deepfm.data.store.damage import DamagedStore
+from deepfm.data.store.held_rows import damaged_part, held_rows
 from deepfm.data.store.manifest import read_manifest
 from deepfm.data.store.opening import Store, open_store, read_encoders, verify_store
+from deepfm.data.store.part import copy_part, find_part
+from deepfm.data.store.shard import Shard
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.data.store.versions import hash_plain
 from deepfm.data.store.writing import write_store
-from deepfm.errors import DataError, DeepFMError, Place
+from deepfm.errors import ConfigError, DataError, DeepFMError, Place
 from deepfm.utils.io import make_directory
 from deepfm.utils.locks import exclusive_lock
 from deepfm.utils.logging import LOGGER
@@ -79,6 +82,7 @@ def load_store(
     base: Encoders | None = None,
     labels: Mapping[str, LabelRule] | None = None,
     read: FilesRead | None = None,
+    may_be_part: bool = False,
 ) -> Store:
     """The store of a table, which is made unless it is there; arguments and errors of `prepare`.
 
@@ -86,8 +90,15 @@ def load_store(
 
     Args:
         read: The content of the table's files, if it is known.
+        may_be_part: Whether a store of one of the shards of `data` will do, if there is one.
     """
     rows = RowsOfATable(data, schema, labels, read)
+    if may_be_part and (part := _part(rows, data, encoders, base)) is not None:
+        try:
+            found = open_store(part, data, schema, sides=rows.sides)
+        except DamagedStore as error:
+            raise damaged_part(error) from None
+        return found._replace(fingerprint=with_steps(rows.read.fingerprint, found.steps))
     path = _prepared(rows, Path(data.store_dir), encoders, base)
     try:
         found = open_store(path, data, schema, sides=rows.sides)
@@ -199,6 +210,54 @@ def merge_shards(data: DataConfig, schema: DatasetSchema, labels: Mapping[str, L
     return path
 
 
+def prepare_part(
+    data: DataConfig,
+    schema: DatasetSchema,
+    labels: Mapping[str, LabelRule],
+    shard: Shard,
+    into: Path,
+) -> Path:
+    """The directory of a store of one shard of the training rows, in a folder of stores.
+
+    The whole store is made, unless it is there.
+
+    Args:
+        data, schema, labels: As in `prepare`, which says what is raised besides.
+        into: Another folder than `data.store_dir`.
+
+    Raises:
+        ConfigError: It is that folder, or there are fewer training rows than shards.
+    """
+    if into.absolute() == Path(data.store_dir).absolute():
+        raise ConfigError(f"{into} has the whole store (data.store_dir)", key="--into")
+    return copy_part(prepare(data, schema, labels=labels), into, shard)
+
+
+def _part(
+    rows: RowsOfATable, data: DataConfig, encoders: Encoders | None, base: Encoders | None
+) -> Path | None:
+    """The store of this host's shard; None if there is none.
+
+    Raises:
+        DataError: It has several, or what it has is encoded otherwise.
+    """
+    store_dir = Path(data.store_dir)
+    path = find_part(store_dir, _path_of(rows, store_dir, rows.key()).name, data.shards)
+    if path is None:
+        return None
+    is_other = base is not None
+    if encoders is not None:
+        is_other = read_manifest(path)["encoders"] != digest_of_encoders(encoders)
+    if is_other:
+        raise DataError(
+            "the vocabularies are others than those of this run; a warm start needs the whole "
+            "store on each host",
+            place=Place(file=str(path)),
+        )
+    LOGGER.info(f"data prepared earlier, in {path}")
+    return path
+
+
 def _shards_of(path: Path, count: int) -> Path:
     """The folder of the shards of a store."""
     return path.with_name(f".{path.name}.of{count}")
@@ -290,6 +349,7 @@ def _encoded_with(store_dir: Path, source: str, digest: str) -> Path | None:
     for path in store_dir.glob("*/manifest.json"):
         with contextlib.suppress(DataError):
             manifest = read_manifest(path.parent)
-            if (manifest["source"], manifest["encoders"]) == (source, digest):
+            is_whole = held_rows(manifest) is None
+            if is_whole and (manifest["source"], manifest["encoders"]) == (source, digest):
                 return path.parent
     return None

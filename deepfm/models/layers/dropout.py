@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from deepfm.models.layers.batch_norm import SharedBatchNorm
+
 
 class Dropout(nn.Module):
     """Zeroes each number with probability p in training and scales the others by 1 / (1 - p).
@@ -117,6 +119,7 @@ def norm_relu_dropout(x: Tensor, norm: nn.BatchNorm1d, dropout: ReLUDropout) -> 
     """
     mean, variance = norm.running_mean, norm.running_var
     is_plain = norm.affine and norm.momentum is not None and mean is not None
+    is_plain = is_plain and not isinstance(norm, SharedBatchNorm)
     if not (norm.training and is_plain and x.device.type == "cpu" and len(x) > 1):
         return dropout(norm(x))  # type: ignore[no-any-return]
     if norm.num_batches_tracked is not None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepfm.models.layers.batch_norm import SharedBatchNorm
 from deepfm.models.layers.dnn import MLP, Dice
 
 
@@ -50,6 +51,8 @@ def normalized(norm: nn.BatchNorm1d, x: Tensor, counts: Tensor | None) -> Tensor
     Args:
         counts: Which rows count, (N,) bool; None: all of them.
     """
+    if isinstance(norm, SharedBatchNorm) and norm.training:
+        return norm.of_counted(x, counts)
     if not norm.training or (counts is None and len(x) > 1):
         normal: Tensor = norm(x)
         return normal
