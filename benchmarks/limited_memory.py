@@ -31,6 +31,7 @@ from deepfm.data.store import prepare as store
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "outputs" / "benchmarks" / "limited_memory"
 DIM = 8
+PHASES = ("prepare", "train", "evaluate", "predict")  # each needs what those before have made
 GIB = 2**30
 _POLL_S = 0.1
 
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=40_000_000)
     parser.add_argument("--gib", type=float, default=4.0)
     parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,12 +126,15 @@ def main() -> None:
     given = ["--config", str(CONFIG), "--override", *overrides_of(path)]
 
     def run(name: str, *options: str, rows: int, more: int = 0) -> None:
+        if name not in arguments.phases:
+            return
         found = phase(folder, [name, *options], limit + more)
         speed = {"rows": rows, "rows_per_s": round(rows / found["seconds"])}
         print(json.dumps({"phase": name} | found | speed), flush=True)
 
     print(json.dumps({"rows": arguments.rows, "file_gb": round(path.stat().st_size / 1e9, 2)}))
-    shutil.rmtree(folder / "stores", ignore_errors=True)
+    if "prepare" in arguments.phases:
+        shutil.rmtree(folder / "stores", ignore_errors=True)
     run("prepare", *given, rows=arguments.rows)
     config = load_config(CONFIG, overrides_of(path))
     declared = tabular.schema(config.data.table)

@@ -79,6 +79,7 @@ def open_split(
     *,
     check_all: bool,
     held: HeldRows | None = None,
+    at_random: bool = False,
 ) -> TabularDataset:
     """The split that stands in a folder, mapped into memory.
 
@@ -90,11 +91,14 @@ def open_split(
         check_all: Compare all checksums now. Else those of features are compared when rows are
             first read; labels, weights, groups and row numbers are compared now in any case.
         held: The rows whose features are there; None: all.
+        at_random: As in `open_arrays`.
 
     Raises:
         DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
-    arrays, later = open_arrays(folder, shapes, OF_ALL_ROWS, check_all=check_all)
+    arrays, later = open_arrays(
+        folder, shapes, OF_ALL_ROWS, check_all=check_all, at_random=at_random
+    )
     sequences = range(sum(not field.built for field in schema.sequence_fields))
     flat = {f"sequence{k}_ids" for k in sequences if f"sequence{k}_starts" in arrays}
     tensors = {

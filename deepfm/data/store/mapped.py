@@ -1,5 +1,6 @@
 """The arrays of a store, mapped into memory and compared with their checksums."""
 
+import mmap
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepfm.data.store.arrays import ArrayShape
+from deepfm.data.store.arrays import ArrayShape, size_of
 from deepfm.data.store.checks import BlockChecks
 from deepfm.data.store.damage import damaged
+from deepfm.utils.memory import total_memory
 
 
 class OpenArrays(NamedTuple):
@@ -22,7 +24,12 @@ class OpenArrays(NamedTuple):
 
 
 def open_arrays(
-    folder: Path, shapes: Mapping[str, ArrayShape], whole: Collection[str], *, check_all: bool
+    folder: Path,
+    shapes: Mapping[str, ArrayShape],
+    whole: Collection[str],
+    *,
+    check_all: bool,
+    at_random: bool = False,
 ) -> OpenArrays:
     """The arrays that stand in a folder.
 
@@ -30,12 +37,21 @@ def open_arrays(
         shapes: As `ArrayWriter.shapes` gave them.
         whole: Arrays that are read as a whole, and compared with their checksums now.
         check_all: Compare all checksums now.
+        at_random: Whether rows are read in any order. Where the arrays take more than half of the
+            memory, the system is told to read these rows only, and not what stands around them.
 
     Raises:
         DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
+    memory = total_memory()
+    is_larger = memory is not None and sum(map(size_of, shapes.values())) > memory / 2
     arrays = {
-        name: _mapped(folder / f"{name}.bin", shape["dtype"], shape["shape"])
+        name: _mapped(
+            folder / f"{name}.bin",
+            shape["dtype"],
+            shape["shape"],
+            alone=at_random and is_larger and name not in whole,
+        )
         for name, shape in shapes.items()
     }
     later: dict[str, BlockChecks] = {}
@@ -49,8 +65,11 @@ def open_arrays(
     return OpenArrays(arrays, later)
 
 
-def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
+def _mapped(path: Path, dtype: str, shape: Sequence[int], *, alone: bool) -> np.ndarray:
     """An array of a store, read where it is used.
+
+    Args:
+        alone: Whether only what is used is read, page by page.
 
     Raises:
         DamagedStore: The file is missing or too short.
@@ -61,7 +80,11 @@ def _mapped(path: Path, dtype: str, shape: Sequence[int]) -> np.ndarray:
         if found >= expected:  # rows of a store that goes on from this one stand behind its own
             if not expected:  # an empty file cannot be mapped
                 return np.zeros(shape, dtype)
-            return np.memmap(path, dtype, "r", shape=tuple(shape))
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+            if alone and hasattr(mmap, "MADV_RANDOM"):
+                mapped.madvise(mmap.MADV_RANDOM)
+            return np.frombuffer(mapped, dtype).reshape(shape)
     except OSError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from None
     raise damaged(path, f"expected {expected:,} bytes, found {found:,}")

@@ -155,6 +155,7 @@ def _opened(
                 first.get(split, 0),
                 check_all=check_all,
                 held=held.get(split),
+                at_random=split == "train",
             )
             for split, arrays in manifest["arrays"].items()
         }

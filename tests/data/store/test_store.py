@@ -189,11 +189,34 @@ def test_ids_are_stored_as_int32_and_mapped_without_a_copy(folder):
     found = made(config(folder))
     inputs = found.parts["train"].inputs
     assert inputs.sparse.dtype == inputs.sequence_ids[0].dtype == torch.int32
-    array = found.parts["train"].row
-    assert isinstance(array, np.memmap)
-    assert not array.flags.writeable
+    assert not found.parts["train"].row.flags.writeable
     with open("/proc/self/maps") as maps:
         assert any("train/sparse.bin" in line and "r--" in line for line in maps)
+
+
+def advice(path: str) -> str:
+    """What the system was told of the mapping of a file, as `/proc` has it."""
+    found = ""
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            if line.startswith("VmFlags:") and found == path:
+                return line
+            if "-" in line.split(" ", 1)[0]:
+                found = path if line.rstrip().endswith(path) else ""
+    raise AssertionError(f"{path} is not mapped")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(("memory", "is_alone"), [(1, True), (1 << 40, False), (None, False)])
+def test_rows_alone_are_read_where_a_store_is_larger_than_memory(
+    folder, monkeypatch, memory, is_alone
+):
+    monkeypatch.setattr("deepfm.data.store.mapped.total_memory", lambda: memory)
+    found = made(config(folder))
+    name = str(found.path.resolve())
+    assert (" rr" in advice(f"{name}/train/sparse.bin")) == is_alone
+    for read_in_order in ("train/label.bin", "valid/sparse.bin"):
+        assert " rr" not in advice(f"{name}/{read_in_order}")
 
 
 @pytest.mark.parametrize("fractions", [[0.8, 0.1, 0.1], [0.6, 0.4, 0.0]])
