@@ -57,7 +57,7 @@ def column(
 def write(source: SourceConfig, pattern: str, columns: dict[str, list], folder: Path) -> None:
     """A file that a pattern of the config finds."""
     ending = ".parquet" if pattern.endswith(".*") else ""
-    path = folder / (pattern.removesuffix(".*").replace("*", "1") + ending)
+    path = folder / (pattern.removesuffix(".*").removesuffix("*").replace("*", "1") + ending)
     path.parent.mkdir(exist_ok=True)
     if path.suffix == ".parquet":
         pa.parquet.write_table(pa.table(columns), path)
