@@ -89,8 +89,9 @@ class Client(asyncio.Protocol):
         return await self._waiting
 
 
-def request_of(rows: Sequence[dict[str, Any]]) -> bytes:
-    body = orjson.dumps({"rows": rows})
+def request_of(rows: Sequence[dict[str, Any]], form: str) -> bytes:
+    given = rows if form == "rows" else {name: [row.get(name) for row in rows] for name in rows[0]}
+    body = orjson.dumps({form: given})
     head = (
         "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -197,6 +198,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=6000, help="of one row")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 100])
+    parser.add_argument("--form", choices=("rows", "columns"), default="rows", help="of a body")
     parser.add_argument("--memory", action="store_true", help="of 2 GB, instead of all else")
     parser.add_argument("--memory-rows", type=int, default=33_000_000)
     arguments = parser.parse_args()
@@ -288,7 +290,7 @@ def measured(
     count = max(arguments.requests // (1 if size == 1 else 8), 64)
     rows = drawn_rows(predictor, arguments.rows_from, min(count * size, 200_000))
     cut = [rows[k : k + size] for k in range(0, len(rows) - size + 1, size)]
-    requests = [request_of(part) for part in cut]
+    requests = [request_of(part, arguments.form) for part in cut]
     count = len(requests)
     asyncio.run(closed_loop(port, arguments.connections, requests[: count // 10]))
     before = cpu_seconds(process)

@@ -6,6 +6,7 @@ column, as far as there are any; which row it is, is looked for only when there 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from deepfm.data.schema import DatasetSchema
@@ -90,6 +91,8 @@ def _of_rows(rows: object, read: Collection[str], most: int) -> Rows:
     if not isinstance(rows, list):
         raise Refused(400, f"rows: expected a list with an object per row, found {shown(rows)}")
     count = _counted(len(rows), most)
+    if count > 1 and (columns := _of_equal_rows(rows, read)) is not None:
+        return Rows(columns, count, sorted(columns))
     names: dict[str, None] = {}
     for place, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -101,6 +104,23 @@ def _of_rows(rows: object, read: Collection[str], most: int) -> Rows:
         (row,) = rows
         return Rows({name: [row[name]] for name in wanted}, 1, sorted(wanted))
     return Rows({name: [row.get(name) for row in rows] for name in wanted}, count, sorted(wanted))
+
+
+def _of_equal_rows(rows: list[Any], read: Collection[str]) -> dict[str, list[Any]] | None:
+    """The columns of rows which all have the same keys, all of them read; None: they may differ.
+
+    Values are taken row by row, as they lie in memory, and keys are counted but not compared.
+    """
+    if set(map(type, rows)) != {dict} or len(set(map(len, rows))) > 1:
+        return None
+    names = [name for name in rows[0] if name in read]
+    if len(names) < 2 or len(names) < len(rows[0]):
+        return None
+    try:
+        values = zip(*map(itemgetter(*names), rows), strict=True)
+    except KeyError:
+        return None
+    return dict(zip(names, map(list, values), strict=True))
 
 
 def _counted(count: int, most: int) -> int:
