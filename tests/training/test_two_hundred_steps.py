@@ -13,7 +13,7 @@ COMMON = {
     "dnn__norm": "none",
     "dnn__dropout": 0.0,
     "training__precision": "fp32",
-    "training__epochs": 7,  # of 30 steps
+    "training__epochs": 10,  # of 22 steps
     "training__batch_size": 96,
     "training__log_every_steps": 1,
     "training__threads": 1,
