@@ -27,10 +27,6 @@ from deepfm.serving.options import ServeOptions
 from deepfm.utils.extras import needed
 from deepfm.utils.openmp import wait_passively
 
-# New objects after which Python looks for cycles: the rows of a request alone are hundreds, and
-# nothing that answers it makes cycles but for errors.
-_YOUNG = 20_000
-
 
 def main(arguments: list[str]) -> None:
     """Serve until told to stop.
@@ -96,7 +92,6 @@ class Worker:
         self._metrics.start()
         gc.collect()
         gc.freeze()  # what was made until now is never looked through again
-        gc.set_threshold(_YOUNG, 20, 20)
         _tell(writer, {"ready": served.version})
         following = asyncio.create_task(self._follow(reader, writer, batcher, server))
         stopping = asyncio.create_task(_watch(server, app))

@@ -24,6 +24,35 @@ from deepfm.training.trainer import Trainer
 from deepfm.utils.workers import ALONE, workers_of_environment
 from tests import tiny
 
+# What makes rounding the only difference between runs of one process and of several.
+COMMON = {
+    "dnn__norm": "none",
+    "dnn__dropout": 0.0,
+    "training__precision": "fp32",
+    "training__epochs": 2,
+    "training__batch_size": 96,
+    "training__log_every_steps": 1,
+    "training__threads": 1,
+    "training__early_stopping_patience": None,
+}
+
+
+def cases_of(changes, make_folder, **more):
+    """By name and whether numbers are float64, what `outcome` is asked for.
+
+    Args:
+        changes: By name, what a case changes of `COMMON`.
+        make_folder: Makes a folder of some name.
+        more: What else `outcome` is asked for.
+    """
+    tiny.register()
+    found = {}
+    for name, of_case in changes.items():
+        path = tiny.write_config(make_folder("case"), **(COMMON | of_case))
+        for double in (False, True):
+            found[name, double] = {"config": str(path), "double": double, **more}
+    return found
+
 
 def doubled(dataset):
     """The same rows, and the items that they are completed with, in float64."""
@@ -89,8 +118,8 @@ def environments(count):
 
 
 def outcomes_of(count, cases, folder):
-    """`outcome` of each case, run by so many processes."""
-    (folder / "cases.json").write_text(json.dumps(cases))
+    """`outcome` of each case, by its key, run by so many processes."""
+    (folder / "cases.json").write_text(json.dumps(list(cases.values())))
     command = [sys.executable, "-m", "tests.training.processes", str(folder)]
     started = [
         subprocess.Popen(command, env=one, stderr=subprocess.PIPE, text=True)
@@ -98,7 +127,7 @@ def outcomes_of(count, cases, folder):
     ]
     errors = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0] * count, errors
-    return [torch.load(folder / f"{number}.pt") for number in range(len(cases))]
+    return {key: torch.load(folder / f"{number}.pt") for number, key in enumerate(cases)}
 
 
 if __name__ == "__main__":

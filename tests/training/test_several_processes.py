@@ -3,19 +3,8 @@
 import pytest
 import torch
 
-from tests import tiny
-from tests.training.processes import outcome, outcomes_of
+from tests.training.processes import cases_of, outcome, outcomes_of
 
-COMMON = {
-    "dnn__norm": "none",
-    "dnn__dropout": 0.0,
-    "training__precision": "fp32",
-    "training__epochs": 2,
-    "training__batch_size": 96,
-    "training__log_every_steps": 1,
-    "training__threads": 1,
-    "training__early_stopping_patience": None,
-}
 ADAGRAD = {"name": "adagrad", "initial_accumulator_value": 0.1}
 # Adam would make steps of roundings: the bias has no gradient.
 OF_A_SOFTMAX = {"training__sparse_optimizer": "lazy_sgd", "training__optimizer": "sgd"}
@@ -65,15 +54,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    """By name of the case, in both precisions, what `outcome` is asked for."""
-    tiny.register()
-    found = {}
-    for number, (name, changes) in enumerate(CASES.items()):
-        folder = tmp_path_factory.mktemp(f"case{number}")
-        path = tiny.write_config(folder, **(COMMON | changes))
-        for double in (False, True):
-            found[name, double] = {"config": str(path), "double": double}
-    return found
+    return cases_of(CASES, tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +64,7 @@ def alone(cases):
 
 @pytest.fixture(scope="module", params=[2, 4])
 def together(cases, request, tmp_path_factory):
-    found = outcomes_of(request.param, list(cases.values()), tmp_path_factory.mktemp("several"))
-    return dict(zip(cases, found, strict=True))
+    return outcomes_of(request.param, cases, tmp_path_factory.mktemp("several"))
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])

@@ -83,16 +83,15 @@ def case(folder, changes, kinds=None):
 @pytest.fixture(scope="module", params=[1, 2])
 def sharded(request, tmp_path_factory):
     """By number and way of cutting, what so many processes learn."""
-    cases = [
-        case(
+    cases = {
+        (name, kind): case(
             tmp_path_factory.mktemp("sharded"),
             CASES[name][0] | {"feature__storage": "torchrec"},
             KINDS if kind is None else (kind,),
         )
         for name, kind in KEYS
-    ]
-    found = outcomes_of(request.param, cases, tmp_path_factory.mktemp("outcomes"))
-    return request.param, dict(zip(KEYS, found, strict=True))
+    }
+    return request.param, outcomes_of(request.param, cases, tmp_path_factory.mktemp("outcomes"))
 
 
 @pytest.mark.parametrize(("name", "kind"), KEYS, ids=str)

@@ -10,16 +10,9 @@ from deepfm.models import build_model
 from deepfm.training import trainer as trainer_module
 from deepfm.training.trainer import Trainer
 from tests import tiny
-from tests.training.processes import outcome, outcomes_of
+from tests.training.processes import COMMON, cases_of, outcome, outcomes_of
 
-COMMON = {
-    "dnn__dropout": 0.0,
-    "training__precision": "fp32",
-    "training__epochs": 2,
-    "training__batch_size": 96,
-    "training__log_every_steps": 1,
-    "training__threads": 1,
-    "training__early_stopping_patience": None,
+OPTIMIZERS = {
     "training__sparse_optimizer": {"name": "adagrad", "initial_accumulator_value": 0.1},
     "training__optimizer": "sgd",
 }
@@ -38,12 +31,8 @@ KEYS = [(name, double) for name in CASES for double in (False, True)]
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    tiny.register()
-    found = {}
-    for name, double in KEYS:
-        path = tiny.write_config(tmp_path_factory.mktemp("case"), **(COMMON | CASES[name]))
-        found[name, double] = {"config": str(path), "double": double, "shares_batch_norm": True}
-    return found
+    changes = {name: OPTIMIZERS | of_case for name, of_case in CASES.items()}
+    return cases_of(changes, tmp_path_factory.mktemp, shares_batch_norm=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +42,7 @@ def alone(cases):
 
 @pytest.fixture(scope="module")
 def together(cases, tmp_path_factory):
-    found = outcomes_of(3, list(cases.values()), tmp_path_factory.mktemp("several"))
-    return dict(zip(cases, found, strict=True))
+    return outcomes_of(3, cases, tmp_path_factory.mktemp("several"))
 
 
 @pytest.mark.parametrize(("name", "double"), KEYS)
@@ -63,16 +51,6 @@ def test_losses_and_weights_are_those_of_one_process(alone, together, name, doub
     tolerance = 1e-12 if double else 1e-5
     losses, expected = (torch.tensor(o["losses"], dtype=torch.float64) for o in (several, one))
     assert len(losses) > 10
-    print(
-        name,
-        double,
-        (losses - expected).abs().max(),
-        max(
-            (several["weights"][k] - v).abs().max()
-            for k, v in one["weights"].items()
-            if v.is_floating_point()
-        ),
-    )
     torch.testing.assert_close(losses, expected, rtol=0, atol=min(tolerance, 2e-6))
     for weight, value in one["weights"].items():
         found = several["weights"][weight]
@@ -83,7 +61,7 @@ def test_losses_and_weights_are_those_of_one_process(alone, together, name, doub
 def test_one_process_keeps_torch_s_norms(tmp_path, monkeypatch, devices):
     monkeypatch.setattr(trainer_module, "SHARES_BATCH_NORM", devices)
     tiny.register()
-    config = load_config(tiny.write_config(tmp_path, **(COMMON | CASES["Dice"])))
+    config = load_config(tiny.write_config(tmp_path, **(COMMON | OPTIMIZERS | CASES["Dice"])))
     data = experiment.load_data(config)
     model, seen = build_model(data.encoders.schema, config), []
     before = dict(model.named_modules())

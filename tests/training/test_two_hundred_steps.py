@@ -3,22 +3,12 @@
 import pytest
 import torch
 
-from tests import tiny
-from tests.training.processes import outcome, outcomes_of
+from tests.training.processes import cases_of, outcome, outcomes_of
 
 pytestmark = pytest.mark.slow
 
 STEPS = 200
-COMMON = {
-    "dnn__norm": "none",
-    "dnn__dropout": 0.0,
-    "training__precision": "fp32",
-    "training__epochs": 10,  # of 22 steps
-    "training__batch_size": 96,
-    "training__log_every_steps": 1,
-    "training__threads": 1,
-    "training__early_stopping_patience": None,
-}
+EPOCHS = 10  # of 22 steps
 OPTIMIZERS = {
     "lazy_sgd": "lazy_sgd",
     "adagrad": {"name": "adagrad", "initial_accumulator_value": 0.1},
@@ -30,13 +20,11 @@ KEYS = [(name, double) for name in OPTIMIZERS for double in (False, True)]
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    tiny.register()
-    found = {}
-    for name, double in KEYS:
-        folder = tmp_path_factory.mktemp("case")
-        path = tiny.write_config(folder, **COMMON, training__sparse_optimizer=OPTIMIZERS[name])
-        found[name, double] = {"config": str(path), "double": double}
-    return found
+    changes = {
+        name: {"training__epochs": EPOCHS, "training__sparse_optimizer": optimizer}
+        for name, optimizer in OPTIMIZERS.items()
+    }
+    return cases_of(changes, tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +34,7 @@ def alone(cases):
 
 @pytest.fixture(scope="module", params=[2, 4])
 def together(cases, request, tmp_path_factory):
-    found = outcomes_of(request.param, list(cases.values()), tmp_path_factory.mktemp("several"))
-    return dict(zip(cases, found, strict=True))
+    return outcomes_of(request.param, cases, tmp_path_factory.mktemp("several"))
 
 
 @pytest.mark.parametrize(("name", "double"), KEYS)

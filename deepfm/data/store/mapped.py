@@ -2,7 +2,7 @@
 
 import mmap
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,15 +43,10 @@ def open_arrays(
     Raises:
         DamagedStore: A file is missing, has another size, or differs from its checksums.
     """
-    memory = total_memory()
+    memory = total_memory() if at_random else None
     is_larger = memory is not None and sum(map(size_of, shapes.values())) > memory / 2
     arrays = {
-        name: _mapped(
-            folder / f"{name}.bin",
-            shape["dtype"],
-            shape["shape"],
-            alone=at_random and is_larger and name not in whole,
-        )
+        name: _mapped(folder / f"{name}.bin", shape, alone=is_larger and name not in whole)
         for name, shape in shapes.items()
     }
     later: dict[str, BlockChecks] = {}
@@ -65,7 +60,7 @@ def open_arrays(
     return OpenArrays(arrays, later)
 
 
-def _mapped(path: Path, dtype: str, shape: Sequence[int], *, alone: bool) -> np.ndarray:
+def _mapped(path: Path, shape: ArrayShape, *, alone: bool) -> np.ndarray:
     """An array of a store, read where it is used.
 
     Args:
@@ -74,17 +69,17 @@ def _mapped(path: Path, dtype: str, shape: Sequence[int], *, alone: bool) -> np.
     Raises:
         DamagedStore: The file is missing or too short.
     """
-    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    expected = size_of(shape)
     try:
         found = path.stat().st_size
         if found >= expected:  # rows of a store that goes on from this one stand behind its own
             if not expected:  # an empty file cannot be mapped
-                return np.zeros(shape, dtype)
+                return np.zeros(shape["shape"], shape["dtype"])
             with path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
             if alone and hasattr(mmap, "MADV_RANDOM"):
                 mapped.madvise(mmap.MADV_RANDOM)
-            return np.frombuffer(mapped, dtype).reshape(shape)
+            return np.frombuffer(mapped, shape["dtype"]).reshape(shape["shape"])
     except OSError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from None
     raise damaged(path, f"expected {expected:,} bytes, found {found:,}")

@@ -1,12 +1,10 @@
 """Opening a store: its arrays are mapped into memory, and compared with their checksums."""
 
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -19,6 +17,7 @@ from deepfm.data.schema import DatasetSchema
 from deepfm.data.sources import tabular
 from deepfm.data.sources.tables import SideTables
 from deepfm.data.store.appended import steps_of
+from deepfm.data.store.arrays import size_of
 from deepfm.data.store.damage import damaged
 from deepfm.data.store.datasets import SharedEvents, open_events, open_split
 from deepfm.data.store.held_rows import HeldRows, held_rows
@@ -190,7 +189,7 @@ def read_encoders(path: Path, checksum: str | None, schema: DatasetSchema) -> En
 def _size(manifest: dict[str, Any]) -> int:
     """Bytes of all arrays."""
     return sum(
-        math.prod(array["shape"]) * np.dtype(array["dtype"]).itemsize
+        size_of(array)
         for arrays in (*manifest["arrays"].values(), manifest.get("event_arrays", {}))
         for array in arrays.values()
     )

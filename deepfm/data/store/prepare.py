@@ -169,7 +169,7 @@ def prepare_shard(
     make_directory(store_dir, f"cannot write below {store_dir}")
     with exclusive_lock(store_dir / ".digests.lock"):  # of many jobs one reads all files for it
         rows = RowsOfATable(data, schema, labels)
-    path = _path_of(rows, store_dir, rows.key())
+    path = path_of_store(rows, store_dir)
     if (path / "manifest.json").exists():
         LOGGER.info(f"data prepared earlier, in {path}")
         return
@@ -192,7 +192,7 @@ def merge_shards(data: DataConfig, schema: DatasetSchema, labels: Mapping[str, L
     """
     store_dir = Path(data.store_dir)
     rows = RowsOfATable(data, schema, labels)
-    path = _path_of(rows, store_dir, rows.key())
+    path = path_of_store(rows, store_dir)
     if (path / "manifest.json").exists():
         LOGGER.info(f"data prepared earlier, in {path}")
         return path
@@ -242,7 +242,7 @@ def _part(
         DataError: It has several, or what it has is encoded otherwise.
     """
     store_dir = Path(data.store_dir)
-    path = find_part(store_dir, _path_of(rows, store_dir, rows.key()).name, data.shards)
+    path = find_part(store_dir, path_of_store(rows, store_dir).name, data.shards)
     if path is None:
         return None
     is_other = base is not None

@@ -4,7 +4,6 @@ Decided here: which tables share an exchange, what a process holds of a table, a
 storage cannot do.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from deepfm.models.sharded.collection import KERNELS, ROWWISE, Collection, Rule
 from deepfm.models.sharded.library import import_torchrec
 from deepfm.models.sharded.optimizer import FusedOptimizer
 from deepfm.models.sharded.plan import COLUMN_WISE, KINDS, Plan, agreed, plan_tables
+from deepfm.utils.environment_of_processes import whole_number
 from deepfm.utils.memory import total_memory
 
 _UNKNOWN_MEMORY = 2**40  # where a system does not say how much there is
@@ -96,7 +96,7 @@ class ShardedTables(LaidOutTables):
         if not group.is_initialized():
             group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)
         self._rank, world = group.get_rank(), group.get_world_size()
-        hosts = max(world // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+        hosts = max(world // whole_number("LOCAL_WORLD_SIZE", 1, least=1), 1)
         memory = _memory_of_each(world // hosts)
         self.plan = agreed(
             lambda: plan_tables(self.logical, world=world, memory=memory, hosts=hosts, kinds=kinds),
