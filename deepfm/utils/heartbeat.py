@@ -68,11 +68,17 @@ class Heartbeat:
         self._silence, self._pause = silence, min(silence / _BEATS, _PAUSE)
         self._store.set_timeout(timedelta(seconds=silence))
 
-    def end(self) -> None:
-        """Say no more; the others do not wait for this process."""
+    def end(self, within: float | None = None) -> None:
+        """Say no more; the others do not wait for this process.
+
+        Args:
+            within: How many seconds the threads are waited for; None: as long as a process may be
+                silent. One that came back from the store, which knows no Python, while the
+                interpreter is being taken down would end the process with an abort.
+        """
         self._stop.set()
-        for thread in self._threads:  # none may be in the store when that is taken down
-            thread.join(_PAUSE)
+        for thread in self._threads:
+            thread.join(self._silence if within is None else within)
 
     def _talk(self) -> None:
         beat = 0

@@ -8,6 +8,7 @@ torch's: whoever starts them says so by the variables that `torchrun` sets.
 import itertools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -404,14 +405,20 @@ def workers_of_environment() -> Iterator[Workers]:
         LOGGER.disabled = not workers.is_first
         raise
     except DeepFMError as error:
-        heartbeat.end()
-        if _speaks(named):
-            LOGGER.error(" ".join(str(error).splitlines()))
-            _wait_for_questions(named, world)
-        else:
+        message, code = " ".join(str(error).splitlines()), error.exit_code
+        unanswered = threading.Timer(2 * _WORD, _end_with, [message, code])
+        unanswered.daemon = True
+        unanswered.start()  # the host of the store may be the one that is gone
+        heartbeat.end(within=_TICK)
+        speaks = _speaks(named)
+        unanswered.cancel()
+        if not speaks:
             time.sleep(_WORD)
+            end_now(code)
+        LOGGER.error(message)
+        _wait_for_questions(named, world)
         sys.stderr.flush()
-        end_now(error.exit_code)  # connections that are broken cannot be taken down in order
+        end_now(code)  # connections that are broken cannot be taken down in order
 
 
 def _store(rank: int | None) -> Any:
@@ -431,6 +438,12 @@ def _store(rank: int | None) -> Any:
         timeout=_CONNECTING,
     )
     return stores.PrefixStore(f"deepfm/{restarts()}", store)
+
+
+def _end_with(message: str, code: int) -> None:
+    LOGGER.error(message)
+    sys.stderr.flush()
+    end_now(code)
 
 
 def _wait_for_questions(store: Any, world: int) -> None:

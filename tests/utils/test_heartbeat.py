@@ -95,3 +95,18 @@ def test_another_time_can_be_set():
     for one in made:
         one.end()
     assert lost[0] == [1]
+
+
+def test_none_is_in_the_store_when_the_interpreter_ends():
+    """A thread that comes back from torch's store then ends the process with an abort."""
+    store = Store()
+    store.stuck = threading.Event()
+    (first, second), lost = heartbeats(store, 2, silence=60.0)
+    time.sleep(0.3)
+    store.stuck.set()
+    time.sleep(1.2)  # a beat begins
+    threading.Timer(2.0, store.stuck.clear).start()
+    first.end()
+    second.end(within=0)
+    assert not any(thread.is_alive() for thread in first._threads)
+    assert lost == [[], []]

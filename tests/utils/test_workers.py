@@ -1,9 +1,13 @@
 """Messages between processes, and which rows each of them has."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from deepfm.utils.workers import ALONE, Workers, _Message
+from tests.training.processes import environments
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
@@ -65,3 +69,23 @@ def test_a_value_that_all_compute_has_a_share_of_the_gradient():
     assert counted.item() == 6
     counted.backward()
     assert weight.grad.item() == 0.5
+
+
+LAST_WORD = """
+import time
+from deepfm.errors import DeepFMError
+from deepfm.utils import workers
+workers._speaks = lambda store: time.sleep(600)  # its host answers nobody
+with workers.workers_of_environment():
+    raise DeepFMError("the disk is full")
+"""
+
+
+def test_an_error_is_told_where_the_store_does_not_answer():
+    started = [
+        subprocess.Popen([sys.executable, "-c", LAST_WORD], env=one, stderr=subprocess.PIPE)
+        for one in environments(2)
+    ]
+    for process in started:
+        said = process.communicate(timeout=60)[1].decode()
+        assert (process.returncode, said.count("the disk is full")) == (1, 1), said
