@@ -15,6 +15,7 @@ from attacks import workloads
 from attacks.children import run
 from attacks.kills import PREPARE, TRAIN
 from attacks.state import Case
+from deepfm.data.store.encoders_file import ENCODERS
 
 KIB = 1024
 
@@ -32,7 +33,7 @@ def cases(folder: Path, limit: int | None) -> Iterator[Case]:
         yield from _of_file("checkpoint", path, lambda p=path: _checkpoint(p), limit)
     for path in sorted(store.rglob("*")):
         if path.is_file() and path.stat().st_size:
-            kind = "encoders" if path.name == "encoders.pt" else "store"
+            kind = "encoders" if path.name == ENCODERS else "store"
             yield from _of_file(kind, path, lambda: _store(place, store), limit)
 
 
@@ -88,7 +89,7 @@ def _store(folder: Path, store: Path) -> str:
     """A digest of all rows of a store."""
     from deepfm.config import load_config
     from deepfm.data.sources import tabular
-    from deepfm.data.store.prepare import open_store
+    from deepfm.data.store.opening import open_store
 
     data = load_config(folder / "run.yaml").data
     data = dataclasses.replace(data, data_dir=str(folder / "data"))

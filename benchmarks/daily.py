@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from deepfm import experiment
+from deepfm import experiment, preparing
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.prediction import Predictor
 
@@ -173,7 +173,7 @@ def main() -> None:
                     experiment.train(config(folder, 1, "append", epochs=given.epochs))
                 else:
                     used = config(folder, day, "append", epochs=1, newest=True)
-                    experiment.append_data(used)
+                    preparing.append_data(used)
                     last = folder / f"append{day - 1}" / "last.pt"
                     experiment.train(used, init_from=last, with_optimizer=True)
             with anew.counted():

@@ -26,7 +26,8 @@ from out_of_core import CONFIG, generate
 
 from deepfm.config import load_config
 from deepfm.data.sources import tabular
-from deepfm.data.store import prepare as store
+from deepfm.data.store.opening import open_store
+from deepfm.data.store.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "outputs" / "benchmarks" / "limited_memory"
@@ -138,7 +139,7 @@ def main() -> None:
     run("prepare", *given, rows=arguments.rows)
     config = load_config(CONFIG, overrides_of(path))
     declared = tabular.schema(config.data.table)
-    opened = store.open_store(store.prepare(config.data, declared), config.data, declared)
+    opened = open_store(prepare(config.data, declared), config.data, declared)
     schema, parts = opened.encoders.schema, opened.parts
     table_rows = sum(field.vocabulary_size for field in schema.sparse_fields)
     tables = 3 * 4 * (DIM + 1) * table_rows  # weights, and two statistics of Adam

@@ -40,6 +40,7 @@ from deepfm.data.batch import Inputs
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.sources import tabular
 from deepfm.data.store import prepare as store
+from deepfm.data.store.opening import open_store
 from deepfm.models import build_model
 from deepfm.training.trainer import Interrupted, Trainer
 
@@ -157,7 +158,7 @@ def train(path: Path, threads: int) -> dict:
     torch.set_num_threads(threads)
     config = config_of(path)
     schema = tabular.schema(config.data.table)
-    opened = store.open_store(store.prepare(config.data, schema), config.data, schema)
+    opened = open_store(store.prepare(config.data, schema), config.data, schema)
     mapped = opened.parts["train"]
     sides = {"store": mapped, "memory": in_memory(mapped)}
     steps: dict[str, list[np.ndarray]] = {side: [] for side in sides}

@@ -26,8 +26,8 @@ def write_checkpoint(folder: Path, rows: int) -> Path:
     """A checkpoint whose table of one field has a number of rows."""
     from deepfm.checkpoint import Checkpoint
     from deepfm.config import config_from_dict
+    from deepfm.data.declared import declared_schema
     from deepfm.data.encoding.encoders import Encoders
-    from deepfm.data.load import declared_schema
     from deepfm.models import build_model
 
     config = config_from_dict(

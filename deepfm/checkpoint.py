@@ -38,6 +38,7 @@ from deepfm.models import build_model
 from deepfm.models.base import BaseCTRModel
 from deepfm.models.features import GROUPS
 from deepfm.utils.io import (
+    arrays_as_tensors,
     atomic_write_bytes,
     atomic_writer,
     make_directory,
@@ -172,7 +173,7 @@ class Checkpoint:
             "format": "deepfm checkpoint",
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
-            "encoders": self.encoders.to_dict(),
+            "encoders": arrays_as_tensors(self.encoders.to_dict()),
             "users": None if self.users is None else table_to_tensor(self.users),
             "items": None if self.items is None else table_to_tensor(self.items),
             "history": None if self.history is None else torch.from_numpy(self.history.pairs),

@@ -25,9 +25,10 @@ from deepfm.checkpoint import (
 from deepfm.config import ExperimentConfig
 from deepfm.data import load
 from deepfm.data.dataset import TabularDataset
+from deepfm.data.declared import declared_schema
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import Fingerprint
-from deepfm.data.load import ExperimentData, declared_schema
+from deepfm.data.load import ExperimentData
 from deepfm.data.shards import refuse_other_shard
 from deepfm.errors import CheckpointError, ConfigError, DataError
 from deepfm.evaluation.base_rate import Verdict
@@ -43,7 +44,6 @@ from deepfm.evaluation.table_references import (
 )
 from deepfm.models import build_model, parameters_of
 from deepfm.models.base import BaseCTRModel
-from deepfm.objectives import check_losses
 from deepfm.objectives.tasks import prediction_columns
 from deepfm.preflight import check_memory, check_settings, resolve_device, settle
 from deepfm.saving import Saver
@@ -102,36 +102,6 @@ def load_data(
         expected=expected,
         may_be_part=may_be_part,
     )
-
-
-def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int = 1) -> Path:
-    """As `deepfm.data.load.prepare_data`, for losses that fit the label."""
-    check_losses(config.task_list(), config.task_data())
-    return load.prepare_data(config, verify=verify, workers=workers)
-
-
-def append_data(config: ExperimentConfig, placed: str | None = None, *, workers: int = 1) -> Path:
-    """As `deepfm.data.load.append_data`, for losses that fit the label."""
-    check_losses(config.task_list(), config.task_data())
-    return load.append_data(config, placed, workers=workers)
-
-
-def prepare_shard(config: ExperimentConfig, shard: str) -> None:
-    """As `deepfm.data.load.prepare_shard`, for losses that fit the label."""
-    check_losses(config.task_list(), config.task_data())
-    load.prepare_shard(config, shard)
-
-
-def prepare_part(config: ExperimentConfig, shard: str, into: Path) -> Path:
-    """As `deepfm.data.load.prepare_part`, for losses that fit the label."""
-    check_losses(config.task_list(), config.task_data())
-    return load.prepare_part(config, shard, into)
-
-
-def merge_shards(config: ExperimentConfig) -> Path:
-    """As `deepfm.data.load.merge_shards`, for losses that fit the label."""
-    check_losses(config.task_list(), config.task_data())
-    return load.merge_shards(config)
 
 
 def train(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from deepfm.config import ExperimentConfig
-from deepfm.data.load import declared_schema, label_rules
+from deepfm.data.declared import declared_schema, label_rules
 from deepfm.data.schema import DatasetSchema, FeatureType
 from deepfm.errors import ConfigError, nearest
 from deepfm.models import build_model, count_parameters

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "data.store": {"errors", "utils", "data"},
     "data.ranking": {"errors", "utils", "data"},
     "data.load": {"errors", "config", "data"},
+    "data.declared": {"errors", "config", "data"},
     "models.layers": {"errors", "models.layers"},
     "models.options": {"errors", "utils.named", "utils.settings", "models.options"},
     "models": {
@@ -119,6 +120,7 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "models", "objectives", "evaluation", "training",
         "checkpoint", "preflight", "saving",
     },
+    "preparing": {"errors", "config", "data", "objectives.checks"},
     "held_out": {
         "errors", "config", "utils", "data", "objectives", "evaluation", "checkpoint", "preflight",
         "several", "experiment",
@@ -143,8 +145,8 @@ MAY_IMPORT = {
         "errors", "config", "utils", "data", "evaluation", "checkpoint", "several", "experiment",
     },
     "tuning": {
-        "errors", "config", "utils", "data.load", "objectives", "evaluation", "preflight",
-        "checkpoint", "experiment", "tuning",
+        "errors", "config", "utils", "data.declared", "data.load", "objectives", "evaluation",
+        "preflight", "checkpoint", "experiment", "tuning",
     },
     "easyrec": {
         "errors", "config", "utils", "data", "models.layers", "objectives", "evaluation.metrics",
@@ -163,10 +165,10 @@ MAY_IMPORT = {
         "checkpoint", "preflight", "prediction", "results", "estimators",
     },
     "commands": {
-        "errors", "config", "utils", "data", "training", "prediction", "experiment", "comparison",
-        "several", "held_out", "calibrate", "export", "easyrec", "preflight", "config_help",
-        "model_help", "models.MODELS", "given_config", "report", "serving", "explore", "tuning",
-        "upload", "table_plan", "commands",
+        "errors", "config", "utils", "data", "training", "prediction", "preparing", "experiment",
+        "comparison", "several", "held_out", "calibrate", "export", "easyrec", "preflight",
+        "config_help", "model_help", "models.MODELS", "given_config", "report", "serving",
+        "explore", "tuning", "upload", "table_plan", "commands",
     },
     "cli": {"errors", "utils", "commands"},
     "__main__": {"cli"},

@@ -15,7 +15,7 @@ from deepfm.config import (
     load_config,
     metric_names,
 )
-from deepfm.data.load import declared_schema
+from deepfm.data.declared import declared_schema
 from deepfm.errors import ConfigError
 from deepfm.utils.settings import expand_name
 

@@ -8,10 +8,10 @@ import pyarrow.csv as pc
 import pytest
 import yaml
 
-from deepfm import experiment
+from deepfm import experiment, preparing
 from deepfm.checkpoint import load_checkpoint
 from deepfm.config import config_from_dict, load_config
-from deepfm.data.load import declared_schema
+from deepfm.data.declared import declared_schema
 from deepfm.errors import CheckpointError, ConfigError
 from deepfm.prediction import Predictor
 
@@ -87,7 +87,7 @@ def test_a_store_belongs_to_the_arithmetic_of_its_numbers(tmp_path):
     def store(**settings):
         fields = DENSE | {"amount": DENSE["amount"] | settings}
         fields["amount"] = {k: v for k, v in fields["amount"].items() if v is not None}
-        return experiment.prepare_data(load_config(write_config(tmp_path, fields)))
+        return preparing.prepare_data(load_config(write_config(tmp_path, fields)))
 
     first = store()
     assert store(embedding_dim=7) == first

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from deepfm import api, experiment
+from deepfm import api, preparing
 from deepfm.checkpoint import load_checkpoint
 from deepfm.cli import main
 from deepfm.data.files.read import read_rows
@@ -117,7 +117,7 @@ def test_a_store_of_remote_rows_is_that_of_local_ones(bucket, tmp_path, form):
     }  # fmt: skip
     changes = {"data__split_strategy": "predefined"}
     local = clicks.config(tmp_path, data__table=table, **changes)
-    before = experiment.prepare_data(local)
+    before = preparing.prepare_data(local)
     places = {
         "data_dir": {"data__data_dir": f"{bucket.uri}/data"},
         "uris": {},
@@ -133,7 +133,7 @@ def test_a_store_of_remote_rows_is_that_of_local_ones(bucket, tmp_path, form):
     remote = clicks.config(
         tmp_path, data__table=table, data__store_dir=str(tmp_path / "others"), **changes, **places
     )
-    after = experiment.prepare_data(remote)
+    after = preparing.prepare_data(remote)
     if form != "uris":  # of a side table its settings, too, are part of the key
         assert after.name.rpartition("-")[2] == before.name.rpartition("-")[2]
     found, expected = (
@@ -149,17 +149,17 @@ def test_a_store_of_remote_rows_is_that_of_local_ones(bucket, tmp_path, form):
 
 def test_a_second_run_asks_for_etags_alone(proxy, rows, tmp_path):
     config = clicks.config(tmp_path, data__table__files=[rows])
-    experiment.prepare_data(config)
+    preparing.prepare_data(config)
     proxy.asked.clear()
-    experiment.prepare_data(config)
+    preparing.prepare_data(config)
     assert {asked.method for asked in proxy.asked} == {"HEAD"}
 
 
 def test_the_same_rows_in_another_place_are_the_same_data(bucket, run, rows, tmp_path):
     config = clicks.config(tmp_path, data__table__files=[rows])
-    first = experiment.prepare_data(config)
+    first = preparing.prepare_data(config)
     copy = bucket.put("data/copy.csv", (run.parent / "rows.csv").read_bytes())
-    assert experiment.prepare_data(clicks.config(tmp_path, data__table__files=[copy])) == first
+    assert preparing.prepare_data(clicks.config(tmp_path, data__table__files=[copy])) == first
 
 
 @pytest.mark.parametrize("skip", [0, 1, 2, 3])
@@ -174,20 +174,20 @@ def test_rows_that_change_while_they_are_prepared_are_refused(
         tmp_path, data__table__files=[rows], data__store_dir=str(tmp_path / "stores")
     )
     if skip > 2:  # there is no such request
-        experiment.prepare_data(config)
+        preparing.prepare_data(config)
         assert fault.hits <= skip
         return
     with pytest.raises(DataError, match="changed while it was read") as caught:
-        experiment.prepare_data(config)
+        preparing.prepare_data(config)
     assert rows in str(caught.value)
     assert not list((tmp_path / "stores").glob("*/manifest.json"))
-    experiment.prepare_data(config)  # the new rows, as they are now
+    preparing.prepare_data(config)  # the new rows, as they are now
 
 
 def test_a_body_that_is_cut_prepares_the_same_store(proxy, rows, run, tmp_path):
-    expected = experiment.prepare_data(clicks.config(run.parent))
+    expected = preparing.prepare_data(clicks.config(run.parent))
     fault = proxy.fails(cuts(1000), "GET", "rows.csv", times=2)
-    found = experiment.prepare_data(clicks.config(tmp_path, data__table__files=[rows]))
+    found = preparing.prepare_data(clicks.config(tmp_path, data__table__files=[rows]))
     assert fault.hits > 2
     for path in expected.rglob("*.bin"):
         assert (found / path.relative_to(expected)).read_bytes() == path.read_bytes()
@@ -197,12 +197,12 @@ def test_what_is_not_there_is_said(bucket, tmp_path):
     for pattern in ("none.csv", "none*.csv"):
         uri = f"{bucket.uri}/{pattern}"
         with pytest.raises(MissingDataError) as caught:
-            experiment.prepare_data(clicks.config(tmp_path, data__table__files=[uri]))
+            preparing.prepare_data(clicks.config(tmp_path, data__table__files=[uri]))
         assert str(caught.value) == f"{uri}: no such file (from data.table and data.data_dir)"
     words = {"data__table__fields__color__vocabulary_file": f"{bucket.uri}/none.txt"}
     clicks.write_rows(tmp_path)
     with pytest.raises(MissingDataError, match=r"none\.txt: no such file"):
-        experiment.prepare_data(clicks.config(tmp_path, **words))
+        preparing.prepare_data(clicks.config(tmp_path, **words))
 
 
 def test_a_store_that_refuses_is_one_line(proxy, rows, tmp_path):
@@ -210,7 +210,7 @@ def test_a_store_that_refuses_is_one_line(proxy, rows, tmp_path):
         proxy.fails(refuses(503), method)
     for uri in (rows, rows.replace("rows", "r*")):
         with pytest.raises(DataError, match="cannot be listed") as caught:
-            experiment.prepare_data(clicks.config(tmp_path, data__table__files=[uri]))
+            preparing.prepare_data(clicks.config(tmp_path, data__table__files=[uri]))
         assert "\n" not in str(caught.value)
         assert str(caught.value).startswith(uri)
 
@@ -252,10 +252,10 @@ def test_a_vocabulary_does_not_lead_out_of_a_remote_folder(bucket, tmp_path):
         "data__table__fields__color__vocabulary_file": "../other.txt",
     }
     with pytest.raises(ConfigError, match="expected a file below s3://"):
-        experiment.prepare_data(clicks.config(tmp_path, **changes))
+        preparing.prepare_data(clicks.config(tmp_path, **changes))
     changes["data__table__fields__color__vocabulary_file"] = "/etc/passwd"
     with pytest.raises(ConfigError, match="expected a file below s3://"):
-        experiment.prepare_data(clicks.config(tmp_path, **changes))
+        preparing.prepare_data(clicks.config(tmp_path, **changes))
 
 
 # Checkpoints.

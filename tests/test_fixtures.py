@@ -18,7 +18,7 @@ import torch
 from deepfm import experiment
 from deepfm.checkpoint import load_checkpoint
 from deepfm.config import load_config
-from deepfm.data.store import prepare as store
+from deepfm.data.store.opening import open_store
 from deepfm.prediction import Predictor
 
 RELEASES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.is_dir())
@@ -109,7 +109,7 @@ def test_an_old_store_opens_with_the_rows_of_a_new_one(release, tmp_path, monkey
     config = load_config("experiment.yaml", [VERSION_1])
     schema = load_checkpoint("best_model.pt").encoders.schema
     (path,) = Path("stores").iterdir()
-    old = store.open_store(path, config.data, schema)
+    old = open_store(path, config.data, schema)
     new = experiment.load_data(load_config("experiment.yaml", ["data.store_dir=fresh", VERSION_1]))
     assert old.encoders.schema == new.encoders.schema
     for name in ("train", "valid", "test"):

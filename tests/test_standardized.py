@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from deepfm import experiment, held_out
+from deepfm import experiment, held_out, preparing
 from deepfm.checkpoint import load_checkpoint
 from deepfm.config import config_from_dict
 from deepfm.data.labels import mean_and_deviation
@@ -178,7 +178,7 @@ def test_a_warm_start_keeps_the_scale_of_the_model_it_starts_from(tmp_path):
 def test_one_store_serves_both(tmp_path):
     write_rows(tmp_path / "rows.csv")
     paths = {
-        experiment.prepare_data(config_from_dict(config(tmp_path, standardize=standardize)))
+        preparing.prepare_data(config_from_dict(config(tmp_path, standardize=standardize)))
         for standardize in (False, True)
     }
     assert len(paths) == 1

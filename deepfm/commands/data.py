@@ -150,7 +150,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from deepfm import experiment
+    from deepfm import preparing
     from deepfm.utils.startup import leave_pandas_out
 
     leave_pandas_out()
@@ -167,19 +167,19 @@ def _prepare(arguments: argparse.Namespace) -> None:
         raise ConfigError("--part i/n and --into DIR go together")
     with config_of(arguments.config, arguments.override) as config:
         if arguments.part:
-            path = experiment.prepare_part(config, arguments.part, Path(arguments.into))
+            path = preparing.prepare_part(config, arguments.part, Path(arguments.into))
             LOGGER.info(f"the data of shard {arguments.part} is in {path}")
             return
         if arguments.shard:
-            experiment.prepare_shard(config, arguments.shard)
+            preparing.prepare_shard(config, arguments.shard)
             return
         if arguments.merge:
-            path = experiment.merge_shards(config)
+            path = preparing.merge_shards(config)
             LOGGER.info(f"the data is in {path}")
             return
         if arguments.append:
-            path = experiment.append_data(config, arguments.placed, workers=arguments.workers)
+            path = preparing.append_data(config, arguments.placed, workers=arguments.workers)
             LOGGER.info(f"the data is in {path}")
             return
-        path = experiment.prepare_data(config, verify=arguments.verify, workers=arguments.workers)
+        path = preparing.prepare_data(config, verify=arguments.verify, workers=arguments.workers)
     LOGGER.info(f"the data is in {path}")

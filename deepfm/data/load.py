@@ -9,26 +9,23 @@ import pyarrow as pa
 
 from deepfm.config import ExperimentConfig
 from deepfm.data.dataset import TabularDataset
+from deepfm.data.declared import declared_schema, label_rules
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.fingerprint import FilesRead, Fingerprint, of_tables
-from deepfm.data.history import history_fields
-from deepfm.data.labels import BinaryRule, LabelRule, mean_and_deviation
+from deepfm.data.labels import mean_and_deviation
 from deepfm.data.last_events import LastEvents
-from deepfm.data.options import DataConfig, TableConfig
+from deepfm.data.options import DataConfig
 from deepfm.data.ranking import Events, load_ranking
 from deepfm.data.sampling import Interactions
-from deepfm.data.schema import LEARNT, DatasetSchema, FieldSchema, LabelScale
+from deepfm.data.schema import LEARNT, DatasetSchema, LabelScale
 from deepfm.data.sources import tabular
 from deepfm.data.sources.find_adapter import find_adapter
 from deepfm.data.sources.tables import RawTables, id_field
-from deepfm.data.splits import SPLITS
-from deepfm.data.store import prepare as stores
-from deepfm.data.store.append import append
 from deepfm.data.store.appended import of_files
 from deepfm.data.store.held_rows import HeldRows
+from deepfm.data.store.loading import load_store
 from deepfm.data.store.opening import Store
-from deepfm.data.store.shard import Shard
-from deepfm.errors import CheckpointError, ConfigError, nearest
+from deepfm.errors import CheckpointError, ConfigError
 
 
 class ExperimentData(NamedTuple):
@@ -101,7 +98,7 @@ def load_data(
         )
     labels = label_rules(config, schema)
     if not data.split.makes_ranking:
-        store = stores.load_store(
+        store = load_store(
             data,
             schema,
             encoders,
@@ -190,157 +187,6 @@ def _protocol(config: ExperimentConfig, fingerprint: Fingerprint) -> dict[str, A
     if (history := config.data.built_history) is not None:
         found["history"] = history.what_is_seen()
     return found
-
-
-def prepare_data(config: ExperimentConfig, *, verify: bool = False, workers: int = 1) -> Path:
-    """Encode a declared table into its store, unless that is there, and return its directory.
-
-    Args:
-        verify: Compare all checksums of a store that is there.
-        workers: How many processes share the rows.
-
-    Raises:
-        ConfigError: The data is none that is prepared, or settings contradict each other.
-        DataError: A file is missing or not what the config says.
-        DeepFMError: The disk refuses.
-    """
-    schema = _prepared_schema(config)
-    labels = label_rules(config, schema)
-    return stores.prepare(config.data, schema, labels=labels, verify=verify, workers=workers)
-
-
-def append_data(config: ExperimentConfig, placed: str | None = None, *, workers: int = 1) -> Path:
-    """Append the rows of new files of a declared table to its store; the directory of the new one.
-
-    Args:
-        placed: The split that they are put into; None: where the table's split says.
-        workers: How many processes share the rows.
-
-    Raises:
-        ConfigError: The data is none that is prepared, or its split does not say where rows go.
-        DataError: As in `prepare_data`, or there is no store that the files go on from.
-        DeepFMError: The disk refuses.
-    """
-    schema = _prepared_schema(config)
-    return append(config.data, schema, label_rules(config, schema), placed, workers=workers)
-
-
-def prepare_shard(config: ExperimentConfig, shard: str) -> None:
-    """Do the next step of a shard, `i/n`, of a declared table; errors as in `prepare_data`.
-
-    Raises:
-        DataError: Another shard has not done the step before.
-    """
-    schema, own = _prepared_schema(config), Shard.from_text(shard)
-    stores.prepare_shard(config.data, schema, own, label_rules(config, schema))
-
-
-def prepare_part(config: ExperimentConfig, shard: str, into: Path) -> Path:
-    """The directory of the store of a shard, `i/n`, of the training rows; errors as in
-    `prepare_data`.
-
-    Args:
-        into: A folder of stores of its own.
-    """
-    schema, own = _prepared_schema(config), Shard.from_text(shard, "--part")
-    return stores.prepare_part(config.data, schema, label_rules(config, schema), own, into)
-
-
-def merge_shards(config: ExperimentConfig) -> Path:
-    """The directory of the store that all shards have made; errors as in `prepare_data`.
-
-    Raises:
-        DataError: There are no shards, or one has not done all its steps.
-    """
-    schema = _prepared_schema(config)
-    return stores.merge_shards(config.data, schema, label_rules(config, schema))
-
-
-def _prepared_schema(config: ExperimentConfig) -> DatasetSchema:
-    """The schema of a table that is prepared.
-
-    Raises:
-        ConfigError: The data is none that is.
-    """
-    data = config.data
-    if data.table is None or data.split.makes_ranking:
-        streamed = [name for name, split in SPLITS.items() if not split.makes_ranking]
-        raise ConfigError(
-            f"only declared tables split by {', '.join(streamed[:-1])} or {streamed[-1]} are "
-            "prepared; all other data is read into memory when it is needed",
-            key="data.split_strategy",
-        )
-    return declared_schema(config)
-
-
-def declared_schema(config: ExperimentConfig) -> DatasetSchema:
-    """The fields of the data set, with the dims that `feature` says, before any is fitted.
-
-    Raises:
-        ConfigError: The data set is unknown, settings of a field contradict each other, or a dim
-            is that of no field.
-    """
-    schema, dims = find_adapter(config.data).schema(), config.feature.embedding_dims
-    known = [*schema.fields, *(field.name for field in _built_fields(config, schema))]
-    for name in dims:
-        if name not in known:
-            hint = nearest(name, known)
-            raise ConfigError(f"no field {name!r}; {hint}", key="feature.embedding_dims")
-    if (kind := config.feature.dense_embedding) is not None:
-        silent = _silent(config.data.table, schema, "dense_embedding")
-        dense = [name for name in silent if schema.fields[name].is_dense]
-        schema = schema.with_fields({name: {"dense_embedding": kind} for name in dense})
-    if (common := config.feature.embedding_dim) is not None:
-        silent = _silent(config.data.table, schema, "embedding_dim")
-        embedded = [name for name in silent if schema.fields[name].is_embedded]
-        dims = dict.fromkeys(embedded, common) | dims
-    labels = label_rules(config, schema)
-    schema = schema.with_fields({name: {"embedding_dim": dim} for name, dim in dims.items()})
-    built = {field.name: field for field in _built_fields(config, schema)}
-    return replace(
-        schema,
-        fields={**schema.fields, **built},
-        label_field=next(iter(labels.values())).column,
-        label_columns=tuple(labels) if len(labels) > 1 else (),
-    )
-
-
-def _built_fields(config: ExperimentConfig, schema: DatasetSchema) -> list[FieldSchema]:
-    """The fields of the user's history, if the data has one."""
-    if (history := config.data.built_history) is None:
-        return []
-    key = config.data.history_key
-    if (found := config.task_list()[0]).num_class > 1 or found.predicts_numbers:
-        raise ConfigError(
-            "a history is of rows with the label 1, and the label has more values", key=key
-        )
-    return history_fields(schema, history, config.feature.embedding_dims, key)
-
-
-def _silent(table: TableConfig | None, schema: DatasetSchema, key: str) -> list[str]:
-    """The fields whose declaration does not say `key`; those of an adapter are all such."""
-    declared = {} if table is None else table.fields
-    said = {name for name, item in declared.items() if getattr(item, key) is not None}
-    return [name for name in schema.fields if name not in said]
-
-
-def label_rules(config: ExperimentConfig, schema: DatasetSchema) -> dict[str, LabelRule]:
-    """The rule of each label that a task of the experiment has, by the label's name.
-
-    Data without a declared table has one, which is 1 from `data.label_threshold` on.
-    """
-    declared = config.label_rules()
-    if not declared:
-        return {"": BinaryRule(schema.label_field, threshold=config.data.label_threshold)}
-    return {
-        name: tabular.label_rule(
-            label,
-            num_class=max(
-                (task.num_class for task in config.task_list() if task.label == name), default=1
-            ),
-        )
-        for name, label in declared.items()
-    }
 
 
 def _own_label(train: TabularDataset, position: int) -> np.ndarray:

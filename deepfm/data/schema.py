@@ -605,7 +605,7 @@ class DatasetSchema:
 def _plain_field(item: FieldSchema) -> dict[str, Any]:
     plain = asdict(item) | {"feature_type": item.feature_type.value}
     if item.vocabulary is not None:
-        plain["vocabulary"] = item.vocabulary.to_tensor()
+        plain["vocabulary"] = item.vocabulary.to_array()
     return plain
 
 
@@ -613,5 +613,5 @@ def _field_of(plain: Mapping[str, Any]) -> FieldSchema:
     """The inverse of `_plain_field`."""
     plain = dict(plain)
     if plain.get("vocabulary") is not None:
-        plain["vocabulary"] = WordIds.from_tensor(plain["vocabulary"])
+        plain["vocabulary"] = WordIds.from_bytes(plain["vocabulary"])
     return FieldSchema(**plain)

@@ -15,9 +15,9 @@ import torch
 from deepfm.checkpoint import Checkpoint
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.dataset import TabularDataset
+from deepfm.data.declared import declared_schema
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.labels import mean_and_deviation
-from deepfm.data.load import declared_schema
 from deepfm.data.sampling import Interactions
 from deepfm.data.schema import DatasetSchema, LabelScale
 from deepfm.data.sources.describe import Description, LabelGuess, Wishes, describe_labelled

@@ -200,7 +200,7 @@ def _write_data(folder: Path, checkpoint: Checkpoint) -> None:
     """What raw rows are read with."""
 
     def to_table(value: Any) -> pa.Table | None:
-        return tensor_to_table(value) if isinstance(value, Tensor) else None
+        return tensor_to_table(value) if isinstance(value, np.ndarray) else None
 
     write_plain(folder / ENCODERS, checkpoint.encoders.to_dict(), to_table)
     for name, table in ((USERS, checkpoint.users), (ITEMS, checkpoint.items)):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfm.config import ExperimentConfig, config_from_dict
-from deepfm.data.load import declared_schema
+from deepfm.data.declared import declared_schema
 from deepfm.errors import ConfigError, nearest, shown
 from deepfm.preflight import check_settings
 from deepfm.utils.logging import LOGGER

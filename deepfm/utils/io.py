@@ -8,9 +8,9 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +96,25 @@ def table_to_tensor(table: pa.Table) -> "Tensor":
     """A table as bytes, (n,) uint8, which a checkpoint can hold."""
     import torch  # seconds, which those who only write files need not wait
 
-    return torch.frombuffer(bytearray(table_to_bytes(table)), dtype=torch.uint8)
+    return torch.from_numpy(table_to_array(table).copy())
+
+
+def table_to_array(table: pa.Table) -> np.ndarray:
+    """A table as bytes, (n,) uint8."""
+    return np.frombuffer(table_to_bytes(table), np.uint8)
+
+
+def arrays_as_tensors(plain: Any) -> Any:
+    """Plain data with tensors in the place of its arrays, as a checkpoint can hold it."""
+    import torch
+
+    if isinstance(plain, np.ndarray):
+        return torch.from_numpy(plain.copy())
+    if isinstance(plain, Mapping):
+        return {key: arrays_as_tensors(value) for key, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return type(plain)(map(arrays_as_tensors, plain))
+    return plain
 
 
 def table_to_bytes(table: pa.Table) -> pa.Buffer:

@@ -11,6 +11,7 @@ from pyarrow.csv import write_csv
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data import load as data_load
 from deepfm.data.dataset import TabularDataset
+from deepfm.data.declared import declared_schema
 from deepfm.data.history import AGE_IDS, Ages, age_ids, earlier_events
 from deepfm.data.load import load_data
 from deepfm.data.sources import tabular
@@ -204,7 +205,7 @@ def test_a_sampled_negative_has_the_history_of_its_positive(loaded):
 
 
 def test_dims_and_tables(tmp_path):
-    schema = data_load.declared_schema(config_of(tmp_path))
+    schema = declared_schema(config_of(tmp_path))
     assert [field.name for field in schema.built_fields] == [
         "history_item",
         "history_kind",
@@ -212,7 +213,7 @@ def test_dims_and_tables(tmp_path):
     ]
     assert [field.embedding_dim for field in schema.built_fields] == [16, 8, 16]
     assert schema.fields["history_kind"].embedding_name == "history_kind"
-    shared = data_load.declared_schema(config_of(tmp_path, tables="shared"))
+    shared = declared_schema(config_of(tmp_path, tables="shared"))
     assert shared.fields["history_kind"].embedding_name == "kind"
 
 
@@ -227,7 +228,7 @@ def test_dims_and_tables(tmp_path):
 )
 def test_refused(tmp_path, history, problem):
     with pytest.raises(ConfigError, match=problem):
-        data_load.declared_schema(config_of(tmp_path, **history))
+        declared_schema(config_of(tmp_path, **history))
 
 
 def test_what_trains_sees_nothing_of_test_rows_in_files_of_their_own(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deepfm.config import ExperimentConfig
+from deepfm.data.declared import declared_schema
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.load import declared_schema
 from deepfm.easyrec.names import parameter_names
 from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.models import build_model

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
+from deepfm.data.declared import declared_schema
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.load import declared_schema
 from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from tests.easyrec.pipelines import write

@@ -7,7 +7,7 @@ import pytest
 
 from deepfm.cli import main
 from deepfm.config import load_config
-from deepfm.data.load import declared_schema
+from deepfm.data.declared import declared_schema
 from deepfm.easyrec.pipelines import load_pipeline
 from deepfm.errors import ConfigError
 from deepfm.models import count_parameters

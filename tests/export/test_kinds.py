@@ -13,7 +13,7 @@ import torch
 from deepfm import runtime
 from deepfm.cli import main
 from deepfm.data.encoding.words import WordIds
-from deepfm.data.history import history_fields
+from deepfm.data.history_fields import history_fields
 from deepfm.data.labels import group_ids
 from deepfm.data.last_events import LastEvents
 from deepfm.data.options import HistoryConfig

@@ -254,7 +254,8 @@ class Encoders:
         return Encoders(replace(self.schema, label_scales=dict(scales)), self._by_table)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, schema included; `from_dict` is the inverse."""
+        """Plain data and arrays of bytes, schema included; `from_dict` is the inverse, and takes
+        tensors of bytes as well."""
         fitted = {name: encoder.to_dict() for name, encoder in self._by_table.items()}
         return {"schema": self.schema.to_dict(), "fitted": fitted}
 

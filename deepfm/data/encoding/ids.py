@@ -17,7 +17,7 @@ from deepfm.data.encoding.learnt import QuantileSample, VocabularyCounter
 from deepfm.data.encoding.words import WordIds
 from deepfm.data.files.columns import is_text
 from deepfm.errors import DataError, Place
-from deepfm.utils.io import table_to_tensor, tensor_to_table
+from deepfm.utils.io import table_to_array, tensor_to_table
 
 if TYPE_CHECKING:
     from deepfm.data.schema import FieldSchema
@@ -190,7 +190,7 @@ class Vocabulary(Encoder):
 
     def to_dict(self) -> dict[str, Any]:
         buckets = {"overflow_buckets": self.buckets} if self.buckets else {}
-        return {"vocabulary": table_to_tensor(pa.table({"value": self.values})), **buckets}
+        return {"vocabulary": table_to_array(pa.table({"value": self.values})), **buckets}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Vocabulary":
@@ -390,11 +390,11 @@ class DeclaredVocabulary(DeclaredEncoder):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        return {"words": self.words.to_tensor(), "oov_id": self.oov_id}
+        return {"words": self.words.to_array(), "oov_id": self.oov_id}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "DeclaredVocabulary":
-        return cls(WordIds.from_tensor(stored["words"]), stored["oov_id"])
+        return cls(WordIds.from_bytes(stored["words"]), stored["oov_id"])
 
 
 class Boundaries(DeclaredEncoder):

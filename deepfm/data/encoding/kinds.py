@@ -125,7 +125,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Plain data and tensors; `from_dict` is the inverse."""
+        """Plain data and arrays of bytes; `from_dict` is the inverse, and takes tensors, too."""
 
     @classmethod
     @abstractmethod

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from deepfm.errors import ConfigError, DataError, MissingDataError, Place, shown
-from deepfm.utils.io import table_to_tensor, tensor_to_table
+from deepfm.utils.io import table_to_array, tensor_to_table
 from deepfm.utils.places import AnyPath, below, is_uri, reading
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ class WordIds:
     def __deepcopy__(self, memo: dict[int, object]) -> "WordIds":
         return self  # it never changes
 
-    def to_tensor(self) -> "Tensor":
-        """As bytes, which a checkpoint can hold; `from_tensor` is the inverse."""
-        return table_to_tensor(pa.table({"word": self.words, "id": self.ids}))
+    def to_array(self) -> np.ndarray:
+        """As bytes, (n,) uint8; `from_bytes` is the inverse."""
+        return table_to_array(pa.table({"word": self.words, "id": self.ids}))
 
     @classmethod
-    def from_tensor(cls, tensor: "Tensor") -> "WordIds":
-        table = tensor_to_table(tensor)
+    def from_bytes(cls, data: "np.ndarray | Tensor") -> "WordIds":
+        table = tensor_to_table(data)
         return cls(table["word"].combine_chunks(), table["id"].to_numpy())
 
 

@@ -20,8 +20,8 @@ from deepfm.data.splits import SPLITS
 from deepfm.data.store.appended import APPENDED, Base, base_of, steps_at, steps_of
 from deepfm.data.store.arrays import ArrayWriter
 from deepfm.data.store.build import encode_all, manifest_of, refuse_workers
+from deepfm.data.store.encoders_file import name_in, read_encoders
 from deepfm.data.store.manifest import read_manifest
-from deepfm.data.store.opening import read_encoders
 from deepfm.data.store.prepare import path_of_store
 from deepfm.data.store.share_work import EncodedShare
 from deepfm.data.store.table_rows import RowsOfATable
@@ -129,7 +129,8 @@ def _grown(scratch: Path, whole: RowsOfATable, base: Base, workers: int) -> dict
     """Write all of a store but its manifest, whose content is returned."""
     before = base.manifest
     read_manifest(base.path)  # still there
-    known = read_encoders(base.path / "encoders.pt", before["encoders_checksum"], whole.schema)
+    file, checksum = base.path / name_in(before), before["encoders_checksum"]
+    known = read_encoders(file, checksum, whole.schema)
     step = whole.steps[-1]
     rows = whole.later(base.new, step.before)
     is_learnt = step.placed in (None, "train")

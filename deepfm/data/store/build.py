@@ -1,18 +1,12 @@
 """A store from the rows of a table: shared out, fitted, encoded, and put together again."""
 
 import contextlib
-import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-import torch
-import xxhash
-from torch import Tensor
 
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.kinds import Encoder
@@ -23,6 +17,7 @@ from deepfm.data.sources import tabular
 from deepfm.data.split_times import Times
 from deepfm.data.store import share_work
 from deepfm.data.store.arrays import ArrayWriter
+from deepfm.data.store.encoders_file import ENCODERS, digest_of_encoders, write_encoders
 from deepfm.data.store.history_records import HistoryRecords
 from deepfm.data.store.history_writer import HistoryWriter, write_histories
 from deepfm.data.store.learnt_files import size_of_states
@@ -40,7 +35,6 @@ from deepfm.data.store.shares import (
 from deepfm.data.store.sums import digest_of
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.errors import ConfigError, DataError
-from deepfm.utils.io import atomic_writer
 from deepfm.utils.logging import LOGGER
 from deepfm.utils.processes import Processes, Report
 from deepfm.utils.threads import cores
@@ -275,37 +269,20 @@ def manifest_of(
                 f"the {split} split is empty: {read:,} rows read, {dropped:,} dropped; see "
                 "data.split_strategy, data.split_fractions and the files"
             )
-    write_encoders(folder / "encoders.pt", encoders)
+    write_encoders(folder / ENCODERS, encoders)
     if bad:
         columns = ", ".join(f"{column}: {count:,}" for column, count in sorted(bad.items()))
         LOGGER.warning(f"bad values by column: {columns}")
     return {
         "encoders": digest_of_encoders(encoders),
-        "encoders_checksum": digest_of((folder / "encoders.pt").read_bytes()),
+        "encoders_file": ENCODERS,
+        "encoders_checksum": digest_of((folder / ENCODERS).read_bytes()),
         "files": {role: list(map(str, paths)) for role, paths in table.files.items()},
         "rows": {split: out.rows[split] for split in table.split_names},
         "dropped": dropped,
         "bad_values": dict(sorted(bad.items())),
         "arrays": {split: out.shapes(split) for split in table.split_names},
     }
-
-
-def write_encoders(path: Path, encoders: Encoders) -> None:
-    """Write fitted encoders; equal ones make equal files."""
-    with atomic_writer(path) as file:
-        torch.save(_of_one_form(encoders.to_dict()), file)
-
-
-def _of_one_form(plain: Any) -> Any:
-    """Plain data whose pickle has the same bytes wherever its texts come from.
-
-    A pickle says once what an object is, so that two equal texts are other bytes than one twice.
-    """
-    if isinstance(plain, Mapping):
-        return {sys.intern(key): _of_one_form(value) for key, value in plain.items()}
-    if isinstance(plain, list | tuple):
-        return type(plain)(map(_of_one_form, plain))
-    return sys.intern(plain) if type(plain) is str else plain
 
 
 def _histories(
@@ -316,21 +293,3 @@ def _histories(
     if history is None:
         return contextlib.nullcontext()
     return HistoryWriter(folder, HistoryRecords(encoders.schema, table.table).dtype, history)
-
-
-def digest_of_encoders(encoders: Encoders) -> str:
-    """A hash of what was fitted."""
-    hashed = xxhash.xxh3_64()
-
-    def update(plain: object) -> None:
-        if isinstance(plain, Mapping):
-            for key, value in plain.items():
-                hashed.update(f"{key}:".encode())
-                update(value)
-        elif isinstance(plain, Tensor):
-            hashed.update(plain.contiguous().numpy().tobytes())
-        else:
-            hashed.update(json.dumps(plain).encode())
-
-    update(encoders.to_dict()["fitted"])
-    return hashed.hexdigest()

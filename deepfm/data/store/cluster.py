@@ -34,8 +34,8 @@ from deepfm.data.encoding.learning import Learning, refuse_untrained
 from deepfm.data.sources import tabular
 from deepfm.data.store import share_work
 from deepfm.data.store.arrays import Piece
-from deepfm.data.store.build import first_time, put_together, threads_of, write_encoders
-from deepfm.data.store.opening import read_encoders
+from deepfm.data.store.build import first_time, put_together, threads_of
+from deepfm.data.store.encoders_file import ENCODERS, read_encoders, write_encoders
 from deepfm.data.store.passes import PassOverRows
 from deepfm.data.store.shard import Shard
 from deepfm.data.store.share_work import EncodedShare, LearntShare, ShareTask
@@ -49,7 +49,6 @@ from deepfm.utils.locks import exclusive_lock
 from deepfm.utils.logging import LOGGER
 
 _RESULT = "result.json"
-_ENCODERS = "encoders.pt"
 _FOUND = "found.npz"
 _LAST = "encode"
 Make = Callable[[int, Path], Any]  # what a shard's step puts into a folder; the rest, plain data
@@ -163,7 +162,7 @@ class ShardFolder:
         schema = self._table.schema
         if not Encoders.has_to_learn(schema):
             return Encoders.fit(schema, ())
-        path = self._folder / _ENCODERS
+        path = self._folder / ENCODERS
         with exclusive_lock(self._folder / ".encoders.lock"):
             if not path.exists():
                 refuse_untrained(sum(trained for _, trained in self._results("learn")))

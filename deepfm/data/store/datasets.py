@@ -1,10 +1,12 @@
 """The arrays of a store as data sets: those of a split, and the events that its rows share."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deepfm.data.batch import Inputs, Ragged
@@ -13,9 +15,11 @@ from deepfm.data.history import Histories
 from deepfm.data.last_events import LastEvents
 from deepfm.data.schema import ITEMS, DatasetSchema
 from deepfm.data.store.arrays import ArrayShape
-from deepfm.data.store.checks import BlockChecks, CheckedInputs, checks_of
-from deepfm.data.store.held_rows import OF_ALL_ROWS, HeldRows, PartOfInputs
-from deepfm.data.store.mapped import as_tensor, open_arrays
+from deepfm.data.store.checked_inputs import CheckedInputs, checks_of
+from deepfm.data.store.checks import BlockChecks
+from deepfm.data.store.held_rows import OF_ALL_ROWS, HeldRows
+from deepfm.data.store.mapped import open_arrays
+from deepfm.data.store.part_of_inputs import PartOfInputs
 
 
 class SharedEvents(NamedTuple):
@@ -62,8 +66,8 @@ def open_events(
     arrays, later = open_arrays(folder, shapes, ("user", "user_events"), check_all=check_all)
     names = [field.name for field in schema.built_fields if field.built == ITEMS]
     return SharedEvents(
-        {name: as_tensor(arrays[f"ids{k}"]) for k, name in enumerate(names)},
-        as_tensor(arrays["time"]),
+        {name: _as_tensor(arrays[f"ids{k}"]) for k, name in enumerate(names)},
+        _as_tensor(arrays["time"]),
         arrays["user"],
         arrays["user_events"],
         {f"events of {name}": checks for name, checks in later.items()},
@@ -102,7 +106,7 @@ def open_split(
     sequences = range(sum(not field.built for field in schema.sequence_fields))
     flat = {f"sequence{k}_ids" for k in sequences if f"sequence{k}_starts" in arrays}
     tensors = {
-        name: as_tensor(array if name in flat else array[first:])
+        name: _as_tensor(array if name in flat else array[first:])
         for name, array in arrays.items()
         if name != "row"
     }
@@ -142,3 +146,11 @@ def open_split(
 def _sequence_ids(tensors: Mapping[str, Tensor], number: int) -> Tensor | Ragged:
     ids, starts = tensors[f"sequence{number}_ids"], tensors.get(f"sequence{number}_starts")
     return ids if starts is None else Ragged(ids, starts, tensors[f"sequence{number}_lengths"])
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """A mapped array, which stays where it is."""
+    with warnings.catch_warnings():
+        # Nothing writes to the rows of a data set: batches are copies.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -3,18 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from deepfm.data.batch import Inputs
 from deepfm.data.store.damage import DamagedStore
 from deepfm.data.store.shard import Shard
 from deepfm.errors import DataError
 
 # Arrays that are read when a store is opened; a part of a store has them of all rows.
 OF_ALL_ROWS = ("label", "weight", "group", "row")
-
-
 # Rows that every part has, the first of all: by them a training settles how it begins.
 FIRST_ROWS = 1024
 
@@ -53,52 +47,6 @@ class HeldRows(NamedTuple):
     def ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Begin and end of the rows that are here, in their order."""
         return (0, self.first), (self.start, self.end)
-
-
-class PartOfInputs(Inputs):
-    """The inputs of a split, of which some rows alone are here.
-
-    Attributes:
-        held: Those, and which they are.
-    """
-
-    held: tuple[Inputs, HeldRows]
-
-    @classmethod
-    def of(cls, inputs: Inputs, rows: HeldRows) -> "PartOfInputs":
-        found = cls(*inputs)
-        found.held = inputs, rows
-        return found
-
-    @property
-    def num_rows(self) -> int:
-        """Of all shards."""
-        return self.held[1].of
-
-    def select(self, rows: Tensor | slice | int) -> Inputs:
-        """Return the given rows.
-
-        Raises:
-            DataError: One is in another shard.
-        """
-        inputs, held = self.held
-        numbers = torch.arange(held.of)[rows] if isinstance(rows, slice) else torch.as_tensor(rows)
-        if numbers.dtype == torch.bool:
-            numbers = numbers.nonzero().squeeze(1)
-        is_own = (numbers >= held.start) & (numbers < held.end)
-        is_first = (numbers >= 0) & (numbers < held.first)
-        outside = ~(is_own | is_first)
-        if outside.any():
-            row = int(numbers.reshape(-1)[int(outside.reshape(-1).to(torch.uint8).argmax())])
-            raise DataError(
-                f"training row {row:,} is not here: the store has shard {held.shard} of the rows, "
-                f"{held.start:,} to {held.end - 1:,}; what reads all rows needs the whole store"
-            )
-        local = torch.where(is_own, numbers - held.start + held.first, numbers)
-        try:
-            return inputs.select(int(local) if isinstance(rows, int) else local)
-        except DamagedStore as error:
-            raise damaged_part(error, held.shard) from None
 
 
 def damaged_part(error: DamagedStore, shard: Shard | None = None) -> DataError:

@@ -1,14 +1,11 @@
 """The arrays of a store, mapped into memory and compared with their checksums."""
 
 import mmap
-import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from deepfm.data.store.arrays import ArrayShape, size_of
 from deepfm.data.store.checks import BlockChecks
@@ -83,11 +80,3 @@ def _mapped(path: Path, shape: ArrayShape, *, alone: bool) -> np.ndarray:
     except OSError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from None
     raise damaged(path, f"expected {expected:,} bytes, found {found:,}")
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """A mapped array, which stays where it is."""
-    with warnings.catch_warnings():
-        # Nothing writes to the rows of a data set: batches are copies.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)

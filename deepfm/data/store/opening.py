@@ -1,12 +1,10 @@
 """Opening a store: its arrays are mapped into memory, and compared with their checksums."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import torch
 
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
@@ -20,10 +18,10 @@ from deepfm.data.store.appended import steps_of
 from deepfm.data.store.arrays import size_of
 from deepfm.data.store.damage import damaged
 from deepfm.data.store.datasets import SharedEvents, open_events, open_split
+from deepfm.data.store.encoders_file import name_in, read_encoders
 from deepfm.data.store.held_rows import HeldRows, held_rows
 from deepfm.data.store.history_writer import FOLDER
 from deepfm.data.store.manifest import read_manifest
-from deepfm.data.store.sums import digest_of
 from deepfm.data.store.table_rows import declared_table
 from deepfm.errors import ConfigError
 from deepfm.utils.logging import LOGGER
@@ -139,7 +137,8 @@ def _opened(
     check_all: bool,
 ) -> tuple[Encoders, dict[str, TabularDataset], SharedEvents | None]:
     try:
-        encoders = read_encoders(path / "encoders.pt", manifest.get("encoders_checksum"), schema)
+        checksum = manifest.get("encoders_checksum")
+        encoders = read_encoders(path / name_in(manifest), checksum, schema)
         fitted, events = encoders.schema, None
         if fitted.built_fields:
             shared = manifest["event_arrays"]
@@ -161,29 +160,6 @@ def _opened(
     except (LookupError, TypeError, AttributeError) as error:  # only of a store of format 1
         raise damaged(path, f"damaged: {type(error).__name__}: {error}") from None
     return encoders, parts, events
-
-
-def read_encoders(path: Path, checksum: str | None, schema: DatasetSchema) -> Encoders:
-    """Fitted encoders in a file.
-
-    Args:
-        checksum: Of the file; None: of an older store.
-
-    Raises:
-        DamagedStore: The file cannot be read, or is not what was written.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror or error}") from None
-    if checksum is not None and digest_of(data) != checksum:
-        raise damaged(path, "damaged (another checksum than in manifest.json)")
-    try:
-        plain = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return Encoders.from_dict(plain | {"schema": schema.to_dict()})
-    except Exception as error:  # damaged bytes fail in a dozen ways; with a checksum they do not
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise damaged(path, f"cannot be read: {reason}") from None
 
 
 def _size(manifest: dict[str, Any]) -> int:

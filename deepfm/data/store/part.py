@@ -21,6 +21,7 @@ import numpy as np
 
 from deepfm.data.fingerprint import CACHE
 from deepfm.data.store.arrays import ArrayShape, ArrayWriter
+from deepfm.data.store.encoders_file import name_in
 from deepfm.data.store.held_rows import OF_ALL_ROWS, HeldRows
 from deepfm.data.store.manifest import read_manifest, write_manifest
 from deepfm.data.store.mapped import OpenArrays, open_arrays
@@ -79,7 +80,7 @@ def copy_part(whole: Path, into: Path, shard: Shard) -> Path:
         for other in whole.iterdir():
             if other.is_dir() and other.name != "train":
                 shutil.copytree(other, scratch / other.name)
-        shutil.copyfile(whole / "encoders.pt", scratch / "encoders.pt")
+        shutil.copyfile(whole / name_in(manifest), scratch / name_in(manifest))
         with ArrayWriter(scratch) as out:
             _copy_rows(out, whole / "train", manifest["arrays"]["train"], rows)
         plain = {key: value for key, value in manifest.items() if key not in _OF_A_MANIFEST}

@@ -8,7 +8,7 @@ What it makes is a directory:
 
     <store_dir>/<folder of the files>-<key>/
         manifest.json                 written last: what the arrays are, and what was counted
-        encoders.pt                   as in a checkpoint: tensors and plain data
+        encoders.npz                  what was fitted: arrays of bytes, and plain data as JSON
         train/sparse.sums             checksums of its blocks; so of each array
         train/sparse.bin              ids, (N, F) int32, int64 where a vocabulary needs it
         train/dense.bin               (N, D) float32
@@ -49,19 +49,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deepfm.data.encoding.encoders import Encoders
-from deepfm.data.fingerprint import FilesRead
 from deepfm.data.labels import LabelRule
 from deepfm.data.later_rows import Step
 from deepfm.data.options import DataConfig
 from deepfm.data.schema import DatasetSchema
-from deepfm.data.store.appended import APPENDED, FITTED, steps_at, with_steps
-from deepfm.data.store.build import build, digest_of_encoders, refuse_workers
+from deepfm.data.store.appended import APPENDED, FITTED, steps_at
+from deepfm.data.store.build import build, refuse_workers
 from deepfm.data.store.cluster import ShardFolder
 from deepfm.data.store.damage import DamagedStore
-from deepfm.data.store.held_rows import damaged_part, held_rows
+from deepfm.data.store.encoders_file import digest_of_encoders, name_in, read_encoders
+from deepfm.data.store.held_rows import held_rows
 from deepfm.data.store.manifest import read_manifest
-from deepfm.data.store.opening import Store, open_store, read_encoders, verify_store
-from deepfm.data.store.part import copy_part, find_part
+from deepfm.data.store.part import copy_part
 from deepfm.data.store.shard import Shard
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.data.store.versions import hash_plain
@@ -72,40 +71,6 @@ from deepfm.utils.locks import exclusive_lock
 from deepfm.utils.logging import LOGGER
 
 GIVEN, GROWN = "given", "grown"  # how a store was made that nothing is appended to
-
-
-def load_store(
-    data: DataConfig,
-    schema: DatasetSchema,
-    encoders: Encoders | None = None,
-    *,
-    base: Encoders | None = None,
-    labels: Mapping[str, LabelRule] | None = None,
-    read: FilesRead | None = None,
-    may_be_part: bool = False,
-) -> Store:
-    """The store of a table, which is made unless it is there; arguments and errors of `prepare`.
-
-    A damaged store is made again, with a warning.
-
-    Args:
-        read: The content of the table's files, if it is known.
-        may_be_part: Whether a store of one of the shards of `data` will do, if there is one.
-    """
-    rows = RowsOfATable(data, schema, labels, read)
-    if may_be_part and (part := _part(rows, data, encoders, base)) is not None:
-        try:
-            found = open_store(part, data, schema, sides=rows.sides)
-        except DamagedStore as error:
-            raise damaged_part(error) from None
-        return found._replace(fingerprint=with_steps(rows.read.fingerprint, found.steps))
-    path = _prepared(rows, Path(data.store_dir), encoders, base)
-    try:
-        found = open_store(path, data, schema, sides=rows.sides)
-    except DamagedStore as error:
-        _prepared(rows, Path(data.store_dir), encoders, base, instead_of=(path, error))
-        found = open_store(path, data, schema, sides=rows.sides)
-    return found._replace(fingerprint=with_steps(rows.read.fingerprint, found.steps))
 
 
 def prepare(
@@ -141,12 +106,14 @@ def prepare(
     """
     rows = RowsOfATable(data, schema, labels)
     refuse_workers(rows, workers)
-    path = _prepared(rows, Path(data.store_dir), encoders, base, workers=workers)
+    path = prepared(rows, Path(data.store_dir), encoders, base, workers=workers)
     if verify:
+        from deepfm.data.store.opening import verify_store  # torch, which is not needed else
+
         try:
             size = verify_store(path, schema)
         except DamagedStore as error:
-            _prepared(rows, Path(data.store_dir), encoders, base, (path, error), workers)
+            prepared(rows, Path(data.store_dir), encoders, base, (path, error), workers)
             size = verify_store(path, schema)
         LOGGER.info(f"all checksums agree, of {size / 2**20:,.1f} MiB")
     return path
@@ -205,7 +172,7 @@ def merge_shards(data: DataConfig, schema: DatasetSchema, labels: Mapping[str, L
             place=Place(file=str(store_dir)),
         )
     shards = ShardFolder(found[0], rows, int(found[0].suffix.removeprefix(".of")))
-    _prepared(rows, store_dir, None, None, shards=shards)
+    prepared(rows, store_dir, None, None, shards=shards)
     shutil.rmtree(found[0])
     return path
 
@@ -233,31 +200,6 @@ def prepare_part(
     return copy_part(prepare(data, schema, labels=labels), into, shard)
 
 
-def _part(
-    rows: RowsOfATable, data: DataConfig, encoders: Encoders | None, base: Encoders | None
-) -> Path | None:
-    """The store of this host's shard; None if there is none.
-
-    Raises:
-        DataError: It has several, or what it has is encoded otherwise.
-    """
-    store_dir = Path(data.store_dir)
-    path = find_part(store_dir, path_of_store(rows, store_dir).name, data.shards)
-    if path is None:
-        return None
-    is_other = base is not None
-    if encoders is not None:
-        is_other = read_manifest(path)["encoders"] != digest_of_encoders(encoders)
-    if is_other:
-        raise DataError(
-            "the vocabularies are others than those of this run; a warm start needs the whole "
-            "store on each host",
-            place=Place(file=str(path)),
-        )
-    LOGGER.info(f"data prepared earlier, in {path}")
-    return path
-
-
 def _shards_of(path: Path, count: int) -> Path:
     """The folder of the shards of a store."""
     return path.with_name(f".{path.name}.of{count}")
@@ -274,7 +216,7 @@ def _path_of(rows: RowsOfATable, store_dir: Path, key: str) -> Path:
     return store_dir / f"{name}-{key}"
 
 
-def _prepared(
+def prepared(
     rows: RowsOfATable,
     store_dir: Path,
     encoders: Encoders | None,
@@ -283,7 +225,7 @@ def _prepared(
     workers: int = 1,
     shards: ShardFolder | None = None,
 ) -> Path:
-    """The store's directory.
+    """The directory of a table's store, made unless it is there; arguments and errors of `prepare`.
 
     Args:
         instead_of: A damaged store, which is removed, with what is wrong.
@@ -340,8 +282,8 @@ def _has_grown_from(path: Path, rows: RowsOfATable, base: Encoders) -> bool:
 
 def _encoders_of(path: Path, rows: RowsOfATable) -> Encoders:
     """The encoders of a store; errors as in `open_store`."""
-    checksum = read_manifest(path).get("encoders_checksum")
-    return read_encoders(path / "encoders.pt", checksum, rows.schema)
+    manifest = read_manifest(path)
+    return read_encoders(path / name_in(manifest), manifest.get("encoders_checksum"), rows.schema)
 
 
 def _encoded_with(store_dir: Path, source: str, digest: str) -> Path | None:

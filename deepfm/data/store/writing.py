@@ -11,7 +11,6 @@ from typing import Any
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.store.damage import DamagedStore
 from deepfm.data.store.manifest import write_manifest
-from deepfm.data.store.opening import verify_store
 from deepfm.data.store.table_rows import RowsOfATable
 from deepfm.errors import DeepFMError
 from deepfm.utils.locks import exclusive_lock
@@ -70,6 +69,8 @@ def _is_whole(path: Path, schema: DatasetSchema, *, check: bool) -> bool:
     if not (path / "manifest.json").exists():
         return False
     if check:
+        from deepfm.data.store.opening import verify_store  # torch, which is not needed else
+
         try:
             verify_store(path, schema)
         except DamagedStore:

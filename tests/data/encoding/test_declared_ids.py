@@ -20,6 +20,7 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.ids import Boundaries
 from deepfm.data.schema import DatasetSchema, FieldSchema
 from deepfm.errors import ConfigError, DataError
+from deepfm.utils.io import arrays_as_tensors
 from tests.data.encoding.test_encoders import Rows
 
 
@@ -42,7 +43,7 @@ def dense(name="f", **options):
 def unfitted(*fields):
     """Encoders that have seen no row, through a file and back."""
     file = io.BytesIO()
-    torch.save(Encoders.fit(schema(*fields), ()).to_dict(), file)
+    torch.save(arrays_as_tensors(Encoders.fit(schema(*fields), ()).to_dict()), file)
     file.seek(0)
     return Encoders.from_dict(torch.load(file, weights_only=True))
 

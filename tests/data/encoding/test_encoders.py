@@ -19,6 +19,7 @@ from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.encoding.sequences import LONGEST_LIST
 from deepfm.data.schema import DatasetSchema, FeatureType, FieldSchema
 from deepfm.errors import ConfigError, DataError, Place
+from deepfm.utils.io import arrays_as_tensors
 from tests import tiny
 
 
@@ -64,7 +65,7 @@ def equal(first, second):
 
 def through_a_file(encoders):
     file = io.BytesIO()
-    torch.save(encoders.to_dict(), file)
+    torch.save(arrays_as_tensors(encoders.to_dict()), file)
     file.seek(0)
     return Encoders.from_dict(torch.load(file, weights_only=True))
 

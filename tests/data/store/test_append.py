@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 
-from deepfm import experiment
+from deepfm import experiment, preparing
 from deepfm.cli import main
 from deepfm.config import ExperimentConfig
 from deepfm.data.batch import Ragged
 from deepfm.data.dataset import TabularDataset
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.split_parts import RandomSplit
-from deepfm.data.store.build import digest_of_encoders
+from deepfm.data.store.encoders_file import digest_of_encoders
 from deepfm.data.store.opening import Store, verify_store
 from deepfm.errors import ConfigError, DataError
 from tests.data.store.test_store import (
@@ -113,7 +113,7 @@ def refuse_other_inputs(
 
 
 def appended(chosen: ExperimentConfig, *arguments: object) -> Store:
-    path = experiment.append_data(chosen, *arguments)
+    path = preparing.append_data(chosen, *arguments)
     found = made(chosen)
     assert found.path == path
     return found
@@ -217,7 +217,7 @@ def test_rows_go_where_they_are_put(days, placed):
     before = made(used(days, **changes))
     come(days, 3)
     with pytest.raises(ConfigError, match=r"data.split_strategy: .*: --as train or --as valid"):
-        experiment.append_data(used(days, **changes))
+        preparing.append_data(used(days, **changes))
     after = appended(used(days, **changes), placed)
     counts = {name: len(part) for name, part in before.parts.items()}
     kept = sum(value != "old" for value in column_of(read_table(days / "day3.csv"), "age"))
@@ -235,7 +235,7 @@ def test_stratified_rows_need_a_place_too(days):
     made(used(days, data__stratify=True))
     come(days, 3)
     with pytest.raises(ConfigError, match=r"data.stratify: .* --as train or --as valid"):
-        experiment.append_data(used(days, data__stratify=True))
+        preparing.append_data(used(days, data__stratify=True))
     after = appended(used(days, data__stratify=True), "train")
     old = made(used(days, data__stratify=True), after.encoders)
     assert old.path == after.path
@@ -248,7 +248,7 @@ def test_files_of_a_split_say_where_their_rows_go(days):
     come(days, 3)
     write_table(days / "held3.csv", rows(40, seed=33))
     with pytest.raises(ConfigError, match=r"--as: split_strategy predefined says by its files"):
-        experiment.append_data(used(days, **changes), "train")
+        preparing.append_data(used(days, **changes), "train")
     after = appended(used(days, **changes))
     for name, pattern, seed in (("train", "day3.csv", None), ("valid", "held3.csv", 33)):
         raw = read_table(days / pattern)
@@ -264,27 +264,27 @@ def test_files_of_a_split_say_where_their_rows_go(days):
 
 def test_what_cannot_be_appended_is_refused(days):
     with pytest.raises(DataError, match=r"expected a store of these settings .* without --append"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
     before = made(used(days))
-    assert experiment.append_data(used(days)) == before.path  # nothing to append
+    assert preparing.append_data(used(days)) == before.path  # nothing to append
     with pytest.raises(DataError, match=r"by the table's own split, not as valid; remove that"):
-        experiment.append_data(used(days), "valid")
+        preparing.append_data(used(days), "valid")
     shutil.copy(days / "day2.csv", days / "day3.csv")
     with pytest.raises(DataError, match=r"day3.csv: its content is that of .*day2.csv, whose rows"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
     come(days, 0)  # in front of the others
     with pytest.raises(DataError, match=r"stores: expected a store of these settings whose files"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
     (days / "day0.csv").unlink()
     come(days, 3)
     with pytest.raises(DataError, match="found none among 1"):
-        experiment.append_data(used(days, data__split_seed=1))
+        preparing.append_data(used(days, data__split_seed=1))
     seen = {"data__table__time_column": "when", "data__table__user_field": "number"}
     history = {"data__table__history": {}, "data__table__item_field": "city"}
     with pytest.raises(ConfigError, match=r"data.table.history: the histories of all rows would"):
-        experiment.append_data(used(days, **seen, **history))
+        preparing.append_data(used(days, **seen, **history))
     with pytest.raises(ConfigError, match="--workers: expected at least 1, found 0"):
-        experiment.append_data(used(days), workers=0)
+        preparing.append_data(used(days), workers=0)
 
 
 def test_a_bad_new_row_leaves_the_store_as_it_was(days):
@@ -294,7 +294,7 @@ def test_a_bad_new_row_leaves_the_store_as_it_was(days):
     labels = ["1"] * 149 + ["2"]
     write_table(days / "day3.csv", table.set_column(place, "label", pa.array(labels)))
     with pytest.raises(DataError, match=r"day3.csv:151: column label: expected 0 or 1, found '2'"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
     verify_store(before.path, before.encoders.schema)
     assert [path for path in (days / "stores").iterdir() if path.name.endswith(".tmp")] == []
 
@@ -305,7 +305,7 @@ def test_rows_that_are_all_dropped_are_none(days):
     place = table.column_names.index("age")
     write_table(days / "day3.csv", table.set_column(place, "age", pa.array(["old"] * 5)))
     with pytest.raises(DataError, match="there is no row to append: 5 rows read, all dropped"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
 
 
 def test_a_damaged_store_is_not_gone_on_from(days):
@@ -316,10 +316,10 @@ def test_a_damaged_store_is_not_gone_on_from(days):
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"label.bin: damaged \(its last rows have another check"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
     os.truncate(path, 8)
     with pytest.raises(DataError, match=r"label.bin: expected .* bytes, found 8"):
-        experiment.append_data(used(days))
+        preparing.append_data(used(days))
 
 
 def test_a_damaged_appended_store_is_made_again_with_its_ids(days, caplog):
@@ -332,7 +332,7 @@ def test_a_damaged_appended_store_is_made_again_with_its_ids(days, caplog):
     }
     path = found.path / "valid" / "label.bin"
     path.write_bytes(bytes(path.stat().st_size))
-    experiment.prepare_data(used(days), verify=True)
+    preparing.prepare_data(used(days), verify=True)
     assert "it is made again now" in caplog.text
     again = made(used(days))
     assert digest_of_encoders(again.encoders) == digest_of_encoders(found.encoders)
@@ -366,10 +366,10 @@ def test_any_number_of_processes_appends_the_same(days):
     first = {"data__table__files": ["day1.csv", "day2.csv"]}
     before = made(used(days, **first))
     come(days, 3)
-    alone = files_of(experiment.append_data(used(days)))
+    alone = files_of(preparing.append_data(used(days)))
     shutil.rmtree(days / "stores")
     assert made(used(days, **first)).path == before.path
-    shared = files_of(experiment.append_data(used(days), workers=2))
+    shared = files_of(preparing.append_data(used(days), workers=2))
     assert {name for name in alone if alone[name] != shared[name]} == set()
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from deepfm import experiment
+from deepfm import experiment, preparing
 from deepfm.cli import main
 from deepfm.data.sources import tabular
 from deepfm.data.store import opening, prepare, sums
 from deepfm.data.store.checks import BlockChecks
 from deepfm.data.store.damage import DamagedStore
-from deepfm.data.store.prepare import open_store
+from deepfm.data.store.opening import open_store
 from deepfm.data.store.sums import BlockSums, digest_of
 from deepfm.errors import DataError
 from tests.data.store.test_store import FIELDS, config, made, rows, write_table
@@ -58,7 +58,7 @@ def test_every_file_of_a_store_is_checked_when_it_is_opened(folder):
     used = whole_ids(folder, data__table__group_columns=["city"])
     found = made(used)
     files = [path for path in found.path.rglob("*") if path.is_file() and path.stat().st_size]
-    assert {"encoders.pt", "manifest.json", "label.bin", "sequence2_starts.sums"} <= {
+    assert {"encoders.npz", "manifest.json", "label.bin", "sequence2_starts.sums"} <= {
         path.name for path in files
     }
     for path in files:
@@ -84,7 +84,7 @@ def test_zeros_in_a_store_make_it_anew_with_a_warning(folder, caplog):
     used = config(folder)
     expected = experiment.train(used)
     (path,) = (p for p in (folder / "stores").iterdir() if p.is_dir())
-    for name in ("train/label.bin", "train/sparse.bin", "encoders.pt", "manifest.json"):
+    for name in ("train/label.bin", "train/sparse.bin", "encoders.npz", "manifest.json"):
         size = (path / name).stat().st_size
         (path / name).write_bytes(bytes(size))
         caplog.clear()
@@ -105,7 +105,7 @@ def test_rows_that_are_written_while_they_are_read_make_no_store(folder, monkeyp
 
     monkeypatch.setattr(prepare, "build", build)
     with pytest.raises(DataError, match=r"rows\.csv: changed while it was read; start again"):
-        experiment.prepare_data(used)
+        preparing.prepare_data(used)
     assert not [path for path in (folder / "stores").iterdir() if path.is_dir()]
     monkeypatch.undo()
     assert sum(made(used).summary["rows"].values()) > 500
@@ -113,7 +113,7 @@ def test_rows_that_are_written_while_they_are_read_make_no_store(folder, monkeyp
 
 def test_prepare_verify_says_what_it_found_and_mends_it(folder, capsys):
     used = config(folder)
-    experiment.prepare_data(used)
+    preparing.prepare_data(used)
     (path,) = (p for p in (folder / "stores").iterdir() if p.is_dir())
     experiment.RunDirectory(used.output_dir).prepare(used, keep=False)
     arguments = ["prepare", "--config", str(folder / "run" / "config.yaml"), "--verify"]

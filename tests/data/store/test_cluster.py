@@ -8,11 +8,11 @@ import pyarrow.parquet
 import pytest
 
 from deepfm.cli import main
-from deepfm.data.load import merge_shards, prepare_data, prepare_shard
 from deepfm.data.splits import SPLITS
 from deepfm.data.store import stream
 from deepfm.data.store.cluster import Shard
 from deepfm.errors import ConfigError, DataError
+from deepfm.preparing import merge_shards, prepare_data, prepare_shard
 from tests.data.store import test_store_histories as histories
 from tests.data.store.test_shares import CITY, MORE, quoted
 from tests.data.store.test_store import FIELDS, config, rows, write_table

@@ -8,12 +8,13 @@ import torch
 import yaml
 
 from deepfm.cli import main
-from deepfm.data.load import load_data, prepare_part
+from deepfm.data.load import load_data
 from deepfm.data.shards import refuse_other_shard
 from deepfm.data.store import held_rows, opening, part
 from deepfm.data.store.held_rows import HeldRows
 from deepfm.data.store.shard import Shard
 from deepfm.errors import ConfigError, DataError
+from deepfm.preparing import prepare_part
 from deepfm.utils.workers import ALONE, Workers
 from tests.data.store import test_store_histories as histories
 from tests.data.store.test_store import config, rows, write_table

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from deepfm.config import config_from_dict
+from deepfm.data.declared import declared_schema, label_rules
 from deepfm.data.encoding import learnt, moments
-from deepfm.data.load import declared_schema, label_rules
 from deepfm.data.splits import SPLITS
 from deepfm.data.store import build, stream
 from deepfm.data.store.prepare import prepare
@@ -362,6 +362,23 @@ def test_a_worker_needs_no_torch():
     code = "import sys, deepfm.data.store.share_work; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_command_needs_no_torch(folder, tmp_path, workers):
+    """Which takes seconds to load, longer than a small table takes to be encoded."""
+    used = config(folder, data__store_dir=str(tmp_path / "stores"))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(used.to_dict()))
+    code = (
+        "import sys; from deepfm.cli import main; code = main(sys.argv[1:]); "
+        "print('code', code, 'torch' in sys.modules)"
+    )
+    arguments = ["prepare", "--config", str(tmp_path / "run.yaml"), "--workers", str(workers)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("code 0 False\n")
+    assert [path for path in (tmp_path / "stores").iterdir() if path.is_dir()]
 
 
 def test_there_is_a_worker(folder, tmp_path):

@@ -18,16 +18,17 @@ from deepfm import experiment
 from deepfm.checkpoint import RunDirectory, load_checkpoint
 from deepfm.config import ExperimentConfig, config_from_dict
 from deepfm.data.batch import Ragged
+from deepfm.data.declared import label_rules
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.files.read import read_rows
 from deepfm.data.files.writer import TableWriter
 from deepfm.data.labels import group_ids
-from deepfm.data.load import label_rules
 from deepfm.data.sources import tabular
 from deepfm.data.split_parts import RandomSplit
 from deepfm.data.store import arrays, stream
-from deepfm.data.store.build import digest_of_encoders
-from deepfm.data.store.prepare import Store, open_store, prepare
+from deepfm.data.store.encoders_file import digest_of_encoders
+from deepfm.data.store.opening import Store, open_store
+from deepfm.data.store.prepare import prepare
 from deepfm.errors import CheckpointError, ConfigError, DataError, DeepFMError
 from deepfm.experiment import load_data
 from deepfm.prediction import Predictor
@@ -467,8 +468,8 @@ def test_a_damaged_store_is_an_error(folder):
     path.unlink()
     with pytest.raises(DataError, match=r"sparse\.bin: cannot be read: No such file"):
         open_store(found.path, used.data, schema)
-    (found.path / "encoders.pt").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"encoders\.pt: damaged \(another checksum than in"):
+    (found.path / "encoders.npz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"encoders\.npz: damaged \(another checksum than in"):
         open_store(found.path, used.data, schema)
     (found.path / "manifest.json").write_text('{"format": "deepfm store", "format_version": 99}')
     with pytest.raises(DataError, match="no store of this release"):

@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from deepfm.config import ExperimentConfig, config_from_dict
+from deepfm.data.declared import declared_schema
 from deepfm.data.files.writer import TableWriter
 from deepfm.data.history import age_ids
 from deepfm.data.labels import group_ids
-from deepfm.data.load import ExperimentData, declared_schema, load_data, prepare_data
+from deepfm.data.load import ExperimentData, load_data
 from deepfm.data.store import external_sort, opening, stream
 from deepfm.data.store.opening import open_store
 from deepfm.errors import ConfigError, DataError, DeepFMError
+from deepfm.preparing import prepare_data
 
 FIELDS = {
     "user": {"type": "sparse"},
