@@ -168,7 +168,7 @@ def test_partial_counts_are_merged_on_the_way():
     batch = pa.array(range(40_000))
     for _ in range(8):
         counter.add(batch, np.ones(len(batch), np.int64))
-        assert sum(map(len, counter._parts)) <= 3 * len(batch)
+        assert sum(map(len, counter._merged + counter._waiting)) <= 3 * len(batch)
     assert VocabularyCounter.finish([counter], field.min_count).equals(batch)
 
 

@@ -1,6 +1,7 @@
 """What is learnt in shares is what one learns of all rows, and both are what plain loops find."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,31 @@ def test_counts_of_shares_are_added():
         joint.merge(own.state())
     assert VocabularyCounter.finish([joint], 2).to_pylist() == ["b"]
     assert VocabularyCounter.finish([joint], 1).to_pylist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("min_count", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("shares", [1, 2, 3, 8])
+@pytest.mark.parametrize("slack", [1 << 16, 4])
+def test_counts_of_shares_are_those_of_all_rows(monkeypatch, min_count, shares, slack):
+    """Whatever a share has too few of, and whether it has seen numbers or text."""
+    monkeypatch.setattr(learnt, "COUNTER_SLACK", slack)
+    rng = np.random.default_rng(min_count)
+    joint, counted = VocabularyCounter(), Counter()
+    for number in range(shares):
+        values = rng.zipf(1.4, 400) % 50 + 10
+        own = VocabularyCounter()
+        for batch in np.array_split(values, 5):
+            distinct, counts = np.unique(batch, return_counts=True)
+            array = pa.array(distinct)
+            own.add(array.cast(pa.large_string()) if number % 2 else array, counts)
+        joint.merge(own.state())
+        counted.update(values.tolist())
+    enough = {value: count for value, count in counted.items() if count >= min_count}
+    found = VocabularyCounter.finish([joint], min_count)
+    assert found.type == (pa.large_string() if shares > 1 else pa.int64())
+    assert [int(one) for one in found.to_pylist()] == sorted(enough)
+    by_count = [int(one) for one in VocabularyCounter.by_count([joint], min_count).to_pylist()]
+    assert by_count == sorted(enough, key=lambda value: (-enough[value], value))
 
 
 def test_every_field_learns_the_same_through_files(tmp_path, monkeypatch):
