@@ -1,10 +1,13 @@
-"""What is going on, in the last line of a terminal; silent where standard error is none.
+"""What is going on, in the last line of a terminal; a line of the log now and then without one.
 
 Work says what it is by `working`, or by a `ProgressBar` where it knows how much there is; of
 several at a time the innermost is shown. A thread draws the line anew twice a second, so that it
-moves in steps of any length, and while other libraries work.
+moves in steps of any length, and while other libraries work. Where standard error is no terminal,
+work of known length says how far it is when it has been silent for a minute, and for a tenth of its
+time.
 """
 
+import logging
 import shutil
 import sys
 import threading
@@ -15,10 +18,13 @@ from typing import TextIO
 
 _TICK = 0.5  # seconds between two drawings, where nothing else draws
 _SOON = 0.1  # seconds after which a bar may be drawn again
+_SILENCE = 60.0  # seconds after which a log has another line, and at least
+_SILENT = 0.1  # of the time so far
 _WIDTH = 20  # of a bar
 _TURNS = "|/-\\"
 _CLEAR = "\r\x1b[K"
 
+_LOGGER = logging.getLogger("deepfm")  # as in `deepfm.utils.logging`, which draws above bars
 _lock = threading.RLock()
 _open: list["ProgressBar"] = []  # the innermost last
 _stop = threading.Event()
@@ -40,13 +46,20 @@ class ProgressBar:
         self._turn = 0
 
     def due(self) -> bool:
-        """Whether the bar is shown and was last drawn more than 0.1 s ago."""
-        return self._is_shown and time.monotonic() - self._last > _SOON
+        """Whether it is time to say how far the work is."""
+        now = time.monotonic()
+        pause = _SOON if self._is_shown else max(_SILENCE, _SILENT * (now - self._begun))
+        return now - self._last > pause
 
     def show(self, done: int, text: str) -> None:
-        """Draw it with so many steps done, and a text."""
+        """Draw it with so many steps done, and a text; without a terminal say so if it is due."""
         self._done, self._text = done, text
-        self._draw()
+        if self._is_shown:
+            self._draw()
+        elif self._total and self.due():
+            self._last = time.monotonic()
+            share, seconds = done / self._total, self._last - self._begun
+            _LOGGER.info(f"{self._title}  {share:.0%} after {clock(seconds)}  {text}")
 
     def rename(self, title: str) -> None:
         """Go on to other work, whose time begins now."""

@@ -1,6 +1,7 @@
 """The line of a terminal, on a pseudo-terminal: it names the work, moves, and stays out of logs."""
 
 import io
+import logging
 import os
 import pty
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import yaml
 
@@ -63,6 +65,37 @@ def test_many_short_steps_are_drawn_ten_times_a_second_at_most(monkeypatch):
                 drawn += 1
         assert 90 <= drawn <= 100
         frames(lambda found: len(found) == 1 + drawn)
+
+
+def test_without_a_terminal_long_work_says_how_far_it_is(monkeypatch, caplog):
+    """Once a minute, and later whenever a tenth of its time has passed in silence."""
+    caplog.set_level(logging.INFO, "deepfm")
+    now, said = 0.0, []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with ProgressBar("epoch 1/2", total=40_000) as bar:
+        for step in range(1, 40_001):  # of a tenth of a second each
+            now += 0.1
+            if bar.due() or step == 40_000:
+                bar.show(step, f"train loss {step}")
+            if len(caplog.records) > len(said):
+                said.append(now)
+    assert said[:9] == pytest.approx([60.0 * k for k in range(1, 10)], abs=1.0)
+    pauses = np.diff(said[10:])
+    assert pauses == pytest.approx(np.array(said[11:]) * 0.1, rel=0.01)
+    assert len(said) == pytest.approx(10 + np.log(4000 / 600) / np.log(1 / 0.9), abs=1)
+    assert caplog.messages[9].startswith("epoch 1/2  15% after 10:00  train loss 600")
+
+
+def test_short_work_and_work_of_unknown_length_are_silent_without_a_terminal(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "deepfm")
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with ProgressBar("short", total=10) as bar, working("reading"):
+        for step in range(10):
+            now += 5.9
+            bar.show(step, "")
+        now += 600.0
+    assert caplog.messages == []
 
 
 def test_the_innermost_is_shown_and_lines_stand_above(monkeypatch):
