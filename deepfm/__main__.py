@@ -1,8 +1,6 @@
 """`python -m deepfm`."""
 
-import sys
-
-from deepfm.cli import main
+from deepfm.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

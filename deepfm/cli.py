@@ -5,16 +5,35 @@ Exit codes: 0 done; 1 network, disk or a loss that is not a number; 2 a mistake 
 """
 
 import argparse
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 import deepfm
 from deepfm.commands import MODULES
 from deepfm.commands.arguments import Commands
 from deepfm.errors import DeepFMError
+from deepfm.utils.heartbeat import end_now
 from deepfm.utils.interrupt import Interrupted
 from deepfm.utils.logging import LOGGER, configure_logging
 from deepfm.utils.openmp import wait_passively
+
+
+def command() -> NoReturn:
+    """Run the command that this process was started for, and end the process.
+
+    One of several ends without taking Python down. Threads of torch's process group outlive
+    `destroy_process_group` (seen in 2.13), and one that asks for the interpreter while that is
+    being taken down aborts the process, whose work is done.
+    """
+    exit_code = main()
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(exit_code)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    end_now(exit_code)
 
 
 def main(arguments: list[str] | None = None) -> int:

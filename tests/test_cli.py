@@ -535,3 +535,22 @@ def test_compare_says_where_results_go(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "--help"])
     assert "outputs/compare" in capsys.readouterr().out
+
+
+AT_THE_END = "import atexit; atexit.register(print, 'taken down'); from deepfm.cli import command; "
+
+
+@pytest.mark.parametrize(("world", "ends_like_python"), [("1", True), ("2", False)])
+def test_one_of_several_processes_ends_without_taking_python_down(world, ends_like_python):
+    """All that it says arrives, and its exit code."""
+    for arguments, code, said in (
+        (["models", "lr"], 0, "lr"),
+        (["describe", "nowhere.csv"], 2, "nowhere.csv"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", AT_THE_END + "command()", *arguments],
+            capture_output=True, text=True, env=os.environ | {"WORLD_SIZE": world, "RANK": "0"},
+        )  # fmt: skip
+        assert said in done.stdout + done.stderr
+        assert ("taken down" in done.stdout) is ends_like_python
+        assert done.returncode == code

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 _BEATS = 8  # within the time after which a silent process is given up, or more
 _PAUSE = 1.0  # seconds between two beats, at most
@@ -111,6 +111,6 @@ class Heartbeat:
                     return
 
 
-def end_now(exit_code: int) -> None:
+def end_now(exit_code: int) -> NoReturn:
     """End the process, whatever its other threads wait for."""
     os._exit(exit_code)

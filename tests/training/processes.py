@@ -21,6 +21,7 @@ from deepfm.models.features import STORAGES
 from deepfm.training import trainer as trainer_module
 from deepfm.training.gathering import whole_state
 from deepfm.training.trainer import Trainer
+from deepfm.utils.heartbeat import end_now
 from deepfm.utils.workers import ALONE, workers_of_environment
 from tests import tiny
 
@@ -139,3 +140,4 @@ if __name__ == "__main__":
             found = outcome(case, workers)
             if workers.is_first:
                 torch.save(found, here / f"{number}.pt")
+    end_now(0)  # as `deepfm.cli.command` does

@@ -28,7 +28,7 @@ def name_in(manifest: Mapping[str, Any]) -> str:
 def write_encoders(path: Path, encoders: Encoders) -> None:
     """Write fitted encoders; equal ones make equal files."""
     arrays: dict[str, np.ndarray] = {}
-    plain = json.dumps(_without_arrays(encoders.to_dict()["fitted"], arrays), allow_nan=True)
+    plain = json.dumps(_without_arrays(encoders.to_dict()["fitted"], arrays))
     arrays[_PLAIN] = np.frombuffer(plain.encode(), np.uint8)
     with atomic_writer(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
