@@ -21,6 +21,7 @@ from torch import Tensor
 import deepfm
 from deepfm.checkpoint import Checkpoint
 from deepfm.data.encoding.arrays import EncodedArrays
+from deepfm.data.plain import array_bytes, write_plain
 from deepfm.errors import ConfigError, DeepFMError, nearest
 from deepfm.evaluation.members import Members
 from deepfm.export.graph_files import GRAPH_FILES, GraphFiles, Run
@@ -46,7 +47,6 @@ from deepfm.exported.layout import (
     ExportedTask,
     InputLayout,
 )
-from deepfm.exported.plain import array_bytes, write_plain
 from deepfm.models.pairs import PairScorer
 from deepfm.several import load_several, scorer_of
 from deepfm.utils.extras import needed

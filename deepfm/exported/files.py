@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from deepfm.data.encoding.encoders import Encoders
 from deepfm.data.last_events import LastEvents
+from deepfm.data.plain import read_plain
 from deepfm.data.sampling import Interactions
 from deepfm.data.sources.tables import SideTables
 from deepfm.errors import CheckpointError
@@ -27,7 +28,6 @@ from deepfm.exported.layout import (
     WEIGHTS,
     ExportedTask,
 )
-from deepfm.exported.plain import read_plain
 from deepfm.utils.places import AnyPath, reading
 
 _CHUNK = 1 << 20  # bytes

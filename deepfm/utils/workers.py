@@ -381,12 +381,11 @@ def workers_of_environment() -> Iterator[Workers]:
         ) from None
 
     def lost(other: int) -> None:
-        LOGGER.error(
+        _end_with(
             f"process {other + 1} of {world} says nothing any more (distributed.timeout), so "
-            f"process {rank + 1} ends; train --resume goes on from the last checkpoint"
+            f"process {rank + 1} ends; train --resume goes on from the last checkpoint",
+            1,
         )
-        sys.stderr.flush()
-        end_now(1)
 
     heartbeat = Heartbeat(named, rank=rank, world=world, silence=_SILENCE, lost=lost)
     workers = Workers(rank, world, give_up_after=heartbeat.give_up_after)

@@ -5,22 +5,15 @@ import torch
 
 from tests import tiny
 from tests.torchrec import needs_torchrec
+from tests.training import processes
 from tests.training.processes import outcome, outcomes_of
 
 pytestmark = [needs_torchrec, pytest.mark.slow]
 
-COMMON = {
-    "dnn__norm": "none",
-    "dnn__dropout": 0.0,
+COMMON = processes.COMMON | {
     "feature__embedding_l2_reg": 0.0,
     # With first-order weights widths of 1, 6 and 16, which are stored in 4, 8 and 16 columns.
     "feature__embedding_dims": {"user": 6, "age": 16, "item": 6, "tags": 16},
-    "training__precision": "fp32",
-    "training__epochs": 2,
-    "training__batch_size": 96,
-    "training__log_every_steps": 1,
-    "training__threads": 1,
-    "training__early_stopping_patience": None,
     "training__gradient_clip_scope": "dense",
 }
 ADAGRAD = {"name": "adagrad", "initial_accumulator_value": 0.1}

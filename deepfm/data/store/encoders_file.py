@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from deepfm.data.encoding.encoders import Encoders
+from deepfm.data.plain import packed, unpacked
 from deepfm.data.schema import DatasetSchema
 from deepfm.data.store.damage import damaged
 from deepfm.data.store.sums import digest_of
@@ -28,7 +29,7 @@ def name_in(manifest: Mapping[str, Any]) -> str:
 def write_encoders(path: Path, encoders: Encoders) -> None:
     """Write fitted encoders; equal ones make equal files."""
     arrays: dict[str, np.ndarray] = {}
-    plain = json.dumps(_without_arrays(encoders.to_dict()["fitted"], arrays))
+    plain = json.dumps(packed(encoders.to_dict()["fitted"], arrays))
     arrays[_PLAIN] = np.frombuffer(plain.encode(), np.uint8)
     with atomic_writer(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -78,30 +79,10 @@ def digest_of_encoders(encoders: Encoders) -> str:
 
 def _of_arrays(data: bytes) -> Any:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return _with_arrays(json.loads(arrays[_PLAIN].tobytes()), arrays)
+        return unpacked(json.loads(arrays[_PLAIN].tobytes()), arrays)
 
 
 def _of_tensors(data: bytes) -> Any:
     import torch  # seconds, for the file of an earlier release
 
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["fitted"]
-
-
-def _without_arrays(plain: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Plain data, with the name of each array in its place; the arrays are put into `arrays`."""
-    if isinstance(plain, np.ndarray):
-        name = f"array{len(arrays)}"
-        arrays[name] = plain
-        return {"$array": name}
-    if isinstance(plain, Mapping):
-        return {key: _without_arrays(value, arrays) for key, value in plain.items()}
-    return plain
-
-
-def _with_arrays(plain: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `_without_arrays`."""
-    if not isinstance(plain, dict):
-        return plain
-    if "$array" in plain:
-        return arrays[plain["$array"]]
-    return {key: _with_arrays(value, arrays) for key, value in plain.items()}

@@ -1,7 +1,7 @@
-"""Nested plain data with arrays and tables in two files: one of JSON, one of NumPy arrays.
+"""Nested plain data with arrays and tables as JSON and NumPy arrays.
 
-In the JSON stand, in the place of what it cannot hold: `{"$array": name}`, an array of the other
-file; `{"$tuple": [...]}`; and `{"$table": {column: ...}}`, whose columns are an array of numbers,
+In the JSON stand, in the place of what it cannot hold: `{"$array": name}`, an array beside
+it; `{"$tuple": [...]}`; and `{"$table": {column: ...}}`, whose columns are an array of numbers,
 or texts in UTF-8 end to end, `{"text": name, "offsets": name, "type": ...}`: text k stands from
 offset k to offset k + 1.
 """
@@ -27,7 +27,7 @@ def write_plain(path: Path, content: Mapping[str, Any], to_table: Callable[[Any]
         to_table: A table of a value that stands for one; None of any other value.
     """
     arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(_packed(content, arrays, to_table), indent=1, ensure_ascii=False)
+    text = json.dumps(packed(content, arrays, to_table), indent=1, ensure_ascii=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     np.savez(path.with_suffix(".npz"), **arrays)  # type: ignore[arg-type]
 
@@ -36,7 +36,7 @@ def read_plain(path: Path) -> Any:
     """What was written; tables come as bytes, as `deepfm.utils.io.tensor_to_table` takes them."""
     content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-        return _unpacked(content, arrays)
+        return unpacked(content, arrays)
 
 
 def array_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -46,7 +46,17 @@ def array_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def _packed(value: Any, arrays: dict[str, np.ndarray], to_table: Callable[[Any], Any]) -> Any:
+def packed(
+    value: Any,
+    arrays: dict[str, np.ndarray],
+    to_table: Callable[[Any], Any] = lambda value: None,
+) -> Any:
+    """What JSON can hold of a value; its arrays are put into `arrays`, by name.
+
+    Args:
+        to_table: As of `write_plain`.
+    """
+
     def kept(array: np.ndarray) -> str:
         name = f"a{len(arrays)}"
         arrays[name] = array
@@ -59,11 +69,11 @@ def _packed(value: Any, arrays: dict[str, np.ndarray], to_table: Callable[[Any],
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {name: _packed(of, arrays, to_table) for name, of in value.items()}
+        return {name: packed(of, arrays, to_table) for name, of in value.items()}
     if isinstance(value, tuple):
-        return {"$tuple": [_packed(one, arrays, to_table) for one in value]}
+        return {"$tuple": [packed(one, arrays, to_table) for one in value]}
     if isinstance(value, list):
-        return [_packed(one, arrays, to_table) for one in value]
+        return [packed(one, arrays, to_table) for one in value]
     return value
 
 
@@ -77,19 +87,20 @@ def _column(column: pa.ChunkedArray, kept: Callable[[np.ndarray], str]) -> dict[
     return {"text": kept(data), "offsets": kept(offsets), "type": str(column.type)}
 
 
-def _unpacked(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def unpacked(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The inverse of `packed`."""
     if isinstance(value, list):
-        return [_unpacked(one, arrays) for one in value]
+        return [unpacked(one, arrays) for one in value]
     if not isinstance(value, dict):
         return value
     if "$array" in value:
         return arrays[value["$array"]]
     if "$tuple" in value:
-        return tuple(_unpacked(one, arrays) for one in value["$tuple"])
+        return tuple(unpacked(one, arrays) for one in value["$tuple"])
     if "$table" in value:
         columns = {name: _read_column(of, arrays) for name, of in value["$table"].items()}
         return np.frombuffer(table_to_bytes(pa.table(columns)), np.uint8)
-    return {name: _unpacked(of, arrays) for name, of in value.items()}
+    return {name: unpacked(of, arrays) for name, of in value.items()}
 
 
 def _read_column(column: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> pa.Array:
